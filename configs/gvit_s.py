@@ -1,0 +1,259 @@
+"""GroupViT-S and its variants: one base, small changes, all named here.
+
+Launch:
+  python -m groupvit_jax.main --config=configs/gvit_s.py:demo --workdir=runs/demo
+
+Variants (several may follow each other, later ones win):
+  (none)        full-size GroupViT-S, 224 px, on the embedded scenes; sized for
+                one accelerator
+  demo          a small model on small pictures: 2 CPU cores, under 12 minutes
+  gcc_yfcc      the released recipe on CC3M + CC12M + YFCC14M (52.3 mIoU on
+                VOC in the original's README)
+  gcc_redcaps   the released recipe on CC3M + CC12M + RedCaps12M (50.8)
+  one_stage     the paper's 1-stage layout (Table 1 and 2)
+  tied          our form: content tied to region (see `_tied`)
+  clip          the baseline: a ViT of the same size without groups, whose
+                patches k-means groups afterwards (paper, Table 4)
+
+Options follow after commas: `:demo,steps=200,seed=1`; any field works by its
+dotted path (`loss.balance_weight=0.3`), sequences are written `6x3x3`.
+Measured results: benchmarks/RESULTS.md.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from groupvit_jax import config as config_lib
+from groupvit_jax.models import variants
+
+ALIASES = {
+  'steps': 'num_steps',
+  'batch': 'batch_size',
+  'size': 'image_size',
+  'patch': 'model.patch_size',
+  'width': 'model.width',
+  'depths': 'model.depths',
+  'tokens': 'model.num_group_tokens',
+  'groups': 'model.num_output_groups',
+  'lr': 'optimizer.learning_rate',
+  'nouns': 'loss.num_nouns',
+  'examples': 'data.train_examples',
+}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the config of `arg`, such as 'demo,steps=200'."""
+  names, options = config_lib.parse_arg(arg, VARIANTS)
+  config = _base()
+  for name in names:
+    VARIANTS[name](config)
+  config_lib.apply_options(config, options, ALIASES)
+  return config
+
+
+def _base() -> ml_collections.ConfigDict:
+  """GroupViT-S with the released model, loss and optimizer, on scenes."""
+  c = ml_collections.ConfigDict()
+  c.task = 'groupvit'  # a name in tasks.TASKS
+  c.seed = 0  # of initialisation, noise, and data order
+  c.image_size = 224  # pixels per side
+  c.batch_size = 1024  # images per step, over all devices
+  c.num_steps = 10_000  # optimizer updates
+  c.dtype = 'bfloat16'  # of the computation; parameters stay float32
+  c.remat = False  # recompute activations backwards: slower, less memory
+
+  c.model = _sizes(variants.GROUPVIT_S)
+  c.model.drop_path_rate = 0.1  # of the last block, linear from 0
+  c.model.assignment = 'hard'  # 'hard' (straight-through Gumbel) or 'soft'
+  c.model.gumbel_temperature = 1.0  # of the noise softmax in training
+  c.model.group_residual = True  # False: a group is only its patches
+  c.model.pre_assign_attn = True  # group tokens read the patches first
+  c.model.token_mixer = True  # MLP over the token axis before assignment
+
+  c.text = _sizes(variants.TEXT_S)  # vocab_size comes from the tokenizer
+  c.joint = ml_collections.ConfigDict()
+  c.joint.embed_dim = 256  # width of the space that image and text share
+  c.joint.projector_width = 4096  # hidden; 0 makes the projector one linear
+
+  c.loss = ml_collections.ConfigDict()
+  c.loss.contrastive_weight = 1.0  # image <-> caption
+  c.loss.multi_label_weight = 1.0  # image <-> prompted nouns
+  c.loss.num_nouns = 3  # nouns per image; 0 turns the multi-label loss off
+  c.loss.multi_label_form = 'released'  # or 'paper': -log sum p
+  c.loss.noun_match = 'pooled'  # or 'best_group': max over groups
+  c.loss.noun_scale = 6.0  # inverse temperature where nouns match groups
+  c.loss.share_nouns = False  # equal nouns of a batch are positives as well
+  c.loss.balance_weight = 0.0  # use all groups over a batch
+  c.loss.sharpness_weight = 0.0  # one group per patch
+  c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
+
+  c.data = ml_collections.ConfigDict()
+  c.data.source = 'scenes'  # or 'shards': img2dataset / webdataset tars
+  c.data.shards = ()  # their paths: braces and globs as in the shell
+  c.data.cache = '~/.cache/groupvit_jax'  # where prepared scenes are kept
+  c.data.seed = 0  # of the generated scenes
+  c.data.train_examples = 100_000  # scenes to train on
+  c.data.augment = 'light'  # 'none', 'flip', 'light', or the released 'deit'
+  c.data.erase_probability = 0.0  # random erasing; the released has 0.25
+  c.data.tokenizer = 'clip'  # or the path of a sentencepiece model
+  c.data.word_kind = 'nouns_and_verbs'  # or 'nouns', 'noun_phrases'
+  c.data.templates = 'full'  # prompts of nouns: 'full', 'subset', 'simple'
+  c.data.backend = 'auto'  # 'tf' (tf.data), 'numpy', or what there is
+
+  c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.reference_batch_size = 4096  # learning rates are stated for it
+  c.optimizer.learning_rate = 1.6e-3
+  c.optimizer.warmup_init = 4e-6
+  c.optimizer.end_learning_rate = 4e-5
+  c.optimizer.warmup_steps = 500
+  c.optimizer.b1 = 0.9
+  c.optimizer.b2 = 0.999
+  c.optimizer.eps = 1e-8
+  c.optimizer.weight_decay = 0.05  # not on 1-D parameters and biases
+  c.optimizer.clip_norm = 5.0  # global norm of the gradient
+
+  c.eval = ml_collections.ConfigDict()
+  c.eval.source = 'scenes'  # or '': no zero-shot evaluation on the way
+  c.eval.examples = 1000  # validation scenes
+  c.eval.batch_size = 100
+  c.eval.templates = 'simple'  # prompts of the class names
+  c.eval.top_k = 5  # classes that the whole image may name; 0 is all
+  c.eval.regions = 'model'  # 'kmeans' or 'pixels' for a task without groups
+
+  # How the run is watched; may change when it is resumed.
+  c.run = ml_collections.ConfigDict()
+  c.run.log_every = 50  # steps
+  c.run.eval_every = 1000
+  c.run.checkpoint_every = 500
+  c.run.keep = 2  # newest checkpoints on disk
+  c.run.pictures = 24  # validation pictures in the report
+
+  # Replaces fields where there is no accelerator, so that this starts and
+  # progresses on a laptop too.
+  c.cpu = ml_collections.ConfigDict()
+  c.cpu.batch_size = 16
+  c.cpu.dtype = 'float32'
+  c.cpu.data = {'train_examples': 2000}
+  c.cpu.eval = {'examples': 50, 'batch_size': 10}
+  c.cpu.run = {'log_every': 1, 'checkpoint_every': 50}
+  return c
+
+
+def _demo(c) -> None:
+  """2 CPU cores, under 12 minutes, data and compilation included."""
+  _tied(c)
+  c.image_size = 48
+  c.batch_size = 256
+  c.num_steps = 1000
+  c.dtype = 'float32'
+  c.model.patch_size = 4
+  c.model.width = 96
+  c.model.num_heads = 3
+  c.model.depths = (2, 0)
+  c.model.num_group_tokens = (8, 0)
+  c.model.num_output_groups = (8, 0)
+  c.model.drop_path_rate = 0.0
+  c.text.context_length = 24
+  c.text.width = 96
+  c.text.depth = 2
+  c.text.num_heads = 3
+  c.joint.embed_dim = 96
+  c.joint.projector_width = 0
+  c.data.train_examples = 16_000
+  c.data.augment = 'flip'
+  c.data.word_kind = 'nouns'
+  c.data.templates = 'simple'
+  c.optimizer.reference_batch_size = 256
+  c.optimizer.learning_rate = 2e-3
+  c.optimizer.warmup_init = 1e-5
+  c.optimizer.end_learning_rate = 1e-5
+  c.optimizer.warmup_steps = 50
+  c.eval.examples = 400
+  c.run.log_every = 25
+  c.run.eval_every = 250
+  c.run.checkpoint_every = 250
+  c.cpu = {}
+
+
+def _tied(c) -> None:
+  """Ties a group's content to its region; ours, not the paper's.
+
+  The released block reads a group's content globally and keeps it by the
+  residual, so that at small scale the right labels land on wrong regions.
+  """
+  c.model.group_residual = False
+  c.loss.noun_match = 'best_group'
+  c.loss.balance_weight = 0.3
+  c.loss.sharpness_weight = 0.09
+
+
+def _one_stage(c) -> None:
+  """The paper's 1-stage layout: 8 groups after half of the blocks."""
+  half = sum(c.model.depths) // 2
+  c.model.depths = (half, sum(c.model.depths) - half)
+  c.model.num_group_tokens = (c.model.num_group_tokens[0], 0)
+  c.model.num_output_groups = (8, 0)
+
+
+def _clip(c) -> None:
+  """A ViT of the same size; k-means makes the groups."""
+  c.task = 'clip'
+  c.loss.noun_match = 'pooled'
+  c.eval.regions = 'kmeans'
+
+
+def _released(c) -> None:
+  """What both released recipes share (16 GPUs x 256 images)."""
+  c.batch_size = 4096
+  c.data.source = 'shards'
+  c.data.augment = 'deit'
+  c.data.erase_probability = 0.25
+  c.eval.source = ''
+  c.run.checkpoint_every = 1000
+  c.run.eval_every = 7000
+  c.cpu = {}
+
+
+def _gcc_yfcc(c) -> None:
+  """configs/group_vit_gcc_yfcc_30e.yml of the original: 30 x 6,997 steps."""
+  _released(c)
+  c.num_steps = 209_910
+  c.optimizer.warmup_steps = 2 * 6_997
+  c.data.shards = (
+    'local_data/gcc3m_shards/gcc-train-{000000..000436}.tar',
+    'local_data/gcc12m_shards/gcc-conceptual-12m-{000000..001943}.tar',
+    'local_data/yfcc14m_shards/yfcc14m-{000000..001888}.tar',
+  )
+
+
+def _gcc_redcaps(c) -> None:
+  """configs/group_vit_gcc_redcap_30e.yml: 30 x 6,326 steps, no nouns."""
+  _released(c)
+  c.num_steps = 189_780
+  c.optimizer.warmup_steps = 2 * 6_326
+  c.loss.num_nouns = 0
+  c.data.shards = (
+    'local_data/gcc3m_shards/gcc-train-{000000..000436}.tar',
+    'local_data/gcc12m_shards/gcc-conceptual-12m-{000000..001943}.tar',
+    'local_data/redcap12m_shards/redcap12m-{000000..001211}.tar',
+  )
+
+
+def _sizes(spec) -> ml_collections.ConfigDict:
+  """A spec's fields, without those that are stated once elsewhere."""
+  fields = dataclasses.asdict(spec)
+  elsewhere = ('image_size', 'vocab_size')
+  return ml_collections.ConfigDict(
+    {name: value for name, value in fields.items() if name not in elsewhere}
+  )
+
+
+VARIANTS = {
+  'demo': _demo,
+  'gcc_yfcc': _gcc_yfcc,
+  'gcc_redcaps': _gcc_redcaps,
+  'one_stage': _one_stage,
+  'tied': _tied,
+  'clip': _clip,
+}

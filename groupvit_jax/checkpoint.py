@@ -1,0 +1,152 @@
+"""Saves and restores a run: train state, data position, and what made them.
+
+A workdir belongs to one configuration: `claim_workdir` refuses another one's.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from absl import logging
+
+from groupvit_jax import config as config_lib
+from groupvit_jax.errors import WorkdirError
+
+
+def claim_workdir(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict
+) -> pathlib.Path:
+  """Creates the workdir, or checks that it holds a run of this config.
+
+  Args:
+    workdir: the folder of the run; created with its parents.
+    config: the config of the run; written to `config.json`.
+
+  Returns:
+    The absolute path of the workdir.
+
+  Raises:
+    WorkdirError: it cannot be written, or holds a run of another config.
+  """
+  path = pathlib.Path(workdir).expanduser().absolute()
+  record = path / 'config.json'
+  text = config_lib.to_json(config)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    if record.exists():
+      changed = config_lib.differences(text, record.read_text())
+      if changed and (path / 'checkpoints').exists():
+        raise WorkdirError(_other_config(path, changed))
+    if jax.process_index() == 0:
+      _write_atomically(record, text)
+  except OSError as error:
+    raise WorkdirError(
+      f'cannot write to the workdir {path}: {error.strerror}; choose another '
+      'with --workdir'
+    ) from error
+  except ValueError as error:  # half-written or foreign config.json
+    raise WorkdirError(
+      f'{record} is not readable as a config ({error}); choose another '
+      '--workdir or remove that file'
+    ) from error
+  return path
+
+
+class Checkpoints:
+  """Orbax checkpoints of one run, written in the background.
+
+  Attributes:
+    latest: the newest complete step, or None.
+  """
+
+  def __init__(self, workdir: pathlib.Path, keep: int = 2):
+    self._manager = ocp.CheckpointManager(
+      workdir / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+    )
+
+  @property
+  def latest(self) -> int | None:
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
+    """Starts saving `state` (a pytree of arrays) and `meta` (JSON values)."""
+    if step == self.latest:
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
+      ),
+    )
+
+  def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Restores the newest checkpoint that is whole.
+
+    Args:
+      like: a pytree of arrays (or of ShapeDtypeStructs with shardings) that
+        gives the structure, shapes, dtypes and placement to restore to.
+
+    Returns:
+      `(state, meta)`, or None where the run has no checkpoint yet.
+
+    Raises:
+      WorkdirError: checkpoints exist, and none of them can be read.
+    """
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    args = ocp.args.Composite(
+      state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+    )
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        restored = self._manager.restore(step, args=args)
+        self._set_aside([s for s in steps if s > step])
+        return restored['state'], restored['meta']
+      except (OSError, ValueError, KeyError) as error:
+        logging.warning('checkpoint of step %d is unreadable: %s', step, error)
+    if steps:
+      raise WorkdirError(
+        f'none of the checkpoints in {self._manager.directory} can be read; '
+        'start again in another --workdir, or remove that folder'
+      )
+    return None
+
+  def wait(self) -> None:
+    """Waits until everything saved so far is on disk."""
+    self._manager.wait_until_finished()
+
+  def _set_aside(self, steps: list[int]) -> None:
+    """Moves unreadable checkpoints out of the way of new ones."""
+    folder = pathlib.Path(self._manager.directory)
+    for step in steps:
+      target = folder.with_name('checkpoints_unreadable') / str(step)
+      target.parent.mkdir(exist_ok=True)
+      (folder / str(step)).rename(target)
+      logging.warning('set the unreadable checkpoint aside as %s', target)
+    if steps:
+      self._manager.reload()
+
+  def close(self) -> None:
+    self.wait()
+    self._manager.close()
+
+
+def _other_config(path: pathlib.Path, changed: list[str]) -> str:
+  shown = '\n  '.join(changed[:8])
+  more = f'\n  ... and {len(changed) - 8} more' if len(changed) > 8 else ''
+  return (
+    f'{path} holds checkpoints of another configuration:\n  {shown}{more}\n'
+    'choose another --workdir, or go back to that configuration'
+  )
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes so that a killed process leaves the old file or the new one."""
+  scratch = path.with_name(f'.{path.name}.{os.getpid()}')
+  scratch.write_text(text)
+  scratch.replace(path)

@@ -1,0 +1,28 @@
+"""`scenes`: an embedded data set of drawn pictures, captions and masks.
+
+Pure numpy and Pillow, from a seed; it needs no file, network or TensorFlow.
+"""
+
+from groupvit_jax.data.scenes.generator import (
+  Scene,
+  generate,
+  split_seed,
+)
+from groupvit_jax.data.scenes.names import CLASS_NAMES, GROUNDS, THINGS
+from groupvit_jax.data.scenes.parallel import (
+  Arrays,
+  generate_chunks,
+  generate_many,
+)
+
+__all__ = [
+  'CLASS_NAMES',
+  'GROUNDS',
+  'THINGS',
+  'Arrays',
+  'Scene',
+  'generate',
+  'generate_chunks',
+  'generate_many',
+  'split_seed',
+]

@@ -1,0 +1,284 @@
+"""The patch on which one thing is painted: shapes, patterns and light.
+
+Shapes are signed distances in the thing's own coordinates (about a unit
+circle, y down), so that edges are anti-aliased at any size.
+"""
+
+import colorsys
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from groupvit_jax.data.scenes import noise
+
+
+class Pose(NamedTuple):
+  """Where a thing stands: picture coordinates are 0 to 1, y down."""
+
+  x: float
+  y: float
+  scale: float  # picture lengths per unit of the thing's own coordinates
+  angle: float  # radians
+  flip: int  # 1, or -1 for the mirror image
+  stretch: float  # width over height, about 1
+
+
+def rgb(hue, saturation, value) -> np.ndarray:
+  """float32 [3, 1, 1] colour from hue, saturation and value."""
+  colour = colorsys.hsv_to_rgb(
+    hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0)
+  )
+  return np.array(colour, np.float32).reshape(3, 1, 1)
+
+
+def blend(first, second, amount) -> np.ndarray:
+  """Mixes two colours; `amount` may be a map [h, w]."""
+  return first + np.asarray(amount, np.float32) * (second - first)
+
+
+def smooth(low, high, x) -> np.ndarray:
+  """0 below `low`, 1 above `high`, a smooth step between."""
+  t = (x - low) * np.float32(1.0 / (high - low))
+  t = np.minimum(np.maximum(t, 0.0), 1.0)
+  return t * t * (3.0 - 2.0 * t)
+
+
+def smooth_union(first, second, radius) -> np.ndarray:
+  """Union of two distances with a fillet of this radius."""
+  h = np.maximum(radius - np.abs(first - second), 0.0) / radius
+  return np.minimum(first, second) - h * h * radius * 0.25
+
+
+class Light(NamedTuple):
+  """Direction towards the light in picture axes (unit), and its softness."""
+
+  x: float
+  y: float
+  z: float
+  ambient: float
+
+
+class Canvas:
+  """Pixels around one thing.
+
+  Fields: x, y (own coordinates, float32 [h, w]), px (a pixel's width in own
+  coordinates), rgb (premultiplied, float32 [3, h, w]), alpha ([h, w]), left,
+  top, size_x, size_y (place in the picture, output pixels).
+  """
+
+  def __init__(
+    self, pose: Pose, light: Light, size: int, oversample: int, reach: float
+  ):
+    self._pose = pose
+    self.light = light
+    self._oversample = oversample
+    span = reach * pose.scale * max(1.0, pose.stretch)
+    self.left = max(0, math.floor((pose.x - span) * size))
+    self.top = max(0, math.floor((pose.y - span) * size))
+    self.size_x = max(1, min(size, math.ceil((pose.x + span) * size)) - self.left)
+    self.size_y = max(1, min(size, math.ceil((pose.y + span) * size)) - self.top)
+    self._per_unit = size * oversample
+    columns = np.arange(self.size_x * oversample, dtype=np.float32) + 0.5
+    rows = np.arange(self.size_y * oversample, dtype=np.float32) + 0.5
+    dx = (columns / oversample + self.left) / size - pose.x
+    dy = (rows / oversample + self.top) / size - pose.y
+    cos, sin = math.cos(pose.angle), math.sin(pose.angle)
+    across = pose.flip / (pose.scale * pose.stretch)
+    dx, dy = dx.astype(np.float32), dy.astype(np.float32)[:, None]
+    self.x = dx * np.float32(cos * across) + dy * np.float32(sin * across)
+    self.y = dy * np.float32(cos / pose.scale) - dx * np.float32(
+      sin / pose.scale
+    )
+    self.px = 1.0 / (self._per_unit * pose.scale)
+    self.rgb = np.zeros((3, *self.x.shape), np.float32)
+    self.alpha = np.zeros(self.x.shape, np.float32)
+
+  def window(self, x, y, radius) -> tuple[slice, slice]:
+    """Pixels that hold the circle (x, y, radius): a part needs no others."""
+    pose = self._pose
+    cos, sin = math.cos(pose.angle), math.sin(pose.angle)
+    dx, dy = pose.flip * pose.stretch * pose.scale * x, pose.scale * y
+    centre_x = (pose.x + cos * dx - sin * dy) * self._per_unit
+    centre_y = (pose.y + sin * dx + cos * dy) * self._per_unit
+    reach = radius * pose.scale * max(1.0, pose.stretch) * self._per_unit + 2
+    column = centre_x - self.left * self._oversample
+    row = centre_y - self.top * self._oversample
+    return (
+      slice(max(0, int(row - reach)), max(0, int(row + reach) + 1)),
+      slice(max(0, int(column - reach)), max(0, int(column + reach) + 1)),
+    )
+
+  def noise(self, name: str, scale, dice, stretch=1.0) -> np.ndarray:
+    """A noise table in own coordinates; `scale` is repeats per unit."""
+    u = self.x * np.float32(scale) + np.float32(dice.unit())
+    v = self.y * np.float32(scale * stretch) + np.float32(dice.unit())
+    return noise.sample(name, u, v, self.px * scale * max(1.0, stretch))
+
+  def cover(self, distance) -> np.ndarray:
+    """Share of each pixel inside the shape, 0 to 1."""
+    cover = 0.5 - distance * np.float32(1.0 / self.px)
+    return np.minimum(np.maximum(cover, 0.0), 1.0)
+
+  def paint(self, distance, colour, window=np.s_[:, :], opacity=1.0):
+    """Paints a shape over what is there; returns its cover."""
+    cover = self.cover(distance)
+    if opacity != 1.0:
+      cover *= np.float32(opacity)
+    under = self.rgb[:, *window]
+    under += cover * (colour - under)
+    alpha = self.alpha[window]
+    alpha += cover * (1.0 - alpha)
+    return cover
+
+  def mark(self, distance, colour, window=np.s_[:, :], opacity=1.0):
+    """Paints a pattern on what is there, never beyond its edge."""
+    self.tint(self.cover(distance) * np.float32(opacity), colour, window)
+
+  def tint(self, amount, colour, window=np.s_[:, :]):
+    """Moves colours towards `colour` by `amount` (a map), inside only."""
+    under = self.rgb[:, *window]
+    under += amount * (colour * self.alpha[window] - under)
+
+  def shade(self, factor, window=np.s_[:, :]):
+    """Multiplies brightness by a map."""
+    self.rgb[:, *window] *= factor
+
+  def relief(self, height, shine=0.0, window=np.s_[:, :]):
+    """Lights the surface as if raised by `height` (own units).
+
+    Lambert's cosine, scaled so that flat stays as it is, and a highlight of
+    strength `shine`.
+    """
+    slope = np.float32(0.5 / self.px)
+    dx, dy = np.zeros_like(height), np.zeros_like(height)
+    dx[:, 1:-1] = (height[:, 2:] - height[:, :-2]) * slope
+    dy[1:-1] = (height[2:] - height[:-2]) * slope
+    light = self.light
+    norm = 1.0 / np.sqrt(1.0 + dx * dx + dy * dy)
+    cosine = (light.z - light.x * dx - light.y * dy) * norm
+    np.maximum(cosine, 0.0, out=cosine)
+    factor = cosine * np.float32((1 - light.ambient) / light.z)
+    self.shade(factor + np.float32(light.ambient), window)
+    if shine:
+      # Half-way vector between the light and the viewer above (Blinn).
+      half = math.sqrt(2 + 2 * light.z)
+      facing = (light.z + 1 - light.x * dx - light.y * dy) * norm * (1 / half)
+      spot = np.maximum(facing, 0.0)
+      spot *= spot
+      spot *= spot
+      spot *= spot
+      spot *= spot
+      self.tint(np.minimum(spot * spot * np.float32(shine), 1.0), 1.0, window)
+
+  # Parts that know their own extent, so that small ones are cheap.
+
+  def disc(self, x, y, radius, colour, on=False, opacity=1.0):
+    """A filled circle; `on=True` keeps it inside what is there."""
+    window = self.window(x, y, radius)
+    distance = np.hypot(self.x[window] - x, self.y[window] - y) - radius
+    (self.mark if on else self.paint)(distance, colour, window, opacity)
+
+  def ellipse(self, x, y, a, b, turn, colour, on=False, opacity=1.0):
+    """A filled ellipse with half axes a, b, turned by `turn` radians."""
+    window = self.window(x, y, max(a, b))
+    distance = ellipse(self.x[window], self.y[window], x, y, a, b, turn)
+    (self.mark if on else self.paint)(distance, colour, window, opacity)
+
+  def stroke(self, points, radius, colour, on=False, taper=1.0, opacity=1.0):
+    """A line through points, its radius falling to `taper` of itself."""
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    middle = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+    reach = math.hypot(max(xs) - min(xs), max(ys) - min(ys)) / 2 + radius
+    window = self.window(*middle, reach)
+    x, y = self.x[window], self.y[window]
+    distance = None
+    pieces = len(points) - 1
+    for i in range(pieces):
+      start = radius * (1 + (taper - 1) * i / pieces)
+      end = radius * (1 + (taper - 1) * (i + 1) / pieces)
+      piece = capsule(x, y, points[i], points[i + 1], start, end)
+      distance = piece if distance is None else np.minimum(distance, piece)
+    (self.mark if on else self.paint)(distance, colour, window, opacity)
+
+  def convex(self, points, colour, on=False, radius=0.0, opacity=1.0):
+    """A convex polygon, corners rounded by `radius`."""
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    middle = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+    reach = max(math.hypot(a - middle[0], b - middle[1]) for a, b in points)
+    window = self.window(*middle, reach + radius)
+    distance = convex(self.x[window], self.y[window], points) - radius
+    (self.mark if on else self.paint)(distance, colour, window, opacity)
+
+  def downsample(self) -> tuple[np.ndarray, np.ndarray]:
+    """Premultiplied colours [3, h, w] and alpha [h, w] in output pixels."""
+    k = self._oversample
+    if k == 1:
+      return self.rgb, self.alpha
+    # Summing k * k slices is four times faster than a mean over new axes.
+    parts = [np.s_[i::k, j::k] for i in range(k) for j in range(k)]
+    share = np.float32(1 / (k * k))
+    return (
+      sum(self.rgb[:, *part] for part in parts) * share,
+      sum(self.alpha[part] for part in parts) * share,
+    )
+
+
+def ellipse(x, y, cx, cy, a, b, turn=0.0) -> np.ndarray:
+  """Distance to an ellipse, exact to first order at its edge."""
+  cos, sin = math.cos(turn), math.sin(turn)
+  dx, dy = x - np.float32(cx), y - np.float32(cy)
+  u = (dx * np.float32(cos) + dy * np.float32(sin)) * np.float32(1 / a)
+  v = (dy * np.float32(cos) - dx * np.float32(sin)) * np.float32(1 / b)
+  k = np.hypot(u, v)
+  slope = np.hypot(u * np.float32(1 / a), v * np.float32(1 / b))
+  return k * (k - 1.0) / (slope + np.float32(1e-6))
+
+
+def capsule(x, y, start, end, radius, end_radius) -> np.ndarray:
+  """Distance to a segment with a radius at either end."""
+  dx, dy = end[0] - start[0], end[1] - start[1]
+  px, py = x - np.float32(start[0]), y - np.float32(start[1])
+  length = dx * dx + dy * dy + 1e-9
+  t = np.clip(px * np.float32(dx / length) + py * np.float32(dy / length), 0, 1)
+  distance = np.hypot(px - t * np.float32(dx), py - t * np.float32(dy))
+  return distance - (np.float32(radius) + t * np.float32(end_radius - radius))
+
+
+def convex(x, y, points) -> np.ndarray:
+  """Distance (inside exact) to a convex polygon given in either sense."""
+  count = len(points)
+  area = sum(
+    points[i - 1][0] * points[i][1] - points[i][0] * points[i - 1][1]
+    for i in range(count)
+  )
+  sign = 1.0 if area > 0 else -1.0
+  distance = None
+  for i in range(count):
+    (ax, ay), (bx, by) = points[i - 1], points[i]
+    length = math.hypot(bx - ax, by - ay) + 1e-9
+    nx, ny = sign * (by - ay) / length, -sign * (bx - ax) / length
+    side = x * np.float32(nx) + y * np.float32(ny)
+    side -= np.float32(ax * nx + ay * ny)
+    distance = side if distance is None else np.maximum(distance, side)
+  return distance
+
+
+def dome(distance, width, depth) -> np.ndarray:
+  """Height of a cushion `depth` high that is flat `width` inside its edge."""
+  t = np.clip(distance * np.float32(-1.0 / width), 0.0, 1.0)
+  return np.sqrt(t * (2.0 - t)) * np.float32(depth)
+
+
+def lens(x, y, start, end, width) -> np.ndarray:
+  """Distance to a lens (two arcs) from `start` to `end`."""
+  dx, dy = end[0] - start[0], end[1] - start[1]
+  half = math.hypot(dx, dy) / 2
+  ux, uy = dx / (2 * half), dy / (2 * half)
+  mx, my = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+  along = (x - mx) * np.float32(ux) + (y - my) * np.float32(uy)
+  across = np.abs((y - my) * np.float32(ux) - (x - mx) * np.float32(uy))
+  radius = (half * half + width * width) / (2 * width)
+  return np.hypot(along, across + np.float32(radius - width)) - np.float32(
+    radius
+  )

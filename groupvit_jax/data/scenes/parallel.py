@@ -1,0 +1,213 @@
+"""Many scenes at once, over all cores, safe in notebooks and under pytest.
+
+Worker processes are started with `spawn` and without the caller's `__main__`.
+"""
+
+import concurrent.futures
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from groupvit_jax.data.scenes.generator import generate, split_seed
+
+_CHUNK = 128
+# Below this many pixels starting processes costs more than it saves.
+_WORTH_IT = 512 * 64 * 64
+
+
+class Arrays(NamedTuple):
+  """Scenes in memory.
+
+  Fields: images uint8 [n, h, w, 3]; captions, a tuple of texts for each
+  image; masks uint8 [n, h, w], or None if not asked for.
+  """
+
+  images: np.ndarray
+  captions: list[tuple[str, ...]]
+  masks: np.ndarray | None
+
+
+class Chunk(NamedTuple):
+  """Consecutive scenes: the first index, and an array of each field.
+
+  With `png=True` images and masks are lists of encoded files instead.
+  """
+
+  start: int
+  images: np.ndarray | list[bytes]
+  captions: list[tuple[str, ...]]
+  masks: np.ndarray | list[bytes] | None
+
+
+def _png(image: np.ndarray) -> bytes:
+  """The image as PNG, compressed lightly."""
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, 'PNG', compress_level=4)
+  return buffer.getvalue()
+
+
+def _make(job: tuple[int, int, int, int, bool, bool]) -> Chunk:
+  """Generates scenes start..stop-1 (runs in a worker)."""
+  seed, start, stop, size, masks, png = job
+  scenes = [generate(seed, index, size) for index in range(start, stop)]
+
+  def pack(pictures):
+    return [_png(p) for p in pictures] if png else np.stack(pictures)
+
+  return Chunk(
+    start,
+    pack([scene.image for scene in scenes]),
+    [scene.captions for scene in scenes],
+    pack([scene.mask for scene in scenes]) if masks else None,
+  )
+
+
+def _ignore_interrupt():
+  """Leaves Ctrl-C to the parent, which stops the workers itself."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+  """Hides `__main__` while a process starts.
+
+  A spawned process imports the parent's main module again: that would start
+  jax and TensorFlow in each worker, and recurse in a script without an
+  `if __name__ == '__main__'` line. Our workers need neither.
+  """
+  main = sys.modules['__main__']
+  sys.modules['__main__'] = types.ModuleType('__main__')
+  try:
+    yield
+  finally:
+    sys.modules['__main__'] = main
+
+
+def _parallel(jobs: list, workers: int) -> Iterator[Chunk]:
+  """Yields the jobs' chunks in order, a few of them ahead of the reader."""
+  pool = concurrent.futures.ProcessPoolExecutor(
+    workers,
+    mp_context=multiprocessing.get_context('spawn'),
+    initializer=_ignore_interrupt,
+  )
+  try:
+    ahead, waiting = 2 * workers, []
+    for job in jobs:
+      with _without_main():
+        waiting.append(pool.submit(_make, job))
+      if len(waiting) > ahead:
+        yield waiting.pop(0).result()
+    for future in waiting:
+      yield future.result()
+  finally:
+    # Also on Ctrl-C and when the reader stops early: chunks that have not
+    # begun are dropped, a running one ends within a second.
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _usable_cores() -> int:
+  """Cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def generate_chunks(
+  split: str,
+  count: int,
+  size: int,
+  seed: int = 0,
+  *,
+  masks: bool = True,
+  png: bool = False,
+  workers: int | None = None,
+  progress: bool = True,
+) -> Iterator[Chunk]:
+  """Generates scenes 0..count-1 of a split, chunk by chunk, in order.
+
+  Args:
+    split: 'train', 'validation' or 'test'.
+    count: how many scenes.
+    size: side of the pictures in pixels.
+    seed: the user's seed; each split derives its own.
+    masks: whether chunks hold masks.
+    png: whether images and masks come as encoded files or as arrays.
+    workers: processes; None means one for each core, 1 none beside this one.
+    progress: whether to show a progress bar on stderr.
+
+  Yields:
+    Chunks of consecutive scenes.
+  """
+  if count < 0 or (workers is not None and workers < 1):
+    raise ValueError(
+      f'count must be 0 or more and workers 1 or more, got count={count}, '
+      f'workers={workers}'
+    )
+  own_seed = split_seed(split, seed)
+  chunk = max(8, min(_CHUNK, _CHUNK * 64 * 64 // (size * size)))
+  jobs = [
+    (own_seed, start, min(start + chunk, count), size, masks, png)
+    for start in range(0, count, chunk)
+  ]
+  workers = _usable_cores() if workers is None else workers
+  alone = workers == 1 or count * size * size <= _WORTH_IT
+  chunks = map(_make, jobs) if alone else _parallel(jobs, workers)
+  bar = tqdm(
+    total=count,
+    desc=f'scenes {split} {size} px',
+    unit=' scenes',
+    file=sys.stderr,
+    disable=not progress,
+  )
+  with bar:
+    for made in chunks:
+      yield made
+      bar.update(len(made.captions))
+
+
+def generate_many(
+  split: str,
+  count: int,
+  size: int,
+  seed: int = 0,
+  *,
+  masks: bool = True,
+  workers: int | None = None,
+  progress: bool = True,
+) -> Arrays:
+  """Generates scenes 0..count-1 of a split into arrays.
+
+  Args:
+    split: 'train', 'validation' or 'test'.
+    count: how many scenes.
+    size: side of the pictures in pixels.
+    seed: the user's seed; each split derives its own.
+    masks: False for training data, which must not hold the truth.
+    workers: processes; None means one for each core, 1 none beside this one.
+    progress: whether to show a progress bar on stderr.
+
+  Returns:
+    The arrays; the same for any number of workers.
+  """
+  images = np.empty((count, size, size, 3), np.uint8)
+  truth = np.empty((count, size, size), np.uint8) if masks else None
+  texts = []
+  for chunk in generate_chunks(
+    split, count, size, seed, masks=masks, workers=workers, progress=progress
+  ):
+    stop = chunk.start + len(chunk.captions)
+    images[chunk.start : stop] = chunk.images
+    if truth is not None:
+      truth[chunk.start : stop] = chunk.masks
+    texts.extend(chunk.captions)
+  return Arrays(images, texts, truth)

@@ -1,0 +1,108 @@
+"""From layout to pixels: ground, shadows, things, light, camera.
+
+Also the mask: the thing that covers most of a pixel, or else the ground.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from groupvit_jax.data.scenes import grounds, names, noise, things
+from groupvit_jax.data.scenes.canvas import Canvas
+from groupvit_jax.data.scenes.dice import Dice
+from groupvit_jax.data.scenes.layout import Layout
+
+# Things reach this far from their centre, in own coordinates.
+_REACH = 1.14
+
+
+def _shadow(picture, alpha, left, top, layout, scale, size, strength):
+  """Darkens the picture with a blurred copy of `alpha`, away from the light."""
+  length = 0.16 * scale * size / max(0.5, layout.light.z)
+  blur = max(0.4, 0.07 * scale * size)
+  pad = math.ceil(length + 2 * blur) + 1
+  height, width = alpha.shape
+  plate = Image.new('L', (width + 2 * pad, height + 2 * pad))
+  plate.paste(Image.fromarray((alpha * 255).astype(np.uint8)), (pad, pad))
+  soft = np.asarray(plate.filter(ImageFilter.BoxBlur(blur)), np.float32)
+  x = left - pad - round(layout.light.x * length)
+  y = top - pad - round(layout.light.y * length)
+  x0, y0 = max(0, x), max(0, y)
+  x1, y1 = min(size, x + soft.shape[1]), min(size, y + soft.shape[0])
+  if x1 > x0 and y1 > y0:
+    part = soft[y0 - y : y1 - y, x0 - x : x1 - x]
+    picture[:, y0:y1, x0:x1] *= 1 - part * np.float32(strength / 255)
+
+
+def _daylight(picture, dice: Dice, light, size: int):
+  """Exposure, colour of the light, and its fall-off across the picture."""
+  line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+  slope = dice.uniform(0.0, 0.45)
+  gain = dice.uniform(0.8, 1.18)
+  across = np.float32(slope * light.x) * line
+  down = np.float32(slope * light.y) * line
+  picture *= np.float32(gain) * (1 + across[None, :] + down[:, None])
+  warmth, tint = dice.around(0, 0.09), dice.around(0, 0.03)
+  picture *= np.array(
+    [1 + warmth, 1 + tint, 1 - warmth], np.float32
+  ).reshape(3, 1, 1)
+
+
+def _camera(picture, dice: Dice, size: int) -> np.ndarray:
+  """Slight blur and sensor noise; uint8 [h, w, 3]."""
+  # Blur in picture lengths, so that a larger picture is not a sharper scene.
+  radius = dice.uniform(0.0, 0.006) * size
+  spread = min(0.3, radius * radius)
+  if spread > 0.02:
+    for axis in (1, 2):
+      inner = np.s_[:, 1:-1] if axis == 1 else np.s_[:, :, 1:-1]
+      before = np.s_[:, :-2] if axis == 1 else np.s_[:, :, :-2]
+      after = np.s_[:, 2:] if axis == 1 else np.s_[:, :, 2:]
+      mixed = (picture[before] + picture[after]) * np.float32(spread)
+      mixed += picture[inner] * np.float32(1 - 2 * spread)
+      picture[inner] = mixed
+  grey = noise.white(size, dice.below(512), dice.below(512))
+  level = dice.uniform(0.004, 0.022)
+  picture += grey * np.float32(level)
+  np.clip(picture, 0.0, 1.0, out=picture)
+  picture *= 255
+  picture += 0.5
+  return np.ascontiguousarray(picture.astype(np.uint8).transpose(1, 2, 0))
+
+
+def render(
+  layout: Layout, dice: list[Dice], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Renders a layout.
+
+  Args:
+    layout: what to draw.
+    dice: one for ground and camera each, then one for each thing.
+    size: side of the picture in pixels.
+
+  Returns:
+    Image uint8 [size, size, 3] and mask uint8 [size, size], an index into
+    `names.CLASS_NAMES`.
+  """
+  picture = grounds.paint(layout.ground, dice[0], layout.light, size)
+  picture = np.ascontiguousarray(picture, np.float32)
+  mask = np.full((size, size), names.CLASS_NAMES.index(layout.ground), np.uint8)
+  oversample = 2 if size <= 128 else 1
+  strength = dice[1].uniform(0.2, 0.6)
+  for thing, own in zip(layout.things, dice[2:], strict=False):
+    canvas = Canvas(thing.pose, layout.light, size, oversample, _REACH)
+    things.PAINTERS[thing.name](canvas, own, thing.tone)
+    colours, alpha = canvas.downsample()
+    left, top = canvas.left, canvas.top
+    _shadow(
+      picture, alpha, left, top, layout, thing.pose.scale, size, strength
+    )
+    rows = slice(top, top + canvas.size_y)
+    columns = slice(left, left + canvas.size_x)
+    under = picture[:, rows, columns]
+    under *= 1 - alpha
+    under += colours * np.float32(own.uniform(0.88, 1.1))
+    mask[rows, columns][alpha >= 0.5] = names.CLASS_NAMES.index(thing.name)
+  _daylight(picture, dice[1], layout.light, size)
+  return _camera(picture, dice[1], size), mask

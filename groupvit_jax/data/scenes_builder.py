@@ -1,0 +1,191 @@
+"""TFDS builder `scenes`: the embedded data set, prepared on disk.
+
+Training and evaluation are separate configs, so that what training reads
+holds no mask at all.
+"""
+
+import dataclasses
+import functools
+import io
+import os
+from typing import Any
+
+from groupvit_jax.data import scenes
+
+# Configs that `tfds` lists by name; others are made by `config`.
+SIZES = (32, 48, 64, 96, 128, 224)
+COUNTS = {'captions': 20_000, 'masks': 1_000}
+_SPLITS = {'captions': 'train', 'masks': 'validation'}
+_VERSION = '1.0.0'
+
+
+@functools.cache
+def _classes() -> tuple[type, type]:
+  """The config and builder classes (importing them needs TFDS)."""
+  import tensorflow_datasets as tfds
+
+  @dataclasses.dataclass
+  class ScenesConfig(tfds.core.BuilderConfig):
+    """What to generate.
+
+    Fields: kind ('captions': split train, images and captions; 'masks': split
+    validation, with masks too), size (pixels), count (scenes), seed (the
+    user's; each split derives its own), workers (processes; None: all cores).
+    """
+
+    kind: str = 'captions'
+    size: int = 64
+    count: int = COUNTS['captions']
+    seed: int = 0
+    workers: int | None = None
+
+  class Scenes(tfds.core.GeneratorBasedBuilder):
+    """Drawn things on textured grounds, with captions and masks."""
+
+    name = 'scenes'
+    VERSION = tfds.core.Version(_VERSION)
+    RELEASE_NOTES = {_VERSION: 'First release.'}
+    BUILDER_CONFIGS = [
+      ScenesConfig(
+        name=f'{kind}_{size}',
+        description=f'{size} px, split {_SPLITS[kind]}.',
+        kind=kind,
+        size=size,
+        count=COUNTS[kind],
+      )
+      for kind in _SPLITS
+      for size in SIZES
+    ]
+
+    def __init__(self, *, file_format='array_record', **kwargs):
+      super().__init__(file_format=file_format, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      size = self.builder_config.size
+      features = {
+        'image': tfds.features.Image(
+          shape=(size, size, 3), encoding_format='png'
+        ),
+        'captions': tfds.features.Sequence(tfds.features.Text()),
+      }
+      if self.builder_config.kind == 'masks':
+        features['mask'] = tfds.features.LabeledImage(
+          labels=list(scenes.CLASS_NAMES),
+          shape=(size, size, 1),
+          encoding_format='png',
+        )
+      return self.dataset_info_from_configs(
+        features=tfds.features.FeaturesDict(features),
+        description=(
+          'Drawn pictures of one to four things on a textured ground, each '
+          'with captions; the validation config also holds masks.'
+        ),
+        license='Apache-2.0',
+      )
+
+    def _split_generators(self, dl_manager):
+      split = _SPLITS[self.builder_config.kind]
+      return {split: self._generate_examples(split)}
+
+    def _generate_examples(self, split: str):
+      config = self.builder_config
+      with_masks = config.kind == 'masks'
+      for chunk in scenes.generate_chunks(
+        split,
+        config.count,
+        config.size,
+        config.seed,
+        masks=with_masks,
+        png=True,
+        workers=config.workers,
+      ):
+        for i, captions in enumerate(chunk.captions):
+          example = {
+            'image': io.BytesIO(chunk.images[i]),
+            'captions': list(captions),
+          }
+          if with_masks:
+            example['mask'] = io.BytesIO(chunk.masks[i])
+          yield chunk.start + i, example
+
+  Scenes.__module__ = ScenesConfig.__module__ = __name__
+  return ScenesConfig, Scenes
+
+
+def __getattr__(name: str) -> Any:
+  """`ScenesConfig` and `Scenes`, made when first asked for (PEP 562)."""
+  if name == 'ScenesConfig':
+    return _classes()[0]
+  if name == 'Scenes':
+    return _classes()[1]
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def config(
+  kind: str,
+  size: int = 64,
+  count: int | None = None,
+  seed: int = 0,
+  workers: int | None = None,
+) -> Any:
+  """A builder config; its name tells apart all that differs on disk.
+
+  Args:
+    kind: 'captions' (training) or 'masks' (evaluation).
+    size: side of the pictures in pixels.
+    count: scenes; None takes the default of the kind.
+    seed: the user's seed; training and evaluation derive different ones.
+    workers: processes that generate; does not change the data.
+
+  Returns:
+    A `ScenesConfig`, named 'captions_64' or, away from the defaults,
+    'captions_64_n5000_s1'.
+  """
+  if kind not in _SPLITS:
+    raise ValueError(
+      f'unknown kind {kind!r}: use one of {tuple(_SPLITS)} (training data '
+      'holds captions only, masks are for evaluation)'
+    )
+  count = COUNTS[kind] if count is None else count
+  plain = count == COUNTS[kind] and seed == 0
+  return _classes()[0](
+    name=f'{kind}_{size}' + ('' if plain else f'_n{count}_s{seed}'),
+    description=f'{size} px, split {_SPLITS[kind]}.',
+    kind=kind,
+    size=size,
+    count=count,
+    seed=seed,
+    workers=workers,
+  )
+
+
+def prepare(
+  kind: str,
+  size: int = 64,
+  count: int | None = None,
+  seed: int = 0,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  workers: int | None = None,
+) -> Any:
+  """Generates the data unless it is on disk, and opens it.
+
+  Args:
+    kind: 'captions' (split train) or 'masks' (split validation).
+    size: side of the pictures in pixels.
+    count: scenes; None takes the default of the kind.
+    seed: the user's seed.
+    data_dir: where TFDS keeps its data; None is TFDS's own default.
+    workers: processes that generate; None means all cores.
+
+  Returns:
+    A random-access data source: `source[i]` is a dict of 'image' uint8
+    [h, w, 3], 'captions' (array of bytes) and, for 'masks', 'mask' uint8
+    [h, w, 1].
+  """
+  builder = _classes()[1](
+    config=config(kind, size, count, seed, workers),
+    data_dir=None if data_dir is None else os.fspath(data_dir),
+  )
+  builder.download_and_prepare()
+  return builder.as_data_source(_SPLITS[kind])

@@ -1,0 +1,28 @@
+"""Errors that are the user's to solve: each message says what to do.
+
+The commands print them as one line; a library caller catches `UserError`.
+"""
+
+
+class UserError(Exception):
+  """Base of what `main` and the `groupvit` command print without a trace."""
+
+
+class ConfigError(UserError, ValueError):
+  """A config argument or field that cannot be used."""
+
+
+class WorkdirError(UserError, RuntimeError):
+  """A workdir that is not writable, broken, or of another configuration."""
+
+
+class SourceError(UserError, RuntimeError):
+  """Data that are missing, or mostly unreadable."""
+
+
+class NonFiniteLossError(UserError, RuntimeError):
+  """The loss became NaN or infinite; the last checkpoint is from before."""
+
+
+class Interrupted(UserError, RuntimeError):
+  """The run was asked to stop, and has saved what it had."""

@@ -1,0 +1,191 @@
+"""From a config to what a run reads: tokenizer, training batches, evaluators.
+
+The only place where the `data` and `eval` fields of a config are interpreted.
+"""
+
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from groupvit_jax import sharding
+from groupvit_jax.data import (
+  captions,
+  label_sets,
+  pipeline,
+  sources,
+  tar_source,
+  tensorflow_import,
+)
+from groupvit_jax.errors import ConfigError
+from groupvit_jax.evaluation import grouping_baselines, segmentation
+from groupvit_jax.text import prompts
+from groupvit_jax.text import tokenizer as tokenizer_lib
+
+# Up to this, pictures are decoded once and kept.
+IN_MEMORY_BYTES = 4 * 2**30
+
+TEMPLATES = {
+  'full': prompts.FULL,
+  'subset': prompts.SUBSET,
+  'simple': prompts.SIMPLE,
+}
+
+
+class Inputs:
+  """What a run reads; a context manager that stops its threads.
+
+  Attributes:
+    tokenizer: texts -> int32 [n, l].
+    class_names: the classes that the validation truth knows; () without one.
+  """
+
+  def __init__(
+    self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+  ):
+    """Opens the training data; missing ones are an error here, not later."""
+    self._config = config
+    self._mesh = mesh
+    self.tokenizer = tokenizer_lib.make_tokenizer(
+      config.data.tokenizer, config.text.context_length
+    )
+    self._train_source = _train_source(config)
+    self._iterator = None
+    self.class_names = (
+      label_sets.LABEL_SETS['scenes'] if config.eval.source else ()
+    )
+
+  def __enter__(self) -> 'Inputs':
+    return self
+
+  def __exit__(self, *unused) -> None:
+    if self._iterator is not None:
+      self._iterator.close()
+
+  @property
+  def replaced(self) -> int:
+    """Unusable samples that others have replaced so far."""
+    return self._iterator.skipped if self._iterator else 0
+
+  def train_batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
+    """Yields global batches from sample `start` on, one ahead of the step."""
+    config = self._config
+    batcher = captions.CaptionBatcher(
+      self.tokenizer,
+      num_nouns=config.loss.num_nouns,
+      word_kind=config.data.word_kind,
+      templates=_templates(config.data.templates),
+      seed=config.seed,
+    )
+    self._iterator = pipeline.train_batches(
+      self._train_source,
+      batch_size=config.batch_size // jax.process_count(),
+      image_size=config.image_size,
+      augment=config.data.augment,
+      batcher=batcher,
+      seed=config.seed,
+      start=start,
+      backend=config.data.backend,
+    )
+    place = functools.partial(sharding.shard_batch, mesh=self._mesh)
+    return _one_ahead(map(place, self._iterator))
+
+  def evaluators(self) -> dict[str, Any]:
+    """Returns the evaluators that the config asks for, by name."""
+    config = self._config
+    if not config.eval.source:
+      return {}
+    evaluator = segmentation.SegmentationEvaluator(
+      self.validation_batches,
+      self.class_names,
+      self.tokenizer,
+      _templates(config.eval.templates),
+      segmentation.SegmentConfig(top_k=config.eval.top_k or None),
+      label_groups={
+        'things': label_sets.LABEL_SETS['scenes_things'],
+        'grounds': label_sets.LABEL_SETS['scenes_grounds'],
+      },
+      grouping=_grouping(config.eval.regions),
+      mesh=self._mesh,
+    )
+    return {'segmentation': evaluator}
+
+  def validation_batches(self) -> Iterator[dict[str, np.ndarray]]:
+    """Yields one pass over the validation pictures with their truth."""
+    config = self._config
+    return pipeline.eval_batches(
+      self._validation_source,
+      batch_size=config.eval.batch_size,
+      image_size=config.image_size,
+    )
+
+  def pictures(self, count: int) -> dict[str, np.ndarray]:
+    """Returns the first `count` validation pictures, fewer if there are."""
+    if not self._config.eval.source or not count:
+      return {}
+    source = self._validation_source
+    examples = [source[i] for i in range(min(count, len(source)))]
+    return {
+      'image': np.stack([e['image'] for e in examples]),
+      'label': np.stack([e['mask'] for e in examples]),
+      'caption': [_first(e['caption']) for e in examples],
+    }
+
+  @functools.cached_property
+  def _validation_source(self):
+    config = self._config
+    return _scenes('validation', config.eval.examples, config)
+
+
+def _train_source(config):
+  data = config.data
+  if data.source == 'scenes':
+    return _scenes('train', data.train_examples, config)
+  if data.source == 'shards':
+    return tar_source.TarSource(list(data.shards))
+  raise ConfigError(
+    f"data.source is '{data.source}'; it can be 'scenes' or 'shards'"
+  )
+
+
+def _scenes(split, count, config):
+  """The embedded data: by TFDS on disk, or drawn into memory without it."""
+  size, seed = config.image_size, config.data.seed
+  if not tensorflow_import.available():
+    masks = split == 'validation'
+    return sources.SceneSource(split, count, size, seed, masks=masks)
+  cache = pathlib.Path(config.data.cache).expanduser()
+  on_disk = sources.scenes_tfds(split, count, size, seed, data_dir=cache)
+  if count * size * size * 3 > IN_MEMORY_BYTES:
+    return on_disk
+  return sources.InMemory(on_disk, size)
+
+
+def _templates(name: str) -> tuple[str, ...]:
+  if name not in TEMPLATES:
+    raise ConfigError(
+      f"templates '{name}' are unknown; choose one of {', '.join(TEMPLATES)}"
+    )
+  return TEMPLATES[name]
+
+
+def _grouping(name: str):
+  """How patches are grouped; None for a model that groups by itself."""
+  return None if name == 'model' else grouping_baselines.make(name)
+
+
+def _first(caption) -> str:
+  return caption if isinstance(caption, str) else caption[0]
+
+
+def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:
+  """Starts the transfer of a batch while the step before it runs."""
+  current = next(batches, None)
+  while current is not None:
+    following = next(batches, None)
+    yield current
+    current = following

@@ -1,0 +1,233 @@
+"""Metrics that count under a mask: confusion matrices, IoU, top-k, recall.
+
+Sums are kept on the device as integers, so that a figure never depends on
+batch size, padding or the number of devices.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+IGNORE = 255  # label of pixels that count nothing, as in PASCAL VOC
+
+# A cell of a confusion matrix may pass 2^31 pixels (ImageNet-S: 10^10), and
+# int64 is off by default in JAX: count in two int32 limbs of base 2^30.
+_LIMB_BITS = 30
+
+
+@flax.struct.dataclass
+class ConfusionMatrix(clu_metrics.Metric):
+  """Counts of (truth, prediction) pairs; rows truth, columns prediction.
+
+  Use `ConfusionMatrix.of(num_classes)`, then clu's protocol
+  (`from_model_output`, `merge`, `compute`). Exact up to 2^61 per cell.
+
+  Attributes:
+    low: int32 [c, c], counts modulo 2^30.
+    high: int32 [c, c], counts divided by 2^30.
+  """
+
+  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
+  low: Any
+  high: Any
+  num_classes: ClassVar[int] = 0
+
+  @staticmethod
+  def of(num_classes: int) -> type['ConfusionMatrix']:
+    """The metric's class for `num_classes` classes (the same one each time)."""
+    return _confusion_class(num_classes)
+
+  @classmethod
+  def from_model_output(
+    cls,
+    *,
+    label: Int[Array, '*b'],
+    prediction: Int[Array, '*b'],
+    mask: Array | None = None,
+    **_: Any,
+  ) -> 'ConfusionMatrix':
+    """Counts one batch.
+
+    Args:
+      label: true classes; `IGNORE` and anything out of range counts nothing.
+      prediction: predicted classes, the same shape.
+      mask: b, 1 for real examples and 0 for padding; None means all real.
+
+    Returns:
+      The metric of this batch (at most 2^31 pixels).
+    """
+    return cls.from_counts(
+      confusion_counts(label, prediction, cls.num_classes, mask)
+    )
+
+  @classmethod
+  def from_counts(cls, counts: Int[Array, 'c c']) -> 'ConfusionMatrix':
+    """The metric of counts (int32, [truth, prediction]) made elsewhere."""
+    return cls(low=counts % 2**_LIMB_BITS, high=counts // 2**_LIMB_BITS)
+
+  @classmethod
+  def empty(cls) -> 'ConfusionMatrix':
+    """A matrix of zeros."""
+    return cls.from_counts(
+      jnp.zeros((cls.num_classes, cls.num_classes), jnp.int32)
+    )
+
+  def merge(self, other: 'ConfusionMatrix') -> 'ConfusionMatrix':
+    """Adds the counts of two disjoint sets of pixels, with the carry."""
+    low = self.low + other.low
+    return type(self)(
+      low=low % 2**_LIMB_BITS,
+      high=self.high + other.high + low // 2**_LIMB_BITS,
+    )
+
+  def compute(self) -> np.ndarray:
+    """The counts on the host, int64 [c, c], rows truth."""
+    return (np.asarray(self.high, np.int64) << _LIMB_BITS) + np.asarray(
+      self.low, np.int64
+    )
+
+
+@functools.lru_cache
+def _confusion_class(num_classes: int) -> type[ConfusionMatrix]:
+  # One class per size: jit caches by type, a fresh one would recompile.
+  count = num_classes
+
+  @flax.struct.dataclass
+  class Sized(ConfusionMatrix):
+    num_classes: ClassVar[int] = count
+
+  return Sized
+
+
+def confusion_counts(
+  label: Int[Array, '*b'],
+  prediction: Int[Array, '*b'],
+  num_classes: int,
+  mask: Array | None = None,
+) -> Int[Array, 'c c']:
+  """int32 counts of one batch, [truth, prediction]; see `ConfusionMatrix`."""
+  counts = joint_counts(label, prediction, (num_classes, num_classes), mask)
+  return counts.sum(0)
+
+
+def joint_counts(
+  first: Int[Array, '*b'],
+  second: Int[Array, '*b'],
+  sizes: tuple[int, int],
+  mask: Array | None = None,
+) -> Int[Array, 'b m n']:
+  """Counts each pair of values, one table per example.
+
+  Args:
+    first: integers, leading axis b; a position counts where it is in
+      `[0, sizes[0])`.
+    second: integers of the same shape, counted in `[0, sizes[1])`.
+    sizes: (m, n).
+    mask: b; examples with 0 count nothing.
+
+  Returns:
+    int32 tables. Kept per example so that a batch sharded over devices is
+    counted where it lies, and only the small tables travel.
+  """
+  first = first.reshape(first.shape[0], -1)
+  second = second.reshape(second.shape[0], -1)
+  valid = (first >= 0) & (first < sizes[0])
+  valid &= (second >= 0) & (second < sizes[1])
+  if mask is not None:
+    valid &= mask.astype(bool)[:, None]
+  length = sizes[0] * sizes[1]
+  # Whatever counts nothing falls into one extra bin, dropped at the end.
+  index = jnp.where(valid, first * sizes[1] + second, length)
+  counts = jax.vmap(lambda i: jnp.bincount(i, length=length + 1))(index)
+  return counts[:, :length].astype(jnp.int32).reshape(-1, *sizes)
+
+
+def iou(confusion: ArrayLike) -> np.ndarray:
+  """Intersection over union per class, [c]; NaN where a class is absent.
+
+  Absent means from truth and from prediction, so that 0 / 0 is left out of the
+  mean as mmseg's `eval_metrics` leaves it out (nanmean).
+  """
+  confusion = np.asarray(confusion, np.float64)
+  hit = np.diag(confusion)
+  return _divide(hit, confusion.sum(0) + confusion.sum(1) - hit)
+
+
+def miou(confusion: ArrayLike, classes: Sequence[int] | None = None) -> float:
+  """Mean IoU over `classes` (all by default) that occur; in 0..1.
+
+  The IoU of a subset is still taken from the whole matrix, so pixels that go
+  to classes outside it count against it. NaN if none of them occurs.
+  """
+  values = iou(confusion)
+  return _nanmean(values if classes is None else values[list(classes)])
+
+
+def pixel_accuracy(confusion: ArrayLike) -> float:
+  """Share of pixels labelled right (mmseg's aAcc), in 0..1."""
+  confusion = np.asarray(confusion, np.float64)
+  return float(_divide(np.trace(confusion), confusion.sum()))
+
+
+def mean_accuracy(confusion: ArrayLike) -> float:
+  """Mean over the true classes of their recall (mmseg's mAcc), in 0..1."""
+  confusion = np.asarray(confusion, np.float64)
+  return _nanmean(_divide(np.diag(confusion), confusion.sum(1)))
+
+
+def _divide(a: Any, b: Any) -> np.ndarray:
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
+
+
+def _nanmean(values: np.ndarray) -> float:
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float('nan')
+
+
+def top_k_correct(
+  scores: Float[Array, 'b c'], label: Int[Array, 'b'], k: int
+) -> Bool[Array, 'b']:
+  """Whether the true class is among the k highest scores.
+
+  Ties go to the lower class index, so that constant scores are not a success.
+
+  Args:
+    scores: any scores, higher is better.
+    label: true classes.
+    k: capped at the number of classes.
+
+  Returns:
+    One boolean per example.
+  """
+  _, best = jax.lax.top_k(scores, min(k, scores.shape[-1]))
+  return (best == label[:, None]).any(-1)
+
+
+def recall_at_k(
+  scores: Float[Array, 'b c'], present: Bool[Array, 'b c'], k: int | None = None
+) -> Float[Array, 'b']:
+  """Share of an example's true classes that rank among its k best.
+
+  Args:
+    scores: any scores, higher is better; ties go to the lower class index.
+    present: which classes are true of the example.
+    k: how many are read off; None means as many as are true, so that a perfect
+      ranking, and nothing else, gives 1.
+
+  Returns:
+    Recall per example; 0 where no class is true (leave those out by a mask).
+  """
+  # argsort of argsort is the rank; stable, so ties keep the class order.
+  rank = jnp.argsort(jnp.argsort(-scores, axis=-1), axis=-1)
+  true = present.sum(-1, keepdims=True)
+  found = (present & (rank < (true if k is None else k))).sum(-1)
+  return found / jnp.maximum(true[:, 0], 1)

@@ -1,0 +1,178 @@
+"""An image and a text encoder, projected into one joint space.
+
+Knows nothing of groups beyond the encoder's `out` dict, so GroupViT and the
+plain ViT share losses and evaluation.
+"""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from groupvit_jax.models import grouping, layers
+
+MAX_SCALE = 100.0
+INITIAL_SCALE = math.log(1 / 0.07)
+
+
+class Projector(nn.Module):
+  """Linear, batch norm, ReLU, linear; or one linear layer.
+
+  Attributes:
+    features: joint width.
+    hidden: width between the layers; 0 for one linear layer.
+    dtype: of the computation; batch norm and output are float32.
+  """
+
+  features: int
+  hidden: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, '*b d'], train: bool
+  ) -> Float[Array, '*b e']:
+    """Projects; batch statistics only if `train`."""
+
+    def dense(features, fan_in, name):
+      return nn.Dense(
+        features,
+        dtype=self.dtype,
+        kernel_init=layers.TORCH_DEFAULT,
+        bias_init=layers.torch_bias(fan_in),
+        name=name,
+      )
+
+    fan_in = x.shape[-1]
+    if self.hidden:
+      x = dense(self.hidden, fan_in, 'fc1')(x)
+      x = nn.relu(layers.BatchNorm(self.dtype, name='norm')(x, train))
+      fan_in = self.hidden
+    return dense(self.features, fan_in, 'fc2')(x).astype(jnp.float32)
+
+
+class DualEncoder(nn.Module):
+  """Image and text in one space.
+
+  Attributes:
+    image: GroupViT or ViT.
+    text: TextTransformer.
+    embed_dim: joint width.
+    projector_width: hidden width of the projectors; 0: one linear layer.
+    separate_multi_label_scale: a temperature of its own for the multi-label
+      loss (released); False shares the caption's.
+    dtype: of the projectors' computation.
+  """
+
+  image: nn.Module
+  text: nn.Module
+  embed_dim: int = 256
+  projector_width: int = 4096
+  separate_multi_label_scale: bool = True
+  dtype: DTypeLike = jnp.float32
+
+  def setup(self):
+    args = self.embed_dim, self.projector_width, self.dtype
+    self.image_projector = Projector(*args)
+    self.text_projector = Projector(*args)
+    initial = nn.initializers.constant(INITIAL_SCALE)
+    self.logit_scale = self.param('logit_scale', initial, ())
+    if self.separate_multi_label_scale:
+      self.multi_label_logit_scale = self.param(
+        'multi_label_logit_scale', initial, ()
+      )
+
+  def __call__(
+    self,
+    images: Float[Array, 'b h w 3'],
+    tokens: Int[Array, 'b t l'],
+    *,
+    train: bool = False,
+    with_groups: bool = False,
+  ) -> dict:
+    """Embeds images and their texts.
+
+    Args:
+      images: already normalised.
+      tokens: t texts for each image: the caption, then any prompted nouns.
+      train: batch statistics, drop-path, Gumbel noise (rng collections
+        'drop_path' and 'gumbel'); make 'batch_stats' mutable.
+      with_groups: project the regions too; by the stored statistics, as
+        the original does (only pooled images make batch statistics).
+
+    Returns:
+      image (b e), texts (b t e), groups (b g e; only if asked for): unit
+      vectors, float32. scale, multi_label_scale: scalars. assignments,
+      noisy_assignments, grid: as the image encoder gives them.
+    """
+    pooled, out = self.image(images, train=train)
+    batch, t = tokens.shape[:2]
+    texts = self.text(tokens.reshape(batch * t, -1))
+    texts = self.text_projector(texts, train).reshape(batch, t, -1)
+    result = {
+      'texts': layers.unit_norm(texts),
+      'scale': self.scale(),
+      'multi_label_scale': self.multi_label_scale(),
+      'assignments': out.get('assignments', ()),
+      'noisy_assignments': out.get('noisy_assignments', ()),
+      'grid': out['grid'],
+    }
+    # Before the pooled images: these must see the statistics as stored.
+    if with_groups:
+      result['groups'] = self.project_regions(out)
+    image = self.image_projector(pooled, train)
+    return result | {'image': layers.unit_norm(image)}
+
+  def project_regions(self, out: dict) -> Float[Array, 'b g e']:
+    """Unit embeddings of groups, or of a ViT's patch tokens."""
+    regions = out['groups'] if 'groups' in out else out['tokens']
+    return layers.unit_norm(self.image_projector(regions, False))
+
+  def encode_image(
+    self, images: Float[Array, 'b h w 3']
+  ) -> Float[Array, 'b e']:
+    """Unit embeddings of normalised images."""
+    pooled, _ = self.image(images, train=False)
+    return layers.unit_norm(self.image_projector(pooled, False))
+
+  def encode_text(
+    self, tokens: Int[Array, 'c l'], normalize: bool = True
+  ) -> Float[Array, 'c e']:
+    """Embeddings of texts; unit vectors unless `normalize` is False.
+
+    The released evaluation averages templates before normalising.
+    """
+    texts = self.text_projector(self.text(tokens), False)
+    return layers.unit_norm(texts) if normalize else texts
+
+  def encode_regions(self, images: Float[Array, 'b h w 3']) -> dict:
+    """What zero-shot segmentation needs of normalised images.
+
+    Returns:
+      image (b e) and embeddings (b g e): unit vectors of the picture and of
+      its final groups (a ViT: of its patch tokens). stages: per grouping
+      stage, soft maps b h w g on the token grid, composed down to the image;
+      the last are the masks of `embeddings`. A ViT has none. grid: (h, w).
+    """
+    pooled, out = self.image(images, train=False)
+    maps = grouping.compose_assignments(out.get('assignments', ()))
+    return {
+      'image': layers.unit_norm(self.image_projector(pooled, False)),
+      'embeddings': self.project_regions(out),
+      'stages': tuple(
+        m.reshape(m.shape[0], *out['grid'], m.shape[-1]) for m in maps
+      ),
+      'grid': out['grid'],
+    }
+
+  def scale(self) -> Float[Array, '']:
+    """Temperature of the caption loss: exp, at most 100."""
+    return jnp.minimum(jnp.exp(self.logit_scale), MAX_SCALE)
+
+  def multi_label_scale(self) -> Float[Array, '']:
+    """Temperature of the multi-label loss; the caption's if shared."""
+    if not self.separate_multi_label_scale:
+      return self.scale()
+    return jnp.minimum(jnp.exp(self.multi_label_logit_scale), MAX_SCALE)

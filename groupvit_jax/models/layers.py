@@ -1,0 +1,350 @@
+"""Building blocks shared by the image and text encoders.
+
+Plain flax modules with PyTorch's conventions (exact GELU, LayerNorm epsilon,
+batch-norm statistics, bicubic kernel), so that released weights carry over.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+Initializer = Callable[..., Array]
+
+# timm's trunc_normal_(std=.02) cuts at +-2, a hundred deviations away: a
+# normal. flax's truncated_normal would cut at two deviations.
+NORMAL_02 = nn.initializers.normal(0.02)
+# PyTorch's default for Linear and Conv kernels: uniform +-fan_in^-1/2.
+TORCH_DEFAULT = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def torch_bias(fan_in: int) -> Initializer:
+  """PyTorch's default bias: uniform within +-fan_in^-1/2."""
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * fan_in**-0.5
+
+  return init
+
+
+def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
+  """Exact GELU; by erf, since XLA's erfc is several times slower on a CPU."""
+  return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
+
+
+def quick_gelu(x: Float[Array, '...']) -> Float[Array, '...']:
+  """CLIP's sigmoid approximation of GELU."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
+def unit_norm(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
+  """Unit vectors in float32; the zero vector stays zero, its gradient finite.
+
+  The epsilon sits inside the root: an empty group without residual is exactly
+  zero, and the gradient of a plain norm there is NaN.
+  """
+  x = x.astype(jnp.float32)
+  square = jnp.sum(x * x, axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(square + 1e-8)
+
+
+def layer_norm(dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
+  """LayerNorm with PyTorch's epsilon; statistics are taken in float32."""
+  return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
+
+
+class MLP(nn.Module):
+  """Linear, activation, linear, over the last axis.
+
+  Attributes:
+    hidden: width between the two layers.
+    features: output width; None keeps the input's.
+    activation: applied between the two layers.
+    kernel_init, out_init: initializers of the two kernels.
+    torch_biases: PyTorch's default for the biases instead of zero.
+    dtype: of the computation; parameters are float32.
+  """
+
+  hidden: int
+  features: int | None = None
+  activation: Callable = gelu
+  kernel_init: Initializer = NORMAL_02
+  out_init: Initializer = NORMAL_02
+  torch_biases: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b d']) -> Float[Array, '*b out']:
+    def dense(features, init, name):
+      fan_in = x.shape[-1] if name == 'fc1' else self.hidden
+      bias = torch_bias(fan_in) if self.torch_biases else nn.initializers.zeros
+      return nn.Dense(
+        features, dtype=self.dtype, kernel_init=init, bias_init=bias, name=name
+      )
+
+    y = dense(self.hidden, self.kernel_init, 'fc1')(x)
+    y = self.activation(y)
+    return dense(self.features or x.shape[-1], self.out_init, 'fc2')(y)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of `x` over `context`, or over itself.
+
+  Attributes:
+    num_heads: number of heads; must divide the width.
+    kernel_init, out_init: of the fused input and of the output projection.
+    dtype: of the computation; the softmax is always float32.
+  """
+
+  num_heads: int
+  kernel_init: Initializer = NORMAL_02
+  out_init: Initializer = NORMAL_02
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'b n d'],
+    context: Float[Array, 'b m d'] | None = None,
+    mask: Bool[Array, '...'] | None = None,
+  ) -> Float[Array, 'b n d']:
+    """Attends; `mask` (broadcastable to b, heads, n, m) is True where seen."""
+    width = x.shape[-1]
+    if width % self.num_heads:
+      raise ValueError(
+        f'width {width} is not divisible by num_heads {self.num_heads}; '
+        'choose a width that is a multiple of the number of heads'
+      )
+
+    def dense(features, name):
+      init = self.out_init if name == 'out' else self.kernel_init
+      return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+
+    if context is None:
+      q, k, v = jnp.split(dense(3 * width, 'qkv')(x), 3, axis=-1)
+    else:
+      q = dense(width, 'q')(x)
+      k, v = jnp.split(dense(2 * width, 'kv')(context), 2, axis=-1)
+    y = attend(q, k, v, self.num_heads, mask)
+    return dense(width, 'out')(y)
+
+
+def attend(
+  q: Float[Array, 'b n d'],
+  k: Float[Array, 'b m d'],
+  v: Float[Array, 'b m d'],
+  num_heads: int,
+  mask: Bool[Array, '...'] | None = None,
+) -> Float[Array, 'b n d']:
+  """Scaled dot-product attention; logits and softmax in float32."""
+
+  def heads(x):  # heads first: on a CPU a batched matmul wants its rows dense
+    return x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
+
+  scale = (q.shape[-1] // num_heads) ** -0.5
+  logits = jnp.einsum(
+    'bhnd,bhmd->bhnm',
+    heads(q * scale),
+    heads(k),
+    preferred_element_type=jnp.float32,
+  )
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  y = jnp.einsum('bhnm,bhmd->bhnd', weights, heads(v)).swapaxes(1, 2)
+  return y.reshape(q.shape)
+
+
+class DropPath(nn.Module):
+  """Drops a residual branch per example, and scales the others up.
+
+  Stochastic depth (arXiv 1603.09382) in timm's form.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'b n d'], train: bool
+  ) -> Float[Array, 'b n d']:
+    if not train or self.rate == 0:
+      return x
+    keep = 1 - self.rate
+    rng = self.make_rng('drop_path')
+    kept = jax.random.bernoulli(rng, keep, (x.shape[0], 1, 1))
+    return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+class Block(nn.Module):
+  """Pre-norm transformer block.
+
+  Attributes:
+    num_heads: number of attention heads.
+    mlp_ratio: hidden width of the MLP over the width.
+    drop_path: rate at which either branch is dropped in training.
+    activation: of the MLP.
+    in_init, fc_init, out_init: kernels of qkv, of the MLP's first layer, and of
+      the two layers that write to the residual stream.
+    torch_biases: PyTorch's default biases in the MLP (as CLIP's text encoder).
+    dtype: of the computation; parameters are float32.
+  """
+
+  num_heads: int
+  mlp_ratio: float = 4.0
+  drop_path: float = 0.0
+  activation: Callable = gelu
+  in_init: Initializer = NORMAL_02
+  fc_init: Initializer = NORMAL_02
+  out_init: Initializer = NORMAL_02
+  torch_biases: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'b n d'],
+    train: bool = False,
+    mask: Bool[Array, '...'] | None = None,
+  ) -> Float[Array, 'b n d']:
+    y = layer_norm(self.dtype, 'norm1')(x)
+    y = Attention(
+      self.num_heads, self.in_init, self.out_init, self.dtype, name='attn'
+    )(y, mask=mask)
+    x = x + DropPath(self.drop_path)(y, train)
+
+    y = layer_norm(self.dtype, 'norm2')(x)
+    y = MLP(
+      hidden=int(x.shape[-1] * self.mlp_ratio),
+      activation=self.activation,
+      kernel_init=self.fc_init,
+      out_init=self.out_init,
+      torch_biases=self.torch_biases,
+      dtype=self.dtype,
+      name='mlp',
+    )(y)
+    return x + DropPath(self.drop_path)(y, train)
+
+
+def block_class(remat: bool) -> type[nn.Module]:
+  """`Block`, or `Block` that recomputes its activations backwards."""
+  # Arguments count from self = 0, so `train` is 2.
+  return nn.remat(Block, static_argnums=(2,)) if remat else Block
+
+
+class PatchEmbed(nn.Module):
+  """Patches to tokens: linear, LayerNorm, learned positions.
+
+  Positions are stored for the grid of `image_size` and resized bicubically for
+  any other grid. Pixels beyond the last whole patch are not read.
+
+  Attributes:
+    image_size: pixels, one number or (height, width).
+    patch_size: side of a square patch in pixels.
+    width: token width.
+    dtype: of the computation; parameters are float32.
+  """
+
+  image_size: int | Sequence[int]
+  patch_size: int
+  width: int
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, images: Float[Array, 'b h w 3']
+  ) -> tuple[Float[Array, 'b n d'], tuple[int, int]]:
+    """Returns tokens in row-major order and the (h, w) of their grid."""
+    p = self.patch_size
+    (h, w) = grid = grid_size(images.shape[1:3], p)
+    kernel = self.param('kernel', TORCH_DEFAULT, (p, p, 3, self.width))
+    bias = self.param('bias', torch_bias(p * p * 3), (self.width,))
+    # A matmul over cut patches: on a CPU, faster than the convolution it is.
+    x = images[:, : h * p, : w * p].astype(self.dtype)
+    x = x.reshape(-1, h, p, w, p, 3).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(-1, h * w, p * p * 3)
+    x = x @ kernel.reshape(-1, self.width).astype(self.dtype)
+    x = layer_norm(self.dtype, 'norm')(x + bias.astype(self.dtype))
+
+    trained = grid_size(self.image_size, p)
+    positions = self.param(
+      'positions', NORMAL_02, (1, trained[0] * trained[1], self.width)
+    )
+    positions = resize_positions(positions, trained, grid)
+    return x + positions.astype(self.dtype), grid
+
+
+def grid_size(size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
+  """Whole patches of an image of `size` pixels (one side, or h and w)."""
+  h, w = (size, size) if isinstance(size, int) else size
+  if min(h, w) < patch_size:
+    raise ValueError(
+      f'an image of {h}x{w} pixels is smaller than one patch of '
+      f'{patch_size}x{patch_size}; resize it before the model'
+    )
+  return h // patch_size, w // patch_size
+
+
+def resize_positions(
+  positions: Float[Array, '1 n d'],
+  trained: tuple[int, int],
+  grid: tuple[int, int],
+) -> Float[Array, '1 m d']:
+  """Bicubic resize of position embeddings between token grids.
+
+  As `torch.nn.functional.interpolate(mode='bicubic', align_corners=False)`:
+  kernel a=-.75, edges repeated, no antialiasing.
+
+  Args:
+    positions: one vector per token, row-major.
+    trained: (h, w) of the grid of `positions`.
+    grid: (h, w) that is wanted.
+
+  Returns:
+    One vector for each of the h * w tokens wanted.
+  """
+  if trained == grid:
+    return positions
+  x = positions.reshape(1, *trained, -1)
+  x = jax.image.resize(
+    x, (1, *grid, x.shape[-1]), 'cubic-pytorch', antialias=False
+  )
+  return x.reshape(1, grid[0] * grid[1], -1)
+
+
+class BatchNorm(nn.Module):
+  """Batch norm over all axes but the last, in float32, with torch's semantics.
+
+  Normalises by the biased variance, keeps the unbiased one, epsilon 1e-5,
+  momentum .1. Under jit with a sharded batch the statistics are those of the
+  global batch, as of the original's SyncBatchNorm.
+  """
+
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, '*b d'], train: bool
+  ) -> Float[Array, '*b d']:
+    """Normalises by the batch's statistics if `train`, else by the stored."""
+    shape = x.shape[-1:]
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    scale = self.param('scale', ones, shape)
+    bias = self.param('bias', zeros, shape)
+    stored_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
+    stored_var = self.variable('batch_stats', 'var', jnp.ones, shape)
+
+    x = x.astype(jnp.float32)
+    mean, var = stored_mean.value, stored_var.value
+    if train:
+      axes = tuple(range(x.ndim - 1))
+      mean, var = x.mean(axes), x.var(axes)
+      if not self.is_initializing():
+        n = x.size // x.shape[-1]
+        unbiased = var * (n / max(n - 1, 1))
+        stored_mean.value = 0.9 * stored_mean.value + 0.1 * mean
+        stored_var.value = 0.9 * stored_var.value + 0.1 * unbiased
+    x = (x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias
+    return x.astype(self.dtype)

@@ -1,0 +1,85 @@
+"""Text encoder: CLIP's causal transformer at the width that GroupViT uses.
+
+Trained from scratch beside the image encoder (facts of arXiv 2202.11094 and
+its code); the sentence is read at its end token, the highest id.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from groupvit_jax.models import layers
+
+
+class TextTransformer(nn.Module):
+  """The text encoder.
+
+  Attributes:
+    vocab_size: rows of the token embedding.
+    context_length: positions that are stored.
+    width, depth, num_heads, mlp_ratio: of the transformer.
+    remat: recompute activations backwards instead of keeping them.
+    dtype: of the computation; parameters, softmax, output are float32.
+  """
+
+  vocab_size: int = 49408
+  context_length: int = 77
+  width: int = 256
+  depth: int = 12
+  num_heads: int = 4
+  mlp_ratio: float = 4.0
+  remat: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b d']:
+    """Encodes token ids of any length up to `context_length`.
+
+    Args:
+      tokens: ids whose highest in each row is the end token. What follows it
+        has no influence (the attention is causal), so rows may be cut there.
+
+    Returns:
+      The last layer's normed output at the first end token, float32.
+    """
+    length = tokens.shape[1]
+    if length > self.context_length:
+      raise ValueError(
+        f'{length} tokens exceed context_length {self.context_length}; cut '
+        'the texts or build the model with a longer context'
+      )
+    x = self.embed(tokens)
+    mask = jnp.tril(jnp.ones((length, length), bool))
+    block = layers.block_class(self.remat)
+    for i in range(self.depth):
+      x = block(
+        self.num_heads,
+        self.mlp_ratio,
+        activation=layers.quick_gelu,
+        torch_biases=True,
+        dtype=self.dtype,
+        name=f'block_{i}',
+        **self.inits(),
+      )(x, False, mask)
+    x = x[jnp.arange(x.shape[0]), tokens.argmax(axis=1)]
+    return layers.layer_norm(jnp.float32, 'norm')(x)
+
+  def embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l d']:
+    """Token plus position embeddings."""
+    normal = nn.initializers.normal
+    table = self.param('tokens', normal(0.02), (self.vocab_size, self.width))
+    positions = self.param(
+      'positions', normal(0.01), (self.context_length, self.width)
+    )
+    x = table[tokens] + positions[: tokens.shape[1]]
+    return x.astype(self.dtype)
+
+  def inits(self) -> dict[str, layers.Initializer]:
+    """CLIP's standard deviations, by width and depth."""
+    normal, width = nn.initializers.normal, self.width
+    return {
+      'in_init': normal(width**-0.5),
+      'fc_init': normal((2 * width) ** -0.5),
+      'out_init': normal(width**-0.5 * (2 * self.depth) ** -0.5),
+    }

@@ -1,0 +1,68 @@
+"""CLIP-style ViT: the baseline image encoder, without groups.
+
+The same embedding, blocks and pooling as GroupViT, so that a comparison (the
+paper's Table 4) changes the grouping and nothing else.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from groupvit_jax.models import layers
+
+
+class ViT(nn.Module):
+  """The image encoder.
+
+  Attributes:
+    image_size: pixels that positions are stored for; one side or (h, w).
+    patch_size: side of a patch in pixels.
+    width, depth, num_heads, mlp_ratio: of the transformer.
+    drop_path_rate: of the last block, linear from 0 at the first.
+    remat: recompute activations backwards instead of keeping them.
+    dtype: of the computation; parameters, softmax, outputs are float32.
+  """
+
+  image_size: int | Sequence[int] = 224
+  patch_size: int = 16
+  width: int = 384
+  depth: int = 12
+  num_heads: int = 6
+  mlp_ratio: float = 4.0
+  drop_path_rate: float = 0.1
+  remat: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, images: Float[Array, 'b h w 3'], *, train: bool = False
+  ) -> tuple[Float[Array, 'b d'], dict]:
+    """Encodes images that are already normalised.
+
+    Args:
+      images: any size of at least one patch.
+      train: drop paths, from the rng collection 'drop_path'.
+
+    Returns:
+      The mean of the patch tokens, b d, and a dict: tokens (b n d, after the
+      last norm) and grid (their (h, w), plain ints).
+    """
+    x, grid = layers.PatchEmbed(
+      self.image_size, self.patch_size, self.width, self.dtype, name='embed'
+    )(images)
+    block = layers.block_class(self.remat)
+    rates = np.linspace(0, self.drop_path_rate, self.depth).tolist()
+    for i, rate in enumerate(rates):
+      x = block(
+        self.num_heads,
+        self.mlp_ratio,
+        rate,
+        dtype=self.dtype,
+        name=f'block_{i}',
+      )(x, train)
+    x = layers.layer_norm(jnp.float32, 'norm')(x)
+    return x.mean(axis=1), {'tokens': x, 'grid': grid}

@@ -1,0 +1,167 @@
+"""The released optimisation: AdamW, its schedule, decay mask and clipping.
+
+Follows NVlabs/GroupViT (utils/optimizer.py, utils/lr_scheduler.py,
+main_group_vit.py) to the step, since small batches are sensitive to it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+RELEASED_BATCH = 4096  # the global batch that the released rates are for
+
+
+def scale_rate(rate: float, global_batch: int) -> float:
+  """Scales a learning rate linearly with the batch (main_group_vit.py).
+
+  The released code scales all three rates this way: base, warm-up, end.
+
+  Args:
+    rate: Learning rate at a global batch of 4096.
+    global_batch: Pairs per update over all devices.
+
+  Returns:
+    The rate for that batch.
+  """
+  return rate * global_batch / RELEASED_BATCH
+
+
+def make_schedule(
+  base_lr: float,
+  warmup_steps: int,
+  total_steps: int,
+  warmup_init: float = 4e-6,
+  end_lr: float = 4e-5,
+) -> optax.Schedule:
+  """Linear warm-up, then a cosine that has been running since step 0.
+
+  timm's CosineLRScheduler with warmup_prefix=False: the cosine is counted
+  from step 0 and not from the end of the warm-up, so the rate first reached
+  after it is a little below `base_lr` (1.583e-3 of 1.6e-3 as released). The
+  original steps its scheduler after the update, so updates 0 and 1 both use
+  the rate of step 0, and update u that of step u - 1.
+
+  Args:
+    base_lr: Height of the warm-up and of the cosine at step 0.
+    warmup_steps: Length of the linear warm-up; 0: none.
+    total_steps: Length of the cosine, warm-up included.
+    warmup_init: Rate at step 0.
+    end_lr: Rate that the cosine ends in, and stays at.
+
+  Returns:
+    Function from the number of updates already made to the learning rate.
+
+  Raises:
+    ValueError: The warm-up does not fit into the run.
+  """
+  if not 0 <= warmup_steps < total_steps:
+    raise ValueError(
+      f'warmup_steps={warmup_steps} has to lie in [0, total_steps='
+      f'{total_steps}); shorten the warm-up or train for longer.'
+    )
+
+  def schedule(update: ArrayLike) -> Array:
+    step = jnp.maximum(jnp.asarray(update) - 1, 0)
+    step = jnp.minimum(step, total_steps).astype(jnp.float32)
+    slope = (base_lr - warmup_init) / max(warmup_steps, 1)
+    cosine = 0.5 * (1 + jnp.cos(jnp.pi * step / total_steps))
+    return jnp.where(
+      step < warmup_steps,
+      warmup_init + slope * step,
+      end_lr + (base_lr - end_lr) * cosine,
+    )
+
+  return schedule
+
+
+def decay_mask(params: Any) -> Any:
+  """Which parameters weight decay acts on: all but 1-D ones and biases.
+
+  As released, so position embeddings, group tokens, token embeddings and the
+  0-D logit scales are decayed; norm scales and biases are not.
+
+  Args:
+    params: Tree of parameters.
+
+  Returns:
+    Tree of bool of the same structure.
+  """
+
+  def decays(path, value):
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return jnp.ndim(value) != 1 and name != 'bias'
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.05,
+  clip_norm: float | None = 5.0,
+  mask: Callable[[Any], Any] = decay_mask,
+) -> optax.GradientTransformation:
+  """AdamW after clipping by the global norm; the defaults are the released.
+
+  Args:
+    learning_rate: Schedule (see `make_schedule`) or a constant.
+    b1: Decay of the first moment.
+    b2: Decay of the second moment.
+    eps: Added to the root of the second moment.
+    weight_decay: Decoupled, multiplied by the learning rate as in PyTorch.
+    clip_norm: Largest global norm of the gradient; None: no clipping.
+    mask: Function from parameters to the tree of bool that are decayed.
+
+  Returns:
+    The gradient transformation.
+
+  Raises:
+    ValueError: clip_norm is not positive.
+  """
+  if clip_norm is not None and clip_norm <= 0:
+    raise ValueError(
+      f'clip_norm is {clip_norm}; give a positive norm, or None for no '
+      'clipping.'
+    )
+  if not callable(learning_rate):
+    # A schedule always, so that the state counts updates for current_rate.
+    learning_rate = optax.constant_schedule(learning_rate)
+  adamw = optax.adamw(
+    learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
+  )
+  if clip_norm is None:
+    return adamw
+  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+
+
+def current_rate(opt_state: Any, schedule: optax.Schedule) -> Array:
+  """Learning rate of the next update made with this state, for logging.
+
+  Args:
+    opt_state: State of `make_optimizer`; that before an update gives the rate
+      which that update uses. Works inside jit.
+    schedule: The schedule the optimizer was made with.
+
+  Returns:
+    Scalar learning rate.
+
+  Raises:
+    ValueError: The state does not come from `make_optimizer`.
+  """
+  kind = optax.ScaleByScheduleState
+  leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
+  counts = [leaf.count for leaf in leaves if isinstance(leaf, kind)]
+  if len(counts) != 1:
+    raise ValueError(
+      f'Found {len(counts)} schedules in the optimizer state, expected 1; '
+      'pass the opt_state of make_optimizer.'
+    )
+  return schedule(counts[0])

@@ -1,0 +1,153 @@
+"""The style sheet of the report page, for light and dark, wide and narrow.
+
+A Python string rather than a file beside it: it needs no package data, and the
+page that holds it opens from anywhere.
+"""
+
+CSS = """
+:root {
+  color-scheme: light dark;
+  --page: #fbfaf8; --card: #ffffff; --ink: #1d2125; --soft: #5c646d;
+  --rule: #e3e1dc; --accent: #1d6fb8; --wrong: #b3261e; --track: #e9e7e2;
+  --line-0: #1d6fb8; --line-1: #c2571a; --line-2: #2c8656; --line-3: #8650b5;
+  --line-4: #a8791b; --line-5: #b8417d;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #15181b; --card: #1d2125; --ink: #e8e6e2; --soft: #a3abb3;
+    --rule: #31373d; --accent: #6db1ee; --wrong: #ff9a91; --track: #31373d;
+    --line-0: #6db1ee; --line-1: #f0975f; --line-2: #6fca97;
+    --line-3: #c09be8; --line-4: #ddb45a; --line-5: #ee8dbd;
+  }
+}
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
+body {
+  margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans',
+    sans-serif;
+}
+main, header, footer { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
+header { padding-top: 40px; }
+footer { padding-top: 12px; padding-bottom: 48px; color: var(--soft);
+  font-size: 14px; }
+h1 { font-size: clamp(26px, 4vw, 36px); line-height: 1.2; margin: 0 0 6px;
+  letter-spacing: -0.015em; text-wrap: balance; }
+h2 { font-size: 22px; margin: 56px 0 4px; letter-spacing: -0.01em; }
+h3 { font-size: 15px; margin: 0 0 6px; font-weight: 600; }
+p { margin: 0 0 14px; max-width: 72ch; text-wrap: pretty; }
+.soft { color: var(--soft); }
+nav { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 14px 0 26px;
+  font-size: 15px; }
+a { color: var(--accent); text-underline-offset: 3px; }
+a:focus-visible, summary:focus-visible, .scroll:focus-visible {
+  outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 3px; }
+.card { background: var(--card); border: 1px solid var(--rule);
+  border-radius: 12px; padding: 16px; }
+
+.tiles { display: grid; gap: 12px; padding: 0; margin: 0; list-style: none;
+  grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
+.tiles .name { font-size: 14px; color: var(--soft); }
+.tiles .figure { font-size: 34px; font-weight: 650; line-height: 1.25;
+  letter-spacing: -0.02em; font-variant-numeric: tabular-nums; }
+.tiles .figure small { font-size: 17px; font-weight: 500; color: var(--soft);
+  letter-spacing: 0; margin-left: 2px; }
+.tiles .beside { font-size: 14px; color: var(--soft); }
+.meter { position: relative; height: 6px; border-radius: 3px; margin: 8px 0;
+  background: var(--track); }
+.meter span { position: absolute; inset: 0 auto 0 0; border-radius: 3px;
+  background: var(--accent); }
+.meter i { position: absolute; top: -3px; bottom: -3px; width: 2px;
+  margin-left: -1px; background: var(--ink); }
+.facts { display: flex; flex-wrap: wrap; gap: 4px 26px; margin: 16px 0 0;
+  padding: 0; list-style: none; color: var(--soft); font-size: 15px; }
+.facts b { color: var(--ink); font-weight: 600;
+  font-variant-numeric: tabular-nums; }
+.notes { margin: 20px 0 0; border-left: 4px solid var(--accent); }
+.notes p:last-child { margin-bottom: 0; }
+
+.chips { display: flex; flex-wrap: wrap; gap: 3px 10px; margin: 6px 0 0;
+  padding: 0; list-style: none; font-size: 13px; line-height: 1.4; }
+.chips li { display: flex; align-items: center; gap: 5px; }
+.swatch { width: 11px; height: 11px; border-radius: 3px; flex: none;
+  box-shadow: inset 0 0 0 1px rgb(128 128 128 / .4); }
+.chips .wrong { color: var(--wrong); }
+.legend { margin: 12px 0 18px; font-size: 14px; gap: 5px 16px; }
+
+.picture { margin: 0 0 14px; }
+.picture .views { display: grid; gap: 12px;
+  grid-template-columns: repeat(var(--views), minmax(0, 1fr)); }
+.picture .said { margin: 0 0 10px; max-width: none; }
+.picture .said::before { content: '\\201C'; }
+.picture .said::after { content: '\\201D'; }
+figure { margin: 0; }
+figcaption { font-size: 13px; margin-top: 6px; }
+figcaption b { font-weight: 600; }
+img { display: block; width: 100%; height: auto; border-radius: 6px;
+  image-rendering: pixelated; background: var(--track); }
+
+.scroll { overflow-x: auto; }
+.forming { border-collapse: separate; border-spacing: 8px 6px; }
+.forming th { font-size: 13px; font-weight: 600; text-align: left;
+  white-space: nowrap; font-variant-numeric: tabular-nums; }
+.forming thead th { color: var(--soft); font-weight: 500; }
+.forming tbody th { position: sticky; left: 0; background: var(--card);
+  padding-right: 8px; white-space: normal; width: 84px; min-width: 84px; }
+.forming td { padding: 0; }
+.forming img { width: 104px; }
+
+.bars { columns: 2; column-gap: 40px; margin: 12px 0 0; list-style: none; }
+.bars li { display: grid; grid-template-columns: 9ch 1fr 5ch; gap: 10px;
+  align-items: center; break-inside: avoid; padding: 3px 0; font-size: 15px; }
+.bars .name { overflow-wrap: anywhere; line-height: 1.2; }
+.bars .meter { height: 12px; margin: 0; border-radius: 3px; }
+.bars .meter span { background: var(--colour, var(--accent)); }
+.bars .value { text-align: right; font-variant-numeric: tabular-nums; }
+
+.charts { display: grid; gap: 12px; margin-top: 12px;
+  grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }
+.charts svg { display: block; width: 100%; height: auto; }
+.charts text { font-size: 11px; fill: var(--soft);
+  font-variant-numeric: tabular-nums; }
+.grid { stroke: var(--rule); stroke-width: 1; }
+.line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.keys { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 4px 0 0;
+  padding: 0; list-style: none; font-size: 13px; color: var(--soft); }
+.keys li::before { content: ''; display: inline-block; width: 14px; height: 3px;
+  border-radius: 2px; margin-right: 6px; vertical-align: middle;
+  background: var(--key); }
+.keys b { color: var(--ink); font-weight: 600;
+  font-variant-numeric: tabular-nums; }
+
+details { margin-top: 12px; }
+summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; margin: 12px 0 0; font: 13px/1.5 ui-monospace,
+  SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }
+.table { border-collapse: collapse; font-size: 15px; margin-top: 12px; }
+.table th { text-align: left; font-weight: 500; color: var(--soft);
+  padding: 3px 24px 3px 0; vertical-align: top; }
+.table td { padding: 3px 0; font-variant-numeric: tabular-nums;
+  overflow-wrap: anywhere; }
+
+@media (max-width: 720px) {
+  main, header, footer { padding-left: 14px; padding-right: 14px; }
+  h2 { margin-top: 40px; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .tiles .figure { font-size: 27px; }
+  .card { padding: 12px; }
+  .picture .views { grid-template-columns: repeat(3, minmax(0, 1fr));
+    gap: 12px 8px; }
+  .picture figcaption, .chips { font-size: 12px; }
+  .bars { columns: 1; }
+  .forming img { width: 88px; }
+}
+@media print {
+  .card, .picture { break-inside: avoid; }
+  nav { display: none; }
+}
+@media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
+""" + ''.join(
+  f'path.line-{i} {{ stroke: var(--line-{i}); }}\n'
+  f'circle.line-{i} {{ fill: var(--line-{i}); }}\n'
+  for i in range(6)
+)

@@ -1,0 +1,192 @@
+"""Devices, processes, and how arrays are laid out over them.
+
+One mesh axis, 'data': batches are split over it, everything else is on every
+device. The same calls serve one CPU, eight GPUs or a pod of processes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'data'
+
+
+def initialize_distributed(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  detect: bool = False,
+) -> bool:
+  """Connects the processes of a run; call it before anything else of jax.
+
+  Without arguments it does nothing: a single process needs no set-up, and
+  looking for a cluster can wait for a network that is not there.
+
+  Args:
+    coordinator_address: 'host:port' of process 0.
+    num_processes: Number of processes of the run.
+    process_id: Number of this process, from 0.
+    detect: Let jax find what is not given from JAX_COORDINATOR_ADDRESS and
+      the cluster (TPU pod, Slurm, Kubernetes, Open MPI).
+
+  Returns:
+    Whether this process is part of a distributed run.
+
+  Raises:
+    ValueError: The arguments, or the cluster, do not say enough.
+  """
+  if jax.distributed.is_initialized():
+    return True
+  given = (coordinator_address, num_processes, process_id)
+  if not detect and given == (None, None, None):
+    return False
+  if not detect and None in given:
+    raise ValueError(
+      'A distributed run needs coordinator_address, num_processes and '
+      f'process_id, got {given}; give all three, or detect=True on a cluster.'
+    )
+  try:
+    jax.distributed.initialize(
+      *given, cluster_detection_method=None if detect else 'deactivate'
+    )
+  except ValueError as error:
+    raise ValueError(
+      f'jax could not set up the distributed run ({error}) Give '
+      'coordinator_address, num_processes and process_id yourself.'
+    ) from error
+  logging.info(
+    'Process %d of %d, %d local of %d devices.',
+    jax.process_index(),
+    jax.process_count(),
+    jax.local_device_count(),
+    jax.device_count(),
+  )
+  return True
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh with the one axis 'data'.
+
+  Args:
+    devices: Devices to use; None: all of all processes.
+
+  Returns:
+    The mesh. Its axis is Auto: the default of `jax.make_mesh`, Explicit,
+    makes ordinary code on sharded arrays raise.
+  """
+  devices = jax.devices() if devices is None else devices
+  return jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Splits the first axis over all devices."""
+  return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The whole array on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+  """Makes global arrays of the batches that the processes hold.
+
+  Args:
+    batch: Tree of numpy arrays: this process's part of the global batch, of
+      equal size in every process.
+    mesh: Mesh of all processes.
+
+  Returns:
+    Tree of jax arrays of the global batch, split along the first axis.
+
+  Raises:
+    ValueError: A first axis does not divide over this process's devices.
+  """
+  sharding = batch_sharding(mesh)
+  local = len(sharding.addressable_devices)
+
+  def place(x):
+    x = np.asarray(x)
+    if x.ndim == 0 or x.shape[0] % local:
+      raise ValueError(
+        f'An array of shape {x.shape} does not divide over {local} local '
+        'devices along its first axis; choose a batch size that does '
+        '(fit_batch_size rounds to one).'
+      )
+    return jax.make_array_from_process_local_data(sharding, x)
+
+  return jax.tree.map(place, batch)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Puts a tree, equal in every process, whole on every device.
+
+  By way of numpy, because `jax.device_put` of a jax array onto a mesh of
+  several one-device processes gives a broken array. The result shares no
+  memory with the input, so that a step may donate it.
+
+  Args:
+    tree: Tree of numpy or jax arrays, scalars, or typed PRNG keys.
+    mesh: Mesh of all processes.
+
+  Returns:
+    The tree with replicated jax arrays.
+  """
+  sharding = replicated(mesh)
+
+  def place(x):
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+      x.dtype, jax.dtypes.prng_key
+    ):
+      data = place(jax.random.key_data(x))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    # The copy: on a CPU device_put may otherwise alias the numpy memory.
+    return jax.device_put(np.array(x), sharding)
+
+  return jax.tree.map(place, tree)
+
+
+def fit_batch_size(
+  requested: int,
+  devices: Sequence[jax.Device] | None = None,
+  *,
+  cpu_limit: int | None = None,
+) -> int:
+  """The global batch size nearest below that the devices can share equally.
+
+  Args:
+    requested: Global batch size that the configuration asks for.
+    devices: Devices to split it over; None: all of all processes.
+    cpu_limit: Largest batch when the devices are CPUs, so that a recipe for
+      an accelerator still progresses on a laptop; None: no limit.
+
+  Returns:
+    A multiple of the number of devices, at least one example for each. A
+    change is logged.
+
+  Raises:
+    ValueError: `requested` is below 1.
+  """
+  if requested < 1:
+    raise ValueError(f'The batch size is {requested}; it has to be at least 1.')
+  devices = jax.devices() if devices is None else devices
+  size = requested
+  if cpu_limit is not None and devices[0].platform == 'cpu':
+    size = min(size, cpu_limit)
+  size = max(size // len(devices), 1) * len(devices)
+  if size != requested:
+    logging.info(
+      'Batch size %d fitted to %d for %d %s device(s).',
+      requested,
+      size,
+      len(devices),
+      devices[0].platform,
+    )
+  return size

@@ -1,0 +1,218 @@
+"""A Task is a model, its loss, and the functions that evaluation may call.
+
+`TASKS` maps a config's `task` to the function that builds it; the training
+loop and the evaluators know nothing else about a model.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from groupvit_jax.data import on_device
+from groupvit_jax.losses import assignment as assignment_losses
+from groupvit_jax.losses import contrastive, multi_label
+from groupvit_jax.models import dual_encoder, groupvit, vit
+from groupvit_jax.models import text as text_model
+
+Variables = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What the training loop needs of a system.
+
+  Attributes:
+    model: the Flax module.
+    init: `(rng, batch) -> variables`, the dict of `params` and `batch_stats`.
+    loss_fn: `(variables, batch, rng) -> (loss, (batch_stats, metrics))`, where
+      metrics is a dict of float32 scalars.
+    predict_fns: name -> pure function of (variables, inputs); see
+      `docs/architecture.md` for the contract.
+  """
+
+  model: nn.Module
+  init: Callable[[jax.Array, Batch], Variables]
+  loss_fn: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+  predict_fns: Mapping[str, Callable]
+
+
+def dual_encoder_task(
+  image_encoder: nn.Module,
+  config: ml_collections.ConfigDict,
+  vocab_size: int,
+  mesh: jax.sharding.Mesh | None,
+) -> Task:
+  """Builds the task of any image encoder beside the text transformer."""
+  model = dual_encoder.DualEncoder(
+    image=image_encoder,
+    text=text_model.TextTransformer(
+      vocab_size=vocab_size,
+      remat=config.remat,
+      dtype=config.dtype,
+      **config.text,
+    ),
+    embed_dim=config.joint.embed_dim,
+    projector_width=config.joint.projector_width,
+    separate_multi_label_scale=(
+      config.loss.num_nouns > 0 and config.loss.noun_match == 'pooled'
+    ),
+    dtype=config.dtype,
+  )
+  return Task(
+    model=model,
+    init=lambda rng, batch: _init(model, rng, batch),
+    loss_fn=_make_loss_fn(model, config, mesh),
+    predict_fns=_predict_fns(model),
+  )
+
+
+def groupvit_task(config, vocab_size, mesh=None) -> Task:
+  """GroupViT: the image encoder groups patches (paper, section 3)."""
+  encoder = groupvit.GroupViT(
+    image_size=config.image_size,
+    remat=config.remat,
+    dtype=config.dtype,
+    **config.model,
+  )
+  return dual_encoder_task(encoder, config, vocab_size, mesh)
+
+
+def clip_task(config, vocab_size, mesh=None) -> Task:
+  """The CLIP-style baseline: the same blocks, no groups (paper, Table 4)."""
+  m = config.model
+  encoder = vit.ViT(
+    image_size=config.image_size,
+    patch_size=m.patch_size,
+    width=m.width,
+    depth=sum(m.depths),
+    num_heads=m.num_heads,
+    mlp_ratio=m.mlp_ratio,
+    drop_path_rate=m.drop_path_rate,
+    remat=config.remat,
+    dtype=config.dtype,
+  )
+  return dual_encoder_task(encoder, config, vocab_size, mesh)
+
+
+TASKS = {'groupvit': groupvit_task, 'clip': clip_task}
+
+
+def _init(model: nn.Module, rng: jax.Array, batch: Batch) -> Variables:
+  params_rng, gumbel_rng, drop_rng = jax.random.split(rng, 3)
+  rngs = {'params': params_rng, 'gumbel': gumbel_rng, 'drop_path': drop_rng}
+  images = on_device.normalize(batch['image'][:1])
+  # train=True so that every parameter of the training path is created.
+  variables = model.init(rngs, images, batch['tokens'][:1], train=True)
+  return {
+    'params': variables['params'],
+    'batch_stats': variables.get('batch_stats', {}),
+  }
+
+
+def _make_loss_fn(model, config, mesh):
+  """Returns the training loss: contrastive, nouns, and assignment terms."""
+  loss = config.loss
+  match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
+
+  def loss_fn(variables, batch, rng):
+    erase_rng, gumbel_rng, drop_rng = jax.random.split(rng, 3)
+    images = on_device.normalize(batch['image'])
+    if config.data.erase_probability:
+      images = on_device.random_erase(
+        erase_rng, images, config.data.erase_probability
+      )
+    out, updates = model.apply(
+      variables,
+      images,
+      batch['tokens'],
+      train=True,
+      with_groups=match_groups,
+      rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
+      mutable=['batch_stats'],
+    )
+    terms = {
+      'contrastive': contrastive.contrastive_loss(
+        out['image'],
+        out['texts'][:, 0],
+        out['scale'],
+        mesh=mesh,
+        chunk_size=loss.chunk_size or None,
+      )
+    }
+    total = loss.contrastive_weight * terms['contrastive']
+    if loss.num_nouns:
+      terms['multi_label'] = _noun_loss(out, batch, loss, mesh)
+      total += loss.multi_label_weight * terms['multi_label']
+    if out.get('assignments'):
+      regulariser, statistics = _assignment_terms(out, loss)
+      total += regulariser
+      terms.update(statistics)
+    metrics = {'loss': total, 'scale': out['scale'], **terms}
+    batch_stats = updates.get('batch_stats', {})
+    return total, (batch_stats, jax.tree.map(jnp.float32, metrics))
+
+  return loss_fn
+
+
+def _noun_loss(out, batch, loss, mesh):
+  matched = loss.noun_match == 'best_group'
+  noun_tokens = batch['tokens'][:, 1:]
+  return multi_label.multi_label_loss(
+    out['groups'] if matched else out['image'],
+    out['texts'][:, 1:],
+    loss.noun_scale if matched else out['multi_label_scale'],
+    form=loss.multi_label_form,
+    noun_ids=text_ids(noun_tokens) if loss.share_nouns else None,
+    mesh=mesh,
+    chunk_size=loss.chunk_size or None,
+  )
+
+
+def _assignment_terms(out, loss):
+  """Returns the weighted regulariser and what the curves show of it."""
+  noisy = out['noisy_assignments'][-1]
+  terms = assignment_losses.assignment_statistics(out['assignments'][-1])
+  regulariser = jnp.float32(0.0)
+  if loss.balance_weight:
+    terms['balance'] = assignment_losses.balance_loss(noisy)
+    regulariser += loss.balance_weight * terms['balance']
+  if loss.sharpness_weight:
+    terms['sharpness'] = assignment_losses.sharpness_loss(noisy)
+    regulariser += loss.sharpness_weight * terms['sharpness']
+  return regulariser, terms
+
+
+def text_ids(tokens: jax.Array) -> jax.Array:
+  """Returns int32 `b k` ids of `b k l` token rows; equal rows, equal ids.
+
+  A polynomial hash modulo 2^32, so that two unequal texts of one batch share
+  an id about once in four billion pairs.
+  """
+  powers = jnp.cumprod(jnp.full(tokens.shape[-1], 0x9E3779B1, jnp.uint32))
+  ids = jnp.sum(tokens.astype(jnp.uint32) * powers, axis=-1, dtype=jnp.uint32)
+  return jax.lax.bitcast_convert_type(ids, jnp.int32)
+
+
+def _predict_fns(model: nn.Module) -> dict[str, Callable]:
+  cls = type(model)
+
+  def call(method, normalised=False):
+    def predict(variables, inputs):
+      if normalised:
+        inputs = on_device.normalize(inputs)
+      return model.apply(variables, inputs, method=method)
+
+    return predict
+
+  return {
+    'image': call(cls.encode_image, normalised=True),
+    'text': call(cls.encode_text),
+    'regions': call(cls.encode_regions, normalised=True),
+    'scale': lambda variables: model.apply(variables, method=cls.scale),
+  }

@@ -1,0 +1,157 @@
+"""Builds `assets/clip_bpe.model`, CLIP's vocabulary as a sentencepiece model.
+
+Run once by a maintainer; the model is committed, the merges are not:
+
+  python -m groupvit_jax.text.build_clip_bpe [--merges FILE.txt.gz] [--out FILE]
+
+Without --merges it reads those of the installed `open_clip_torch` (MIT). The
+merges are OpenAI's (MIT).
+"""
+
+import argparse
+import gzip
+import hashlib
+import importlib.util
+import pathlib
+
+from groupvit_jax.text import clip_bpe
+
+MERGES_NAME = 'bpe_simple_vocab_16e6.txt.gz'
+MERGES_SHA256 = (
+  '924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a'
+)
+# What CLIP keeps of the file (openai/CLIP, simple_tokenizer.py): with 256
+# bytes, 256 end-of-word bytes and 2 marks that makes 49,408 ids.
+NUM_MERGES = 49152 - 256 - 2
+END = '</w>'
+
+
+def find_merges() -> pathlib.Path:
+  """The merges inside the installed `open_clip_torch`.
+
+  Returns:
+    Their path.
+
+  Raises:
+    FileNotFoundError: the package is not installed.
+  """
+  # find_spec does not import the package, which would import torch.
+  spec = importlib.util.find_spec('open_clip')
+  if spec is None or spec.origin is None:
+    raise FileNotFoundError(
+      'open_clip_torch is not installed: `pip install open_clip_torch` or '
+      f'give --merges path/to/{MERGES_NAME}'
+    )
+  return pathlib.Path(spec.origin).parent / MERGES_NAME
+
+
+def read_merges(path: pathlib.Path) -> list[tuple[str, str]]:
+  """Reads CLIP's merges in order.
+
+  Args:
+    path: the gzipped text file.
+
+  Returns:
+    The 48,894 pairs that CLIP uses.
+
+  Raises:
+    ValueError: the file is not CLIP's.
+  """
+  raw = path.read_bytes()
+  if hashlib.sha256(raw).hexdigest() != MERGES_SHA256:
+    raise ValueError(f"{path} is not CLIP's merges file (its sha256 differs)")
+  lines = gzip.decompress(raw).decode('utf-8').split('\n')
+  pairs = [tuple(line.split()) for line in lines[1 : 1 + NUM_MERGES]]
+  return [(first, second) for first, second in pairs]
+
+
+def byte_order() -> list[int]:
+  """The bytes in the order of CLIP's first 256 ids.
+
+  GPT-2's order (openai/gpt-2, encoder.py): the printable ones of Latin-1, then
+  the rest.
+  """
+  printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  return printable + [b for b in range(256) if b not in set(printable)]
+
+
+def alphabet() -> dict[str, int]:
+  """The bytes by the character that stands for each in the merges file."""
+  characters, spare = {}, 256
+  for b in byte_order():
+    if 0x21 <= b <= 0x7E or (b >= 0xA1 and b != 0xAD):
+      characters[chr(b)] = b
+    else:
+      characters[chr(spare)] = b
+      spare += 1
+  return characters
+
+
+def pieces(merges: list[tuple[str, str]]) -> list[str]:
+  """The private-use spelling of ids 0 to 49,405, in order."""
+  order = byte_order()
+  byte_of = alphabet()
+
+  def spell(symbol: str) -> str:
+    raw = bytes(byte_of[c] for c in symbol.removesuffix(END))
+    whole = symbol.endswith(END)
+    return clip_bpe.carry(raw) if whole else clip_bpe.carry_part(raw)
+
+  single = [clip_bpe.carry_part(bytes([b])) for b in order]
+  final = [clip_bpe.carry(bytes([b])) for b in order]
+  return single + final + [spell(a + b) for a, b in merges]
+
+
+def build(merges: list[tuple[str, str]]) -> bytes:
+  """Writes the sentencepiece model.
+
+  Args:
+    merges: CLIP's pairs, the most frequent first.
+
+  Returns:
+    The serialised ModelProto: sentencepiece merges the pair whose piece has
+    the highest score, so score = -id gives CLIP's order of merges.
+  """
+  # Needs the protobuf package, which only building does.
+  from sentencepiece import sentencepiece_model_pb2 as spb
+
+  model = spb.ModelProto()
+  for score, piece in enumerate(pieces(merges)):
+    model.pieces.add(piece=piece, score=-score)
+  kind = spb.ModelProto.SentencePiece
+  model.pieces.add(piece=clip_bpe.SOT_TEXT, score=0, type=kind.CONTROL)
+  model.pieces.add(piece=clip_bpe.EOT_TEXT, score=0, type=kind.CONTROL)
+  # sentencepiece insists on an unknown piece; every byte has one, so this id
+  # (above CLIP's) never comes out.
+  model.pieces.add(piece='<unk>', score=0, type=kind.UNKNOWN)
+  model.trainer_spec.model_type = spb.TrainerSpec.BPE
+  model.trainer_spec.vocab_size = len(model.pieces)
+  model.trainer_spec.unk_id = len(model.pieces) - 1
+  model.trainer_spec.bos_id = clip_bpe.SOT_ID
+  model.trainer_spec.eos_id = clip_bpe.EOT_ID
+  model.trainer_spec.bos_piece = clip_bpe.SOT_TEXT
+  model.trainer_spec.eos_piece = clip_bpe.EOT_TEXT
+  model.trainer_spec.pad_id = -1
+  model.normalizer_spec.name = 'identity'
+  model.normalizer_spec.add_dummy_prefix = False
+  model.normalizer_spec.remove_extra_whitespaces = False
+  model.normalizer_spec.escape_whitespaces = False
+  return model.SerializeToString(deterministic=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Command line; see the module's docstring."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--merges', type=pathlib.Path)
+  parser.add_argument('--out', type=pathlib.Path, default=clip_bpe.MODEL_PATH)
+  args = parser.parse_args(argv)
+  model = build(read_merges(args.merges or find_merges()))
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  args.out.write_bytes(model)
+  print(f'{args.out}: {len(model):,} bytes')
+
+
+if __name__ == '__main__':
+  main()

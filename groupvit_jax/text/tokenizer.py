@@ -1,0 +1,124 @@
+"""What every tokenizer here looks like, and how one is chosen by name.
+
+Models see only this protocol, so CLIP's vocabulary and a user's own
+sentencepiece model are interchangeable.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int32
+
+CLIP_CONTEXT_LENGTH = 77
+PAD_ID = 0
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+  """Turns texts into rows of token ids.
+
+  The end-of-text id is the highest of the vocabulary and the start-of-text id
+  the one below it, because the text encoder pools at the row's `argmax`.
+
+  Attributes:
+    vocab_size: rows that the token embedding needs.
+    context_length: width of the rows.
+    sot_id: id that starts every row.
+    eot_id: id that ends every text; what follows it is padding.
+  """
+
+  vocab_size: int
+  context_length: int
+  sot_id: int
+  eot_id: int
+
+  def __call__(
+    self, texts: str | Sequence[str]
+  ) -> Int32[np.ndarray, 'n {self.context_length}']:
+    """Rows of [SOT, ids..., EOT, 0, 0, ...]; truncation keeps the EOT."""
+    ...
+
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+    """The text of one row, without its special tokens."""
+    ...
+
+  def encode(self, text: str) -> list[int]:
+    """All ids of a text, without special tokens or truncation."""
+    ...
+
+  def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+    """What each id stands for, to look at."""
+    ...
+
+
+def make_tokenizer(
+  name_or_path: str, context_length: int = CLIP_CONTEXT_LENGTH
+) -> Tokenizer:
+  """Makes the tokenizer that a configuration names.
+
+  Args:
+    name_or_path: 'clip', a sentencepiece `.model` file, or the folder that
+      `groupvit tokenizer train` wrote.
+    context_length: ids in a row, SOT and EOT included.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    FileNotFoundError: no such file, or the folder holds no model.
+    ValueError: the file is no sentencepiece model.
+  """
+  # Imported here because both modules import this one.
+  from groupvit_jax.text import clip_bpe, sentencepiece
+
+  if name_or_path == 'clip':
+    return clip_bpe.ClipTokenizer(context_length)
+  return sentencepiece.SentencePieceTokenizer(name_or_path, context_length)
+
+
+def check_context_length(context_length: int) -> int:
+  """Returns it; ValueError unless a token fits between the marks."""
+  if context_length < 3:
+    raise ValueError(
+      f'context_length must be at least 3 (start, one token, end), got '
+      f'{context_length}'
+    )
+  return context_length
+
+
+def pack(
+  encoded: Iterable[Sequence[int]],
+  context_length: int,
+  sot_id: int,
+  eot_id: int,
+) -> Int32[np.ndarray, 'n {context_length}']:
+  """Frames lists of ids as rows of one width.
+
+  Args:
+    encoded: the ids of each text, without special tokens.
+    context_length: width of a row.
+    sot_id: id put before each text.
+    eot_id: id put after it; kept when the text is cut.
+
+  Returns:
+    int32 rows [SOT, ids..., EOT, 0, ...] (CLIP, `clip.tokenize`).
+  """
+  encoded = list(encoded)
+  rows = np.full((len(encoded), context_length), PAD_ID, np.int32)
+  rows[:, 0] = sot_id
+  for row, ids in zip(rows, encoded, strict=True):
+    ids = ids[: context_length - 2]
+    row[1 : 1 + len(ids)] = ids
+    row[1 + len(ids)] = eot_id
+  return rows
+
+
+def strip_special(
+  ids: Sequence[int] | np.ndarray, sot_id: int, eot_id: int
+) -> list[int]:
+  """The ids of one row between its SOT and its first EOT."""
+  ids = [int(i) for i in ids]
+  if eot_id in ids:
+    ids = ids[: ids.index(eot_id)]
+  return ids[1:] if ids[:1] == [sot_id] else ids

@@ -1,0 +1,261 @@
+"""The one training loop: data, model, restore, jit; then step, log, eval, save.
+
+It knows a Task and Evaluators, and nothing of GroupViT.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import time
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+from clu import parameter_overview
+
+from groupvit_jax import (
+  checkpoint,
+  errors,
+  inputs,
+  interrupts,
+  results,
+  run_log,
+  sharding,
+  tasks,
+  train_state,
+)
+from groupvit_jax import config as config_lib
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict[str, Any]:
+  """Trains until `config.num_steps`, evaluating and saving on the way.
+
+  A workdir with a checkpoint of the same config is resumed from it.
+
+  Args:
+    config: see `configs/gvit_s.py`.
+    workdir: the folder that receives checkpoints, logs, report and summary.
+
+  Returns:
+    The summary, as written to `workdir/summary.json`.
+
+  Raises:
+    WorkdirError: the workdir is not writable, or belongs to another config.
+    SourceError: the training data are missing or mostly broken.
+    NonFiniteLossError: training diverged.
+    Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
+  """
+  clock = Clock()
+  config = fit_to_hardware(config)
+  workdir = checkpoint.claim_workdir(workdir, config)
+  mesh = sharding.make_mesh()
+  with contextlib.ExitStack() as stack:
+    data = stack.enter_context(inputs.Inputs(config, mesh))
+    task = tasks.TASKS[config.task](config, data.tokenizer.vocab_size, mesh)
+    tx, schedule = train_state.make_optimizer(config)
+    state = train_state.create_state(task, tx, config, mesh)
+    checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep)
+    stack.callback(checkpoints.close)
+    restored = checkpoints.restore(state)
+    if restored:
+      state, meta = restored
+      clock.resume(meta)
+      logging.info('resumed at step %d of %d', state.step, config.num_steps)
+    else:
+      count = parameter_overview.count_parameters(state.params)
+      logging.info('%s: %s parameters', config.task, f'{count:,}')
+    log = run_log.RunLog(
+      workdir,
+      resumed_at=int(state.step),
+      num_steps=config.num_steps,
+      active=jax.process_index() == 0,
+    )
+    stack.callback(log.close)
+    run = Run(config, workdir, task, data, checkpoints, log, clock)
+    run.train(state, tx, schedule)
+    return run.finish()
+
+
+def fit_to_hardware(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns the config with its `cpu` fields in force where only a CPU is."""
+  config = config.copy_and_resolve_references()
+  changes = config_lib.flatten(config.cpu)
+  if jax.default_backend() == 'cpu' and changes:
+    config.update(config.cpu)
+    logging.warning(
+      'no accelerator found, so %s; full size on a CPU takes days: the '
+      'configuration for a laptop is --config=configs/gvit_s.py:demo',
+      ', '.join(f'{path}={value}' for path, value in changes.items()),
+    )
+  config.batch_size = sharding.fit_batch_size(config.batch_size)
+  return config
+
+
+class Clock:
+  """Wall and training seconds of a run, over all its resumptions."""
+
+  def __init__(self):
+    self._started = time.monotonic()
+    self._mark = None
+    self.train_seconds = 0.0
+    self.images = 0
+
+  def resume(self, meta: dict[str, Any]) -> None:
+    """Adds what earlier processes of the run have spent."""
+    self._started -= meta['wall_seconds']
+    self.train_seconds = meta['train_seconds']
+    self.images = meta['images']
+
+  @property
+  def wall_seconds(self) -> float:
+    return time.monotonic() - self._started
+
+  def start(self) -> None:
+    """Training begins or goes on; what was before does not count as it."""
+    self._mark = time.monotonic()
+
+  def lap(self, images: int) -> float:
+    """Counts `images` since the last mark; returns images per second."""
+    now = time.monotonic()
+    seconds, self._mark = now - self._mark, now
+    self.train_seconds += seconds
+    self.images += images
+    return images / seconds
+
+  def as_meta(self) -> dict[str, Any]:
+    return {
+      'wall_seconds': self.wall_seconds,
+      'train_seconds': self.train_seconds,
+      'images': self.images,
+    }
+
+
+class Run:
+  """A run under way: steps, logs, evaluates, saves; at the end reports."""
+
+  def __init__(self, config, workdir, task, data, checkpoints, log, clock):
+    self._config = config
+    self._workdir = workdir
+    self._task = task
+    self._data = data
+    self._checkpoints = checkpoints
+    self._log = log
+    self._clock = clock
+    self._evaluators = data.evaluators()
+    self._snapshots = results.Snapshots(
+      workdir, data.pictures(config.run.pictures)
+    )
+
+  def train(self, state, tx, schedule):
+    """Steps from `state.step` to the last; returns the final state."""
+    config, clock = self._config, self._clock
+    metrics_class = train_state.make_train_metrics(self._task, state, config)
+    train_step = train_state.make_train_step(self._task, tx, metrics_class)
+    empty = jax.jit(metrics_class.empty)
+    step = logged = int(state.step)
+    if step == 0:
+      self.evaluate(state)
+    batches = self._data.train_batches(start=step * config.batch_size)
+    metrics = empty()
+    compiled = False
+    with interrupts.StopRequest() as stop:
+      while step < config.num_steps:
+        batch = next(batches)
+        with jax.transfer_guard('disallow'):
+          state, metrics = train_step(state, metrics, batch)
+        step += 1
+        self._log.tick(step)
+        if not compiled:  # the first step compiles; it says nothing of speed
+          jax.block_until_ready(metrics)
+          compiled, logged = True, step
+          clock.start()
+        last = step == config.num_steps or stop.requested
+        save = last or step % config.run.checkpoint_every == 0
+        if save or step % config.run.log_every == 0:
+          self._log_step(step, step - logged, metrics, schedule)
+          metrics, logged = empty(), step
+        if save:
+          self._save(state, step)
+        if stop.requested and step < config.num_steps:
+          self._checkpoints.wait()
+          raise errors.Interrupted(
+            f'stopped at step {step} of {config.num_steps} with everything '
+            f'saved in {self._workdir}; the same command goes on from there'
+          )
+        if last or step % config.run.eval_every == 0:
+          self.evaluate(state)
+          clock.start()
+    return state
+
+  def evaluate(self, state) -> None:
+    """Runs every evaluator and takes the pictures of this step."""
+    step = int(state.step)
+    fns, variables = self._task.predict_fns, state.variables
+    figures = {}
+    for evaluator in self._evaluators.values():
+      figures.update(evaluator.run(fns, variables))
+    if figures:
+      self._log.scalars(step, {f'eval/{k}': v for k, v in figures.items()})
+      logging.info('step %d: %s', step, results.headline(figures))
+    if 'segmentation' in self._evaluators:
+      predict = functools.partial(
+        self._evaluators['segmentation'].predict, fns, variables
+      )
+      self._snapshots.take(step, predict, self._log)
+
+  def finish(self) -> dict[str, Any]:
+    """Writes the report and the summary; returns the summary."""
+    summary = results.summarise(self._config, self._log, self._clock)
+    if jax.process_index() == 0:
+      results.write(
+        self._workdir,
+        self._config,
+        self._data.class_names,
+        self._log,
+        self._snapshots,
+        summary,
+      )
+    return summary
+
+  def _log_step(self, step, num_steps, metrics, schedule) -> None:
+    """Logs the averages since the last time; raises where they are NaN."""
+    values = {k: float(v) for k, v in metrics.compute().items()}
+    if not math.isfinite(values['loss']):
+      raise errors.NonFiniteLossError(
+        f'the loss is {values["loss"]} at step {step}; the last checkpoint is '
+        f'step {self._checkpoints.latest}. Lower optimizer.learning_rate, '
+        'lengthen optimizer.warmup_steps, or use dtype=float32'
+      )
+    values['learning_rate'] = float(schedule(step - 1))
+    if num_steps:
+      rate = self._clock.lap(num_steps * self._config.batch_size)
+      values['images_per_second'] = rate
+    values['samples_replaced'] = self._data.replaced
+    self._log.scalars(step, {f'train/{k}': v for k, v in values.items()})
+    left = self._config.num_steps - step
+    logging.info(
+      'step %d of %d  loss %.3f  %.0f images/s  %s left',
+      step,
+      self._config.num_steps,
+      values['loss'],
+      values.get('images_per_second', 0.0),
+      _minutes(left * self._clock.train_seconds / max(1, step)),
+    )
+
+  def _save(self, state, step) -> None:
+    meta = {'position': step * self._config.batch_size}
+    self._checkpoints.save(step, state, meta | self._clock.as_meta())
+
+
+def _minutes(seconds: float) -> str:
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if seconds < 5400:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:.1f} h'

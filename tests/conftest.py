@@ -1,0 +1,32 @@
+"""Environment and fixtures shared by all tests.
+
+Eight virtual CPU devices, so that sharded code is tested on any machine; the
+variables have to be set before jax is first imported.
+"""
+
+import os
+
+COUNT = '--xla_force_host_platform_device_count'
+if COUNT not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {COUNT}=8'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from groupvit_jax import sharding  # noqa: E402
+
+
+@pytest.fixture
+def mesh1():
+  """A mesh of one device."""
+  return sharding.make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture
+def mesh8():
+  """A mesh of eight devices."""
+  if jax.device_count() < 8:
+    pytest.skip(f'needs 8 devices; unset XLA_FLAGS or pass {COUNT}=8')
+  return sharding.make_mesh(jax.devices()[:8])

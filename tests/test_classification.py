@@ -1,0 +1,107 @@
+"""Zero-shot classification with models that are right or wrong by design."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+from stub_models import NAMES, PERFECT, TEMPLATES, WORST, Stub, tokenizer
+
+from groupvit_jax.evaluation import classification, evaluator
+
+RNG = np.random.default_rng(0)
+
+
+def batches(num_images=10, batch_size=4):
+  """Pictures of one colour, named by it; the last batch is padded."""
+  labels = np.arange(num_images) % len(NAMES)
+
+  def start():
+    for i in range(0, num_images, batch_size):
+      label = labels[i : i + batch_size].astype(np.int32)
+      missing = batch_size - len(label)
+      image = np.pad(label, (0, missing))[:, None, None, None]
+      yield {
+        'image': np.broadcast_to(image, (batch_size, 4, 4, 3)).astype(np.uint8),
+        'label': np.pad(label, (0, missing), constant_values=-1),
+        'mask': np.pad(np.ones(len(label), np.float32), (0, missing)),
+      }
+
+  return start
+
+
+def make_evaluator(start=None, **kwargs):
+  return classification.ClassificationEvaluator(
+    start or batches(), NAMES, tokenizer, TEMPLATES, **kwargs
+  )
+
+
+def test_perfect_and_worst():
+  stub = Stub()
+  assert dict(make_evaluator().run(stub.predict_fns, PERFECT)) == {
+    'top1': 1.0,
+    'top5': 1.0,
+    'images': 10.0,
+  }
+  figures = dict(make_evaluator(top_k=(1,)).run(stub.predict_fns, WORST))
+  assert figures == {'top1': 0.0, 'images': 10.0}
+
+
+def test_agrees_with_sklearn_on_random_scores():
+  scores = RNG.normal(size=(12, len(NAMES))).astype(np.float32)
+  scores /= np.linalg.norm(scores, axis=-1, keepdims=True)
+  labels = np.arange(12) % len(NAMES)
+
+  def start():
+    for i in (0, 6):
+      yield {
+        'image': np.full((6, 1, 1, 3), 0, np.uint8)
+        + np.arange(i, i + 6, dtype=np.uint8)[:, None, None, None],
+        'label': labels[i : i + 6],
+      }
+
+  fns = dict(Stub().predict_fns)
+  fns['image'] = lambda variables, x: jnp.asarray(scores)[x[:, 0, 0, 0]]
+  figures = dict(make_evaluator(start, top_k=(1, 2, 5)).run(fns, PERFECT))
+  for k in (1, 2, 5):
+    want = sklearn.metrics.top_k_accuracy_score(labels, scores, k=k)
+    assert figures[f'top{k}'] == pytest.approx(want)
+
+
+def test_nothing_recompiles_between_evaluations():
+  stub = Stub()
+  judge = make_evaluator()
+  for variables in (PERFECT, WORST, PERFECT):
+    dict(judge.run(stub.predict_fns, variables))
+  assert stub.traces['image'] == 1
+
+
+def test_the_same_on_eight_devices(mesh8):
+  stub = Stub()
+  start = batches(num_images=13, batch_size=8)
+  one = dict(make_evaluator(start).run(stub.predict_fns, WORST))
+  eight = dict(make_evaluator(start, mesh=mesh8).run(stub.predict_fns, WORST))
+  assert one == eight
+
+
+def test_says_what_is_wrong_with_the_data():
+  stub = Stub()
+  bad = [{'image': np.zeros((1, 2, 2, 3), np.uint8), 'label': np.array([7])}]
+  with pytest.raises(
+    ValueError, match='Labels run from 7 to 7, but there are 7'
+  ):
+    dict(make_evaluator(lambda: bad).run(stub.predict_fns, PERFECT))
+  padding = [dict(bad[0], mask=np.zeros(1, np.float32))]
+  with pytest.raises(ValueError, match='Every example .* is padding'):
+    dict(make_evaluator(lambda: padding).run(stub.predict_fns, PERFECT))
+
+
+def test_evaluators_run_by_name_and_turn_to_percent():
+  stub = Stub()
+  judges = {'shapes': make_evaluator(top_k=(1,))}
+  assert isinstance(judges['shapes'], evaluator.Evaluator)
+  figures = evaluator.run_all(judges, stub.predict_fns, PERFECT)
+  assert figures == {'shapes/top1': 1.0, 'shapes/images': 10.0}
+  assert evaluator.to_percent(figures) == {
+    'shapes/top1': 100.0,
+    'shapes/images': 10.0,
+  }

@@ -1,0 +1,199 @@
+"""The `groupvit` command: what it prints, and how it fails."""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from groupvit_jax import cli
+from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def captions(tmp_path):
+  path = tmp_path / 'captions.txt'
+  path.write_text('a red apple\ntwo fish on the sand\na dog\n' * 5)
+  return path
+
+
+def error_line(capsys) -> str:
+  """The one line of a failure."""
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1
+  assert lines[0].startswith('groupvit: error: ')
+  return lines[0]
+
+
+def train(captions, out, *more, size=40):
+  return cli.main(
+    ['tokenizer', 'train', '--captions', str(captions), '--out', str(out)]
+    + ['--vocab-size', str(size), *more]
+  )
+
+
+def test_show(capsys):
+  assert cli.main(['tokenizer', 'show', 'a photo of a cat']) == 0
+  out = capsys.readouterr().out.splitlines()
+  assert out[1:3] == ['   320  a</w>', '  1125  photo</w>']
+  assert out[-1] == '7 of 77 ids; vocabulary 49408'
+
+
+def test_show_says_what_is_cut(capsys):
+  args = ['tokenizer', 'show', 'one two three four', '--context-length', '4']
+  assert cli.main(args) == 0
+  out = capsys.readouterr().out.splitlines()
+  assert out[-1] == '4 of 4 ids, 2 more cut off; vocabulary 49408'
+
+
+@pytest.mark.parametrize('model_type', ['bpe', 'unigram'])
+def test_train_then_show(capsys, tmp_path, captions, model_type):
+  lines = tmp_path / 'more.jsonl'
+  lines.write_text('{"captions": ["seventeen cats", "a giraffe"]}\n' * 5)
+  out = tmp_path / 'tok'
+  args = [str(lines), '--model-type', model_type, '--vocab-size', '26']
+  argv = ['tokenizer', 'train', '--out', str(out), '--captions', str(captions)]
+  assert cli.main(argv + args) == 0
+  assert '26 ids' in capsys.readouterr().out
+  assert SentencePieceTokenizer(out).vocab_size == 26
+  show = ['tokenizer', 'show', 'A Giraffe', '--tokenizer', str(out)]
+  assert cli.main(show) == 0
+  assert 'vocabulary 26' in capsys.readouterr().out
+
+
+def test_train_keeps_what_is_there(capsys, tmp_path, captions):
+  assert train(captions, tmp_path / 'tok') == 0
+  model = tmp_path / 'tok' / 'tokenizer.model'
+  before = model.read_bytes()
+  capsys.readouterr()
+  assert train(captions, tmp_path / 'tok', size=30) == 1
+  assert 'replace it with --overwrite' in error_line(capsys)
+  assert model.read_bytes() == before
+  assert train(captions, tmp_path / 'tok', '--overwrite', size=30) == 0
+  assert model.read_bytes() != before
+
+
+def test_missing_captions(capsys, tmp_path):
+  assert train(tmp_path / 'no.txt', tmp_path / 'tok') == 1
+  assert 'no.txt: No such file' in error_line(capsys)
+  assert not (tmp_path / 'tok').exists()
+
+
+def test_empty_captions(capsys, tmp_path):
+  (tmp_path / 'a.txt').write_text('\n\n')
+  assert train(tmp_path / 'a.txt', tmp_path / 'tok') == 1
+  assert 'no captions' in error_line(capsys)
+
+
+def test_broken_captions(capsys, tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"caption": "a"}\n{"caption": 1}\n')
+  assert train(tmp_path / 'a.jsonl', tmp_path / 'tok') == 1
+  assert "a.jsonl:2: expected an object with a 'caption'" in error_line(capsys)
+
+
+def test_too_large_a_vocabulary(capsys, tmp_path, captions):
+  assert train(captions, tmp_path / 'tok', size=50_000) == 1
+  assert 'ask for less' in error_line(capsys)
+
+
+def test_unwritable_folder(capsys, tmp_path, captions):
+  (tmp_path / 'file').write_text('in the way')
+  assert train(captions, tmp_path / 'file' / 'tok') == 1
+  assert 'Not a directory' in error_line(capsys)
+
+
+def test_unknown_tokenizer(capsys):
+  args = ['tokenizer', 'show', 'a', '--tokenizer', 'nothing/here']
+  assert cli.main(args) == 1
+  assert "no tokenizer at nothing/here: give 'clip'" in error_line(capsys)
+
+
+def test_interrupt(capsys, monkeypatch, tmp_path, captions):
+  def stop(path):
+    raise KeyboardInterrupt
+    yield path
+
+  monkeypatch.setattr('groupvit_jax.text.sentencepiece.read_captions', stop)
+  assert train(captions, tmp_path / 'tok') == 130
+  assert error_line(capsys) == 'groupvit: error: interrupted'
+
+
+@pytest.mark.parametrize(
+  'argv',
+  [
+    [],
+    ['fly'],
+    ['tokenizer'],
+    ['tokenizer', 'show'],
+    ['tokenizer', 'show', 'a', '--context-length', 'x'],
+    ['tokenizer', 'train', '--captions', 'a', '--out', 'b'],
+    ['tokenizer', 'train', '--captions', 'a', '--out', 'b']
+    + ['--vocab-size', '0'],
+  ],
+)
+def test_wrong_command_lines(capsys, argv):
+  with pytest.raises(SystemExit) as exit_info:
+    cli.main(argv)
+  assert exit_info.value.code == 2
+  assert 'error: ' in capsys.readouterr().err
+
+
+def help_of(capsys, *command) -> str:
+  with pytest.raises(SystemExit) as exit_info:
+    cli.main([*command, '--help'])
+  assert exit_info.value.code == 0
+  return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'command', [(), ('tokenizer', 'train'), ('tokenizer', 'show')]
+)
+def test_examples_in_the_help_work(capsys, tmp_path, monkeypatch, command):
+  text = help_of(capsys, *command).replace('\\\n', ' ')
+  examples = re.findall(r'^  groupvit (.+)$', text, re.MULTILINE)
+  assert examples
+  monkeypatch.chdir(tmp_path)
+  words = [f'{a}{b}{c}' for a in 'abcdefgh' for b in 'aeiou' for c in 'klmnrst']
+  pathlib.Path('captions.txt').write_text('\n'.join(words))
+  for name in 'ab':
+    pathlib.Path(f'{name}.jsonl').write_text('{"caption": "a cat"}\n')
+  assert train('captions.txt', 'my_tokenizer') == 0
+  for example in examples:
+    argv = [re.sub(r'^(8000|32000)$', '40', a) for a in shlex.split(example)]
+    # Small words give a small vocabulary; all else is as printed.
+    if 'a.jsonl' in argv:
+      argv = ['captions.txt' if a == 'a.jsonl' else a for a in argv]
+    assert cli.main(argv + ['--overwrite'] * ('train' in argv)) == 0
+
+
+def test_as_a_process():
+  """Exit code, no stack trace, a closed pipe, and a quick start."""
+  code = (
+    'import sys; from groupvit_jax import cli; code = cli.main(sys.argv[1:]);'
+    'slow = {"jax", "tensorflow", "torch", "textblob"} & set(sys.modules);'
+    'assert not slow, slow; sys.exit(code)'
+  )
+
+  def run(*args, **kwargs):
+    return subprocess.run(
+      [sys.executable, '-c', code, *args],
+      env={**os.environ, 'PYTHONPATH': str(ROOT)},
+      stderr=subprocess.PIPE,
+      text=True,
+      **kwargs,
+    )
+
+  bad = run('tokenizer', 'show', 'a', '--tokenizer', 'nowhere')
+  assert bad.returncode == 1
+  assert len(bad.stderr.splitlines()) == 1
+  reading, writing = os.pipe()
+  os.close(reading)
+  piped = run('tokenizer', 'show', 'a cat', stdout=writing)
+  os.close(writing)
+  assert piped.returncode == 0
+  assert piped.stderr == ''

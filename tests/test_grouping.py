@@ -1,0 +1,243 @@
+"""Assignment of tokens to groups, by hand and at the extremes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+
+from groupvit_jax.models import grouping, layers
+
+
+def normal(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_near(actual, desired, atol=1e-5):
+  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
+
+
+def test_straight_through_is_one_hot_forward_and_soft_backward():
+  logits = normal(2, 3, 5)
+
+  def loss(assign, logits):
+    return (assign(jax.nn.softmax(logits, 1)) * normal(2, 3, 5, seed=1)).sum()
+
+  hard = grouping.straight_through(jax.nn.softmax(logits, 1))
+  expected = logits == logits.max(1, keepdims=True)
+  np.testing.assert_array_equal(hard, expected.astype(np.float32))
+  assert_near(
+    jax.grad(loss, 1)(grouping.straight_through, logits),
+    jax.grad(loss, 1)(lambda x: x, logits),
+  )
+
+
+def test_a_tie_has_one_winner():
+  hard = grouping.straight_through(jnp.full((2, 4, 3), 0.25))
+  np.testing.assert_array_equal(hard.sum(1), np.ones((2, 3)))
+
+
+def test_composed_assignments_are_the_product():
+  soft = [jax.nn.softmax(normal(2, *s), 1) for s in ((6, 10), (4, 6), (3, 4))]
+  composed = grouping.compose_assignments(soft)
+  assert [c.shape for c in composed] == [(2, 10, 6), (2, 10, 4), (2, 10, 3)]
+  first, second, third = map(np.asarray, soft)
+  expected = (third @ second @ first).transpose(0, 2, 1)
+  assert_near(composed[-1], expected)
+  assert_near(composed[-1].sum(-1), np.ones((2, 10)))
+  assert grouping.compose_assignments([]) == ()
+
+
+def plain_assign(params, groups, x, assignment):
+  """(A V) / (sum A + 1), A one-hot or soft, in numpy."""
+
+  def linear(name, y):
+    return y @ np.asarray(params[name]['kernel']) + params[name]['bias']
+
+  q, kv = linear('q', groups), linear('kv', x)
+  k, v = np.split(kv, 2, -1)
+  logits = q @ k.transpose(0, 2, 1) / np.sqrt(x.shape[-1])
+  soft = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  used = soft
+  if assignment == 'hard':
+    used = (soft == soft.max(1, keepdims=True)).astype(soft.dtype)
+  y = used @ v / (used.sum(2, keepdims=True) + 1)
+  return linear('out', y), soft
+
+
+@pytest.mark.parametrize('assignment', grouping.ASSIGNMENTS)
+def test_assign_by_hand(assignment):
+  groups, x = 5 * normal(2, 3, 8), 5 * normal(2, 7, 8, seed=1)
+  assign = grouping.Assign(assignment)
+  variables = tiny_models.init(assign, groups, x, False)
+  # At its initial scale every map is nearly uniform.
+  variables = jax.tree.map(lambda p: 20 * p, variables)
+  y, soft, noisy = assign.apply(variables, groups, x, False)
+  expected, maps = plain_assign(
+    variables['params'], np.asarray(groups), np.asarray(x), assignment
+  )
+  assert_near(y, expected)
+  assert_near(soft, maps)
+  np.testing.assert_array_equal(soft, noisy)
+
+
+def test_noise_in_training_follows_the_temperature(monkeypatch):
+  noise = normal(2, 3, 7, seed=4)
+  monkeypatch.setattr(grouping, 'gumbel_noise', lambda rng, shape: noise)
+  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+  assign = grouping.Assign(temperature=0.5)
+  variables = tiny_models.init(assign, groups, x, False)
+  rngs = tiny_models.RNGS
+  _, soft, noisy = assign.apply(variables, groups, x, True, rngs=rngs)
+  expected = jax.nn.softmax((jnp.log(soft) + noise) / 0.5, axis=1)
+  assert_near(noisy, expected)
+
+
+def test_gumbel_noise_has_its_mean_and_deviation():
+  noise = grouping.gumbel_noise(jax.random.key(0), (40_000,))
+  assert_near(noise.mean(), np.euler_gamma, atol=0.03)
+  assert_near(noise.std(), np.pi / np.sqrt(6), atol=0.03)
+
+
+def test_soft_assignment_draws_no_noise():
+  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+  assign = grouping.Assign('soft')
+  variables = tiny_models.init(assign, groups, x, True)
+  _, soft, noisy = assign.apply(variables, groups, x, True)  # no rngs
+  np.testing.assert_array_equal(soft, noisy)
+
+
+def test_an_unknown_assignment_names_the_known():
+  groups, x = normal(2, 3, 8), normal(2, 7, 8)
+  with pytest.raises(ValueError, match="'firm'; choose one of .'hard', 'soft'"):
+    grouping.Assign('firm').init(jax.random.key(0), groups, x, False)
+
+
+def tied_block():
+  return grouping.GroupingBlock(
+    3, 2, group_residual=False, pre_assign_attn=False, token_mixer=False
+  )
+
+
+def test_a_tied_group_holds_only_its_own_tokens():
+  groups, x = normal(1, 3, 8), normal(1, 9, 8, seed=1)
+  block = tied_block()
+  variables = tiny_models.init(block, x, groups, False)
+  variables = jax.tree.map(lambda p: 10 * p, variables)
+  y, soft, _ = block.apply(variables, x, groups, False)
+  winner = int(soft[0, :, 0].argmax())
+  moved = x.at[0, 0].add(0.01 * normal(8, seed=2))
+  z, moved_soft, _ = block.apply(variables, moved, groups, False)
+  np.testing.assert_array_equal(soft.argmax(1), moved_soft.argmax(1))
+  changed = np.abs(y - z).max((0, 2)) > 0
+  np.testing.assert_array_equal(changed, np.arange(3) == winner)
+
+
+def test_an_empty_tied_group_has_finite_gradients():
+  x = jnp.broadcast_to(normal(1, 1, 8), (2, 5, 8))  # all go to one group
+  groups = normal(2, 3, 8, seed=1)
+  block = tied_block()
+  variables = tiny_models.init(block, x, groups, False)
+
+  def loss(variables):
+    y, soft, _ = block.apply(variables, x, groups, False)
+    return (layers.unit_norm(y) * normal(2, 3, 8, seed=3)).sum(), (y, soft)
+
+  (_, (y, soft)), grads = jax.value_and_grad(loss, has_aux=True)(variables)
+  empty = [g for g in range(3) if g not in np.asarray(soft.argmax(1))[0]]
+  assert empty
+  np.testing.assert_array_equal(y[0, empty], 0)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_token_mixer_is_needed_to_change_the_number():
+  block = tied_block().clone(num_output_groups=4)
+  with pytest.raises(ValueError, match='3 group tokens cannot become 4 groups'):
+    block.init(jax.random.key(0), normal(1, 9, 8), normal(1, 3, 8), False)
+
+
+LAYOUTS = {
+  'no blocks after grouping': {
+    'depths': (2, 0),
+    'num_group_tokens': (5, 0),
+    'num_output_groups': (4, 0),
+  },
+  'grouping is last': {
+    'depths': (1,),
+    'num_group_tokens': (5,),
+    'num_output_groups': (4,),
+  },
+  'no blocks before grouping': {'depths': (0, 1, 1)},
+  'groups in the second stage only': {
+    'num_group_tokens': (0, 4, 0),
+    'num_output_groups': (0, 4, 0),
+  },
+  'tied': {
+    'depths': (1, 0),
+    'num_group_tokens': (4, 0),
+    'num_output_groups': (4, 0),
+    'group_residual': False,
+    'pre_assign_attn': False,
+    'token_mixer': False,
+  },
+  'soft': {'assignment': 'soft'},
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_any_layout_trains(layout):
+  model = tiny_models.image_encoder(drop_path_rate=0.3, **LAYOUTS[layout])
+  images = tiny_models.images()
+  variables = tiny_models.init(model, images)
+
+  @tiny_models.fast_jit
+  def step(variables):
+    def loss(variables):
+      pooled, out = model.apply(
+        variables, images, train=True, rngs=tiny_models.RNGS
+      )
+      out.pop('grid')
+      return jnp.square(pooled - normal(3, 16)).mean(), out
+
+    return jax.value_and_grad(loss, has_aux=True)(variables)
+
+  (loss, out), grads = step(variables)
+  grouped = [g for g in model.num_output_groups if g]
+  assert [a.shape[1] for a in out['assignments']] == grouped
+  for soft in (*out['assignments'], *out['noisy_assignments']):
+    assert_near(soft.sum(1), np.ones((3, soft.shape[2])))
+  assert out['groups'].shape == (3, grouped[-1], 16)
+  assert np.isfinite(loss)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  # Nothing of the image is cut off from the loss.
+  assert np.abs(grads['params']['embed']['kernel']).max() > 0
+
+
+def test_any_image_size_is_encoded():
+  model = tiny_models.image_encoder()
+  variables = tiny_models.init(model, tiny_models.images())
+  for h, w in ((24, 16), (8, 4), (19, 30)):
+    pooled, out = model.apply(variables, tiny_models.images(2, h, w))
+    assert out['grid'] == (h // 4, w // 4)
+    assert out['assignments'][0].shape == (2, 6, (h // 4) * (w // 4))
+    assert np.isfinite(pooled).all()
+
+
+def test_drop_path_rates_are_linear_over_all_blocks():
+  model = tiny_models.image_encoder(depths=(2, 1, 2), drop_path_rate=0.4)
+  first, second, third = model.drop_path_rates()
+  assert_near([*first, *second, *third], [0, 0.1, 0.2, 0.3, 0.4])
+  assert [len(r) for r in (first, second, third)] == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'depths': (1, 1)}, 'one number for each stage'),
+    ({'num_output_groups': (6, 0, 0)}, 'needs num_output_groups > 0'),
+  ],
+)
+def test_a_layout_that_does_not_fit_is_refused(options, message):
+  model = tiny_models.image_encoder(**options)
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(model.init, jax.random.key(0), tiny_models.images())

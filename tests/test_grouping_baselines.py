@@ -1,0 +1,117 @@
+"""Models without groups under the same judge, by grouping patch features."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stub_models import (
+  GROUPS,
+  NAMES,
+  PERFECT,
+  TEMPLATES,
+  WORST,
+  Stub,
+  batches,
+  tokenizer,
+)
+
+from groupvit_jax.evaluation import grouping_baselines, segmentation
+
+
+def make_evaluator(name, start=None, mesh=None, **kwargs):
+  return segmentation.SegmentationEvaluator(
+    start or batches(num_images=6, batch_size=4),
+    NAMES,
+    tokenizer,
+    TEMPLATES,
+    label_groups=GROUPS,
+    grouping=grouping_baselines.make(name, **kwargs),
+    mesh=mesh,
+  )
+
+
+@pytest.mark.parametrize('name', ['pixels', 'kmeans'])
+def test_perfect_and_worst_features(name):
+  stub = Stub(grouped=False)
+  judge = make_evaluator(name, num_groups=4)
+  figures = dict(judge.run(stub.predict_fns, PERFECT))
+  assert figures['miou'] == 1.0
+  assert figures['oracle_miou'] == 1.0
+  figures = dict(judge.run(stub.predict_fns, WORST))
+  assert figures['miou'] == 0.0
+  assert figures['oracle_miou'] == 1.0
+  # Two passes, two batches each: traced once, compiled once.
+  assert stub.traces['regions'] == 1
+  assert judge._measure._cache_size() == 1
+
+
+def test_too_few_groups_cannot_be_perfect():
+  stub = Stub(grouped=False)
+  figures = dict(
+    make_evaluator('kmeans', num_groups=2).run(stub.predict_fns, PERFECT)
+  )
+  assert figures['oracle_miou'] < 1.0  # three classes a picture, two groups
+
+
+def test_kmeans_separates_noisy_clusters_and_is_seeded():
+  rng = np.random.default_rng(0)
+  centres = np.eye(4, 16)
+  truth = rng.integers(0, 4, 60)
+  features = centres[truth] + 0.05 * rng.normal(size=(60, 16))
+  got = grouping_baselines.kmeans(features, (6, 10), 4, 0)
+  pairs = {(t, g) for t, g in zip(truth, got, strict=True)}
+  assert len(pairs) == 4  # one cluster for each centre
+  again = grouping_baselines.kmeans(features, (6, 10), 4, 0)
+  np.testing.assert_array_equal(got, again)
+
+
+def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
+  features = np.random.default_rng(1).normal(size=(1, 6, 5)).astype(np.float32)
+  assigned = np.array([0, 0, 1, 1, 1, 3])
+
+  def regions_fn(variables, images):
+    return {
+      'image': jnp.ones((1, 5)),
+      'embeddings': jnp.asarray(features),
+      'stages': (),
+      'grid': (2, 3),
+    }
+
+  got = grouping_baselines.group_regions(
+    lambda *_: assigned, regions_fn, None, np.zeros((1, 2, 3, 3)), num_groups=4
+  )
+  unit = features[0] / np.linalg.norm(features[0], axis=-1, keepdims=True)
+  mean = unit[2:5].mean(0)
+  np.testing.assert_allclose(
+    got['embeddings'][0, 1], mean / np.linalg.norm(mean), rtol=1e-5
+  )
+  np.testing.assert_array_equal(got['embeddings'][0, 2], np.zeros(5))
+  (maps,) = got['stages']
+  assert maps.shape == (1, 2, 3, 4)
+  np.testing.assert_array_equal(maps[0].argmax(-1), [[0, 0, 1], [1, 1, 3]])
+  np.testing.assert_array_equal(maps.sum(-1), np.ones((1, 2, 3)))
+
+
+def test_pictures_of_a_model_without_groups_can_be_shown():
+  images = next(iter(batches()()))['image']
+  judge = make_evaluator('pixels')
+  shown = judge.predict(Stub(grouped=False).predict_fns, PERFECT, images)
+  np.testing.assert_array_equal(shown['prediction'], images[..., 0])
+  assert len(shown['groups']) == 1
+
+
+def test_the_same_on_eight_devices(mesh8):
+  stub = Stub(grouped=False)
+  start = batches(num_images=11, batch_size=8)
+  one = make_evaluator('kmeans', start).evaluate(stub.predict_fns, PERFECT)
+  eight = make_evaluator('kmeans', start, mesh8).evaluate(
+    stub.predict_fns, jax.device_put(PERFECT)
+  )
+  np.testing.assert_array_equal(one.confusion_matrix, eight.confusion_matrix)
+
+
+def test_says_what_is_wrong():
+  with pytest.raises(ValueError, match=r"Unknown grouping 'spectral'.*kmeans"):
+    grouping_baselines.make('spectral')
+  with pytest.raises(ValueError, match='This model groups by itself'):
+    make_evaluator('kmeans').evaluate(Stub().predict_fns, PERFECT)

@@ -1,0 +1,199 @@
+"""Building blocks against plain numpy, torch's conventions and extremes."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+from jax.sharding import NamedSharding, PartitionSpec
+
+from groupvit_jax.models import layers
+
+BICUBIC = pathlib.Path(__file__).parent / 'testdata' / 'bicubic.npz'
+
+
+def normal(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_near(actual, desired, atol=1e-5):
+  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
+
+
+def test_gelu_is_exact():
+  x = np.linspace(-6, 6, 101, dtype=np.float32)
+  exact = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.tolist()]
+  assert_near(layers.gelu(jnp.asarray(x)), exact, atol=1e-6)
+
+
+def test_quick_gelu():
+  x = normal(50)
+  assert_near(layers.quick_gelu(x), x / (1 + np.exp(-1.702 * x)))
+
+
+def test_unit_norm_of_zero_is_zero_with_a_finite_gradient():
+  x = jnp.stack([jnp.zeros(4), normal(4)])
+  y = layers.unit_norm(x)
+  assert_near(jnp.linalg.norm(y, axis=-1), [0, 1])
+  grad = jax.grad(lambda x: layers.unit_norm(x)[:, 0].sum())(x)
+  assert np.isfinite(grad).all()
+
+
+def test_unit_norm_computes_in_float32():
+  y = layers.unit_norm(normal(2, 300).astype(jnp.bfloat16))
+  assert y.dtype == jnp.float32
+  assert_near(jnp.linalg.norm(y, axis=-1), [1, 1])
+
+
+def plain_attention(q, k, v, heads, mask):
+  out = np.zeros_like(q)
+  size = q.shape[-1] // heads
+  for h in range(heads):
+    s = slice(h * size, (h + 1) * size)
+    logits = q[:, :, s] @ k[:, :, s].transpose(0, 2, 1) / np.sqrt(size)
+    weights = np.where(mask, np.exp(logits), 0)
+    weights /= weights.sum(-1, keepdims=True)
+    out[:, :, s] = weights @ v[:, :, s]
+  return out
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_attend_is_plain_attention(masked):
+  q, k, v = normal(2, 5, 6), normal(2, 7, 6, seed=1), normal(2, 7, 6, seed=2)
+  mask = np.tri(5, 7, 2, dtype=bool) if masked else None
+  plain = plain_attention(
+    *map(np.asarray, (q, k, v)), 3, True if mask is None else mask
+  )
+  mask = None if mask is None else jnp.asarray(mask)
+  assert_near(layers.attend(q, k, v, 3, mask), plain)
+
+
+def test_attention_needs_a_width_that_the_heads_divide():
+  with pytest.raises(ValueError, match='width 6 is not divisible.*heads 4'):
+    layers.Attention(4).init(jax.random.key(0), normal(1, 2, 6))
+
+
+def test_softmax_is_float32_under_bfloat16():
+  x = normal(1, 3, 4).astype(jnp.bfloat16)
+  jaxpr = jax.make_jaxpr(lambda x: layers.attend(x, x, x, 2))(x)
+  text = str(jaxpr)
+  assert 'f32[1,2,3,3] = exp' in text
+  assert 'bf16[1,3,4]' in text.splitlines()[-1] or 'bf16' in text
+
+
+def test_bfloat16_keeps_parameters_and_comes_near_float32():
+  x = normal(2, 5, 8)
+  exact, rounded = layers.Block(2), layers.Block(2, dtype=jnp.bfloat16)
+  variables = tiny_models.init(rounded, x.astype(jnp.bfloat16))
+  dtypes = {p.dtype for p in jax.tree.leaves(variables)}
+  assert dtypes == {jnp.dtype('float32')}
+  y = rounded.apply(variables, x.astype(jnp.bfloat16))
+  assert y.dtype == jnp.bfloat16
+  assert_near(y.astype(jnp.float32), exact.apply(variables, x), atol=0.05)
+
+
+def test_drop_path_drops_whole_examples_and_scales_the_rest():
+  x = 1 + jnp.abs(normal(500, 2, 3))
+  drop = layers.DropPath(0.25)
+  rngs = {'drop_path': jax.random.key(0)}
+  y = drop.apply({}, x, True, rngs=rngs)
+  kept = np.asarray(y[:, 0, 0] != 0)
+  assert_near(y, np.where(kept[:, None, None], x / 0.75, 0))
+  assert 0.65 < kept.mean() < 0.85
+  np.testing.assert_array_equal(drop.apply({}, x, False), x)
+
+
+def test_remat_changes_neither_output_nor_gradient():
+  x = normal(4, 5, 8)
+  rngs = {'drop_path': jax.random.key(3)}
+  results = []
+  for remat in (False, True):
+    block = layers.block_class(remat)(2, drop_path=0.5)
+    variables = tiny_models.init(block, x, True)
+
+    def loss(variables, block=block):
+      return jnp.square(block.apply(variables, x, True, rngs=rngs)).mean()
+
+    # By hand: autodiff with remat marks the block in the jaxpr.
+    marked = 'remat' in str(jax.make_jaxpr(jax.grad(loss))(variables))
+    assert marked == remat
+    results.append(tiny_models.fast_jit(jax.value_and_grad(loss))(variables))
+  jax.tree.map(assert_near, *results)
+
+
+def test_patch_embed_is_the_strided_convolution():
+  images = normal(2, 11, 14, 3)
+  embed = layers.PatchEmbed((11, 14), 4, 6)
+  variables = tiny_models.init(embed, images)
+  params = variables['params']
+  tokens, grid = embed.apply(variables, images)
+  assert grid == (2, 3)
+  x = jax.lax.conv_general_dilated(
+    images,
+    params['kernel'],
+    (4, 4),
+    'VALID',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  x = x.reshape(2, 6, 6) + params['bias']
+  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1) + 1e-5)[..., None]
+  assert_near(tokens, x + params['positions'])
+
+
+def test_an_image_smaller_than_a_patch_is_refused():
+  with pytest.raises(ValueError, match='3x9 pixels is smaller than one patch'):
+    layers.grid_size((3, 9), 4)
+
+
+@pytest.mark.parametrize('size', ['7x5', '3x9', '4x4', '2x3', '1x1', '14x21'])
+def test_positions_resize_as_torch(size):
+  with np.load(BICUBIC) as golden:
+    x, expected = jnp.asarray(golden['input']), golden[size]
+  grid = tuple(map(int, size.split('x')))
+  y = layers.resize_positions(x.reshape(1, 24, -1), (4, 6), grid)
+  assert_near(y.reshape(expected.shape), expected, atol=2e-6)
+
+
+def test_positions_of_the_trained_grid_are_untouched():
+  x = normal(1, 24, 5)
+  assert layers.resize_positions(x, (4, 6), (4, 6)) is x
+
+
+def test_batch_norm_normalises_and_keeps_torch_statistics():
+  x = 3 + 2 * normal(6, 5, 4)
+  norm = layers.BatchNorm()
+  variables = tiny_models.init(norm, x, True)
+  assert_near(variables['batch_stats']['mean'], 0)  # init is no step
+  y, updates = norm.apply(variables, x, True, mutable=['batch_stats'])
+  rows = np.asarray(x).reshape(30, 4)
+  plain = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+  assert_near(y.reshape(30, 4), plain)
+  stats = updates['batch_stats']
+  assert_near(stats['mean'], 0.1 * rows.mean(0))
+  assert_near(stats['var'], 0.9 + 0.1 * rows.var(0, ddof=1))
+  y = norm.apply(updates | {'params': variables['params']}, x, False)
+  assert_near(y, (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5))
+
+
+def test_batch_norm_of_one_row_is_finite():
+  norm = layers.BatchNorm()
+  x = normal(1, 4)
+  variables = tiny_models.init(norm, x, True)
+  y, updates = norm.apply(variables, x, True, mutable=['batch_stats'])
+  assert all(np.isfinite(a).all() for a in jax.tree.leaves((y, updates)))
+
+
+def test_batch_norm_sees_the_global_batch(mesh8):
+  x = normal(16, 4)
+  norm = layers.BatchNorm()
+  variables = tiny_models.init(norm, x, True)
+
+  @jax.jit
+  def step(x):
+    return norm.apply(variables, x, True, mutable=['batch_stats'])
+
+  sharded = jax.device_put(x, NamedSharding(mesh8, PartitionSpec('data')))
+  jax.tree.map(assert_near, step(sharded), step(x))

@@ -1,0 +1,199 @@
+"""The multi-label loss in all its forms against numpy, chunks and devices."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groupvit_jax import sharding
+from groupvit_jax.losses.contrastive import contrastive_loss
+from groupvit_jax.losses.multi_label import multi_label_loss
+
+BATCH, GROUPS, NOUNS, WIDTH = 16, 4, 3, 8
+FORMS = list(
+  itertools.product(['released', 'paper'], [False, True], [False, True])
+)
+each_form = pytest.mark.parametrize('form, matched, with_ids', FORMS)
+
+
+def unit(seed, *shape):
+  x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def inputs(matched=False, with_ids=False):
+  groups = (GROUPS,) if matched else ()
+  image = unit(0, BATCH, *groups, WIDTH)
+  nouns = unit(1, BATCH, NOUNS, WIDTH)
+  ids = np.random.default_rng(2).integers(-1, 9, (BATCH, NOUNS), dtype=np.int32)
+  return image, nouns, np.float32(7.0), ids if with_ids else None
+
+
+@functools.cache
+def compiled(**options):
+  def loss(image, nouns, scale, ids):
+    return multi_label_loss(image, nouns, scale, noun_ids=ids, **options)
+
+  return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+
+
+def value_and_grads(*args, **options):
+  return compiled(**options)(*jax.tree.map(jnp.asarray, args))
+
+
+def assert_close(actual, expected, atol=1e-6):
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, atol=atol, rtol=1e-5),
+    actual,
+    expected,
+  )
+
+
+def plain(image, nouns, scale, ids, form):
+  """The definition, row by row, in float64."""
+  image, nouns = image.astype(np.float64), nouns.astype(np.float64)
+  batch, k, width = nouns.shape
+  groups = image.reshape(batch, -1, width)
+  texts = nouns.reshape(-1, width)
+  logits = np.empty((batch, batch * k))
+  positive = np.zeros(logits.shape, bool)
+  for i, t in np.ndindex(logits.shape):
+    logits[i, t] = scale * max(g @ texts[t] for g in groups[i])
+    positive[i, t] = i == t // k
+    if ids is not None and ids.reshape(-1)[t] >= 0:
+      positive[i, t] |= ids.reshape(-1)[t] in ids[i]
+
+  def rows(logits, positive):
+    losses = []
+    for row, mask in zip(logits, positive, strict=True):
+      p = np.exp(row - row.max())
+      p /= p.sum()
+      if form == 'released':
+        losses.append(-np.log(p[mask]).mean())
+      else:
+        losses.append(-np.log(p[mask].sum()))
+    return np.mean(losses)
+
+  return 0.5 * (rows(logits, positive) + rows(logits.T, positive.T))
+
+
+def test_one_picture_by_hand():
+  # Text to image has one column and costs nothing; image to text chooses
+  # among its two nouns with p = sigmoid(2) and 1 - p.
+  image, nouns = jnp.array([[1.0, 0.0]]), jnp.eye(2)[None]
+  p = 1 / (1 + np.exp(-2.0))
+  released = multi_label_loss(image, nouns, 2.0)
+  assert_close(released, -0.25 * (np.log(p) + np.log(1 - p)))
+  paper = multi_label_loss(image, nouns, 2.0, form='paper')
+  assert_close(paper, 0.0)
+
+
+def test_each_noun_takes_its_best_group_by_hand():
+  # Two pictures of two groups; every noun equals one group of its picture.
+  groups = jnp.eye(4).reshape(2, 2, 4)
+  loss = multi_label_loss(groups, groups, 2.0)
+  to_text = np.log(2 * np.exp(2.0) + 2) - 2
+  to_image = np.log(np.exp(2.0) + 1) - 2
+  assert_close(loss, 0.5 * (to_text + to_image))
+
+
+@each_form
+def test_equals_plain_numpy(form, matched, with_ids):
+  args = inputs(matched, with_ids)
+  loss, _ = value_and_grads(*args, form=form)
+  assert_close(loss, plain(*args, form))
+
+
+@each_form
+def test_chunks_change_nothing(form, matched, with_ids):
+  args = inputs(matched, with_ids)
+  actual = value_and_grads(*args, form=form, chunk_size=7)
+  assert_close(actual, value_and_grads(*args, form=form))
+
+
+def assert_eight_devices_equal_one(mesh, form, matched, with_ids, **options):
+  image, nouns, scale, ids = inputs(matched, with_ids)
+  expected = value_and_grads(image, nouns, scale, ids, form=form)
+  image, nouns, ids = sharding.shard_batch((image, nouns, ids), mesh)
+  actual = value_and_grads(
+    image, nouns, scale, ids, form=form, mesh=mesh, **options
+  )
+  assert_close(actual, expected)
+
+
+@each_form
+def test_eight_devices_equal_one(mesh8, form, matched, with_ids):
+  assert_eight_devices_equal_one(mesh8, form, matched, with_ids)
+
+
+@pytest.mark.parametrize('with_ids', [False, True])
+def test_eight_devices_in_chunks_equal_one(mesh8, with_ids):
+  assert_eight_devices_equal_one(
+    mesh8, 'released', True, with_ids, chunk_size=7
+  )
+
+
+@pytest.mark.parametrize('form', ['released', 'paper'])
+def test_one_noun_is_the_contrastive_loss(form):
+  image, nouns, scale, _ = map(jnp.asarray, inputs(with_ids=True))
+  assert_close(
+    multi_label_loss(image, nouns[:, :1], scale, form=form),
+    contrastive_loss(image, nouns[:, 0], scale),
+  )
+
+
+@each_form
+def test_extreme_logits_are_finite(form, matched, with_ids):
+  x, y, _, ids = inputs(matched, with_ids)
+  scale = np.float32(100)
+  for image, nouns in [(x, y), (0 * x, y), (x, 0 * y)]:  # 0: empty groups
+    for options in ({}, {'chunk_size': 7}):
+      result = value_and_grads(image, nouns, scale, ids, form=form, **options)
+      assert all(np.isfinite(r).all() for r in jax.tree.leaves(result))
+
+
+@pytest.mark.parametrize('form', ['released', 'paper'])
+def test_ids_that_are_all_different_or_negative_change_nothing(form):
+  image, nouns, scale, _ = inputs()
+  expected = value_and_grads(image, nouns, scale, None, form=form)
+  different = np.arange(BATCH * NOUNS, dtype=np.int32).reshape(BATCH, NOUNS)
+  for ids in (different, np.full_like(different, -1)):
+    assert_close(value_and_grads(image, nouns, scale, ids, form=form), expected)
+
+
+def test_an_equal_id_in_another_picture_is_not_pushed_away():
+  # Two pictures of the same thing, each named by the same word: perfect
+  # embeddings cost log 2 as distinct texts and nothing as one text.
+  same = jnp.ones((2, 1, 1))
+  ids = jnp.array([[5], [5]])
+  paper = multi_label_loss(same[:, 0], same, 9.0, form='paper', noun_ids=ids)
+  assert_close(paper, 0.0)
+  assert_close(multi_label_loss(same[:, 0], same, 9.0), np.log(2))
+
+
+@pytest.mark.parametrize('with_ids', [False, True])
+def test_chunks_never_hold_the_full_matrix(with_ids):
+  batch, k, groups, width, chunk_size = 16_384, 3, 8, 64, 64
+
+  def loss(image, nouns, scale, ids):
+    ids = ids if with_ids else None
+    return multi_label_loss(
+      image, nouns, scale, noun_ids=ids, chunk_size=chunk_size
+    )
+
+  shapes = [(batch, groups, width), (batch, k, width), ()]
+  args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+  ids = jax.ShapeDtypeStruct((batch, k), jnp.int32)
+  step = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+  memory = step.lower(*args, ids).compile().memory_analysis()
+  full_matrix = 4 * batch * batch * k * groups  # 26 GB
+  assert memory.temp_size_in_bytes < full_matrix / 16
+
+
+def test_an_unknown_form_is_refused():
+  image, nouns, scale, _ = inputs()
+  with pytest.raises(ValueError, match="'soft'; choose 'released' or 'paper'"):
+    value_and_grads(image, nouns, scale, None, form='soft')

@@ -1,0 +1,150 @@
+"""The released optimisation, against its definition spelled out in Python."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from groupvit_jax import optimizer
+
+# Released: 30 epochs of 6,997 steps, of which 2 are warm-up.
+WARMUP, TOTAL = 2 * 6_997, 30 * 6_997
+
+
+def released_rates(updates, base, warmup, total, init, end):
+  """The rate each update uses when a scheduler is stepped after it."""
+  rate, rates = init if warmup else base, []
+  for u in range(updates):
+    rates.append(rate)
+    if u < warmup:
+      rate = init + u * (base - init) / warmup
+    elif u < total:
+      rate = end + 0.5 * (base - end) * (1 + math.cos(math.pi * u / total))
+    else:
+      rate = end
+  return rates
+
+
+@pytest.mark.parametrize('warmup', [0, 1, 4])
+def test_schedule_equals_a_scheduler_stepped_after_the_update(warmup):
+  arguments = (1.6e-3, warmup, 20, 4e-6, 4e-5)
+  schedule = optimizer.make_schedule(*arguments)
+  expected = released_rates(25, *arguments)
+  actual = jax.vmap(schedule)(jnp.arange(25))
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_schedule_at_the_released_steps():
+  schedule = optimizer.make_schedule(1.6e-3, WARMUP, TOTAL)
+  slope = (1.6e-3 - 4e-6) / WARMUP
+  for update, rate in [
+    (0, 4e-6),
+    (1, 4e-6),
+    (2, 4e-6 + slope),
+    (WARMUP, 1.6e-3 - slope),
+    (WARMUP + 1, 1.58295e-3),
+    (TOTAL // 2 + 1, 8.2e-4),
+    (TOTAL + 1, 4e-5),
+    (2 * TOTAL, 4e-5),
+  ]:
+    np.testing.assert_allclose(schedule(update), rate, rtol=2e-5)
+
+
+def test_rates_scale_with_the_batch():
+  assert optimizer.scale_rate(1.6e-3, 4096) == 1.6e-3
+  assert optimizer.scale_rate(1.6e-3, 512) == pytest.approx(2e-4)
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+  with pytest.raises(ValueError, match='shorten the warm-up or train for'):
+    optimizer.make_schedule(1e-3, warmup_steps=10, total_steps=10)
+
+
+def parameters():
+  return {
+    'encoder': {
+      'pos_embed': jnp.ones((1, 4, 3)),
+      'group_token': jnp.ones((1, 2, 3)),
+      'dense': {'kernel': jnp.ones((3, 3)), 'bias': jnp.ones(3)},
+      'heads': {'kernel': jnp.ones((3, 3)), 'bias': jnp.ones((3, 1))},
+      'norm': {'scale': jnp.ones(3), 'bias': jnp.ones(3)},
+    },
+    'token_embedding': {'embedding': jnp.ones((5, 3))},
+    'logit_scale': jnp.ones(()),
+  }
+
+
+DECAYED = {
+  'encoder': {
+    'pos_embed': True,
+    'group_token': True,
+    'dense': {'kernel': True, 'bias': False},
+    'heads': {'kernel': True, 'bias': False},
+    'norm': {'scale': False, 'bias': False},
+  },
+  'token_embedding': {'embedding': True},
+  'logit_scale': True,
+}
+
+
+def test_decay_mask_follows_the_released_rule():
+  assert optimizer.decay_mask(parameters()) == DECAYED
+
+
+def test_without_gradients_only_decayed_parameters_shrink():
+  params = parameters()
+  adamw = optimizer.make_optimizer(0.1)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = adamw.update(zeros, adamw.init(params), params)
+  params = optax.apply_updates(params, updates)
+  expected = jax.tree.map(lambda d: 1 - 0.1 * 0.05 if d else 1.0, DECAYED)
+  jax.tree.map(
+    lambda p, e: np.testing.assert_allclose(p, e, rtol=1e-6), params, expected
+  )
+
+
+@pytest.mark.parametrize('clip_norm', [5.0, None])
+def test_updates_equal_adamw_written_out(clip_norm):
+  rng = np.random.default_rng(0)
+  p = rng.normal(size=(3, 2))
+  gradients = [rng.normal(size=(3, 2)) * size for size in (10, 0.1, 10)]
+  params, m, v = {'kernel': jnp.asarray(p, jnp.float32)}, 0, 0
+  adamw = optimizer.make_optimizer(1e-2, clip_norm=clip_norm)
+  state = adamw.init(params)
+  for t, g in enumerate(gradients, start=1):
+    updates, state = adamw.update({'kernel': jnp.asarray(g)}, state, params)
+    params = optax.apply_updates(params, updates)
+    if clip_norm:
+      g = g * min(1, clip_norm / np.linalg.norm(g))
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+    root = np.sqrt(v / (1 - 0.999**t)) + 1e-8
+    p = p * (1 - 1e-2 * 0.05) - 1e-2 * m / (1 - 0.9**t) / root
+  np.testing.assert_allclose(params['kernel'], p, rtol=1e-5)
+
+
+def test_current_rate_is_the_one_the_update_uses():
+  schedule = optimizer.make_schedule(1e-2, 2, 10, 1e-3, 1e-4)
+  adamw = optimizer.make_optimizer(schedule, weight_decay=0.0)
+  params = {'kernel': jnp.zeros((1, 1))}
+  state = adamw.init(params)
+  gradient = {'kernel': jnp.ones((1, 1))}
+  for _ in range(5):
+    rate = jax.jit(lambda s: optimizer.current_rate(s, schedule))(state)
+    updates, state = adamw.update(gradient, state, params)
+    # A constant gradient makes Adam's step the learning rate itself.
+    np.testing.assert_allclose(-updates['kernel'], [[rate]], rtol=1e-4)
+
+
+def test_current_rate_of_another_state_is_refused():
+  schedule = optimizer.make_schedule(1e-2, 2, 10)
+  with pytest.raises(ValueError, match='pass the opt_state of make_optimizer'):
+    optimizer.current_rate((), schedule)
+
+
+@pytest.mark.parametrize('clip_norm', [0.0, -1.0])
+def test_a_clip_norm_of_nothing_is_refused(clip_norm):
+  with pytest.raises(ValueError, match='None for no clipping'):
+    optimizer.make_optimizer(1e-3, clip_norm=clip_norm)

@@ -1,0 +1,81 @@
+"""The TFDS builder: what is on disk, and that training data hold no masks."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from groupvit_jax.data import scenes, scenes_builder
+
+pytest.importorskip('tensorflow_datasets')
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory) -> pathlib.Path:
+  return tmp_path_factory.mktemp('tfds')
+
+
+def test_training_data_on_disk_hold_no_mask(data_dir):
+  source = scenes_builder.prepare(
+    'captions', 32, 12, 5, data_dir=data_dir, workers=1
+  )
+  assert len(source) == 12
+  assert set(source[0]) == {'image', 'captions'}
+  folder = data_dir / 'scenes' / 'captions_32_n12_s5' / '1.0.0'
+  assert {path.suffix for path in folder.iterdir()} >= {'.json'}
+  described = (folder / 'features.json').read_text()
+  assert 'mask' not in described and 'label' not in described.lower()
+  records = [p for p in folder.iterdir() if 'array_record' in p.name]
+  assert records
+  for path in records:
+    # Field names stand in the records as they are.
+    data = path.read_bytes()
+    assert b'mask' not in data
+  splits = json.loads((folder / 'dataset_info.json').read_text())['splits']
+  assert [split['name'] for split in splits] == ['train']
+
+
+def test_what_is_read_back_is_what_was_generated(data_dir):
+  source = scenes_builder.prepare(
+    'masks', 32, 10, 5, data_dir=data_dir, workers=1
+  )
+  made = scenes.generate_many(
+    'validation', 10, 32, 5, workers=1, progress=False
+  )
+  # TFDS shuffles: pair by image.
+  place = {image.tobytes(): i for i, image in enumerate(made.images)}
+  found = set()
+  for example in (source[i] for i in range(10)):
+    i = place[example['image'].tobytes()]
+    found.add(i)
+    np.testing.assert_array_equal(example['mask'][..., 0], made.masks[i])
+    read = tuple(text.decode() for text in example['captions'])
+    assert read == made.captions[i]
+  assert len(found) == 10
+
+
+def test_prepared_data_are_not_generated_again(data_dir, monkeypatch):
+  arguments = ('captions', 32, 6, 0)
+  scenes_builder.prepare(*arguments, data_dir=data_dir, workers=1)
+
+  def refuse(*unused_args, **unused_kwargs):
+    raise AssertionError('generated again')
+
+  monkeypatch.setattr(scenes, 'generate_chunks', refuse)
+  assert len(scenes_builder.prepare(*arguments, data_dir=data_dir)) == 6
+  with pytest.raises(AssertionError, match='generated again'):
+    scenes_builder.prepare('captions', 32, 6, 1, data_dir=data_dir)
+
+
+def test_configs_are_named_by_what_they_hold(data_dir):
+  assert scenes_builder.config('captions', 64).name == 'captions_64'
+  assert scenes_builder.config('masks', 48, 9, 2).name == 'masks_48_n9_s2'
+  with pytest.raises(ValueError, match='holds captions only'):
+    scenes_builder.config('everything')
+  builder = scenes_builder.Scenes(config='masks_64', data_dir=str(data_dir))
+  assert builder.name == 'scenes'
+  assert builder.info.file_format.value == 'array_record'
+  assert builder.info.features['mask'].names == list(scenes.CLASS_NAMES)
+  with pytest.raises(AttributeError, match='no attribute'):
+    scenes_builder.Nothing  # noqa: B018

@@ -1,0 +1,120 @@
+"""Pictures for people: colours, overlays, sizes, PNG."""
+
+import base64
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from groupvit_jax import visualize
+
+LABELS = np.array([[0, 0, 1], [0, 2, 255]])
+
+
+def decode(png):
+  return np.asarray(Image.open(io.BytesIO(png)).convert('RGB'))
+
+
+def test_a_colour_does_not_depend_on_how_many_are_asked_for():
+  np.testing.assert_array_equal(visualize.palette(5), visualize.palette(64)[:5])
+  assert visualize.palette(0).shape == (0, 3)
+
+
+def test_the_first_64_colours_are_far_apart():
+  colours = visualize.palette(64).astype(int)
+  distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
+  distance[np.diag_indices(64)] = np.inf
+  assert distance[:18, :18].min() > 40
+  assert distance.min() > 10
+  # And from the grey of unknown pixels.
+  assert np.linalg.norm(colours - np.array(visualize.GREY), axis=-1).min() > 30
+
+
+def test_pictures_need_no_matplotlib():
+  assert 'matplotlib' not in sys.modules
+
+
+def test_colourise_paints_indices_and_greys_the_unknown():
+  colours = visualize.palette(3)
+  got = visualize.colourise(LABELS, colours)
+  np.testing.assert_array_equal(got[0, 2], colours[1])
+  np.testing.assert_array_equal(got[1, 1], colours[2])
+  np.testing.assert_array_equal(got[1, 2], visualize.GREY)
+  beyond = visualize.colourise(np.array([[7, -1]]), colours)
+  np.testing.assert_array_equal(beyond, [[visualize.GREY] * 2])
+  # 255 is unknown even where there are more colours than that.
+  many = visualize.colourise(LABELS, visualize.palette(300))
+  np.testing.assert_array_equal(many[1, 2], visualize.GREY)
+
+
+def test_enlarge_repeats_whole_pixels_and_leaves_large_ones():
+  got = visualize.enlarge(LABELS, 5)
+  assert got.shape == (6, 9)
+  np.testing.assert_array_equal(got[::3, ::3], LABELS)
+  large = np.zeros((200, 300, 3), np.uint8)
+  assert visualize.enlarge(large, 160).shape == large.shape
+
+
+def test_fit_takes_the_nearest_index():
+  np.testing.assert_array_equal(
+    visualize.fit(np.array([[1, 2]]), (2, 4)), [[1, 1, 2, 2]] * 2
+  )
+
+
+def test_borders_lie_between_labels():
+  got = visualize.borders(np.array([[1, 1, 2], [1, 1, 2]]))
+  np.testing.assert_array_equal(got, [[False, True, False]] * 2)
+
+
+def test_overlay_blends_and_outlines():
+  image = np.full((2, 2, 3), 100, np.uint8)
+  labels = np.array([[0, 1], [0, 1]])
+  colours = np.array([[200, 0, 0], [0, 0, 200]], np.uint8)
+  got = visualize.overlay(image, labels, colours, opacity=0.5, min_side=4)
+  assert got.shape == (4, 4, 3)
+  np.testing.assert_array_equal(got[0], [
+    [150, 50, 50], [255, 255, 255], [50, 50, 150], [50, 50, 150]
+  ])  # fmt: skip
+  bare = visualize.overlay(image, labels * 0, colours, opacity=0, min_side=2)
+  np.testing.assert_array_equal(bare, image)
+
+
+def test_overlay_fits_maps_of_another_size():
+  image = np.zeros((8, 8, 3), np.uint8)
+  got = visualize.overlay(
+    image, np.array([[0, 1]]), visualize.palette(2), min_side=8
+  )
+  assert got.shape == (8, 8, 3)
+  assert (got[:, 3] == 255).all()
+
+
+def test_group_map_is_pure_colour():
+  got = visualize.group_map(np.array([[0, 3]]), min_side=2)
+  np.testing.assert_array_equal(got[0, [0, 2]], visualize.palette(4)[[0, 3]])
+
+
+@pytest.mark.parametrize('few', [True, False])
+def test_png_keeps_every_pixel(few):
+  rng = np.random.default_rng(0)
+  picture = rng.integers(0, 256, (40, 30, 3)).astype(np.uint8)
+  if few:
+    picture = visualize.palette(200)[rng.integers(0, 200, (40, 30))]
+  np.testing.assert_array_equal(decode(visualize.png_bytes(picture)), picture)
+  uri = visualize.data_uri(picture)
+  head, data = uri.split(',')
+  assert head == 'data:image/png;base64'
+  np.testing.assert_array_equal(decode(base64.b64decode(data)), picture)
+
+
+def test_legend_shows_every_colour():
+  colours = visualize.palette(3)
+  got = visualize.legend(['sand', 'dog', 'a long name'], colours)
+  for colour in colours:
+    assert (got == colour).all(-1).any()
+  assert visualize.legend([], visualize.palette(0)).ndim == 3
+
+
+def test_hex_colour():
+  assert visualize.hex_colour(np.array([0, 15, 255], np.uint8)) == '#000fff'

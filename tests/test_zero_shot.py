@@ -1,0 +1,92 @@
+"""Class embeddings: prompts averaged and normalised, in static chunks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groupvit_jax.evaluation import zero_shot
+
+NAMES = ('cat', 'dog', 'zebra')
+TEMPLATES = ('a {}.', 'many {}s')
+
+
+def tokenizer(texts):
+  tokens = np.zeros((len(texts), 40), np.int32)
+  for row, text in zip(tokens, texts, strict=True):
+    row[: len(text)] = [ord(c) for c in text]
+  return tokens
+
+
+def text_fn(table, tokens):
+  """The sum of random letter vectors: not of unit length."""
+  return table[tokens].sum(1) * (tokens > 0).sum(1, keepdims=True)
+
+
+@pytest.fixture
+def table():
+  table = jax.random.normal(jax.random.key(0), (128, 5))
+  return table.at[0].set(0.0)
+
+
+def test_is_the_normalised_mean_over_templates(table):
+  got = zero_shot.class_embeddings(text_fn, table, tokenizer, NAMES, TEMPLATES)
+  for name, vector in zip(NAMES, got, strict=True):
+    tokens = tokenizer([t.format(name) for t in TEMPLATES])
+    mean = np.asarray(text_fn(table, tokens)).mean(0)
+    np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), rtol=1e-5)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 5, 100])
+def test_chunks_do_not_change_the_result(table, batch_size):
+  whole = zero_shot.class_embeddings(
+    text_fn, table, tokenizer, NAMES, TEMPLATES
+  )
+  chunked = zero_shot.class_embeddings(
+    text_fn, table, tokenizer, NAMES, TEMPLATES, batch_size=batch_size
+  )
+  np.testing.assert_allclose(chunked, whole, rtol=1e-5)
+
+
+def test_text_is_encoded_in_one_static_shape_and_compiled_once(table):
+  shapes = []
+
+  def traced(variables, tokens):
+    shapes.append(tokens.shape)
+    return text_fn(variables, tokens)
+
+  tokens = zero_shot.tokenize_classes(tokenizer, NAMES, TEMPLATES)
+  for _ in range(3):
+    zero_shot.embed_tokens(traced, table, tokens, batch_size=4)
+  assert set(shapes) == {(4, 16)}  # 'many zebras', cut to a multiple of 8
+  traces = len(shapes)
+  zero_shot.embed_tokens(traced, table, tokens, batch_size=4)
+  assert len(shapes) == traces
+
+
+def test_padding_columns_are_cut_but_no_token_is():
+  tokens = zero_shot.tokenize_classes(tokenizer, ('x' * 37,), ('{}',))
+  assert tokens.shape == (1, 1, 40)
+  full = zero_shot.tokenize_classes(tokenizer, ('x',), ('{}',))
+  assert full.shape == (1, 1, 8)
+
+
+def test_braces_in_a_class_name_are_harmless():
+  tokens = zero_shot.tokenize_classes(tokenizer, ('a {0} b',), ('the {}',))
+  assert bytes(tokens[0, 0][tokens[0, 0] > 0].tolist()) == b'the a {0} b'
+
+
+def test_says_what_is_missing():
+  with pytest.raises(ValueError, match="Template 'a cat' has no place"):
+    zero_shot.tokenize_classes(tokenizer, NAMES, ('a cat',))
+  with pytest.raises(ValueError, match='at least one class name'):
+    zero_shot.tokenize_classes(tokenizer, (), TEMPLATES)
+  with pytest.raises(ValueError, match='at least one class name'):
+    zero_shot.tokenize_classes(tokenizer, NAMES, ())
+
+
+def test_unit_of_zero_is_zero_with_a_finite_gradient():
+  zero = jnp.zeros((2, 3))
+  np.testing.assert_array_equal(zero_shot.unit(zero), zero)
+  gradient = jax.grad(lambda x: zero_shot.unit(x).sum())(zero)
+  assert np.isfinite(gradient).all()
