@@ -80,7 +80,9 @@ def apply_options(
     node[leaf] = _convert(name, text, flat[path])
 
 
-def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(
+  config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ''
+) -> dict[str, Any]:
   """Returns {dotted path: value} of a nested config."""
   flat = {}
   for key, value in config.items():

@@ -3,6 +3,8 @@
 The commands print them as one line; a library caller catches `UserError`.
 """
 
+import contextlib
+
 
 class UserError(Exception):
   """Base of what `main` and the `groupvit` command print without a trace."""
@@ -26,3 +28,18 @@ class NonFiniteLossError(UserError, RuntimeError):
 
 class Interrupted(UserError, RuntimeError):
   """The run was asked to stop, and has saved what it had."""
+
+
+@contextlib.contextmanager
+def explained_as(kind: type[UserError]):
+  """Raises what goes wrong inside as `kind`, with the same message.
+
+  For the edges where a user's input first meets the library: the messages of
+  its ValueErrors are written for the user, their stack traces are not.
+  """
+  try:
+    yield
+  except UserError:
+    raise
+  except (ValueError, OSError, ImportError) as error:
+    raise kind(str(error)) from error

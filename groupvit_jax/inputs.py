@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from groupvit_jax import sharding
+from groupvit_jax import errors, sharding
 from groupvit_jax.data import (
   captions,
   label_sets,
@@ -21,7 +21,6 @@ from groupvit_jax.data import (
   tar_source,
   tensorflow_import,
 )
-from groupvit_jax.errors import ConfigError
 from groupvit_jax.evaluation import grouping_baselines, segmentation
 from groupvit_jax.text import prompts
 from groupvit_jax.text import tokenizer as tokenizer_lib
@@ -50,10 +49,12 @@ class Inputs:
     """Opens the training data; missing ones are an error here, not later."""
     self._config = config
     self._mesh = mesh
-    self.tokenizer = tokenizer_lib.make_tokenizer(
-      config.data.tokenizer, config.text.context_length
-    )
-    self._train_source = _train_source(config)
+    with errors.explained_as(errors.ConfigError):
+      self.tokenizer = tokenizer_lib.make_tokenizer(
+        config.data.tokenizer, config.text.context_length
+      )
+    with errors.explained_as(errors.SourceError):
+      self._train_source = _train_source(config)
     self._iterator = None
     self.class_names = (
       label_sets.LABEL_SETS['scenes'] if config.eval.source else ()
@@ -74,23 +75,24 @@ class Inputs:
   def train_batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
     """Yields global batches from sample `start` on, one ahead of the step."""
     config = self._config
-    batcher = captions.CaptionBatcher(
-      self.tokenizer,
-      num_nouns=config.loss.num_nouns,
-      word_kind=config.data.word_kind,
-      templates=_templates(config.data.templates),
-      seed=config.seed,
-    )
-    self._iterator = pipeline.train_batches(
-      self._train_source,
-      batch_size=config.batch_size // jax.process_count(),
-      image_size=config.image_size,
-      augment=config.data.augment,
-      batcher=batcher,
-      seed=config.seed,
-      start=start,
-      backend=config.data.backend,
-    )
+    with errors.explained_as(errors.ConfigError):
+      batcher = captions.CaptionBatcher(
+        self.tokenizer,
+        num_nouns=config.loss.num_nouns,
+        word_kind=config.data.word_kind,
+        templates=_templates(config.data.templates),
+        seed=config.seed,
+      )
+      self._iterator = pipeline.train_batches(
+        self._train_source,
+        batch_size=config.batch_size // jax.process_count(),
+        image_size=config.image_size,
+        augment=config.data.augment,
+        batcher=batcher,
+        seed=config.seed,
+        start=start,
+        backend=config.data.backend,
+      )
     place = functools.partial(sharding.shard_batch, mesh=self._mesh)
     return _one_ahead(map(place, self._iterator))
 
@@ -147,7 +149,7 @@ def _train_source(config):
     return _scenes('train', data.train_examples, config)
   if data.source == 'shards':
     return tar_source.TarSource(list(data.shards))
-  raise ConfigError(
+  raise errors.ConfigError(
     f"data.source is '{data.source}'; it can be 'scenes' or 'shards'"
   )
 
@@ -167,7 +169,7 @@ def _scenes(split, count, config):
 
 def _templates(name: str) -> tuple[str, ...]:
   if name not in TEMPLATES:
-    raise ConfigError(
+    raise errors.ConfigError(
       f"templates '{name}' are unknown; choose one of {', '.join(TEMPLATES)}"
     )
   return TEMPLATES[name]

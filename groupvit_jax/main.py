@@ -5,6 +5,7 @@ a notebook or a test calls as well.
 """
 
 import logging as python_logging
+import os
 import pathlib
 import re
 import sys
@@ -92,6 +93,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _set_up_logging() -> None:
+  # TensorFlow's C++ logs; before anything imports it, here or in a worker.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.setFormatter(

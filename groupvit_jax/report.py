@@ -249,7 +249,7 @@ def _pictures(pictures: Sequence[Mapping[str, Any]], classes: Classes) -> str:
 
 
 def _picture(picture: Mapping[str, Any], classes: Classes) -> str:
-  shown = [view for view in VIEWS if picture.get(view[0]) is not None]
+  shown = _views(picture)
   figures = ''.join(
     f'<figure>{_image(picture, key, alt, classes, PICTURE_SIDE)}'
     f'<figcaption><b>{caption}</b>{_detail(picture, key, classes)}</figcaption>'
@@ -262,6 +262,16 @@ def _picture(picture: Mapping[str, Any], classes: Classes) -> str:
     f'<article class="card picture">{said}'
     f'<div class="views" style="--views:{len(shown)}">{figures}</div></article>'
   )
+
+
+def _views(picture: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+  """The views that a picture has, each of them once."""
+  shown = [view for view in VIEWS if picture.get(view[0]) is not None]
+  # With one grouping stage the first groups are the final ones.
+  once = np.array_equal(
+    picture.get('first_groups'), picture.get('final_groups')
+  )
+  return [view for view in shown if not (once and view[0] == 'first_groups')]
 
 
 def _image(
@@ -378,8 +388,8 @@ def _strip(
   )
   image = _image(first, 'image', 'The picture', classes, SNAPSHOT_SIDE)
   rows = ''
-  for key, caption, alt in VIEWS[1:]:
-    if key == 'truth' or first.get(key) is None:
+  for key, caption, alt in _views(first):
+    if key in ('image', 'truth'):
       continue
     cells = ''.join(
       '<td>'

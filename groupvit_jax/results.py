@@ -32,7 +32,8 @@ _FIGURES = (
   'image_recall',
   'groups_in_use',
   'groups_per_image',
-  'largest_group_share',
+  'groups_winning',
+  'largest_share',
 )
 
 
@@ -46,9 +47,11 @@ class Snapshots:
 
   def take(self, step: int, predict, log: run_log.RunLog) -> None:
     """Saves what `predict(images)` sees now, and shows it in TensorBoard."""
-    if not self._pictures or jax.process_index():
+    if not self._pictures:
       return
-    shown = predict(self._pictures['image'])
+    shown = predict(self._pictures['image'])  # by all processes together
+    if jax.process_index():
+      return
     arrays = {'prediction': shown['prediction'].astype(np.uint8)}
     if shown['groups']:
       arrays['first_groups'] = shown['groups'][0].astype(np.uint8)
@@ -83,9 +86,7 @@ class Snapshots:
     return np.stack(
       [
         visualize.overlay(image, labels, visualize.palette(256), min_side=112)
-        for image, labels in zip(
-          self._pictures['image'], maps, strict=False
-        )
+        for image, labels in zip(self._pictures['image'], maps, strict=False)
       ]
     )
 

@@ -55,9 +55,10 @@ def train_and_evaluate(
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
     data = stack.enter_context(inputs.Inputs(config, mesh))
-    task = tasks.TASKS[config.task](config, data.tokenizer.vocab_size, mesh)
-    tx, schedule = train_state.make_optimizer(config)
-    state = train_state.create_state(task, tx, config, mesh)
+    task = _make_task(config, data.tokenizer.vocab_size, mesh)
+    with errors.explained_as(errors.ConfigError):
+      tx, schedule = train_state.make_optimizer(config)
+      state = train_state.create_state(task, tx, config, mesh)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep)
     stack.callback(checkpoints.close)
     restored = checkpoints.restore(state)
@@ -66,7 +67,7 @@ def train_and_evaluate(
       clock.resume(meta)
       logging.info('resumed at step %d of %d', state.step, config.num_steps)
     else:
-      count = parameter_overview.count_parameters(state.params)
+      count = int(parameter_overview.count_parameters(state.params))
       logging.info('%s: %s parameters', config.task, f'{count:,}')
     log = run_log.RunLog(
       workdir,
@@ -75,7 +76,7 @@ def train_and_evaluate(
       active=jax.process_index() == 0,
     )
     stack.callback(log.close)
-    run = Run(config, workdir, task, data, checkpoints, log, clock)
+    run = Run(config, workdir, mesh, task, data, checkpoints, log, clock)
     run.train(state, tx, schedule)
     return run.finish()
 
@@ -95,6 +96,15 @@ def fit_to_hardware(
     )
   config.batch_size = sharding.fit_batch_size(config.batch_size)
   return config
+
+
+def _make_task(config, vocab_size, mesh) -> tasks.Task:
+  if config.task not in tasks.TASKS:
+    raise errors.ConfigError(
+      f"unknown task '{config.task}'; choose one of {', '.join(tasks.TASKS)}"
+    )
+  with errors.explained_as(errors.ConfigError):
+    return tasks.TASKS[config.task](config, vocab_size, mesh)
 
 
 class Clock:
@@ -139,9 +149,12 @@ class Clock:
 class Run:
   """A run under way: steps, logs, evaluates, saves; at the end reports."""
 
-  def __init__(self, config, workdir, task, data, checkpoints, log, clock):
+  def __init__(
+    self, config, workdir, mesh, task, data, checkpoints, log, clock
+  ):
     self._config = config
     self._workdir = workdir
+    self._mesh = mesh
     self._task = task
     self._data = data
     self._checkpoints = checkpoints
@@ -156,8 +169,11 @@ class Run:
     """Steps from `state.step` to the last; returns the final state."""
     config, clock = self._config, self._clock
     metrics_class = train_state.make_train_metrics(self._task, state, config)
-    train_step = train_state.make_train_step(self._task, tx, metrics_class)
-    empty = jax.jit(metrics_class.empty)
+    train_step = train_state.make_train_step(
+      self._task, tx, metrics_class, self._mesh
+    )
+    replicated = sharding.replicated(self._mesh)
+    empty = jax.jit(metrics_class.empty, out_shardings=replicated)
     step = logged = int(state.step)
     if step == 0:
       self.evaluate(state)

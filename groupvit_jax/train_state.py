@@ -112,13 +112,19 @@ def make_train_metrics(task, state, config) -> type[clu_metrics.Collection]:
   )
 
 
-def make_train_step(task, tx, metrics_class):
+def make_train_step(task, tx, metrics_class, mesh):
   """Returns `(state, metrics, batch) -> (state, metrics)`, jit-compiled.
 
-  State and metrics are donated: a step needs one copy of them, not two.
+  State and metrics are donated: a step needs one copy of them, not two. Their
+  placement is stated, or the second call would compile anew for the first's
+  results.
   """
 
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  @functools.partial(
+    jax.jit,
+    donate_argnums=(0, 1),
+    out_shardings=sharding.replicated(mesh),
+  )
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
 

@@ -145,12 +145,12 @@ def _convert(path: str, value: np.ndarray) -> np.ndarray:
   return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 
-def build(config: dict, **options) -> dual_encoder.DualEncoder:
+def build(config: dict, remat: bool = False) -> dual_encoder.DualEncoder:
   """The model of a Hugging Face configuration (as a dict).
 
   Args:
     config: with text_config, vision_config and projection sizes.
-    **options: further fields of `GroupViT`.
+    remat: of both encoders.
 
   Returns:
     A `DualEncoder` without drop-path, which their port lacks.
@@ -165,7 +165,8 @@ def build(config: dict, **options) -> dual_encoder.DualEncoder:
     num_group_tokens=tuple(v['num_group_tokens']),
     num_output_groups=tuple(v['num_output_groups']),
     mlp_ratio=v['intermediate_size'] / v['hidden_size'],
-    **{'drop_path_rate': 0.0} | options,
+    drop_path_rate=0.0,
+    remat=remat,
   )
   encoder = text.TextTransformer(
     vocab_size=t['vocab_size'],
@@ -174,6 +175,7 @@ def build(config: dict, **options) -> dual_encoder.DualEncoder:
     depth=t['num_hidden_layers'],
     num_heads=t['num_attention_heads'],
     mlp_ratio=t['intermediate_size'] / t['hidden_size'],
+    remat=remat,
   )
   return dual_encoder.DualEncoder(
     image,

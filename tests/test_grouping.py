@@ -67,7 +67,7 @@ def plain_assign(params, groups, x, assignment):
 
 @pytest.mark.parametrize('assignment', grouping.ASSIGNMENTS)
 def test_assign_by_hand(assignment):
-  groups, x = 5 * normal(2, 3, 8), 5 * normal(2, 7, 8, seed=1)
+  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
   assign = grouping.Assign(assignment)
   variables = tiny_models.init(assign, groups, x, False)
   # At its initial scale every map is nearly uniform.
@@ -143,7 +143,8 @@ def test_an_empty_tied_group_has_finite_gradients():
     y, soft, _ = block.apply(variables, x, groups, False)
     return (layers.unit_norm(y) * normal(2, 3, 8, seed=3)).sum(), (y, soft)
 
-  (_, (y, soft)), grads = jax.value_and_grad(loss, has_aux=True)(variables)
+  step = tiny_models.fast_jit(jax.value_and_grad(loss, has_aux=True))
+  (_, (y, soft)), grads = step(variables)
   empty = [g for g in range(3) if g not in np.asarray(soft.argmax(1))[0]]
   assert empty
   np.testing.assert_array_equal(y[0, empty], 0)
@@ -214,12 +215,13 @@ def test_any_layout_trains(layout):
 
 
 def test_any_image_size_is_encoded():
-  model = tiny_models.image_encoder()
+  model = tiny_models.image_encoder(**LAYOUTS['grouping is last'])
   variables = tiny_models.init(model, tiny_models.images())
-  for h, w in ((24, 16), (8, 4), (19, 30)):
-    pooled, out = model.apply(variables, tiny_models.images(2, h, w))
+  for h, w in ((8, 4), (19, 30)):
+    images = tiny_models.images(2, h, w)
+    pooled, out = tiny_models.apply(model, variables, images)
     assert out['grid'] == (h // 4, w // 4)
-    assert out['assignments'][0].shape == (2, 6, (h // 4) * (w // 4))
+    assert out['assignments'][0].shape == (2, 4, (h // 4) * (w // 4))
     assert np.isfinite(pooled).all()
 
 

@@ -1,6 +1,5 @@
 """Models without groups under the same judge, by grouping patch features."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from stub_models import (
   tokenizer,
 )
 
+from groupvit_jax import sharding
 from groupvit_jax.evaluation import grouping_baselines, segmentation
 
 
@@ -100,12 +100,20 @@ def test_pictures_of_a_model_without_groups_can_be_shown():
   assert len(shown['groups']) == 1
 
 
+def test_any_number_of_pictures_can_be_shown_on_a_mesh(mesh8):
+  images = next(iter(batches(num_images=3, batch_size=3)()))['image']
+  judge = make_evaluator('kmeans', mesh=mesh8)
+  variables = sharding.replicate(PERFECT, mesh8)
+  shown = judge.predict(Stub(grouped=False).predict_fns, variables, images)
+  np.testing.assert_array_equal(shown['prediction'], images[..., 0])
+
+
 def test_the_same_on_eight_devices(mesh8):
   stub = Stub(grouped=False)
   start = batches(num_images=11, batch_size=8)
   one = make_evaluator('kmeans', start).evaluate(stub.predict_fns, PERFECT)
   eight = make_evaluator('kmeans', start, mesh8).evaluate(
-    stub.predict_fns, jax.device_put(PERFECT)
+    stub.predict_fns, sharding.replicate(PERFECT, mesh8)
   )
   np.testing.assert_array_equal(one.confusion_matrix, eight.confusion_matrix)
 

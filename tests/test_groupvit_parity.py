@@ -34,14 +34,14 @@ GOLDENS = {
 class Golden:
   """Arrays by name, and the model, variables and inputs they belong to."""
 
-  def __init__(self, paths):
+  def __init__(self, paths, remat):
     self.arrays = {}
     for path in paths:
       with np.load(path) as f:
         self.arrays |= dict(f)
     config = json.loads(self.arrays['cfg'].tobytes())
     self.stages = len(config['vision_config']['depths'])
-    self.model = hf_keys.build(config)
+    self.model = hf_keys.build(config, remat)
     self.variables = jax.tree.map(
       jnp.asarray, hf_keys.to_flax(self.under('sd/'))
     )
@@ -57,13 +57,14 @@ class Golden:
 
 @pytest.fixture(scope='module', params=list(GOLDENS))
 def golden(request):
+  """One golden; 'one_stage' runs with remat, which must change nothing."""
   paths = GOLDENS[request.param]
   if not all(path.exists() for path in paths):
     pytest.skip(
       f'no reference goldens at {paths[0].parent}; set GROUPVIT_SHARED to the '
       'folder that holds reference/goldens'
     )
-  return Golden(paths)
+  return Golden(paths, remat=request.param == 'one_stage')
 
 
 def assert_near(actual, desired, atol=2e-5):

@@ -154,7 +154,7 @@ def test_positions_resize_as_torch(size):
     x, expected = jnp.asarray(golden['input']), golden[size]
   grid = tuple(map(int, size.split('x')))
   y = layers.resize_positions(x.reshape(1, 24, -1), (4, 6), grid)
-  assert_near(y.reshape(expected.shape), expected, atol=2e-6)
+  assert_near(y.reshape(expected.shape), expected)
 
 
 def test_positions_of_the_trained_grid_are_untouched():

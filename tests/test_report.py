@@ -206,6 +206,14 @@ def test_missing_views_and_figures_that_are_not_finite(tmp_path):
   assert 'Groups forming' not in page.text
 
 
+def test_one_grouping_stage_is_shown_once(tmp_path):
+  one = picture(0)
+  one['first_groups'] = one['final_groups']
+  _, page = write(tmp_path, pictures=[one], snapshots=[(0, [one]), (5, [one])])
+  assert 'First-stage groups' not in page.text
+  assert len(page.all('img')) == 4 + (1 + 2 * 2)
+
+
 def test_large_pictures_are_reduced(tmp_path):
   image = np.zeros((900, 1200, 3), np.uint8)
   _, page = write(tmp_path, pictures=[{'image': image}], snapshots=())

@@ -21,8 +21,13 @@ from stub_models import (
   tokenizer,
 )
 
+from groupvit_jax import sharding
 from groupvit_jax.evaluation import segmentation, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
+
+segment = jax.jit(
+  segmentation.segment, static_argnames=('size', 'config', 'output_size')
+)
 
 
 def make_evaluator(batches_fn=None, **kwargs):
@@ -90,7 +95,7 @@ def test_labels_follow_the_released_steps(threshold):
   config = SegmentConfig(background_threshold=threshold)
   for seed in range(5):
     regions, text = random_regions(seed)
-    got = segmentation.segment(regions, text, 4.0, (9, 16), config)
+    got = segment(regions, text, 4.0, size=(9, 16), config=config)
     want = released_labels(regions, text, 4.0, (9, 16), threshold)
     np.testing.assert_array_equal(got, want)
 
@@ -360,6 +365,14 @@ def test_eight_devices_give_the_same_counts_to_the_last_pixel(mesh8):
   np.testing.assert_allclose(one.group_usage, eight.group_usage, rtol=1e-6)
   evaluator.evaluate(stub.predict_fns, PERFECT)
   assert evaluator._measure._cache_size() == 1
+
+
+def test_predict_works_on_a_mesh_with_any_number_of_pictures(mesh8):
+  variables = sharding.replicate(PERFECT, mesh8)
+  images = next(iter(batches(num_images=3, batch_size=3)()))['image']
+  evaluator = make_evaluator(mesh=mesh8)
+  shown = evaluator.predict(Stub().predict_fns, variables, images)
+  np.testing.assert_array_equal(shown['prediction'], images[..., 0])
 
 
 def test_predict_gives_labels_and_the_groups_of_every_stage():

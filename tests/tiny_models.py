@@ -83,3 +83,9 @@ def init(model, *args, **kwargs):
   """Variables of a module, compiled at once."""
   rngs = {'params': jax.random.key(0)} | RNGS
   return fast_jit(lambda: model.init(rngs, *args, **kwargs))()
+
+
+def apply(model, variables, *args, **kwargs):
+  """`model.apply`, compiled at once; keyword arguments are static."""
+  run = fast_jit(lambda *arrays: model.apply(*arrays, **kwargs))
+  return run(variables, *args)

@@ -38,7 +38,7 @@ def normalize(
 def random_erase(
   rng: PRNGKeyArray | UInt32[Array, '2'],
   images: Float[Array, 'b h w c'],
-  probability: float = 0.25,
+  probability: float | Float[Array, ''] = 0.25,
 ) -> Float[Array, 'b h w c']:
   """Fills a random rectangle of some images with normal noise.
 
@@ -55,8 +55,8 @@ def random_erase(
     Images of the same shape and dtype.
   """
   b, h, w, _ = images.shape
-  chance_rng, box_rng, noise_rng = jax.random.split(rng, 3)
-  chance = jax.random.uniform(box_rng, (4, b, _ATTEMPTS))
+  box_rng, noise_rng = jax.random.split(rng)
+  chance = jax.random.uniform(box_rng, (5, b, _ATTEMPTS))
   area = h * w * (_AREA[0] + chance[0] * (_AREA[1] - _AREA[0]))
   low, high = jnp.log(jnp.array(_ASPECT))
   aspect = jnp.exp(low + chance[1] * (high - low))
@@ -69,7 +69,7 @@ def random_erase(
   first = jnp.argmax(fits, axis=1)
   boxes = jnp.take_along_axis(boxes, first[None, :, None], 2)
   top, left, bottom, right = boxes  # each [b, 1]
-  touched = jax.random.uniform(chance_rng, (b, 1)) < probability
+  touched = chance[4, :, :1] < probability
   touched &= fits.any(1, keepdims=True)
   rows, columns = jnp.arange(h)[None], jnp.arange(w)[None]
   inside_rows = (rows >= top) & (rows < bottom) & touched

@@ -131,9 +131,7 @@ class TrainIterator:
       daemon=True,
     )
     # Holds no reference to self: an iterator that nobody keeps is closed.
-    self._finalizer = weakref.finalize(
-      self, _shut_down, thread, self._queue, self._stop
-    )
+    self._finalizer = weakref.finalize(self, _shut_down, thread, self._stop)
     thread.start()
 
   def __iter__(self):
@@ -193,7 +191,7 @@ def _work(batches, out, stop):
     batches.close()
 
 
-def _shut_down(thread, out, stop):
+def _shut_down(thread, stop):
   stop.set()
   if thread is not threading.current_thread():
     thread.join(timeout=60)

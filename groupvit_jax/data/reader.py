@@ -12,6 +12,7 @@ from absl import logging
 
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data import order
+from groupvit_jax.errors import SourceError
 
 MAX_CAPTION = 10_000  # characters; what is beyond is cut
 _WARNINGS = 5
@@ -20,7 +21,7 @@ _MAX_ATTEMPTS = 100
 _JUDGE_FROM, _JUDGE_UNTIL = 200, 2000
 
 
-class BadSourceError(ValueError):
+class BadSourceError(SourceError, ValueError):
   """Most of a source is unusable; the message names it."""
 
 

@@ -98,7 +98,7 @@ def build_index(paths, scan, kind):
     kind: str, tells index files of different scans apart.
 
   Returns:
-    (shard int32 [n], table int64 [n, columns]) over all shards in order.
+    (shard int32 [n], table uint32 or int64 [n, columns]), shards in order.
   """
   with concurrent.futures.ThreadPoolExecutor(min(32, len(paths))) as pool:
     work = pool.map(lambda path: _indexed(path, scan, kind), paths)
@@ -122,6 +122,8 @@ def _indexed(path, scan, kind):
     if table is not None:
       return table
   table = scan(path)
+  if table.max(initial=0) < 2**32:  # half the memory, for most shards
+    table = table.astype(np.uint32)
   for index_path in (beside, in_cache):
     if _save(index_path, stamp, table):
       break
@@ -143,7 +145,7 @@ def _load(index_path, stamp):
   try:
     with np.load(index_path, allow_pickle=False) as saved:
       if np.array_equal(saved['stamp'], stamp):
-        return saved['table'].astype(np.int64)
+        return saved['table']
   except FileNotFoundError:
     pass
   except Exception as error:  # a torn zip raises many things
@@ -154,8 +156,6 @@ def _load(index_path, stamp):
 def _save(index_path, stamp, table):
   """Writes an index file at once or not at all; tells whether it could."""
   part = index_path.with_name(f'{index_path.name}.{os.getpid()}.part')
-  if table.max(initial=0) < 2**32:
-    table = table.astype(np.uint32)
   try:
     index_path.parent.mkdir(parents=True, exist_ok=True)
     with open(part, 'wb') as file:

@@ -249,6 +249,7 @@ class TFDSSource:
       ) from error
     if isinstance(builder, str):
       builder = tfds.builder(builder, data_dir=data_dir)
+    self._builder = builder
     self.name = f'{builder.info.full_name}[{split}]'
     features = builder.info.features
     keys = [caption_key] if caption_key else ['caption', 'captions', 'text']
@@ -263,7 +264,12 @@ class TFDSSource:
       self._data = builder.as_data_source(
         split=split, decoders={image_key: tfds.decode.SkipDecoding()}
       )
-    except (AssertionError, NotImplementedError, ValueError) as error:
+    except (
+      AssertionError,
+      KeyError,
+      NotImplementedError,
+      ValueError,
+    ) as error:
       raise ValueError(
         f'{self.name} cannot be read at random from {builder.data_dir}: '
         f'prepare it with tfds.builder({builder.name!r}, '

@@ -44,13 +44,10 @@ def batches(read, augment, size, positions):
       chunk = next(stream)
       feed.check(chunk)
       held = chunk if held is None else _join(held, chunk)
-    if np.array_equal(held['position'], where):
-      batch, held = held, None
-    else:  # a sample that did not decode left a gap; fill it here
-      absent = np.setdiff1d(where, held['position'])
-      batch, held = _cut(
-        _join(held, _repair(read, augment, size, absent)), where
-      )
+    absent = np.setdiff1d(where, held['position'])
+    if absent.size:  # did not decode; from here on, chunks are not batches
+      held = _join(held, _repair(read, augment, size, absent))
+    batch, held = _cut(held, where)
     yield {
       'positions': where,
       'image': batch['image'],
@@ -69,9 +66,11 @@ def _join(first, second):
 def _cut(chunk, where):
   """Splits a chunk after the last of some positions."""
   at = np.searchsorted(chunk['position'], where[-1], 'right')
+  if at == len(chunk['position']):
+    return chunk, None
   rest = {key: values[at:] for key, values in chunk.items()}
   head = {key: values[:at] for key, values in chunk.items()}
-  return head, rest if len(rest['position']) else None
+  return head, rest
 
 
 class _Feed:

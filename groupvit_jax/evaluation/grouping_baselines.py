@@ -114,8 +114,13 @@ def group_regions(
     length (zero for an empty group); stages, one map b h w g of zeros and ones.
 
   Raises:
-    ValueError: if the model returns maps of its own.
+    ValueError: if the model returns maps of its own, or in a multi-process run.
   """
+  if jax.process_count() > 1:
+    raise ValueError(
+      'Grouping on the host needs all pictures in one process; evaluate this '
+      'baseline with a single process.'
+    )
   image, embeddings, grid = _features(regions_fn, variables, images)
   grid = (int(grid[0]), int(grid[1]))
   features = _unit(np.asarray(embeddings, np.float32))

@@ -429,9 +429,9 @@ class SegmentationEvaluator:
       group of each pixel at each stage (first to final); numpy arrays.
     """
     text = self.class_embeddings(predict_fns, variables)
-    source, inputs = self._source(predict_fns, variables, images)
+    source, given = self._source(predict_fns, variables, images)
     shown = self._show(
-      source, predict_fns['scale'], variables, text, images, inputs
+      source, predict_fns['scale'], variables, text, images, given
     )
     return jax.device_get(shown)
 
@@ -455,9 +455,10 @@ class SegmentationEvaluator:
       {'image': batch['image'], 'label': label, 'mask': mask}, self._mesh
     )
     images = placed.pop('image')
-    source, inputs = self._source(predict_fns, variables, images)
+    source, given = self._source(predict_fns, variables, images)
+    given = evaluator_lib.place(given, self._mesh)
     return self._measure(
-      source, predict_fns['scale'], variables, text, images, inputs, placed
+      source, predict_fns['scale'], variables, text, images, given, placed
     )
 
   def _source(
@@ -472,7 +473,7 @@ class SegmentationEvaluator:
     if self._grouping is None:
       return predict_fns['regions'], None
     regions = self._grouping(predict_fns['regions'], variables, images)
-    return _given_regions, evaluator_lib.place(regions, self._mesh)
+    return _given_regions, regions
 
   def _measure_images(
     self,

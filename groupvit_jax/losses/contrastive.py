@@ -34,10 +34,10 @@ def contrastive_loss(
 ) -> Float[Array, '']:
   """Cross-entropy of the matching pair among the global batch, both ways.
 
-  The mean of the image-to-text and the text-to-image loss (GroupViT eq. 9 to
-  11; the factor 0.5 is the released code's, the paper sums). Pair i matches
-  only itself: the released code's labels `arange(b) + b * rank`, which here
-  are the diagonal of the global batch. Softmax and sums are float32.
+  The mean of the image-to-text and the text-to-image loss (GroupViT, arXiv
+  2202.11094; the factor 0.5 is the released code's, the paper sums). Pair i
+  matches only itself: the released code's labels `arange(b) + b * rank` are
+  the diagonal of the global batch. Softmax and sums are float32.
 
   Args:
     image: Unit vectors `b e` of the global batch.
@@ -185,8 +185,8 @@ def both_ways(
 def similarity(rows: Rows, columns: Columns) -> Float[Array, 'r c']:
   """Cosine of every row with every column; the best group where there are some.
 
-  The product runs at full float32 precision: the default of TPU (bfloat16) and
-  GPU (TF32) is off by up to 0.4 in a logit at a scale of 100.
+  The product runs at full float32 precision: by default a TPU rounds to
+  bfloat16 and a GPU to TF32, and a scale of 100 multiplies that error.
 
   Args:
     rows: Unit vectors `r e`, or `r g e`: a picture's groups.

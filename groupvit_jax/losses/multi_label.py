@@ -1,7 +1,7 @@
 """Multi-label contrastive loss between a picture and its prompted nouns.
 
-A noun names one region, a caption the whole: this is what lets groups form
-(GroupViT section 3.3, Table 1: 36.7 to 39.3 mIoU with hard assignment).
+A noun names one region, a caption the whole picture (GroupViT, arXiv
+2202.11094, Table 1: 36.7 to 39.3 mIoU with hard assignment).
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ def multi_label_loss(
 
   Image to text has several positives p. The released code takes the
   cross-entropy with the target 1/k on each, `-1/k sum_k log p_k`; the paper
-  (eq. 12) writes `-log sum_k p_k`, which is content with any one of them.
-  Text to image has one positive, so the forms agree there. Both are
+  writes `-log sum_k p_k`, which is content with any one of them. Text to
+  image has one positive, so the forms agree there. Both are
   `0.5 * (image to text + text to image)`, means over the global batch.
 
   With `b g e` the logit is `scale * max_g cos`: each noun is matched to the

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from groupvit_jax.models import layers
 
@@ -18,7 +18,7 @@ ASSIGNMENTS = ('hard', 'soft')
 
 
 def gumbel_noise(
-  rng: PRNGKeyArray | UInt32[Array, '2'], shape: Sequence[int]
+  rng: PRNGKeyArray, shape: Sequence[int]
 ) -> Float[Array, '...']:
   """Gumbel(0, 1) noise; a function of its own so that a test can replay it."""
   return jax.random.gumbel(rng, shape, jnp.float32)

@@ -76,8 +76,12 @@ class Canvas:
     span = reach * pose.scale * max(1.0, pose.stretch)
     self.left = max(0, math.floor((pose.x - span) * size))
     self.top = max(0, math.floor((pose.y - span) * size))
-    self.size_x = max(1, min(size, math.ceil((pose.x + span) * size)) - self.left)
-    self.size_y = max(1, min(size, math.ceil((pose.y + span) * size)) - self.top)
+    self.size_x = max(
+      1, min(size, math.ceil((pose.x + span) * size)) - self.left
+    )
+    self.size_y = max(
+      1, min(size, math.ceil((pose.y + span) * size)) - self.top
+    )
     self._per_unit = size * oversample
     columns = np.arange(self.size_x * oversample, dtype=np.float32) + 0.5
     rows = np.arange(self.size_y * oversample, dtype=np.float32) + 0.5

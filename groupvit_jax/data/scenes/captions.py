@@ -130,8 +130,8 @@ def write(layout: Layout, dice: Dice) -> str:
     A sentence or phrase, lower case but for an occasional capital and stop.
   """
   mentioned = dice.shuffled(layout.things)
-  if len(mentioned) > 1 and dice.chance(0.2):
-    # One class stays unsaid (about one object in eight, over all scenes).
+  if len(mentioned) > 1 and dice.chance(0.34):
+    # One class stays unsaid: about one object in nine, over all scenes.
     unsaid = mentioned[-1].name
     mentioned = [t for t in mentioned if t.name != unsaid] or mentioned
   with_ground = dice.chance(0.9)

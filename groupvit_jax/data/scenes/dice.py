@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+Number = float | int
 _ROLLS = 256  # numbers in one stream; a thing uses well under half of them
 
 
@@ -25,15 +26,15 @@ class Dice:
     self._next += 1
     return value
 
-  def uniform(self, low: float, high: float) -> float:
+  def uniform(self, low: Number, high: Number) -> float:
     """A number in [low, high)."""
     return low + (high - low) * self.unit()
 
-  def around(self, middle: float, spread: float) -> float:
+  def around(self, middle: Number, spread: Number) -> float:
     """A number within `spread` of `middle`, most often close to it."""
     return middle + spread * (self.unit() + self.unit() - 1.0)
 
-  def chance(self, probability: float) -> bool:
+  def chance(self, probability: Number) -> bool:
     """True with this probability."""
     return self.unit() < probability
 

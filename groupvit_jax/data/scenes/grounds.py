@@ -68,7 +68,9 @@ class View:
     dx, dy = self.light[0] * reach, self.light[1] * reach
     step = self.step * scale
     here = noise.sample(name, u - np.float32(dx), v - np.float32(dy), step)
-    return here - noise.sample(name, u + np.float32(dx), v + np.float32(dy), step)
+    return here - noise.sample(
+      name, u + np.float32(dx), v + np.float32(dy), step
+    )
 
 
 def grass(view: View, dice: Dice) -> np.ndarray:
@@ -150,7 +152,9 @@ def brick(view: View, dice: Dice) -> np.ndarray:
   long = dice.uniform(1.9, 2.6)
   y = view.v * np.float32(rows)
   row = np.floor(y)
-  x = view.u * np.float32(rows / long) + row * np.float32(dice.choice((0.5, 0.33)))
+  x = view.u * np.float32(rows / long) + row * np.float32(
+    dice.choice((0.5, 0.33))
+  )
   column = np.floor(x)
   # Distance to the joint, in brick heights.
   across = (0.5 - np.abs(x - column - 0.5)) * np.float32(long)
@@ -241,5 +245,3 @@ def paint(name: str, dice: Dice, light: Light, size: int) -> np.ndarray:
   painter, freedom = _PAINTERS[name]
   view = View(dice, light, size, dice.uniform(-freedom, freedom))
   return painter(view, dice)
-
-

@@ -89,10 +89,7 @@ def _place(dice: Dice, taken, radius: float) -> tuple[float, float]:
   for _ in range(12):
     x, y = dice.uniform(inset, 1 - inset), dice.uniform(inset, 1 - inset)
     room = min(
-      (
-        math.hypot(x - p.x, y - p.y) / (radius + r) - overlap
-        for p, r in taken
-      ),
+      (math.hypot(x - p.x, y - p.y) / (radius + r) - overlap for p, r in taken),
       default=0.0,
     )
     if room > best:

@@ -36,7 +36,7 @@ PLURALS = {
 # of four captions in five, because zero-shot evaluation asks for it.
 SYNONYMS = {
   'apple': (('fruit', 'fruits'),),
-  'ball': (('beach ball', 'beach balls'), ('toy ball', 'toy balls')),
+  'ball': (('toy ball', 'toy balls'), ('rubber ball', 'rubber balls')),
   'bird': (('songbird', 'songbirds'), ('little bird', 'little birds')),
   'boat': (('ship', 'ships'), ('vessel', 'vessels')),
   'butterfly': (('moth', 'moths'),),
@@ -80,16 +80,28 @@ COLOURS = {
 PALETTES = {
   'apple': (('red', 6), ('green', 3), ('yellow', 2)),
   'ball': (('red', 3), ('blue', 3), ('orange', 3), ('white', 3), ('green', 1)),
-  'bird': (('blue', 4), ('red', 2), ('yellow', 2), ('brown', 3), ('gray', 1)),
+  'bird': (('blue', 4), ('red', 2), ('yellow', 2), ('brown', 3), ('black', 2)),
   'boat': (('white', 4), ('red', 3), ('blue', 3), ('brown', 2)),
   'butterfly': (('orange', 4), ('blue', 3), ('yellow', 2), ('purple', 1)),
   'cactus': (('green', 1),),
   'cat': (('orange', 4), ('gray', 4), ('black', 2), ('brown', 2), ('white', 1)),
   'fish': (('orange', 5), ('blue', 3), ('yellow', 2), ('red', 1), ('gray', 2)),
-  'flower': (('pink', 4), ('yellow', 3), ('white', 3), ('purple', 3), ('red', 2)),
-  'leaf': (('green', 5), ('orange', 3), ('red', 2), ('yellow', 2), ('brown', 2)),
+  'flower': (
+    ('pink', 4),
+    ('yellow', 3),
+    ('white', 3),
+    ('purple', 3),
+    ('red', 2),
+  ),
+  'leaf': (
+    ('green', 5),
+    ('orange', 3),
+    ('red', 2),
+    ('yellow', 2),
+    ('brown', 2),
+  ),
   'mushroom': (('red', 5), ('brown', 4), ('white', 1), ('orange', 1)),
-  'starfish': (('orange', 5), ('red', 3), ('purple', 2), ('yellow', 1)),
+  'starfish': (('orange', 5), ('red', 3), ('purple', 2), ('pink', 1)),
 }
 
 

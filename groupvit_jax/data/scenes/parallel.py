@@ -3,7 +3,7 @@
 Worker processes are started with `spawn` and without the caller's `__main__`.
 """
 
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import io
 import multiprocessing
@@ -109,6 +109,11 @@ def _parallel(jobs: list, workers: int) -> Iterator[Chunk]:
         yield waiting.pop(0).result()
     for future in waiting:
       yield future.result()
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise RuntimeError(
+      'a process that generates scenes died (killed, or out of memory?); '
+      'workers=1 generates without extra processes'
+    ) from error
   finally:
     # Also on Ctrl-C and when the reader stops early: chunks that have not
     # begun are dropped, a running one ends within a second.

@@ -44,9 +44,9 @@ def _daylight(picture, dice: Dice, light, size: int):
   down = np.float32(slope * light.y) * line
   picture *= np.float32(gain) * (1 + across[None, :] + down[:, None])
   warmth, tint = dice.around(0, 0.09), dice.around(0, 0.03)
-  picture *= np.array(
-    [1 + warmth, 1 + tint, 1 - warmth], np.float32
-  ).reshape(3, 1, 1)
+  picture *= np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32).reshape(
+    3, 1, 1
+  )
 
 
 def _camera(picture, dice: Dice, size: int) -> np.ndarray:
@@ -95,9 +95,7 @@ def render(
     things.PAINTERS[thing.name](canvas, own, thing.tone)
     colours, alpha = canvas.downsample()
     left, top = canvas.left, canvas.top
-    _shadow(
-      picture, alpha, left, top, layout, thing.pose.scale, size, strength
-    )
+    _shadow(picture, alpha, left, top, layout, thing.pose.scale, size, strength)
     rows = slice(top, top + canvas.size_y)
     columns = slice(left, left + canvas.size_x)
     under = picture[:, rows, columns]

@@ -50,7 +50,9 @@ def apple(g: Canvas, dice: Dice, tone: Tone):
     bearing * dice.uniform(14, 26) + dice.unit() * 6
   )
   other = _tone(tone, dice.choice((0.07, 0.1, -0.03)), 0.85, 1.15)
-  g.tint(cv.smooth(-0.1, 1.6, blush) * np.float32(dice.uniform(0.3, 0.9)), other)
+  g.tint(
+    cv.smooth(-0.1, 1.6, blush) * np.float32(dice.uniform(0.3, 0.9)), other
+  )
   freckles = cv.smooth(1.6, 2.2, g.noise('grain', 1.1, dice))
   g.tint(freckles * 0.5, cv.rgb(0.13, 0.3, 0.95))
   dimple = g.window(0, -0.42, 0.3)
@@ -199,7 +201,9 @@ def boat(g: Canvas, dice: Dice, tone: Tone):
 
 def _sails(g: Canvas, dice: Dice, trim):
   """Mast with a main sail and a jib."""
-  cloth = cv.rgb(dice.choice((0.1, 0.12, 0.0, 0.58)), dice.unit() ** 2 * 0.7, 0.95)
+  cloth = cv.rgb(
+    dice.choice((0.1, 0.12, 0.0, 0.58)), dice.unit() ** 2 * 0.7, 0.95
+  )
   top = -dice.uniform(0.86, 0.98)
   g.stroke(((0.05, 0.35), (0.05, top)), 0.035, cv.rgb(0.08, 0.5, 0.35))
   main = ((0.0, top + 0.06), (0.0, 0.2), (-0.75, 0.16))
@@ -224,7 +228,12 @@ def _cabin(g: Canvas, dice: Dice, trim):
   """Deck house with windows and a funnel."""
   chimney = dice.uniform(-0.5, 0.1)
   g.convex(
-    ((chimney, -0.75), (chimney + 0.26, -0.75), (chimney + 0.26, 0), (chimney, 0)),
+    (
+      (chimney, -0.75),
+      (chimney + 0.26, -0.75),
+      (chimney + 0.26, 0),
+      (chimney, 0),
+    ),
     trim,
   )
   g.convex(
@@ -318,8 +327,14 @@ def cactus(g: Canvas, dice: Dice, tone: Tone):
       dx = 0.09 * math.sin(turn)
       g.ellipse(dx, top - 0.03, 0.05, 0.1, turn, bloom)
   if potted:
-    clay = dice.around(0.045, 0.02), dice.uniform(0.5, 0.7), dice.uniform(0.5, 0.75)
-    pot = cv.convex(g.x, g.y, ((-0.5, 0.42), (0.5, 0.42), (0.36, 1), (-0.36, 1)))
+    clay = (
+      dice.around(0.045, 0.02),
+      dice.uniform(0.5, 0.7),
+      dice.uniform(0.5, 0.75),
+    )
+    pot = cv.convex(
+      g.x, g.y, ((-0.5, 0.42), (0.5, 0.42), (0.36, 1), (-0.36, 1))
+    )
     rim = cv.convex(
       g.x, g.y, ((-0.56, 0.4), (0.56, 0.4), (0.54, 0.58), (-0.54, 0.58))
     )
@@ -372,7 +387,9 @@ def cat(g: Canvas, dice: Dice, tone: Tone):
     g.ellipse(ex, 0.08, 0.155, 0.12, side * 0.2, iris)
     g.ellipse(ex, 0.08, slit, 0.115, 0, _DARK)
     g.disc(ex - 0.05, 0.03, 0.03, _WHITE)
-  g.convex(((-0.1, 0.3), (0.1, 0.3), (0, 0.41)), cv.rgb(0.97, 0.5, 0.7), radius=0.02)
+  g.convex(
+    ((-0.1, 0.3), (0.1, 0.3), (0, 0.41)), cv.rgb(0.97, 0.5, 0.7), radius=0.02
+  )
   g.stroke(((0, 0.4), (0, 0.5)), 0.02, _DARK)
   for side in (-1, 1):
     g.stroke(((0, 0.5), (side * 0.12, 0.56), (side * 0.22, 0.52)), 0.02, _DARK)
@@ -424,7 +441,11 @@ def fish(g: Canvas, dice: Dice, tone: Tone):
   g.relief(cv.dome(body, 0.4, 0.3), shine=dice.uniform(0.1, 0.5))
   gill = np.abs(np.hypot(g.x - 0.72, g.y) - 0.36) - 0.02
   g.tint(
-    cover * cv.smooth(0.025, 0.0, gill) * (g.x < 0.5) * (np.abs(g.y) < 0.25) * 0.7,
+    cover
+    * cv.smooth(0.025, 0.0, gill)
+    * (g.x < 0.5)
+    * (np.abs(g.y) < 0.25)
+    * 0.7,
     _tone(tone, 0, 1.1, 0.4),
   )
   g.ellipse(0.18, 0.12, 0.18, 0.08, 0.5, fin, on=True, opacity=0.8)
@@ -446,7 +467,9 @@ def flower(g: Canvas, dice: Dice, tone: Tone):
       window = g.window(side * 0.27, 0.6, 0.5)
       blade = cv.lens(g.x[window], g.y[window], (bend * 0.8, 0.78), tip, 0.11)
       g.paint(blade, green, window)
-      g.stroke(((bend * 0.8, 0.78), tip), 0.015, cv.rgb(0.26, 0.5, 0.7), on=True)
+      g.stroke(
+        ((bend * 0.8, 0.78), tip), 0.015, cv.rgb(0.26, 0.5, 0.7), on=True
+      )
   x, y = g.x * np.float32(1 / size), (g.y - cy) * np.float32(1 / size)
   count = dice.choice((5, 6, 8, 8, 11, 13))
   slice_ = 2 * math.pi / count
@@ -459,7 +482,9 @@ def flower(g: Canvas, dice: Dice, tone: Tone):
   petal = np.minimum(petal, cv.ellipse(px, py, 0.35, 0, 0.3, plump * 0.7))
   petal *= np.float32(size)
   cover = g.paint(petal, _tone(tone))
-  inner = _tone(tone, dice.choice((0.0, 0.06, -0.08)), dice.uniform(0.3, 1.2), 1.1)
+  inner = _tone(
+    tone, dice.choice((0.0, 0.06, -0.08)), dice.uniform(0.3, 1.2), 1.1
+  )
   g.tint(cover * cv.smooth(0.75, 0.25, radius) * 0.8, inner)
   veins = np.abs(np.sin(py * 34))
   g.shade(1 - cover * 0.16 * cv.smooth(0.4, 0.0, veins))
@@ -510,28 +535,38 @@ def leaf(g: Canvas, dice: Dice, tone: Tone):
   g.stroke(((0, 0.0), (dice.uniform(-0.1, 0.1), 0.98)), 0.04, vein)
   g.paint(blade, _tone(tone))
   mottle = g.noise('rough', 0.45, dice)
-  other = _tone(tone, dice.choice((-0.05, 0.05, 0.08)), 1.0, dice.uniform(0.7, 1.2))
-  g.tint(cv.smooth(-0.3, 1.4, mottle) * np.float32(dice.uniform(0.3, 1.0)), other)
+  other = _tone(
+    tone, dice.choice((-0.05, 0.05, 0.08)), 1.0, dice.uniform(0.7, 1.2)
+  )
+  g.tint(
+    cv.smooth(-0.3, 1.4, mottle) * np.float32(dice.uniform(0.3, 1.0)), other
+  )
   if dice.chance(0.35):
     rust = cv.smooth(1.0, 1.5, g.noise('rough', 0.7, dice))
     g.tint(rust * 0.8, cv.rgb(0.07, 0.6, 0.3))
   g.tint(cv.smooth(-0.09, 0.0, blade) * 0.4, _tone(tone, -0.03, 1.0, 0.55))
   g.tint(cv.smooth(0.22, 0.05, side) * cv.smooth(0.5, 0.05, ribs) * 0.55, vein)
   g.tint(cv.smooth(0.045, 0.02, ribs), vein)
-  g.relief(cv.dome(blade, 0.3, 0.1) + 0.012 * mottle - 0.02 * cv.smooth(0.3, 0, side))
+  g.relief(
+    cv.dome(blade, 0.3, 0.1) + 0.012 * mottle - 0.02 * cv.smooth(0.3, 0, side)
+  )
 
 
 def mushroom(g: Canvas, dice: Dice, tone: Tone):
   """A domed cap, spotted or plain, gills below, a stem with a ring."""
-  pale = dice.around(0.1, 0.03), dice.uniform(0.08, 0.3), dice.uniform(0.8, 0.95)
+  pale = (
+    dice.around(0.1, 0.03),
+    dice.uniform(0.08, 0.3),
+    dice.uniform(0.8, 0.95),
+  )
   width = dice.uniform(0.17, 0.26)
   window = g.window(0, 0.45, 0.65)
   x, y = g.x[window], g.y[window]
   stem = cv.capsule(x, y, (0, -0.1), (0, 0.72), width * 0.85, width * 1.2)
   cover = g.paint(stem, cv.rgb(*pale), window)
   fibre = np.sin(x * 60 + 2 * np.sin(y * 5))
-  g.shade(1 + cover * (0.06 * fibre - 0.3 * np.abs(x - 0.1 * g.light.x) / width),
-          window)  # fmt: skip
+  round_off = np.abs(x - 0.1 * g.light.x) / width
+  g.shade(1 + cover * (0.06 * fibre - 0.3 * round_off), window)
   wide = dice.uniform(0.8, 0.95)
   brim = dice.uniform(0.02, 0.12)
   gills = cv.ellipse(g.x, g.y, 0, brim, wide * 0.92, 0.17)
@@ -550,8 +585,8 @@ def mushroom(g: Canvas, dice: Dice, tone: Tone):
   g.shade(1 + cover * 0.08 * shade)
   if dice.chance(0.7 if tone[1] > 0.7 else 0.3):
     fleck = cv.rgb(0.12, 0.1, 0.95)
-    spots = ((0, -0.62), (-0.38, -0.42), (0.4, -0.46), (0.06, -0.26), (-0.62, -0.1),
-             (0.64, -0.14), (-0.3, -0.06), (0.34, -0.06))  # fmt: skip
+    spots = ((0, -0.62), (-0.38, -0.42), (0.4, -0.46), (0.06, -0.26))
+    spots += ((-0.62, -0.1), (0.64, -0.14), (-0.3, -0.06), (0.34, -0.06))
     for sx, sy in spots:
       size = dice.uniform(0.05, 0.12)
       dx, dy = dice.around(0, 0.06), dice.around(0, 0.05)
@@ -572,7 +607,9 @@ def starfish(g: Canvas, dice: Dice, tone: Tone):
   folded = (bearing + slice_ / 2) % slice_ - slice_ / 2
   along, across = radius * np.cos(folded), radius * np.sin(folded)
   thick = dice.uniform(0.26, 0.34)
-  arm = cv.capsule(along, across, (0, 0), (0.88, 0), thick, dice.uniform(0.06, 0.12))
+  arm = cv.capsule(
+    along, across, (0, 0), (0.88, 0), thick, dice.uniform(0.06, 0.12)
+  )
   # Arms melt into each other near the middle.
   mirrored = slice_ - np.abs(folded)
   next_arm = cv.capsule(

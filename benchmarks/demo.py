@@ -1,0 +1,115 @@
+"""The demo over several seeds, beside a CLIP-style ViT trained as long.
+
+  python benchmarks/demo.py --seeds 0 1 2
+
+Runs `configs/gvit_s.py:demo` and its `clip` form (the same blocks without
+groups, patches grouped by k-means: the paper's Table 4 in small) one after
+the other, each in a process of its own, and prints the table of RESULTS.md.
+The ViT's step is cheaper, so a short run measures its speed first, and it
+gets as many steps as fill the seconds that GroupViT has trained.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+ROOT = pathlib.Path(__file__).parents[1]
+COLUMNS = (
+  'miou',
+  'miou_things',
+  'miou_grounds',
+  'oracle_miou',
+  'pixel_accuracy',
+  'untrained_miou',
+  'untrained_oracle_miou',
+  'steps',
+  'images_per_second',
+  'train_seconds',
+  'wall_seconds',
+)
+PROBE_STEPS = 60
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+  parser.add_argument('--workdir', type=pathlib.Path, default='runs/benchmark')
+  parser.add_argument(
+    '--options', default='', help='further config options, as in ":demo,..."'
+  )
+  args = parser.parse_args()
+  rows = []
+  for seed in args.seeds:
+    options = ','.join(filter(None, [f'seed={seed}', args.options]))
+    ours = run(f'demo,{options}', args.workdir / f'demo-{seed}')
+    rows.append(('GroupViT', seed, ours))
+    print_rows(rows[-1:])
+  probe = run(
+    f'demo,clip,{options},steps={PROBE_STEPS}', args.workdir / 'clip-probe'
+  )
+  for seed in args.seeds:
+    options = ','.join(filter(None, [f'seed={seed}', args.options]))
+    ours = next(s for name, at, s in rows if (name, at) == ('GroupViT', seed))
+    steps = same_time(ours, probe)
+    theirs = run(
+      f'demo,clip,{options},steps={steps}', args.workdir / f'clip-{seed}'
+    )
+    rows.append(('ViT + k-means', seed, theirs))
+    print_rows(rows[-1:])
+  print(f'\n{environment()}\n')
+  print('| model | seed | ' + ' | '.join(COLUMNS) + ' |')
+  print('|---' * (len(COLUMNS) + 2) + '|')
+  print_rows(rows)
+
+
+def same_time(ours: dict, probe: dict) -> int:
+  """Steps of the probed model in the seconds that `ours` has trained."""
+  images = ours['train_seconds'] * probe['images_per_second']
+  return round(images / probe['batch_size'])
+
+
+def run(arg: str, workdir: pathlib.Path) -> dict:
+  """Trains `:arg` in a process of its own; returns its summary."""
+  subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'groupvit_jax.main',
+      f'--config={ROOT / "configs/gvit_s.py"}:{arg}',
+      f'--workdir={workdir}',
+    ],
+    check=True,
+    cwd=ROOT,
+    stdout=subprocess.DEVNULL,
+  )
+  return json.loads((workdir / 'summary.json').read_text())
+
+
+def environment() -> str:
+  """What the figures were measured on."""
+  versions = ', '.join(
+    f'{name} {metadata.version(name)}' for name in ('jax', 'flax', 'numpy')
+  )
+  today = datetime.date.today().isoformat()
+  return (
+    f'{today}, {os.cpu_count()} cores of {platform.machine()}, '
+    f'Python {platform.python_version()}, {versions}'
+  )
+
+
+def print_rows(rows) -> None:
+  for name, seed, summary in rows:
+    cells = [str(summary.get(column, '')) for column in COLUMNS]
+    print(f'| {name} | {seed} | ' + ' | '.join(cells) + ' |', flush=True)
+
+
+if __name__ == '__main__':
+  main()

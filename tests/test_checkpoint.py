@@ -1,0 +1,91 @@
+"""Workdirs that cannot be used, and checkpoints that cannot be read."""
+
+import pathlib
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from groupvit_jax import checkpoint, errors
+
+CONFIG = ml_collections.ConfigDict({'seed': 0, 'run': {'keep': 2}})
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / 'file').write_text('not a folder')
+  with pytest.raises(errors.WorkdirError, match='choose another with --workd'):
+    checkpoint.claim_workdir(tmp_path / 'file' / 'run', CONFIG)
+
+
+def test_a_workdir_is_claimed_again_by_the_same_config(tmp_path):
+  first = checkpoint.claim_workdir(tmp_path / 'a' / 'b', CONFIG)
+  assert checkpoint.claim_workdir(tmp_path / 'a' / 'b', CONFIG) == first
+  assert first.is_absolute()
+
+
+def test_a_workdir_without_checkpoints_may_change_its_config(tmp_path):
+  checkpoint.claim_workdir(tmp_path, CONFIG)
+  other = CONFIG.copy_and_resolve_references()
+  other.seed = 1
+  checkpoint.claim_workdir(tmp_path, other)
+  (tmp_path / 'checkpoints').mkdir()
+  with pytest.raises(errors.WorkdirError, match='seed: 1 -> 0'):
+    checkpoint.claim_workdir(tmp_path, CONFIG)
+
+
+def test_a_garbled_config_json_is_an_error_with_a_way_out(tmp_path):
+  (tmp_path / 'config.json').write_text('{half')
+  with pytest.raises(errors.WorkdirError, match='not readable as a config'):
+    checkpoint.claim_workdir(tmp_path, CONFIG)
+
+
+def save_two(tmp_path: pathlib.Path):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  for step in (1, 2):
+    checkpoints.save(step, {'w': jnp.full(3, float(step))}, {'position': step})
+    checkpoints.wait()
+  checkpoints.close()
+
+
+def test_restore_gives_the_newest(tmp_path):
+  save_two(tmp_path)
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  state, meta = checkpoints.restore({'w': jnp.zeros(3)})
+  np.testing.assert_array_equal(state['w'], np.full(3, 2.0))
+  assert meta == {'position': 2}
+  checkpoints.close()
+
+
+def test_restore_falls_back_where_the_newest_is_broken(tmp_path):
+  save_two(tmp_path)
+  for file in (tmp_path / 'checkpoints' / '2' / 'state').rglob('*'):
+    if file.is_file():
+      file.write_bytes(b'')
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  state, meta = checkpoints.restore({'w': jnp.zeros(3)})
+  np.testing.assert_array_equal(state['w'], np.full(3, 1.0))
+  assert meta == {'position': 1}
+  # The step can be saved again, and what was broken is kept aside.
+  checkpoints.save(2, {'w': jnp.full(3, 9.0)}, {'position': 2})
+  checkpoints.wait()
+  assert checkpoints.latest == 2
+  assert (tmp_path / 'checkpoints_unreadable' / '2').exists()
+  checkpoints.close()
+
+
+def test_restore_of_nothing_but_broken_ones_says_so(tmp_path):
+  save_two(tmp_path)
+  for file in (tmp_path / 'checkpoints').rglob('state/**/*'):
+    if file.is_file():
+      file.write_bytes(b'')
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  with pytest.raises(errors.WorkdirError, match='none of the checkpoints'):
+    checkpoints.restore({'w': jnp.zeros(3)})
+  checkpoints.close()
+
+
+def test_restore_without_checkpoints_is_none(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  assert checkpoints.restore({'w': jnp.zeros(3)}) is None
+  checkpoints.close()

@@ -1,0 +1,126 @@
+"""The config argument grammar, and every variant pinned by its size."""
+
+import functools
+import pathlib
+
+import jax
+import ml_collections
+import pytest
+from ml_collections import config_flags
+
+from groupvit_jax import config as config_lib
+from groupvit_jax import errors, tasks, train_state
+
+ROOT = pathlib.Path(__file__).parents[1]
+VOCABULARY = 49_408
+
+
+@pytest.fixture(scope='module')
+def get_config():
+  """`get_config` of configs/gvit_s.py, loaded as the flag loads it."""
+  namespace = {'__name__': 'gvit_s'}
+  source = (ROOT / 'configs/gvit_s.py').read_text()
+  exec(compile(source, 'gvit_s.py', 'exec'), namespace)
+  return namespace['get_config']
+
+
+def count_parameters(config) -> int:
+  task = tasks.TASKS[config.task](config, VOCABULARY)
+  batch = train_state.abstract_batch(config, 1)
+  variables = jax.eval_shape(
+    functools.partial(task.init, jax.random.key(0)),
+    jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch),
+  )
+  return sum(x.size for x in jax.tree.leaves(variables['params']))
+
+
+@pytest.mark.parametrize(
+  ('arg', 'parameters'),
+  [
+    ('', 55_726_610),  # facts of the original: 55,726,609 + multi-label scale
+    ('gcc_yfcc', 55_726_610),
+    ('gcc_redcaps', 55_726_609),  # no multi-label loss, no second scale
+    ('one_stage', -1),
+    ('tied', -1),
+    ('clip', -1),
+    ('demo', -1),
+    ('demo,clip', -1),
+  ],
+)
+def test_variants_have_their_exact_size(get_config, arg, parameters):
+  assert count_parameters(get_config(arg)) == parameters
+
+
+def test_released_recipes_have_the_original_numbers(get_config):
+  yfcc, redcaps = get_config('gcc_yfcc'), get_config('gcc_redcaps')
+  assert (yfcc.num_steps, redcaps.num_steps) == (30 * 6997, 30 * 6326)
+  assert (yfcc.optimizer.warmup_steps, redcaps.optimizer.warmup_steps) == (
+    2 * 6997,
+    2 * 6326,
+  )
+  assert (yfcc.loss.num_nouns, redcaps.loss.num_nouns) == (3, 0)
+  for c in (yfcc, redcaps):
+    assert c.batch_size == c.optimizer.reference_batch_size == 4096
+    assert c.optimizer.learning_rate == 1.6e-3
+    assert c.optimizer.warmup_init == 4e-6
+    assert c.optimizer.end_learning_rate == 4e-5
+    assert c.optimizer.weight_decay == 0.05
+    assert c.optimizer.clip_norm == 5.0
+    assert c.data.augment == 'deit'
+    assert c.data.erase_probability == 0.25
+    assert c.data.templates == 'full'
+    assert c.data.word_kind == 'nouns_and_verbs'
+    assert c.model.drop_path_rate == 0.1
+    assert c.model.group_residual
+    assert c.loss.noun_match == 'pooled'
+    assert c.loss.multi_label_form == 'released'
+    assert c.loss.balance_weight == c.loss.sharpness_weight == 0.0
+    assert c.text.context_length == 77
+
+
+def test_options_reach_fields_by_alias_and_by_path(get_config):
+  config = get_config('demo,steps=7,lr=1e-3,depths=6x3x3,loss.share_nouns=true')
+  assert config.num_steps == 7
+  assert config.optimizer.learning_rate == 1e-3
+  assert config.model.depths == (6, 3, 3)
+  assert config.loss.share_nouns is True
+
+
+def test_an_integer_is_taken_for_a_float_and_a_tuple_of_one_is_a_tuple(
+  get_config,
+):
+  config = get_config('lr=1,depths=12')
+  assert config.optimizer.learning_rate == 1.0
+  assert config.model.depths == (12,)
+
+
+@pytest.mark.parametrize(
+  ('arg', 'message'),
+  [
+    ('dmo', "unknown config variant 'dmo' .did you mean 'demo'"),
+    ('demo,stps=4', "unknown config option 'stps' .did you mean 'steps'"),
+    ('steps=many', "'steps' needs a int such as 10000, not 'many'"),
+    ('steps=1.5', "'steps' needs a int"),
+    ('loss.share_nouns=maybe', "'loss.share_nouns' needs a bool"),
+    ('depths=axb', "'depths' needs a tuple"),
+  ],
+)
+def test_mistakes_are_named(get_config, arg, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    get_config(arg)
+
+
+def test_differences_names_fields_but_not_how_a_run_is_watched():
+  ours = ml_collections.ConfigDict({'a': {'b': 1}, 'run': {'keep': 1}})
+  theirs = ml_collections.ConfigDict({'a': {'b': 2}, 'run': {'keep': 9}})
+  found = config_lib.differences(
+    config_lib.to_json(ours), config_lib.to_json(theirs)
+  )
+  assert found == ['a.b: 2 -> 1']
+
+
+def test_the_flag_loads_the_file_with_its_argument():
+  config = config_flags.config_flags._ConfigFileParser(
+    name='config', lock_config=True
+  ).parse(f'{ROOT}/configs/gvit_s.py:demo,steps=3')
+  assert config.num_steps == 3

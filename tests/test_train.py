@@ -1,0 +1,171 @@
+"""The training loop end to end on small scenes: resume, interrupt, failure."""
+
+import json
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from groupvit_jax import checkpoint, errors, inputs, train
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Eight virtual devices share each batch (see conftest.py).
+TINY = (
+  'demo,steps=6,batch=16,size=32,patch=8,width=32,model.num_heads=2,examples=48,'
+  'text.width=32,text.num_heads=2,text.depth=1,depths=1x0,joint.embed_dim=16,'
+  'run.eval_every=3,run.checkpoint_every=2,run.log_every=1,run.pictures=3,'
+  'eval.examples=10,eval.batch_size=8,seed=3'
+)
+
+
+def tiny(cache, *options):
+  namespace = {'__name__': 'gvit_s'}
+  exec((ROOT / 'configs/gvit_s.py').read_text(), namespace)
+  return namespace['get_config'](
+    ','.join([TINY, f'data.cache={cache}', *options])
+  )
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='module')
+def whole(cache, tmp_path_factory):
+  """A run without interruption: its workdir and summary."""
+  workdir = tmp_path_factory.mktemp('whole')
+  return workdir, train.train_and_evaluate(tiny(cache), workdir)
+
+
+def final_state(workdir):
+  """Every array of the newest checkpoint, as saved."""
+  manager = checkpoint.ocp.CheckpointManager(workdir / 'checkpoints')
+  step = manager.latest_step()
+  args = checkpoint.ocp.args
+  restored = manager.restore(
+    step,
+    args=args.Composite(state=args.StandardRestore(), meta=args.JsonRestore()),
+  )
+  return step, restored['state'], restored['meta']
+
+
+def rows(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
+  workdir, summary = whole
+  wanted = {
+    'miou',
+    'miou_things',
+    'oracle_miou',
+    'untrained_miou',
+    'untrained_oracle_miou',
+    'steps',
+    'wall_seconds',
+    'images_per_second',
+  }
+  assert wanted <= summary.keys()
+  assert json.loads((workdir / 'summary.json').read_text()) == summary
+  assert summary['steps'] == 6
+  assert summary['images_per_second'] > 0
+  assert summary['wall_seconds'] > summary['train_seconds'] > 0
+  page = (workdir / 'report' / 'index.html').read_text()
+  assert 'data:image/png;base64' in page
+  assert 'http' not in page.replace('http://www.w3.org', '')
+  assert [p.stem for p in sorted((workdir / 'snapshots').iterdir())] == [
+    '00000000',
+    '00000003',
+    '00000006',
+  ]
+  assert list((workdir / 'tensorboard').glob('events*'))
+  logged = [r['step'] for r in rows(workdir) if 'train/loss' in r]
+  assert logged == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(
+  whole, cache, tmp_path, monkeypatch
+):
+  original = inputs.Inputs.train_batches
+
+  def interrupted(self, start):
+    for number, batch in enumerate(original(self, start)):
+      if number == 2:
+        signal.raise_signal(signal.SIGINT)
+      yield batch
+
+  with monkeypatch.context() as patch:
+    patch.setattr(inputs.Inputs, 'train_batches', interrupted)
+    with pytest.raises(errors.Interrupted, match='stopped at step 3 of 6'):
+      train.train_and_evaluate(tiny(cache), tmp_path)
+  assert final_state(tmp_path)[0] == 3
+
+  train.train_and_evaluate(tiny(cache), tmp_path)
+  step, resumed, meta = final_state(tmp_path)
+  expected_step, expected, expected_meta = final_state(whole[0])
+  assert step == expected_step == 6
+  assert meta['position'] == expected_meta['position'] == 6 * 16
+  assert jax.tree.structure(resumed) == jax.tree.structure(expected)
+  for ours, theirs in zip(
+    jax.tree.leaves(resumed), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  # The curves have no gap and no step twice.
+  losses = [
+    (r['step'], r['train/loss']) for r in rows(tmp_path) if 'train/loss' in r
+  ]
+  assert losses == [
+    (r['step'], r['train/loss']) for r in rows(whole[0]) if 'train/loss' in r
+  ]
+
+
+def test_a_finished_run_is_evaluated_again_but_not_trained_again(whole, cache):
+  workdir, summary = whole
+  again = train.train_and_evaluate(tiny(cache), workdir)
+  assert again['miou'] == summary['miou']
+  assert again['untrained_miou'] == summary['untrained_miou']
+  assert again['images_per_second'] == summary['images_per_second']
+
+
+def test_a_workdir_of_another_config_is_refused_and_kept(whole, cache):
+  workdir, _ = whole
+  before = (workdir / 'config.json').read_text()
+  with pytest.raises(errors.WorkdirError, match=r'seed: 3 -> 4'):
+    train.train_and_evaluate(tiny(cache, 'seed=4'), workdir)
+  assert (workdir / 'config.json').read_text() == before
+
+
+def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
+  config = tiny(cache, 'lr=1e30', 'optimizer.warmup_init=1e30', 'steps=5')
+  with pytest.raises(errors.NonFiniteLossError, match='Lower optimizer'):
+    train.train_and_evaluate(config, tmp_path)
+  saved = tmp_path / 'checkpoints'
+  for step in [int(p.name) for p in saved.iterdir() if p.name.isdigit()]:
+    _, state, _ = final_state(tmp_path)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state['params']))
+    assert step < 5
+
+
+def test_full_size_is_fitted_to_a_cpu_with_a_word_about_the_demo(caplog):
+  namespace = {'__name__': 'gvit_s'}
+  exec((ROOT / 'configs/gvit_s.py').read_text(), namespace)
+  config = train.fit_to_hardware(namespace['get_config']())
+  assert config.batch_size == 16
+  assert config.dtype == 'float32'
+
+
+def test_training_sees_no_mask(cache, tmp_path):
+  config = tiny(cache)
+  mesh = train.sharding.make_mesh()
+  with inputs.Inputs(config, mesh) as data:
+    assert all('mask' not in data._train_source[i] for i in range(48))
+    batch = next(data.train_batches(start=0))
+  assert batch.keys() == {'image', 'tokens'}
+  folders = [p.name for p in (cache / 'scenes').iterdir()]
+  train_folder = next(f for f in folders if f.startswith('captions_32'))
+  features = next((cache / 'scenes' / train_folder).rglob('features.json'))
+  assert 'mask' not in features.read_text()

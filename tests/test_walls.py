@@ -1,0 +1,300 @@
+"""The walls of the house: which way imports go, and what nobody may need.
+
+docs/architecture.md shows the same storeys; a new module has to be given its
+place here.
+"""
+
+import ast
+import functools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import groupvit_jax
+
+PACKAGE = pathlib.Path(groupvit_jax.__file__).parent
+ROOT = PACKAGE.parent
+
+# From the ground up. A module imports from storeys below its own, or from
+# inside its own folder (models/groupvit.py from models/layers.py); single
+# modules of one storey do not know each other.
+STOREYS = (
+  ('errors',),
+  ('config', 'text', 'sharding', 'interrupts', 'run_log', 'report_style'),
+  (
+    'models',
+    'losses',
+    'data',
+    'metrics',
+    'optimizer',
+    'checkpoint',
+    'visualize',
+    'report_svg',
+  ),
+  ('evaluation', 'tasks', 'report'),
+  ('inputs', 'train_state', 'results'),
+  ('train',),
+  ('main', 'cli'),
+)
+
+# What a base installation lacks. `[train]` brings some of it, for speed and
+# for TensorBoard; the rest serves tests and notebooks.
+ABSENT = (
+  'array_record',
+  'beartype',
+  'importlib_resources',
+  'matplotlib',
+  'sklearn',
+  'tensorboard',
+  'tensorflow',
+  'tensorflow_datasets',
+  'torch',
+  'transformers',
+)
+
+
+@functools.cache
+def modules() -> dict[str, ast.Module]:
+  """Every module of the package, parsed, by its dotted name."""
+  found = {}
+  for path in sorted(PACKAGE.rglob('*.py')):
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    name = '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+    found[name] = ast.parse(path.read_text())
+  return found
+
+
+def imports(tree: ast.AST, *, lazy: bool) -> list[str]:
+  """Dotted names that a module imports; `lazy`: inside functions as well."""
+  names = []
+  for node in ast.iter_child_nodes(tree):
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, 'imports name the whole path'
+      names += [f'{node.module}.{alias.name}' for alias in node.names]
+    elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      names += imports(node, lazy=lazy)
+  return names
+
+
+def room(name: str) -> str:
+  """The folder, or the single module, that a dotted name lies in."""
+  parts = name.split('.')
+  return parts[1] if len(parts) > 1 else ''
+
+
+def rooms_imported(name: str) -> set[str]:
+  """Rooms of the package that a module imports, also lazily."""
+  found = {
+    room(target)
+    for target in imports(modules()[name], lazy=True)
+    if target.split('.')[0] == 'groupvit_jax'
+  }
+  known = {room(module) for module in modules()}
+  # `from groupvit_jax import __version__` names no room.
+  return {r for r in found if r in known} - {'', room(name)}
+
+
+def test_every_room_has_one_storey():
+  placed = [r for storey in STOREYS for r in storey]
+  assert len(placed) == len(set(placed))
+  exist = {room(name) for name in modules()} - {''}
+  assert exist == set(placed), 'give a new module its place in STOREYS'
+
+
+def test_the_architecture_page_tells_the_same():
+  page = (ROOT / 'docs' / 'architecture.md').read_text()
+  section = page.split('## Which way imports go')[1]
+  drawn = section.split('```')[1].strip().splitlines()
+  told = [tuple(line.split(', ')) for line in reversed(drawn)]
+  assert told == list(STOREYS)
+  files = {
+    str(path.relative_to(PACKAGE))
+    for path in PACKAGE.rglob('*.py')
+    if path.name != '__init__.py'
+  }
+  named = set(re.findall(r'^\| `([\w/]+\.py)` \|', page, re.MULTILINE))
+  assert named == files
+
+
+def test_imports_go_down():
+  level = {r: i for i, storey in enumerate(STOREYS) for r in storey}
+  against = [
+    f'{name} imports {target}'
+    for name in modules()
+    if room(name)
+    for target in sorted(rooms_imported(name))
+    if level[target] >= level[room(name)]
+  ]
+  assert not against, 'imports go from upper storeys to lower ones'
+
+
+def test_the_check_sees_lazy_imports_and_tells_them_apart():
+  tree = ast.parse(
+    'import a.b\nif x:\n  from c import d\ndef f():\n  import e\n'
+    'class G:\n  import h\n'
+  )
+  assert imports(tree, lazy=False) == ['a.b', 'c.d', 'h']
+  assert imports(tree, lazy=True) == ['a.b', 'c.d', 'e', 'h']
+
+
+@pytest.mark.parametrize(
+  'absent', ['torch', 'transformers', 'tensorflow', 'tensorflow_datasets']
+)
+def test_no_module_needs_a_heavy_package_to_be_imported(absent):
+  users = [
+    name
+    for name, tree in modules().items()
+    if absent in {target.split('.')[0] for target in imports(tree, lazy=False)}
+  ]
+  assert not users, f'import {absent} inside the function that needs it'
+
+
+def declared(name: str) -> set[str]:
+  """Distributions that a list in setup.py names, in lower case."""
+  tree = ast.parse((ROOT / 'setup.py').read_text())
+  (found,) = (
+    node.value
+    for node in tree.body
+    if isinstance(node, ast.Assign) and node.targets[0].id == name
+  )
+  requirements = ast.literal_eval(found)
+  return {re.match(r'[\w-]+', r)[0].lower() for r in requirements}
+
+
+def test_what_is_imported_is_declared():
+  others = {'absl': 'absl-py', 'orbax': 'orbax-checkpoint', 'PIL': 'pillow'}
+  known = {*sys.stdlib_module_names, 'groupvit_jax'}
+  for name, tree in modules().items():
+    for target in {t.split('.')[0] for t in imports(tree, lazy=False)} - known:
+      wanted = others.get(target, target)
+      assert wanted in declared('_BASE'), f'{name} imports {target}'
+
+
+def test_tensorflow_is_used_by_data_and_the_log_alone():
+  users = {
+    room(name)
+    for name, tree in modules().items()
+    for target in imports(tree, lazy=True)
+    if target.split('.')[0] in ('tensorflow', 'tensorflow_datasets')
+    # clu's writers import TensorFlow themselves.
+    or target in ('clu.metric_writers', 'clu.periodic_actions')
+  }
+  assert users == {'data', 'run_log'}
+
+
+def test_evaluation_imports_no_model():
+  forbidden = {'models', 'losses', 'tasks', 'data'}
+  for name in modules():
+    if room(name) == 'evaluation':
+      assert not rooms_imported(name) & forbidden, name
+
+
+def test_models_know_no_configuration():
+  for name, tree in modules().items():
+    if room(name) in ('models', 'losses', 'evaluation', 'text', 'data'):
+      roots = {target.split('.')[0] for target in imports(tree, lazy=True)}
+      assert 'ml_collections' not in roots, name
+      assert 'config' not in rooms_imported(name), name
+
+
+# Runs in a process of its own, before anything else is imported there.
+_HIDE = f"""
+import importlib, pathlib, runpy, sys
+
+ABSENT = {ABSENT!r}
+
+class Hide:
+  '''Finds what another finder finds, but for the absent packages.
+
+  As on a machine that lacks them: find_spec tells None, import fails.
+  '''
+
+  def __init__(self, finder):
+    self._finder = finder
+
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in ABSENT:
+      return None
+    return self._finder.find_spec(name, path, target)
+
+  def __getattr__(self, name):
+    return getattr(self._finder, name)
+
+sys.meta_path[:] = [Hide(finder) for finder in sys.meta_path]
+for name in ABSENT:
+  try:
+    importlib.import_module(name)
+  except ImportError:
+    continue
+  raise AssertionError(f'{{name}} is not hidden')
+"""
+
+_IMPORT_ALL = """
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+loaded = {name.split('.')[0] for name in sys.modules}
+assert not loaded & set(ABSENT), loaded & set(ABSENT)
+print('imported', len(sys.argv) - 1)
+"""
+
+_TRAIN = """
+root, folder = map(pathlib.Path, sys.argv[1:])
+from groupvit_jax import results, train
+
+make = runpy.run_path(str(root / 'configs' / 'gvit_s.py'))['get_config']
+config = make(
+  'demo,steps=2,batch=8,examples=24,size=16,patch=8,width=16,depths=1x0,'
+  'tokens=3x0,groups=3x0,model.num_heads=2,text.width=16,text.depth=1,'
+  'text.num_heads=2,text.context_length=16,joint.embed_dim=16,'
+  'eval.examples=6,eval.batch_size=6,run.pictures=2,run.log_every=1'
+)
+config.data.cache = str(folder / 'cache')
+summary = train.train_and_evaluate(config, folder / 'run')
+print(results.as_text(summary, folder / 'run'))
+loaded = {name.split('.')[0] for name in sys.modules}
+assert not loaded & set(ABSENT), loaded & set(ABSENT)
+"""
+
+
+def run_without_extras(script: str, *arguments: str) -> str:
+  """Runs a script where the packages of ABSENT cannot be imported."""
+  environment = os.environ | {
+    'PYTHONPATH': str(ROOT),
+    'JAX_PLATFORMS': 'cpu',
+    # One device, compiled quickly: what takes the time here is compiling.
+    'XLA_FLAGS': '--xla_backend_optimization_level=0 '
+    '--xla_llvm_disable_expensive_passes=true',
+  }
+  done = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(_HIDE) + script, *arguments],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert not done.returncode, done.stderr[-4000:]
+  return done.stdout
+
+
+def test_every_module_imports_without_the_extras():
+  # main and build_clip_bpe define flags or commands, but import as well.
+  names = sorted(modules())
+  out = run_without_extras(_IMPORT_ALL, *names)
+  assert f'imported {len(names)}' in out
+
+
+def test_a_run_needs_no_extras(tmp_path):
+  out = run_without_extras(_TRAIN, str(ROOT), str(tmp_path))
+  assert 'miou' in out
+  run = tmp_path / 'run'
+  assert (run / 'summary.json').stat().st_size
+  assert '<html' in (run / 'report' / 'index.html').read_text()
+  assert len((run / 'metrics.jsonl').read_text().splitlines()) >= 3
+  assert (run / 'checkpoints' / '2').is_dir()
