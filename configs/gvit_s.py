@@ -70,6 +70,7 @@ def _base() -> ml_collections.ConfigDict:
   c.model.group_residual = True  # False: a group is only its patches
   c.model.pre_assign_attn = True  # group tokens read the patches first
   c.model.token_mixer = True  # MLP over the token axis before assignment
+  c.model.assign_init_std = 0.02  # of the assignment's queries and keys
 
   c.text = _sizes(variants.TEXT_S)  # vocab_size comes from the tokenizer
   c.joint = ml_collections.ConfigDict()
@@ -142,7 +143,6 @@ def _base() -> ml_collections.ConfigDict:
 
 def _demo(c) -> None:
   """2 CPU cores, under 12 minutes, data and compilation included."""
-  _tied(c)
   c.image_size = 48
   c.batch_size = 256
   c.num_steps = 1000
@@ -154,6 +154,7 @@ def _demo(c) -> None:
   c.model.num_group_tokens = (8, 0)
   c.model.num_output_groups = (8, 0)
   c.model.drop_path_rate = 0.0
+  _tied(c)
   c.text.context_length = 24
   c.text.width = 96
   c.text.depth = 2
@@ -183,6 +184,7 @@ def _tied(c) -> None:
   residual, so that at small scale the right labels land on wrong regions.
   """
   c.model.group_residual = False
+  c.model.assign_init_std = c.model.width**-0.5
   c.loss.noun_match = 'best_group'
   c.loss.balance_weight = 0.3
   c.loss.sharpness_weight = 0.09

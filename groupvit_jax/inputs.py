@@ -21,7 +21,11 @@ from groupvit_jax.data import (
   tar_source,
   tensorflow_import,
 )
-from groupvit_jax.evaluation import grouping_baselines, segmentation
+from groupvit_jax.evaluation import (
+  grouping_baselines,
+  segmentation,
+  segmentation_evaluator,
+)
 from groupvit_jax.text import prompts
 from groupvit_jax.text import tokenizer as tokenizer_lib
 
@@ -101,7 +105,7 @@ class Inputs:
     config = self._config
     if not config.eval.source:
       return {}
-    evaluator = segmentation.SegmentationEvaluator(
+    evaluator = segmentation_evaluator.SegmentationEvaluator(
       self.validation_batches,
       self.class_names,
       self.tokenizer,

@@ -176,14 +176,16 @@ def _noun_loss(out, batch, loss, mesh):
 
 def _assignment_terms(out, loss):
   """Returns the weighted regulariser and what the curves show of it."""
-  noisy = out['noisy_assignments'][-1]
-  terms = assignment_losses.assignment_statistics(out['assignments'][-1])
+  # Without the noise: under it, near-zero logits look sharp and balanced, and
+  # the terms would have nothing to push against.
+  soft = out['assignments'][-1]
+  terms = assignment_losses.assignment_statistics(soft)
   regulariser = jnp.float32(0.0)
   if loss.balance_weight:
-    terms['balance'] = assignment_losses.balance_loss(noisy)
+    terms['balance'] = assignment_losses.balance_loss(soft)
     regulariser += loss.balance_weight * terms['balance']
   if loss.sharpness_weight:
-    terms['sharpness'] = assignment_losses.sharpness_loss(noisy)
+    terms['sharpness'] = assignment_losses.sharpness_loss(soft)
     regulariser += loss.sharpness_weight * terms['sharpness']
   return regulariser, terms
 

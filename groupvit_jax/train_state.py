@@ -25,11 +25,12 @@ class TrainState:
     rng: the run's PRNG key; a step folds its number into it.
   """
 
-  step: jax.Array
+  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
+  step: Any
   params: Any
   batch_stats: Any
   opt_state: Any
-  rng: jax.Array
+  rng: Any
 
   @property
   def variables(self) -> dict[str, Any]:

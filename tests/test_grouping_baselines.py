@@ -15,11 +15,12 @@ from stub_models import (
 )
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import grouping_baselines, segmentation
+from groupvit_jax.evaluation import grouping_baselines
+from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 
 def make_evaluator(name, start=None, mesh=None, **kwargs):
-  return segmentation.SegmentationEvaluator(
+  return SegmentationEvaluator(
     start or batches(num_images=6, batch_size=4),
     NAMES,
     tokenizer,

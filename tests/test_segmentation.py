@@ -24,6 +24,7 @@ from stub_models import (
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import segmentation, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 segment = jax.jit(
   segmentation.segment, static_argnames=('size', 'config', 'output_size')
@@ -31,7 +32,7 @@ segment = jax.jit(
 
 
 def make_evaluator(batches_fn=None, **kwargs):
-  return segmentation.SegmentationEvaluator(
+  return SegmentationEvaluator(
     batches_fn or batches(),
     kwargs.pop('class_names', NAMES),
     tokenizer,

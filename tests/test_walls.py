@@ -20,12 +20,12 @@ import groupvit_jax
 PACKAGE = pathlib.Path(groupvit_jax.__file__).parent
 ROOT = PACKAGE.parent
 
-# From the ground up. A module imports from storeys below its own, or from
-# inside its own folder (models/groupvit.py from models/layers.py); single
-# modules of one storey do not know each other.
+# Rooms from the ground up: a room is a folder, or a module with those that
+# continue its name (report, report_svg). It imports from storeys below its own
+# and from itself; rooms of one storey do not know each other.
 STOREYS = (
   ('errors',),
-  ('config', 'text', 'sharding', 'interrupts', 'run_log', 'report_style'),
+  ('config', 'text', 'sharding', 'interrupts', 'run_log'),
   (
     'models',
     'losses',
@@ -34,7 +34,6 @@ STOREYS = (
     'optimizer',
     'checkpoint',
     'visualize',
-    'report_svg',
   ),
   ('evaluation', 'tasks', 'report'),
   ('inputs', 'train_state', 'results'),
@@ -84,9 +83,11 @@ def imports(tree: ast.AST, *, lazy: bool) -> list[str]:
 
 
 def room(name: str) -> str:
-  """The folder, or the single module, that a dotted name lies in."""
-  parts = name.split('.')
-  return parts[1] if len(parts) > 1 else ''
+  """The room that a dotted name lies in; the package itself is none."""
+  first = (*name.split('.'), '')[1]
+  placed = {r for storey in STOREYS for r in storey}
+  stem = first.split('_')[0]
+  return stem if first not in placed and stem in placed else first
 
 
 def rooms_imported(name: str) -> set[str]:

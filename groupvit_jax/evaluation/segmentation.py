@@ -1,26 +1,18 @@
-"""Zero-shot segmentation: groups get words, pixels get groups, and a score.
+"""Zero-shot segmentation: groups get words, pixels get groups.
 
-The released inference, every step an option, and the evaluator that measures
-it (mIoU, oracle mIoU, groups in use) without leaving the device.
+The released inference, every step an option; `segmentation_evaluator` measures
+it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax import metrics
-from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import oracle, zero_shot
-
-# A group wins if it holds at least this share of all pixels.
-WINS = 0.01
+from groupvit_jax.evaluation import zero_shot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +151,7 @@ def segment_scores(
   scores = group_scores(
     regions['image'], regions['embeddings'], text, scale, config
   )
-  maps = _final_maps(regions)
+  maps = final_maps(regions)
   if config.one_hot:
     pixels = _take_groups(scores, pixel_groups(maps, size))
   else:
@@ -208,14 +200,25 @@ def segment(
     if config.background_threshold is not None:
       found = scores.max(-1) >= _threshold(scores, config)[:, None]
       names = jnp.where(found, names + 1, 0)
-    groups = pixel_groups(_final_maps(regions), size)
+    groups = pixel_groups(final_maps(regions), size)
     return _take_groups(names[..., None], groups)[..., 0]
   scores = segment_scores(regions, text, scale, size, config)
   scores = resize_maps(scores, output_size or size)
   return scores.argmax(-1).astype(jnp.int32)
 
 
-def _final_maps(regions: Mapping[str, Any]) -> Array:
+def final_maps(regions: Mapping[str, Any]) -> Float[Array, 'b h w g']:
+  """The maps that go with the embeddings: those of the last grouping stage.
+
+  Args:
+    regions: what predict_fns['regions'] returns.
+
+  Returns:
+    Soft assignment maps on the token grid.
+
+  Raises:
+    ValueError: for a model that does not group.
+  """
   if not regions['stages']:
     raise ValueError(
       "predict_fns['regions'] returned no maps (stages is empty): this model "
@@ -240,353 +243,3 @@ def _take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
     values, groups.reshape(batch, -1, 1), axis=1, mode='clip'
   )
   return flat.reshape(batch, height, width, -1)
-
-
-@flax.struct.dataclass
-class SegmentationCounts:
-  """What one batch adds to the figures (clu's merge protocol).
-
-  Attributes:
-    confusion: predictions against truth.
-    oracle: the same with every group named by its majority class.
-    usage: [g] sum over pictures of each group's share of the pixels.
-    used: sum over pictures of the effective number of groups.
-    recall: sum over pictures of the recall of their classes by the pooled
-      embedding.
-    images: number of pictures with at least one counted pixel.
-  """
-
-  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
-  confusion: Any
-  oracle: Any
-  usage: Any
-  used: Any
-  recall: Any
-  images: Any
-
-  def merge(self, other: 'SegmentationCounts') -> 'SegmentationCounts':
-    """The counts of two disjoint sets of pictures."""
-    return SegmentationCounts(
-      confusion=self.confusion.merge(other.confusion),
-      oracle=self.oracle.merge(other.oracle),
-      usage=self.usage + other.usage,
-      used=self.used + other.used,
-      recall=self.recall + other.recall,
-      images=self.images + other.images,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class SegmentationResult:
-  """Everything one evaluation measured, on the host.
-
-  Attributes:
-    class_names: c names, in the order of the matrices.
-    label_groups: named subsets of class indices.
-    confusion_matrix: int64 [c, c], rows truth, columns prediction.
-    oracle_confusion_matrix: the same under oracle labels.
-    group_usage: [g] mean share of a picture's pixels that each group holds.
-    groups_per_image: mean effective number of groups of a picture.
-    image_recall: mean recall of a picture's classes by its pooled embedding,
-      read off as many as are true.
-    images: how many pictures counted.
-  """
-
-  class_names: tuple[str, ...]
-  label_groups: Mapping[str, tuple[int, ...]]
-  confusion_matrix: np.ndarray
-  oracle_confusion_matrix: np.ndarray
-  group_usage: np.ndarray
-  groups_per_image: float
-  image_recall: float
-  images: int
-
-  def figures(self) -> Iterator[tuple[str, float]]:
-    """(name, figure) pairs; shares in 0..1; absent classes are left out."""
-    truth, best = self.confusion_matrix, self.oracle_confusion_matrix
-    yield 'miou', metrics.miou(truth)
-    yield 'pixel_accuracy', metrics.pixel_accuracy(truth)
-    yield 'mean_accuracy', metrics.mean_accuracy(truth)
-    yield 'oracle_miou', metrics.miou(best)
-    yield 'image_recall', self.image_recall
-    # Named and defined as losses/assignment.py does for the training batches,
-    # but counted in pixels.
-    usage = self.group_usage
-    yield 'groups_in_use', float(oracle.effective_number(usage))
-    yield 'groups_winning', float((usage >= WINS).sum())
-    yield 'groups_per_image', self.groups_per_image
-    yield 'largest_share', float(usage.max())
-    for name, classes in self.label_groups.items():
-      yield from _occurring(f'miou_{name}', metrics.miou(truth, classes))
-      yield from _occurring(f'oracle_miou_{name}', metrics.miou(best, classes))
-    for name, value in zip(self.class_names, metrics.iou(truth), strict=True):
-      yield from _occurring(f'iou/{name}', float(value))
-    yield 'images', float(self.images)
-
-
-def _occurring(name: str, value: float) -> Iterator[tuple[str, float]]:
-  if not np.isnan(value):
-    yield name, value
-
-
-class SegmentationEvaluator:
-  """Zero-shot segmentation of a labelled set; see `SegmentationResult`.
-
-  Programs are compiled once per predict function and batch shape and kept, so
-  calling it again during training costs no compilation. In a multi-process run
-  every process calls it with its own part of the set, the same number of
-  batches each, and gets the figures of the whole.
-  """
-
-  def __init__(
-    self,
-    batches_fn: evaluator_lib.BatchesFn,
-    class_names: Sequence[str],
-    tokenizer: Callable[[Sequence[str]], np.ndarray],
-    templates: Sequence[str],
-    config: SegmentConfig | None = None,
-    *,
-    label_groups: Mapping[str, Sequence[str]] | None = None,
-    grouping: Any = None,
-    mesh: Mesh | None = None,
-  ):
-    """Prepares the prompts.
-
-    Args:
-      batches_fn: starts one pass: dicts of image (uint8 b h w 3), label
-        (integers b H W, 255 ignored) and mask (b, 0 for padding; optional).
-      class_names: c names in label order; with a background threshold the
-        first one stands for the background and gets no prompt.
-      tokenizer: texts -> int32 [n, l].
-      templates: prompts with one `{}` each.
-      config: see `SegmentConfig`; None for the released one.
-      label_groups: names of classes by group, reported as miou_<group>.
-      grouping: for models whose regions have no maps, how to group their patch
-        features on the host (see `grouping_baselines`).
-      mesh: splits the batches over its axis 'data'.
-
-    Raises:
-      ValueError: for an unknown class in label_groups, or no class to name.
-    """
-    self._batches_fn = batches_fn
-    self._names = tuple(class_names)
-    self._config = config or SegmentConfig()
-    self._groups = _index_groups(self._names, label_groups or {})
-    self._grouping = grouping
-    self._mesh = mesh
-    offset = 0 if self._config.background_threshold is None else 1
-    self._tokens = zero_shot.tokenize_classes(
-      tokenizer, self._names[offset:], templates
-    )
-    self._confusion = metrics.ConfusionMatrix.of(len(self._names))
-    self._measure = jax.jit(
-      self._measure_images,
-      static_argnums=(0, 1),
-      out_shardings=evaluator_lib.metric_sharding(mesh),
-    )
-    self._show = jax.jit(self._show_images, static_argnums=(0, 1))
-
-  def run(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any
-  ) -> Iterator[tuple[str, float]]:
-    """Evaluates and yields (name, figure); shares in 0..1."""
-    yield from self.evaluate(predict_fns, variables).figures()
-
-  def evaluate(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any
-  ) -> SegmentationResult:
-    """One pass over the set.
-
-    Args:
-      predict_fns: 'text', 'regions' and 'scale'.
-      variables: their first argument.
-
-    Returns:
-      All that was measured.
-
-    Raises:
-      ValueError: for labels out of range, or a set without counted pixels.
-    """
-    text = self.class_embeddings(predict_fns, variables)
-    counts = evaluator_lib.accumulate(
-      self._measure_batch(predict_fns, variables, text, batch)
-      for batch in self._batches_fn()
-    )
-    return self._result(jax.device_get(counts))
-
-  def predict(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any, images: Any
-  ) -> dict[str, Any]:
-    """Segments pictures for looking at.
-
-    Args:
-      predict_fns: as in `evaluate`.
-      variables: their first argument.
-      images: uint8 b h w 3.
-
-    Returns:
-      prediction, int32 b h w classes; groups, a tuple of int32 b h w with the
-      group of each pixel at each stage (first to final); numpy arrays.
-    """
-    text = self.class_embeddings(predict_fns, variables)
-    source, given = self._source(predict_fns, variables, images)
-    shown = self._show(
-      source, predict_fns['scale'], variables, text, images, given
-    )
-    return jax.device_get(shown)
-
-  def class_embeddings(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any
-  ) -> Float[Array, 'c e']:
-    """Unit embeddings of the classes, background left out."""
-    return zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
-
-  def _measure_batch(
-    self,
-    predict_fns: evaluator_lib.PredictFns,
-    variables: Any,
-    text: Array,
-    batch: evaluator_lib.Batch,
-  ) -> SegmentationCounts:
-    label = np.asarray(batch['label'])
-    _check_labels(label, len(self._names))
-    mask = batch.get('mask', np.ones(len(label), np.float32))
-    placed = evaluator_lib.place(
-      {'image': batch['image'], 'label': label, 'mask': mask}, self._mesh
-    )
-    images = placed.pop('image')
-    source, given = self._source(predict_fns, variables, images)
-    given = evaluator_lib.place(given, self._mesh)
-    return self._measure(
-      source, predict_fns['scale'], variables, text, images, given, placed
-    )
-
-  def _source(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any, images: Any
-  ) -> tuple[Callable[..., Any], Any]:
-    """Where the jitted functions get regions from: the model, or the host.
-
-    Host grouping runs between two jitted functions rather than inside one (by
-    jax.pure_callback), which may deadlock on a CPU with few threads and cannot
-    be split over devices.
-    """
-    if self._grouping is None:
-      return predict_fns['regions'], None
-    regions = self._grouping(predict_fns['regions'], variables, images)
-    return _given_regions, regions
-
-  def _measure_images(
-    self,
-    regions_fn: Callable[..., Any],
-    scale_fn: Callable[..., Any],
-    variables: Any,
-    text: Array,
-    images: Array,
-    given: Any,
-    batch: Mapping[str, Array],
-  ) -> SegmentationCounts:
-    regions = _regions(regions_fn, variables, images, given)
-    maps = _final_maps(regions)
-    label, mask = batch['label'].astype(jnp.int32), batch['mask']
-    size, label_size = images.shape[1:3], label.shape[1:]
-    scale = scale_fn(variables)
-    prediction = segment(regions, text, scale, size, self._config, label_size)
-    counts = oracle.group_class_counts(
-      pixel_groups(maps, label_size),
-      label,
-      maps.shape[-1],
-      len(self._names),
-      mask,
-    )
-    usage = oracle.usage(counts)
-    counted = counts.any((1, 2)).astype(jnp.float32)
-    return SegmentationCounts(
-      confusion=self._confusion.from_model_output(
-        label=label, prediction=prediction, mask=mask
-      ),
-      oracle=self._confusion.from_counts(oracle.oracle_confusion(counts)),
-      usage=usage.sum(0),
-      used=(oracle.effective_number(usage) * counted).sum(),
-      recall=(self._recall(regions, text, counts) * counted).sum(),
-      images=counted.sum(),
-    )
-
-  def _recall(
-    self, regions: Mapping[str, Any], text: Array, counts: Array
-  ) -> Float[Array, 'b']:
-    present = (counts.sum(1) > 0)[:, -text.shape[0] :]  # background left out
-    scores = zero_shot.similarity(regions['image'], text)
-    return metrics.recall_at_k(scores, present)
-
-  def _show_images(
-    self,
-    regions_fn: Callable[..., Any],
-    scale_fn: Callable[..., Any],
-    variables: Any,
-    text: Array,
-    images: Array,
-    given: Any,
-  ) -> dict[str, Any]:
-    regions = _regions(regions_fn, variables, images, given)
-    size = images.shape[1:3]
-    scale = scale_fn(variables)
-    return {
-      'prediction': segment(regions, text, scale, size, self._config),
-      'groups': tuple(pixel_groups(m, size) for m in regions['stages']),
-    }
-
-  def _result(self, counts: SegmentationCounts) -> SegmentationResult:
-    images = float(counts.images)
-    if not images:
-      raise ValueError(
-        'No pixel of the evaluation set counts: every label is 255 (ignore) or '
-        'every example is padding. Check the masks that the reader returns.'
-      )
-    return SegmentationResult(
-      class_names=self._names,
-      label_groups=self._groups,
-      confusion_matrix=counts.confusion.compute(),
-      oracle_confusion_matrix=counts.oracle.compute(),
-      group_usage=np.asarray(counts.usage) / images,
-      groups_per_image=float(counts.used) / images,
-      image_recall=float(counts.recall) / images,
-      images=round(images),
-    )
-
-
-def _given_regions(given: Any) -> Any:
-  return given
-
-
-def _regions(
-  regions_fn: Callable[..., Any], variables: Any, images: Any, given: Any
-) -> Mapping[str, Any]:
-  if regions_fn is _given_regions:
-    return given
-  return regions_fn(variables, images)
-
-
-def _index_groups(
-  names: tuple[str, ...], label_groups: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[int, ...]]:
-  for group, members in label_groups.items():
-    unknown = sorted(set(members) - set(names))
-    if unknown:
-      raise ValueError(
-        f'label_groups[{group!r}] names classes that are not in class_names: '
-        f'{unknown}.'
-      )
-  return {
-    group: tuple(names.index(member) for member in members)
-    for group, members in label_groups.items()
-  }
-
-
-def _check_labels(label: np.ndarray, num_classes: int) -> None:
-  wrong = (label != metrics.IGNORE) & ((label < 0) | (label >= num_classes))
-  if wrong.any():
-    raise ValueError(
-      f'Truth holds label {label[wrong].flat[0]}, but there are {num_classes} '
-      f'classes (0 to {num_classes - 1}; {metrics.IGNORE} is ignored). Check '
-      'that the class list belongs to this data.'
-    )

@@ -112,7 +112,8 @@ class GroupViT(nn.Module):
     drop_path_rate: of the last block, linear from 0 at the first.
     assignment: 'hard' (straight-through Gumbel-softmax) or 'soft'.
     gumbel_temperature: of the noise softmax in training.
-    group_residual, pre_assign_attn, token_mixer: see `GroupingBlock`.
+    group_residual, pre_assign_attn, token_mixer, assign_init_std: see
+      `GroupingBlock`.
     remat: recompute activations backwards instead of keeping them.
     dtype: of the computation; parameters, softmax, outputs are float32.
   """
@@ -132,6 +133,7 @@ class GroupViT(nn.Module):
   group_residual: bool = True
   pre_assign_attn: bool = True
   token_mixer: bool = True
+  assign_init_std: float = 0.02
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
@@ -185,6 +187,7 @@ class GroupViT(nn.Module):
       'group_residual': self.group_residual,
       'pre_assign_attn': self.pre_assign_attn,
       'token_mixer': self.token_mixer,
+      'assign_init_std': self.assign_init_std,
     }
     return Stage(
       drop_path,
