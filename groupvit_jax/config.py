@@ -32,10 +32,15 @@ def parse_arg(
     The variant names in order, and the options as strings.
 
   Raises:
-    ConfigError: a word without `=` that is no variant.
+    ConfigError: a word without `=` that is no variant, or a comma in braces.
   """
   names, options = [], {}
   for word in filter(None, (arg or '').split(',')):
+    if word.count('{') != word.count('}'):
+      raise ConfigError(
+        f"'{word}' is cut at a comma: a comma ends an option, also inside "
+        "{a,b}. Name both and join them by '+', such as data.shards=a.tar+b.tar"
+      )
     key, is_option, value = word.partition('=')
     if is_option:
       options[key.strip()] = value.strip()
@@ -80,6 +85,16 @@ def apply_options(
     node[leaf] = _convert(name, text, flat[path])
 
 
+def unknown_field(config: ml_collections.ConfigDict, path: str) -> str:
+  """Says so if `path` (dotted) leads to no field of `config`; else ''."""
+  node = config
+  for part in path.split('.'):
+    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+      return f"unknown config field '{path}'{_suggest(path, flatten(config))}"
+    node = node[part]
+  return ''
+
+
 def flatten(
   config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ''
 ) -> dict[str, Any]:
@@ -119,14 +134,8 @@ def _convert(name: str, text: str, current: Any) -> Any:
   if isinstance(current, str):
     return text
   if isinstance(current, tuple):
-    # A comma already separates options, so sequences are written 6x3x3.
-    text = '(' + ''.join(f'{part},' for part in text.split('x')) + ')'
-  try:
-    value = ast.literal_eval(
-      text.replace('true', 'True').replace('false', 'False')
-    )
-  except (ValueError, SyntaxError):
-    value = None
+    return _convert_tuple(name, text, current)
+  value = _literal(text)
   if isinstance(current, float) and type(value) is int:
     value = float(value)
   if current is not None and type(value) is not type(current):
@@ -135,6 +144,32 @@ def _convert(name: str, text: str, current: Any) -> Any:
       f"{current!r}, not '{text}'"
     )
   return value
+
+
+def _convert_tuple(name: str, text: str, current: tuple) -> tuple:
+  """Parses `a.tar+b.tar` or `6x3x3`: a comma would end the option.
+
+  Strings are joined by `+`, since paths are full of the letter x; numbers by
+  `x`. An empty tuple holds strings.
+  """
+  kind = type(current[0]) if current else str
+  if kind is str:
+    return tuple(filter(None, text.split('+')))
+  values = tuple(map(_literal, text.split('x')))
+  if any(type(value) is not kind for value in values):
+    shown = 'x'.join(map(str, current))
+    raise ConfigError(
+      f"config option '{name}' needs a tuple such as {shown}, not '{text}'"
+    )
+  return values
+
+
+def _literal(text: str) -> Any:
+  """The Python literal that `text` spells; None if it spells none."""
+  try:
+    return ast.literal_eval({'true': 'True', 'false': 'False'}.get(text, text))
+  except (ValueError, SyntaxError):
+    return None
 
 
 def _suggest(word: str, known) -> str:

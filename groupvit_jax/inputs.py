@@ -4,6 +4,7 @@ The only place where the `data` and `eval` fields of a config are interpreted.
 """
 
 import functools
+import importlib.util
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 
 from groupvit_jax import errors, sharding
 from groupvit_jax.data import (
@@ -19,7 +21,6 @@ from groupvit_jax.data import (
   pipeline,
   sources,
   tar_source,
-  tensorflow_import,
 )
 from groupvit_jax.evaluation import (
   grouping_baselines,
@@ -31,6 +32,14 @@ from groupvit_jax.text import tokenizer as tokenizer_lib
 
 # Up to this, pictures are decoded once and kept.
 IN_MEMORY_BYTES = 4 * 2**30
+
+# What keeping scenes on disk imports; not every machine can have all of it.
+ON_DISK_NEEDS = (
+  'tensorflow',
+  'tensorflow_datasets',
+  'array_record',
+  'importlib_resources',
+)
 
 TEMPLATES = {
   'full': prompts.FULL,
@@ -144,7 +153,8 @@ class Inputs:
   @functools.cached_property
   def _validation_source(self):
     config = self._config
-    return _scenes('validation', config.eval.examples, config)
+    with errors.explained_as(errors.SourceError):
+      return _scenes('validation', config.eval.examples, config)
 
 
 def _train_source(config):
@@ -161,14 +171,32 @@ def _train_source(config):
 def _scenes(split, count, config):
   """The embedded data: by TFDS on disk, or drawn into memory without it."""
   size, seed = config.image_size, config.data.seed
-  if not tensorflow_import.available():
+  if absent := _absent(ON_DISK_NEEDS):
+    logging.log_first_n(
+      logging.INFO,
+      'scenes are drawn into memory and not kept on disk; for that '
+      "pip install 'groupvit_jax[train]' brings what is missing: %s",
+      1,
+      ', '.join(absent),
+    )
     masks = split == 'validation'
     return sources.SceneSource(split, count, size, seed, masks=masks)
   cache = pathlib.Path(config.data.cache).expanduser()
-  on_disk = sources.scenes_tfds(split, count, size, seed, data_dir=cache)
+  try:
+    on_disk = sources.scenes_tfds(split, count, size, seed, data_dir=cache)
+  except OSError as error:
+    raise errors.SourceError(
+      f'cannot keep scenes in {cache}: {error.strerror or error}; choose '
+      'another folder with data.cache'
+    ) from error
   if count * size * size * 3 > IN_MEMORY_BYTES:
     return on_disk
-  return sources.InMemory(on_disk, size)
+  return sources.InMemory(on_disk, size, name=f'scenes {split}')
+
+
+def _absent(packages) -> list[str]:
+  """Which of the packages are not installed (without importing them)."""
+  return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def _templates(name: str) -> tuple[str, ...]:

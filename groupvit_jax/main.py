@@ -8,11 +8,14 @@ import logging as python_logging
 import os
 import pathlib
 import re
+import runpy
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from groupvit_jax import config as config_lib
 from groupvit_jax import errors
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,12 +37,16 @@ _DISTRIBUTED = flags.DEFINE_bool(
   '(TPU pod, Slurm, Open MPI) or JAX_COORDINATOR_ADDRESS.',
 )
 
+# How config_flags begins a message that goes on with a stack trace.
+_TRACE_FOLLOWS = 'Error whilst parsing config file'
+_PACKAGE = pathlib.Path(__file__).parent
+
 
 def main(unused_argv) -> int:
-  # JAX reads its environment when imported: after the flags.
-  from groupvit_jax import results, sharding, train
-
   try:
+    # JAX reads its environment when imported: after the flags.
+    from groupvit_jax import results, sharding, train
+
     if _DISTRIBUTED.value:
       sharding.initialize_distributed()
     workdir = _WORKDIR.value or _default_workdir()
@@ -48,11 +55,8 @@ def main(unused_argv) -> int:
     logging.warning('%s', stop)
     return 130
   except errors.UserError as error:
-    logging.error('%s', error)
+    print(f'error: {error}', file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
-    logging.warning('stopped; what was saved before is kept')
-    return 130
   print(results.as_text(summary, workdir))
   return 0
 
@@ -73,46 +77,84 @@ def _parse_flags(argv: list[str]) -> list[str]:
       return args
     if _CONFIG.value is None:
       raise flags.Error(
-        'say what to train, such as --config=configs/gvit_s.py:demo'
+        'say what to train, such as --config=configs/gvit_s.py:demo; --help '
+        'shows the flags'
       )
     if args[1:]:
-      raise flags.Error(f'unexpected argument: {args[1]}')
-  except (flags.Error, ValueError, AttributeError, KeyError, TypeError) as e:
-    # config_flags reports an unknown field as AttributeError or KeyError.
-    print(f'error: {_first_line(e)}\n--help shows the flags', file=sys.stderr)
-    sys.exit(2)
-  except (OSError, ImportError) as e:
-    print(f'error: cannot load the config: {e}', file=sys.stderr)
+      raise flags.Error(f"unexpected argument '{args[1]}'; flags begin with --")
+    _CONFIG.value.keys()  # only here config_flags tells of a missing file
+  except Exception as error:  # a config file is a program: any may come
+    message = ' '.join(_explain(error, argv).split())
+    print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
   return args
 
 
-def _first_line(error: Exception) -> str:
-  text = str(error.args[0] if error.args else error)
-  return text.strip().splitlines()[0] if text.strip() else repr(error)
+def _explain(error: Exception, argv: list[str]) -> str:
+  """What the user should know of an error that reading the flags raised.
+
+  config_flags wraps what a config file raises, with its stack trace as the
+  message, and names an unknown field without saying that it is one.
+  """
+  chain = [error]
+  while following := chain[-1].__cause__ or chain[-1].__context__:
+    chain.append(following)
+  root = chain[-1]
+  ours = [e for e in chain if isinstance(e, errors.UserError)]
+  if ours:
+    return str(ours[-1])
+  if isinstance(error, flags.Error) and _TRACE_FOLLOWS not in str(error):
+    return str(error)
+  words = '\n'.join(argv)
+  value = re.search(r'^--?config[=\n](.*)', words, re.MULTILINE)[1]
+  path, _, arg = value.partition(':')
+  if not os.path.isfile(path):
+    return f'there is no config file {os.path.abspath(path)}'
+  frames = traceback.extract_tb(root.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == path]
+  if isinstance(error, AttributeError | KeyError) and not lines:
+    config = runpy.run_path(path)['get_config'](*filter(None, [arg]))
+    for field in re.findall(r'^--?(?:no)?config\.([^=\n]+)', words, re.M):
+      if unknown := config_lib.unknown_field(config, field):
+        return unknown
+  where = f', line {lines[-1]}' if lines else ''
+  return f'cannot load {path}{where}: {type(root).__name__}: {root}'
 
 
 def _set_up_logging() -> None:
   # TensorFlow's C++ logs; before anything imports it, here or in a worker.
+  # It tells of oneDNN whatever the level, and its input work needs none.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.setFormatter(
     python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
   )
-  # Orbax and TFDS tell their inner lives at INFO; a user wants the run's.
-  handler.addFilter(
-    lambda record: (
-      record.levelno >= python_logging.WARNING
-      or 'groupvit_jax' in record.pathname
-    )
-  )
+  handler.addFilter(_is_for_the_user)
+
+
+def _is_for_the_user(record: python_logging.LogRecord) -> bool:
+  """Whether to show a message: all of ours, and others' warnings.
+
+  Orbax and TFDS tell their inner lives at INFO; TFDS also warns of what we do
+  on purpose (configurations of our own, no OpenCV).
+  """
+  if pathlib.Path(record.pathname).is_relative_to(_PACKAGE):
+    return True
+  if f'{os.sep}tensorflow_datasets{os.sep}' in record.pathname:
+    return record.levelno >= python_logging.ERROR
+  return record.levelno >= python_logging.WARNING
 
 
 def run() -> None:
   """Entry point of `python -m groupvit_jax.main`."""
   _set_up_logging()
-  app.run(main, flags_parser=_parse_flags)
+  try:
+    app.run(main, flags_parser=_parse_flags)
+  except KeyboardInterrupt:  # where the training loop does not listen for it
+    logging.warning('stopped; what was saved before is kept')
+    sys.exit(130)
 
 
 if __name__ == '__main__':

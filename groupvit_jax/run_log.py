@@ -97,10 +97,11 @@ def _tensorboard(workdir: pathlib.Path, num_steps: int):
   """Returns clu's writer and progress report, or nothing without TensorFlow."""
   try:
     from clu import metric_writers, periodic_actions
-  except ImportError:
+  except ImportError as error:
     logging.info(
-      'no TensorBoard log: tensorflow is not installed (metrics.jsonl is '
-      "written; pip install 'groupvit_jax[train]' for both)"
+      'no TensorBoard log, only metrics.jsonl; for both '
+      "pip install 'groupvit_jax[train]' brings what is missing: %s",
+      (error.name or str(error)).split('.')[0],
     )
     return None, None
   writer = metric_writers.AsyncMultiWriter(

@@ -94,6 +94,7 @@ def clip_task(config, vocab_size, mesh=None) -> Task:
     num_heads=m.num_heads,
     mlp_ratio=m.mlp_ratio,
     drop_path_rate=m.drop_path_rate,
+    init_std=m.init_std,
     remat=config.remat,
     dtype=config.dtype,
   )

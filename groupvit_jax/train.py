@@ -254,15 +254,15 @@ class Run:
       values['images_per_second'] = rate
     values['samples_replaced'] = self._data.replaced
     self._log.scalars(step, {f'train/{k}': v for k, v in values.items()})
-    left = self._config.num_steps - step
-    logging.info(
-      'step %d of %d  loss %.3f  %.0f images/s  %s left',
-      step,
-      self._config.num_steps,
-      values['loss'],
-      values.get('images_per_second', 0.0),
-      _minutes(left * self._clock.train_seconds / max(1, step)),
-    )
+    told = [f'step {step} of {self._config.num_steps}']
+    told.append(f'loss {values["loss"]:.3f}')
+    if num_steps:
+      told.append(f'{rate:.0f} images/s')
+    if self._clock.images:  # not before a step without compilation
+      images = (self._config.num_steps - step) * self._config.batch_size
+      seconds = images * self._clock.train_seconds / self._clock.images
+      told.append(f'{_minutes(seconds)} left')
+    logging.info('  '.join(told))
 
   def _save(self, state, step) -> None:
     meta = {'position': step * self._config.batch_size}

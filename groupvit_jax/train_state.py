@@ -43,7 +43,7 @@ def make_optimizer(
   """Returns the optimizer and its schedule.
 
   Learning rates are stated for `reference_batch_size` and follow the batch
-  linearly (facts of the original: 1.6e-3 for 4,096).
+  linearly (NVlabs/GroupViT main_group_vit.py: 1.6e-3 for 4,096).
   """
   o = config.optimizer
   scale = config.batch_size / o.reference_batch_size

@@ -249,3 +249,14 @@ def test_a_layout_that_does_not_fit_is_refused(options, message):
   model = tiny_models.image_encoder(**options)
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(model.init, jax.random.key(0), tiny_models.images())
+
+
+def test_a_group_without_tokens_passes_no_gradient():
+  assignment = jnp.array([[[0.9, 0.6], [0.1, 0.4]]])  # group 1 wins nothing
+
+  def total(y):
+    return grouping.quiet_where_empty(y, assignment).sum()
+
+  gradient = jax.grad(total)(jnp.ones((1, 2, 3)))
+  np.testing.assert_array_equal(gradient[0, 0], np.ones(3))
+  np.testing.assert_array_equal(gradient[0, 1], np.zeros(3))

@@ -138,7 +138,8 @@ def test_regions_give_their_segmentation_logits(golden, evaluated):
   maps = jax.image.resize(maps, (b, h, w, maps.shape[-1]), 'linear')
   cosines = jnp.einsum('bge,ce->bcg', regions['embeddings'], texts)
   seg = jnp.einsum('bcg,bhwg->bchw', cosines, maps)
-  # Their logits carry the scale twice (groupvit_facts: HF versus original).
+  # Their logits carry the scale twice (transformers modeling_groupvit.py,
+  # GroupViTModel.forward).
   theirs = golden.arrays['out/segmentation_logits']
   assert_near(seg, theirs / evaluated['scale'] ** 2)
 

@@ -53,7 +53,10 @@ def random_regions(seed=0, b=2, g=3, e=6, c=7, grid=(3, 4)):
 
 
 def released_labels(regions, text, scale, size, threshold=None, top_k=5):
-  """The released steps (facts 2.3-2.7) in plain numpy, picture by picture."""
+  """The released steps in plain numpy, picture by picture.
+
+  NVlabs/GroupViT segmentation/evaluation/group_vit_seg.py.
+  """
   labels = []
   maps = np.asarray(segmentation.resize_maps(regions['stages'][-1], size))
   text = np.asarray(text)

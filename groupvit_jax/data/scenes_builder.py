@@ -4,6 +4,7 @@ Training and evaluation are separate configs, so that what training reads
 holds no mask at all.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -159,6 +160,46 @@ def config(
   )
 
 
+def prepared(
+  kind: str,
+  size: int = 64,
+  count: int | None = None,
+  seed: int = 0,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  workers: int | None = None,
+) -> Any:
+  """Generates the data unless it is on disk; returns its builder.
+
+  Args: as `prepare`.
+  """
+  builder = _classes()[1](
+    config=config(kind, size, count, seed, workers),
+    data_dir=None if data_dir is None else os.fspath(data_dir),
+  )
+  with _quiet_tfds():
+    builder.download_and_prepare()
+  return builder
+
+
+@contextlib.contextmanager
+def _quiet_tfds():
+  """Leaves the screen to our own progress bar.
+
+  TFDS nests three more around it, and prints that it downloads data whose size
+  is unknown.
+  """
+  from tensorflow_datasets.core.utils import tqdm_utils
+
+  shown = tqdm_utils._active  # there is no public way to ask
+  tqdm_utils.display_progress_bar(False)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tqdm_utils.display_progress_bar(shown)
+
+
 def prepare(
   kind: str,
   size: int = 64,
@@ -183,9 +224,7 @@ def prepare(
     [h, w, 3], 'captions' (array of bytes) and, for 'masks', 'mask' uint8
     [h, w, 1].
   """
-  builder = _classes()[1](
-    config=config(kind, size, count, seed, workers),
-    data_dir=None if data_dir is None else os.fspath(data_dir),
+  builder = prepared(
+    kind, size, count, seed, data_dir=data_dir, workers=workers
   )
-  builder.download_and_prepare()
   return builder.as_data_source(_SPLITS[kind])

@@ -39,7 +39,10 @@ def expand(patterns):
   if isinstance(patterns, (str, os.PathLike)):
     patterns = [patterns]
   if not patterns:
-    raise ValueError('No shards are named: give a path or a pattern.')
+    raise ValueError(
+      'No shards are named: give a path or a pattern, such as '
+      'data.shards=/data/{00000..00331}.tar.'
+    )
   found, absent = [], []
   for pattern in map(os.fspath, patterns):
     if pattern.startswith('pipe:') or '://' in pattern:
@@ -54,7 +57,7 @@ def expand(patterns):
       if not existing:
         absent.append(path)
   if not found:
-    raise FileNotFoundError(_nothing_found(patterns, absent))
+    raise FileNotFoundError(_nothing_found(patterns))
   if absent:
     logging.warning(
       '%d shards are absent and skipped, such as %s', len(absent), absent[0]
@@ -62,12 +65,10 @@ def expand(patterns):
   return list(dict.fromkeys(found))
 
 
-def _nothing_found(patterns, absent):
-  shown = ', '.join(map(os.fspath, patterns))
-  folder = os.path.dirname(absent[0]) or '.'
+def _nothing_found(patterns):
   return (
-    f'No shard is found at {shown}. How to prepare the data:\n'
-    + preparation.how_to_prepare(shown, folder)
+    'no training data: none of the shards is there. How to prepare them:\n\n'
+    + preparation.how_to_prepare([*map(os.fspath, patterns)])
   )
 
 

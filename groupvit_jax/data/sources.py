@@ -152,23 +152,24 @@ class InMemory(ArraySource):
     dropped: how many samples of the source were bad.
   """
 
-  def __init__(self, source, size, *, progress=True):
+  def __init__(self, source, size, *, name=None, progress=True):
     """Decodes a source.
 
     Args:
       source: any source.
       size: side in pixels.
+      name: what messages call it; None means as the source.
       progress: whether to show a progress bar.
 
     Raises:
       ValueError: no sample is usable.
     """
-    name = reader.source_name(source)
+    name = name or reader.source_name(source)
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
     for index in tqdm(
-      range(count), name, disable=not progress, delay=2, leave=False
+      range(count), f'reading {name}', disable=not progress, unit=' pictures'
     ):
       try:
         sample = source[index]
@@ -306,11 +307,9 @@ def scenes_tfds(split, count, size, seed=0, *, data_dir=None, workers=None):
     raise ValueError(f'scenes_tfds has the splits {list(kinds)}, not {split!r}')
   from groupvit_jax.data import scenes_builder
 
-  builder = scenes_builder.Scenes(
-    config=scenes_builder.config(kinds[split], size, count, seed, workers),
-    data_dir=data_dir,
+  builder = scenes_builder.prepared(
+    kinds[split], size, count, seed, data_dir=data_dir, workers=workers
   )
-  builder.download_and_prepare()
   mask_key = 'mask' if split == 'validation' else None
   return TFDSSource(builder, split, mask_key=mask_key)
 

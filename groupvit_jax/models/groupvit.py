@@ -25,6 +25,7 @@ class Stage(nn.Module):
     drop_path: a rate for each transformer block; their number is the depth.
     num_heads, mlp_ratio: of every block.
     num_group_tokens: group tokens that join the tokens here; 0 for none.
+    init_std: of the linear kernels at the start.
     grouping: options of `GroupingBlock` beside these.
     remat: recompute activations backwards instead of keeping them.
     dtype: of the computation; parameters are float32.
@@ -34,6 +35,7 @@ class Stage(nn.Module):
   num_heads: int
   mlp_ratio: float
   num_group_tokens: int
+  init_std: float
   grouping: dict
   remat: bool
   dtype: DTypeLike
@@ -60,11 +62,15 @@ class Stage(nn.Module):
     n = x.shape[1]
     if self.num_group_tokens:
       x = jnp.concatenate([x, self.group_tokens(x, previous)], axis=1)
+    init = nn.initializers.normal(self.init_std)
     for i, rate in enumerate(self.drop_path):
       x = block(
         self.num_heads,
         self.mlp_ratio,
         rate,
+        in_init=init,
+        fc_init=init,
+        out_init=init,
         dtype=self.dtype,
         name=f'block_{i}',
       )(x, train)
@@ -74,6 +80,7 @@ class Stage(nn.Module):
     group = grouping.GroupingBlock(
       num_heads=self.num_heads,
       mlp_ratio=self.mlp_ratio,
+      init_std=self.init_std,
       dtype=self.dtype,
       name='grouping',
       **self.grouping,
@@ -91,7 +98,9 @@ class Stage(nn.Module):
     tokens = self.param('group_tokens', init, (1, t, width)).astype(self.dtype)
     if not first:
       previous = layers.layer_norm(self.dtype, 'norm_previous')(previous)
-      mixer = grouping.TokenMixer(t, self.dtype, name='project_previous')
+      mixer = grouping.TokenMixer(
+        t, self.init_std, self.dtype, name='project_previous'
+      )
       tokens = tokens + mixer(previous)
     return jnp.broadcast_to(tokens, (x.shape[0], t, width))
 
@@ -112,8 +121,12 @@ class GroupViT(nn.Module):
     drop_path_rate: of the last block, linear from 0 at the first.
     assignment: 'hard' (straight-through Gumbel-softmax) or 'soft'.
     gumbel_temperature: of the noise softmax in training.
-    group_residual, pre_assign_attn, token_mixer, assign_init_std: see
+    group_residual, pre_assign_attn, token_mixer, gumbel_noise: see
       `GroupingBlock`.
+    init_std: of the linear kernels at the start. The released .02 suits width
+      384. A narrow model would begin nearly linear, its attention and its
+      assignment without preference (assignment logits of .03 at width 64,
+      next to Gumbel noise of 1.3); width^-.5 keeps the size of the signal.
     remat: recompute activations backwards instead of keeping them.
     dtype: of the computation; parameters, softmax, outputs are float32.
   """
@@ -133,7 +146,8 @@ class GroupViT(nn.Module):
   group_residual: bool = True
   pre_assign_attn: bool = True
   token_mixer: bool = True
-  assign_init_std: float = 0.02
+  gumbel_noise: float = 1.0
+  init_std: float = 0.02
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
@@ -187,13 +201,14 @@ class GroupViT(nn.Module):
       'group_residual': self.group_residual,
       'pre_assign_attn': self.pre_assign_attn,
       'token_mixer': self.token_mixer,
-      'assign_init_std': self.assign_init_std,
+      'gumbel_noise': self.gumbel_noise,
     }
     return Stage(
       drop_path,
       self.num_heads,
       self.mlp_ratio,
       self.num_group_tokens[i],
+      self.init_std,
       options,
       self.remat,
       self.dtype,

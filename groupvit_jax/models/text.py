@@ -1,7 +1,7 @@
 """Text encoder: CLIP's causal transformer at the width that GroupViT uses.
 
-Trained from scratch beside the image encoder (facts of arXiv 2202.11094 and
-its code); the sentence is read at its end token, the highest id.
+Trained from scratch beside the image encoder (arXiv 2202.11094, section 3.2;
+NVlabs/GroupViT models/transformer.py); read at its end token, the highest id.
 """
 
 import flax.linen as nn

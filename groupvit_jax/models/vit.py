@@ -23,6 +23,7 @@ class ViT(nn.Module):
     patch_size: side of a patch in pixels.
     width, depth, num_heads, mlp_ratio: of the transformer.
     drop_path_rate: of the last block, linear from 0 at the first.
+    init_std: of the linear kernels at the start (see `groupvit.GroupViT`).
     remat: recompute activations backwards instead of keeping them.
     dtype: of the computation; parameters, softmax, outputs are float32.
   """
@@ -34,6 +35,7 @@ class ViT(nn.Module):
   num_heads: int = 6
   mlp_ratio: float = 4.0
   drop_path_rate: float = 0.1
+  init_std: float = 0.02
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
@@ -56,11 +58,15 @@ class ViT(nn.Module):
     )(images)
     block = layers.block_class(self.remat)
     rates = np.linspace(0, self.drop_path_rate, self.depth).tolist()
+    init = nn.initializers.normal(self.init_std)
     for i, rate in enumerate(rates):
       x = block(
         self.num_heads,
         self.mlp_ratio,
         rate,
+        in_init=init,
+        fc_init=init,
+        out_init=init,
         dtype=self.dtype,
         name=f'block_{i}',
       )(x, train)

@@ -19,7 +19,7 @@ def _set(words: str) -> frozenset[str]:
 
 KINDS = ('nouns_and_verbs', 'nouns', 'noun_phrases')
 
-# The released list; it has no NNPS (groupvit_facts, "Multi-label").
+# The released list (NVlabs/GroupViT datasets/builder.py); it has no NNPS.
 _RELEASED = _set('NN NNS NNP VB VBD VBG VBN VBP VBZ')
 _NOUNS = _set('NN NNS NNP NNPS')
 _ADJECTIVES = _set('JJ JJR JJS')

@@ -156,7 +156,7 @@ def sample_prompts(
   At most k words are drawn without replacement from the list (a word that
   stands in the caption twice may be drawn twice), each goes into a template
   drawn at random, and the raw caption fills up what is missing (paper section
-  3.2; released code in groupvit_facts, "Multi-label").
+  3.2; NVlabs/GroupViT datasets/builder.py, WordAugTokenizeWrapper).
 
   Args:
     rng: source of the draws.

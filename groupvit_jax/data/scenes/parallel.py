@@ -12,6 +12,7 @@ import signal
 import sys
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import numpy as np
@@ -78,6 +79,25 @@ def _ignore_interrupt():
 
 
 @contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+  """Holds Ctrl-C back while a process starts.
+
+  The process inherits that, so it is deaf before it gets to
+  `_ignore_interrupt`; half a second of imports would end in a stack trace.
+  """
+  if not hasattr(signal, 'pthread_sigmask'):  # Windows
+    yield
+    return
+  # Its start would let signals through again.
+  resource_tracker.ensure_running()
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _without_main() -> Iterator[None]:
   """Hides `__main__` while a process starts.
 
@@ -103,7 +123,7 @@ def _parallel(jobs: list, workers: int) -> Iterator[Chunk]:
   try:
     ahead, waiting = 2 * workers, []
     for job in jobs:
-      with _without_main():
+      with _without_main(), _interrupt_held_back():
         waiting.append(pool.submit(_make, job))
       if len(waiting) > ahead:
         yield waiting.pop(0).result()
