@@ -77,7 +77,14 @@ def same_time(ours: dict, probe: dict) -> int:
 
 
 def run(arg: str, workdir: pathlib.Path) -> dict:
-  """Trains `:arg` in a process of its own; returns its summary."""
+  """Trains `:arg` in a process of its own; returns its summary.
+
+  A workdir that is finished is taken as it is, so that the script goes on
+  where it was stopped.
+  """
+  finished = workdir / 'summary.json'
+  if finished.exists():
+    return json.loads(finished.read_text())
   subprocess.run(
     [
       sys.executable,
@@ -90,7 +97,7 @@ def run(arg: str, workdir: pathlib.Path) -> dict:
     cwd=ROOT,
     stdout=subprocess.DEVNULL,
   )
-  return json.loads((workdir / 'summary.json').read_text())
+  return json.loads(finished.read_text())
 
 
 def environment() -> str:

@@ -147,7 +147,7 @@ def _demo(c) -> None:
   """2 CPU cores, under 12 minutes, data and compilation included."""
   c.image_size = 64
   c.batch_size = 128
-  c.num_steps = 1000
+  c.num_steps = 600
   c.dtype = 'float32'
   c.model.patch_size = 8
   c.model.width = 64
@@ -174,8 +174,8 @@ def _demo(c) -> None:
   c.optimizer.warmup_steps = 50
   c.eval.examples = 400
   c.run.log_every = 25
-  c.run.eval_every = 200
-  c.run.checkpoint_every = 200
+  c.run.eval_every = 100
+  c.run.checkpoint_every = 100
   c.cpu = {}
 
 

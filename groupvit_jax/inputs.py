@@ -172,14 +172,13 @@ def _scenes(split, count, config):
   """The embedded data: by TFDS on disk, or drawn into memory without it."""
   size, seed = config.image_size, config.data.seed
   if absent := _absent(ON_DISK_NEEDS):
-    logging.log_first_n(
-      logging.INFO,
-      'scenes are drawn into memory and not kept on disk; for that '
-      "pip install 'groupvit_jax[train]' brings what is missing: %s",
-      1,
-      ', '.join(absent),
-    )
     masks = split == 'validation'
+    if not masks:  # said once is enough
+      logging.info(
+        'scenes are drawn into memory and not kept on disk; for that '
+        "pip install 'groupvit_jax[train]' brings what is missing: %s",
+        ', '.join(absent),
+      )
     return sources.SceneSource(split, count, size, seed, masks=masks)
   cache = pathlib.Path(config.data.cache).expanduser()
   try:

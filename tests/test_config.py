@@ -43,7 +43,7 @@ def count_parameters(config) -> int:
     ('one_stage', 52_144_202),
     ('tied', 55_726_609),
     ('clip', 48_555_138),
-    ('demo', 3_490_801),
+    ('demo', 3_489_769),
     ('demo,clip', 3_388_482),
   ],
 )
@@ -94,6 +94,26 @@ def test_an_integer_is_taken_for_a_float_and_a_tuple_of_one_is_a_tuple(
   assert config.model.depths == (12,)
 
 
+def test_shards_are_given_as_plain_text(get_config):
+  arg = 'data.shards=/path/train/a.tar'
+  assert get_config(arg).data.shards == ('/path/train/a.tar',)
+  arg = 'data.shards=/x/{00000..00009}.tar+/e/*.tar,seed=2'
+  config = get_config(arg)
+  assert config.data.shards == ('/x/{00000..00009}.tar', '/e/*.tar')
+  assert config.seed == 2
+  # Also where the variant has named some already.
+  assert get_config('gcc_yfcc,data.shards=1x2.tar').data.shards == ('1x2.tar',)
+
+
+def test_fields_that_do_not_exist_are_named(get_config):
+  config = get_config('demo')
+  unknown = config_lib.unknown_field
+  assert unknown(config, 'data.shards') == unknown(config, 'data') == ''
+  assert unknown(config, 'foo') == "unknown config field 'foo'"
+  assert "(did you mean 'data.shards'?)" in unknown(config, 'data.shrds')
+  assert "(did you mean 'seed'?)" in unknown(config, 'seed.x')
+
+
 @pytest.mark.parametrize(
   ('arg', 'message'),
   [
@@ -102,7 +122,9 @@ def test_an_integer_is_taken_for_a_float_and_a_tuple_of_one_is_a_tuple(
     ('steps=many', "'steps' needs a int such as 10000, not 'many'"),
     ('steps=1.5', "'steps' needs a int"),
     ('loss.share_nouns=maybe', "'loss.share_nouns' needs a bool"),
-    ('depths=axb', "'depths' needs a tuple"),
+    ('depths=axb', "'depths' needs a tuple such as 6x3x3, not 'axb'"),
+    ('depths=6x1.5', "'depths' needs a tuple"),
+    ('data.shards=/d/{a,b}.tar', r"cut at a comma.*join them by '\+'"),
   ],
 )
 def test_mistakes_are_named(get_config, arg, message):

@@ -5,6 +5,7 @@ Pictures are judged by their statistics; by eye they are judged in review.
 
 import collections
 import hashlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -402,6 +403,24 @@ def test_ctrl_c_ends_the_workers_too():
     guard.cancel()
     process.kill()
   assert b'KeyboardInterrupt' in errors and b'SpawnProcess' not in errors
+
+
+@pytest.mark.skipif(
+  not hasattr(signal, 'pthread_sigmask'), reason='Windows has no signal masks'
+)
+def test_a_process_that_starts_does_not_hear_ctrl_c():
+  def held_back():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+  context = multiprocessing.get_context('spawn')
+  # Sends itself what Ctrl-C sends, without any preparation of ours.
+  process = context.Process(target=signal.raise_signal, args=(signal.SIGINT,))
+  with parallel._interrupt_held_back(), parallel._without_main():
+    process.start()
+    assert held_back()
+  assert not held_back()
+  process.join()
+  assert process.exitcode == 0
 
 
 def test_reading_can_stop_early(monkeypatch):

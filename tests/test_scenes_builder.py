@@ -79,3 +79,12 @@ def test_configs_are_named_by_what_they_hold(data_dir):
   assert builder.info.features['mask'].names == list(scenes.CLASS_NAMES)
   with pytest.raises(AttributeError, match='no attribute'):
     scenes_builder.Nothing  # noqa: B018
+
+
+def test_the_listed_configs_are_opened_by_their_size(data_dir, monkeypatch):
+  monkeypatch.setattr(
+    scenes_builder.Scenes, 'download_and_prepare', lambda self: None
+  )
+  builder = scenes_builder.prepared('captions', 64, data_dir=data_dir)
+  assert builder.builder_config.name == 'captions_64'
+  assert builder.builder_config.count == 20_000

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import struct
+import subprocess
 import tarfile
 
 import numpy as np
@@ -74,10 +76,10 @@ def test_absent_shards_are_skipped_with_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize(
   ('pattern', 'message'),
   [
-    ('gcc3m/gcc-train-{000000..000436}.tar', r'(?s)Conceptual.*img2dataset'),
+    ('gcc3m/gcc-train-{000000..000436}.tar', '(?s)Conceptual.*img2dataset'),
     ('gcc12m/gcc-conceptual-12m-{000000..000002}.tar', 'cc12m.tsv'),
-    ('yfcc14m/yfcc14m-{000000..000002}.tar', 'YFCC14M: take the photo ids'),
-    ('redcap12m/redcap12m-*.tar', '(?s)RedCaps.*--url_col url'),
+    ('yfcc14m/yfcc14m-{000000..000002}.tar', 'YFCC14M. Join the list'),
+    ('redcap12m/redcap12m-*.tar', '(?s)RedCaps.*--input_format parquet'),
     ('mine/*.tar', '(?s)How to prepare.*--output_format webdataset'),
   ],
 )
@@ -85,6 +87,37 @@ def test_no_shard_says_how_to_prepare_the_data(tmp_path, pattern, message):
   with pytest.raises(FileNotFoundError, match=message) as error:
     sources.TarSource(str(tmp_path / pattern))
   assert str(tmp_path / pattern.split('/')[0]) in str(error.value)
+  assert 'docs/data.md' in str(error.value)
+
+
+def test_every_missing_data_set_gets_its_own_commands():
+  patterns = [
+    'd/three/gcc-train-{000000..000436}.tar',
+    'd/twelve/gcc-conceptual-12m-{000000..001943}.tar',
+    'd/flickr/yfcc14m-{000000..001888}.tar',
+    'd/mine/a.tar',
+    'd/mine/b.tar',
+  ]
+  with pytest.raises(FileNotFoundError, match='no training data') as error:
+    shards.expand(patterns)
+  parts = re.split('^(?=d/)', str(error.value), flags=re.MULTILINE)[1:]
+  three, twelve, flickr, a, b = parts
+  assert 'gcc3m.tsv' in three and '--output_folder d/three' in three
+  assert 'gcc12m.tsv' in twelve and '--output_folder d/twelve' in twelve
+  assert '--oom_shard_count 6' in three and '--oom_shard_count 6' in twelve
+  assert 'd/flickr/yfcc14m-*.tar' in flickr and 'img2dataset --' not in flickr
+  assert a == 'd/mine/a.tar\n' and '--output_folder d/mine' in b
+
+
+def test_shards_renamed_as_told_are_found(tmp_path):
+  pattern = str(tmp_path / 'gcc-train-{000000..000001}.tar')
+  with pytest.raises(FileNotFoundError) as error:
+    shards.expand(pattern)
+  (line,) = [x for x in str(error.value).splitlines() if ' mv ' in x]
+  for i in range(2):  # as img2dataset names them
+    shard(tmp_path / f'{i:06d}.tar', i, 1)
+  subprocess.run(['bash', '-c', line], check=True)
+  assert len(sources.TarSource(pattern)) == 2
 
 
 @pytest.mark.parametrize('bad', ['pipe:cat x.tar', 'https://a.b/{0..9}.tar'])

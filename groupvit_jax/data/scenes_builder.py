@@ -173,8 +173,12 @@ def prepared(
 
   Args: as `prepare`.
   """
-  builder = _classes()[1](
-    config=config(kind, size, count, seed, workers),
+  wanted = config(kind, size, count, seed, workers)
+  builder_class = _classes()[1]
+  # TFDS takes the configs that it lists by name only.
+  listed = wanted.name in builder_class.builder_configs
+  builder = builder_class(
+    config=wanted.name if listed else wanted,
     data_dir=None if data_dir is None else os.fspath(data_dir),
   )
   with _quiet_tfds():

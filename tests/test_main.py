@@ -1,0 +1,224 @@
+"""The command: its errors in one line, its exit codes, a quiet screen."""
+
+import logging
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from absl import app
+from absl.testing import flagsaver
+
+from groupvit_jax import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = f'--config={ROOT}/configs/gvit_s.py'
+TINY = (
+  'demo,steps=3,batch=8,examples=24,size=16,patch=8,width=16,depths=1x0,'
+  'tokens=3x0,groups=3x0,model.num_heads=2,text.width=16,text.depth=1,'
+  'text.num_heads=2,text.context_length=16,joint.embed_dim=16,'
+  'eval.examples=6,eval.batch_size=6,run.pictures=2,run.log_every=1'
+)
+ENVIRONMENT = os.environ | {
+  'PYTHONPATH': str(ROOT),
+  'JAX_PLATFORMS': 'cpu',
+  # One device, compiled quickly: what takes the time here is compiling.
+  'XLA_FLAGS': '--xla_backend_optimization_level=0 '
+  '--xla_llvm_disable_expensive_passes=true',
+}
+# As a user's shell has it; conftest.py quietens TensorFlow for the tests.
+ENVIRONMENT.pop('TF_CPP_MIN_LOG_LEVEL', None)
+COMMAND = [sys.executable, '-m', 'groupvit_jax.main']
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+  """Runs the command as a user does."""
+  return subprocess.run(
+    [*COMMAND, *arguments],
+    env=ENVIRONMENT,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+  """Function of arguments: what is said of them, and the exit code."""
+
+  def parse(*arguments) -> tuple[str, int]:
+    argv = ['main', *arguments]
+    monkeypatch.setattr(sys, 'argv', argv)  # where config_flags looks
+    app.define_help_flags()
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stop:
+      main._parse_flags(argv)
+    return capsys.readouterr().err, stop.value.code
+
+  return parse
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([f'{CONFIG}:dmeo'], "unknown config variant 'dmeo' .did you mean 'demo'"),
+    ([f'{CONFIG}:demo,stepz=3'], "'stepz' .did you mean 'steps'"),
+    ([f'{CONFIG}:demo,steps=x'], "'steps' needs a int such as"),
+    ([CONFIG, '--config.foo=1'], "unknown config field 'foo'"),
+    (
+      [f'{CONFIG}:demo', '--config.data.shrds=1'],
+      "unknown config field 'data.shrds' .did you mean 'data.shards'",
+    ),
+    ([CONFIG, '--config.batch_size=abc'], "batch_size=abc: .*'abc'"),
+    (['--config=/no/nope.py'], 'there is no config file /no/nope.py'),
+    (['--config=nope.py:demo', '--config.seed=1'], 'no config file /.*nope.py'),
+    ([CONFIG, 'demo'], "unexpected argument 'demo'"),
+    ([], 'say what to train, such as --config=configs/gvit_s.py:demo'),
+    (['--confg=x'], "Unknown command line flag 'confg'"),
+  ],
+)
+def test_a_wrong_command_line_is_one_line(said, arguments, message):
+  text, code = said(*arguments)
+  assert code == 2
+  assert re.match(f'error: .*{message}', text)
+  assert text.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('program', 'message'),
+  [
+    ('x = 1\ndef get_config():\n  return y', 'line 3: NameError: .*y'),
+    ('def get_config():\n  return int("a")', 'line 2: ValueError: invalid'),
+    ('def get_config():\n  return None.a', 'line 2: AttributeError: .*a'),
+    ('def (', 'SyntaxError: invalid syntax'),
+  ],
+)
+def test_a_mistake_in_a_config_file_is_shown_where_it_is(
+  said, tmp_path, program, message
+):
+  path = tmp_path / 'mine.py'
+  path.write_text(program)
+  text, code = said(f'--config={path}')
+  assert code == 2
+  assert re.match(f'error: cannot load {path}.*{message}', text)
+  assert text.count('\n') == 1
+
+
+def test_a_misspelt_variant_ends_the_command():
+  done = run(f'{CONFIG}:dmeo')
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: unknown config variant 'dmeo'")
+  assert done.stderr.count('\n') == 1 and not done.stdout
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / 'file').touch()
+  done = run(f'{CONFIG}:{TINY}', f'--workdir={tmp_path}/file/run')
+  assert done.returncode == 1
+  assert re.match('error: cannot write to the workdir .*', done.stderr)
+  assert done.stderr.count('\n') == 1
+
+
+def test_a_recipe_without_its_data_tells_how_to_prepare_them(tmp_path):
+  done = subprocess.run(
+    [*COMMAND, f'{CONFIG}:gcc_yfcc', '--workdir=run'],
+    env=ENVIRONMENT,
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: no training data')
+  assert 'Traceback' not in done.stderr
+  for folder in ('gcc3m', 'gcc12m', 'yfcc14m'):
+    assert f'local_data/{folder}_shards/' in done.stderr
+
+
+def test_the_screen_shows_our_lines_and_nothing_else(tmp_path):
+  pytest.importorskip('tensorflow_datasets')
+  pytest.importorskip('array_record')
+  done = run(
+    f'{CONFIG}:{TINY},data.cache={tmp_path}/cache', f'--workdir={tmp_path}/run'
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [x for x in re.split('[\r\n]+', done.stderr) if x.strip()]
+  bars = {x.split(':')[0] for x in lines if not re.match(r'\d\d:', x)}
+  assert bars == {
+    'scenes train 16 px',
+    'reading scenes train',
+    'scenes validation 16 px',
+    'reading scenes validation',
+  }
+  logged = [x[9:] for x in lines if re.match(r'\d\d:\d\d:\d\d ', x)]
+  starts = [' '.join(line.split()[:2]).rstrip(':') for line in logged]
+  assert [s for s in starts if s.startswith('step')] == [
+    'step 0',
+    'step 1',
+    'step 2',
+    'step 3',
+    'step 3',
+  ]
+  assert starts[0].startswith('groupvit') and starts[-1].startswith('report')
+  assert len(logged) == 7
+  # The first step compiles: there is no speed to tell of yet.
+  first, second = (line.split('  ') for line in logged[2:4])
+  assert len(first) == 2 and first[0] == 'step 1 of 3'
+  assert re.fullmatch(r'\d+ images/s', second[2])
+  assert second[3].endswith(' left')
+  assert done.stdout.strip().startswith('miou ')
+
+
+@pytest.mark.parametrize('moment', [' 0/100000', ' 128/100000'])
+def test_ctrl_c_while_scenes_are_made_is_one_line(tmp_path, moment):
+  """While the workers start, and while they work."""
+  options = f'demo,size=32,examples=100000,data.cache={tmp_path}/cache'
+  process = subprocess.Popen(
+    [*COMMAND, f'{CONFIG}:{options}', f'--workdir={tmp_path}/run'],
+    env=ENVIRONMENT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    start_new_session=True,
+  )
+  guard = threading.Timer(120, process.kill)
+  guard.start()
+  try:
+    shown = b''
+    while moment.encode() not in shown and (letter := process.stderr.read(1)):
+      shown += letter
+    os.killpg(process.pid, signal.SIGINT)
+    # Ends when the last process that holds the pipe, workers too, is gone.
+    _, rest = process.communicate(timeout=60)
+  finally:
+    guard.cancel()
+    process.kill()
+  assert process.returncode == 130
+  lines = re.split('[\r\n]+', (shown + rest).decode().strip())
+  # The line may follow a bar that was being drawn.
+  assert lines[-1].endswith('stopped; what was saved before is kept')
+  for line in lines[:-1]:
+    assert not line or re.match('scenes train 32 px|.* into memory', line)
+
+
+def record(level: int, pathname: str) -> logging.LogRecord:
+  return logging.LogRecord('absl', level, pathname, 1, 'text', (), None)
+
+
+def test_others_are_heard_when_they_warn_and_tfds_when_it_fails():
+  site = '/home/me/groupvit_jax/.venv/lib/site-packages'
+  heard = {
+    ('ours', logging.INFO): main.__file__,
+    ('orbax', logging.WARNING): f'{site}/orbax/a.py',
+    ('tfds', logging.ERROR): f'{site}/tensorflow_datasets/core/a.py',
+  }
+  not_heard = {
+    ('orbax', logging.INFO): f'{site}/orbax/a.py',
+    ('tfds', logging.WARNING): f'{site}/tensorflow_datasets/core/a.py',
+  }
+  for (_, level), path in heard.items():
+    assert main._is_for_the_user(record(level, path))
+  for (_, level), path in not_heard.items():
+    assert not main._is_for_the_user(record(level, path))
