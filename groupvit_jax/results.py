@@ -197,6 +197,6 @@ def _notes(config) -> tuple[str, ...]:
   if config.data.source != 'scenes':
     return ()
   return (
-    'scenes are drawn by a program from a seed; figures on them say that '
-    'segmentation emerges, not how well photographs would be segmented.',
+    'Scenes are drawn by a program from a seed; figures on them say nothing '
+    'of how well photographs would be segmented.',
   )
