@@ -1,5 +1,6 @@
 """The command: its errors in one line, its exit codes, a quiet screen."""
 
+import functools
 import logging
 import os
 import pathlib
@@ -182,6 +183,8 @@ def test_ctrl_c_while_scenes_are_made_is_one_line(tmp_path, moment):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     start_new_session=True,
+    # A shell's background job ignores SIGINT, and what it starts inherits that.
+    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
   guard = threading.Timer(120, process.kill)
   guard.start()
