@@ -191,14 +191,16 @@ class Run:
           jax.block_until_ready(metrics)
           compiled, logged = True, step
           clock.start()
-        last = step == config.num_steps or stop.requested
+        # Read once: a signal from here on is the next step's to honour.
+        stopping = stop.requested
+        last = step == config.num_steps or stopping
         save = last or step % config.run.checkpoint_every == 0
         if save or step % config.run.log_every == 0:
           self._log_step(step, step - logged, metrics, schedule)
           metrics, logged = empty(), step
         if save:
           self._save(state, step)
-        if stop.requested and step < config.num_steps:
+        if stopping and step < config.num_steps:
           self._checkpoints.wait()
           raise errors.Interrupted(
             f'stopped at step {step} of {config.num_steps} with everything '

@@ -125,6 +125,23 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
   ]
 
 
+def test_a_signal_at_any_moment_of_a_step_finds_its_checkpoint(
+  cache, tmp_path, monkeypatch
+):
+  original = train.Run._log_step
+
+  def log_and_interrupt(self, step, *args):
+    original(self, step, *args)
+    if step == 1:  # after the loop has looked whether it should stop
+      signal.raise_signal(signal.SIGINT)
+
+  monkeypatch.setattr(train.Run, '_log_step', log_and_interrupt)
+  config = tiny(cache, 'run.checkpoint_every=100', 'run.eval_every=100')
+  with pytest.raises(errors.Interrupted, match='stopped at step 2 of 6'):
+    train.train_and_evaluate(config, tmp_path)
+  assert final_state(tmp_path)[0] == 2
+
+
 def test_a_finished_run_is_evaluated_again_but_not_trained_again(whole, cache):
   workdir, summary = whole
   again = train.train_and_evaluate(tiny(cache), workdir)
