@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from groupvit_jax import config as config_lib
+from groupvit_jax import files
 from groupvit_jax.errors import WorkdirError
 
 
@@ -42,7 +43,7 @@ def claim_workdir(
       if changed and (path / 'checkpoints').exists():
         raise WorkdirError(_other_config(path, changed))
     if jax.process_index() == 0:
-      _write_atomically(record, text)
+      files.write_atomically(record, text)
   except OSError as error:
     raise WorkdirError(
       f'cannot write to the workdir {path}: {error.strerror}; choose another '
@@ -143,10 +144,3 @@ def _other_config(path: pathlib.Path, changed: list[str]) -> str:
     f'{path} holds checkpoints of another configuration:\n  {shown}{more}\n'
     'choose another --workdir, or go back to that configuration'
   )
-
-
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes so that a killed process leaves the old file or the new one."""
-  scratch = path.with_name(f'.{path.name}.{os.getpid()}')
-  scratch.write_text(text)
-  scratch.replace(path)

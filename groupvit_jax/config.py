@@ -7,7 +7,7 @@ one command (big_vision's `parse_arg` habit).
 import ast
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -85,6 +85,29 @@ def apply_options(
     node[leaf] = _convert(name, text, flat[path])
 
 
+def check_tuple(path: str, value: tuple, default: Sequence[Any]) -> None:
+  """Checks what a command line gave to a field that is a tuple.
+
+  config_flags sees to it that it is a tuple, but not of what.
+
+  Args:
+    path: of the field, dotted.
+    value: what it was given.
+    default: what the config file gave it; tells what belongs there.
+
+  Raises:
+    ConfigError: other things than in the default.
+  """
+  kind = _kind(default)
+  if any(type(item) is not kind for item in value):
+    shown = tuple(default) or ('a.tar', 'b.tar')
+    given = value[0] if len(value) == 1 else value
+    raise ConfigError(
+      f"config field '{path}' needs a tuple of {kind.__name__} such as "
+      f'"{shown}", not {given!r}'
+    )
+
+
 def unknown_field(config: ml_collections.ConfigDict, path: str) -> str:
   """Says so if `path` (dotted) leads to no field of `config`; else ''."""
   node = config
@@ -150,9 +173,9 @@ def _convert_tuple(name: str, text: str, current: tuple) -> tuple:
   """Parses `a.tar+b.tar` or `6x3x3`: a comma would end the option.
 
   Strings are joined by `+`, since paths are full of the letter x; numbers by
-  `x`. An empty tuple holds strings.
+  `x`.
   """
-  kind = type(current[0]) if current else str
+  kind = _kind(current)
   if kind is str:
     return tuple(filter(None, text.split('+')))
   values = tuple(map(_literal, text.split('x')))
@@ -162,6 +185,11 @@ def _convert_tuple(name: str, text: str, current: tuple) -> tuple:
       f"config option '{name}' needs a tuple such as {shown}, not '{text}'"
     )
   return values
+
+
+def _kind(default: Sequence[Any]) -> type:
+  """The type of a tuple's elements; an empty tuple holds strings."""
+  return type(default[0]) if default else str
 
 
 def _literal(text: str) -> Any:

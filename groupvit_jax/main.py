@@ -83,11 +83,20 @@ def _parse_flags(argv: list[str]) -> list[str]:
     if args[1:]:
       raise flags.Error(f"unexpected argument '{args[1]}'; flags begin with --")
     _CONFIG.value.keys()  # only here config_flags tells of a missing file
+    _check_tuples()
   except Exception as error:  # a config file is a program: any may come
     message = ' '.join(_explain(error, argv).split())
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
   return args
+
+
+def _check_tuples() -> None:
+  """Refuses --config.model.depths=abc, which config_flags takes."""
+  for path, value in flags.FLAGS['config'].override_values.items():
+    if isinstance(value, tuple):
+      default = flags.FLAGS[f'config.{path}'].default
+      config_lib.check_tuple(path, value, default)
 
 
 def _explain(error: Exception, argv: list[str]) -> str:

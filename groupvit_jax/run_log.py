@@ -6,12 +6,13 @@ remain, so that training works there too.
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
+
+from groupvit_jax import files
 
 
 class RunLog:
@@ -43,9 +44,7 @@ class RunLog:
     self._writer, self._progress = None, None
     if active:
       text = ''.join(json.dumps(row) + '\n' for row in self.rows)
-      scratch = self._path.with_suffix(f'.{os.getpid()}')
-      scratch.write_text(text)
-      scratch.replace(self._path)
+      files.write_atomically(self._path, text)
       self._writer, self._progress = _tensorboard(workdir, num_steps)
 
   def tick(self, step: int) -> None:
@@ -69,6 +68,11 @@ class RunLog:
     """Records pictures (uint8 `b h w 3`) in TensorBoard where there is one."""
     if self._active and self._writer:
       self._writer.write_images(step, images)
+
+  def text(self, step: int, name: str, text: str) -> None:
+    """Records words in TensorBoard where there is one."""
+    if self._active and self._writer:
+      self._writer.write_texts(step, {name: text})
 
   def value(self, name: str, step: int) -> float | None:
     """Returns the recorded value of `name` at `step`, or None."""

@@ -68,6 +68,12 @@ def said(monkeypatch, capsys):
     ([f'{CONFIG}:dmeo'], "unknown config variant 'dmeo' .did you mean 'demo'"),
     ([f'{CONFIG}:demo,stepz=3'], "'stepz' .did you mean 'steps'"),
     ([f'{CONFIG}:demo,steps=x'], "'steps' needs a int such as"),
+    ([f'{CONFIG}:demo,depths=abc'], "'depths' needs a tuple such as 3x0"),
+    (
+      [f'{CONFIG}:demo', '--config.model.depths=abc'],
+      "field 'model.depths' needs a tuple of int .*.3, 0.., not 'abc'",
+    ),
+    ([CONFIG, '--config.data.shards=3'], "'data.shards' needs .* str .*not 3"),
     ([CONFIG, '--config.foo=1'], "unknown config field 'foo'"),
     (
       [f'{CONFIG}:demo', '--config.data.shrds=1'],
@@ -86,6 +92,25 @@ def test_a_wrong_command_line_is_one_line(said, arguments, message):
   assert code == 2
   assert re.match(f'error: .*{message}', text)
   assert text.count('\n') == 1
+
+
+def test_fields_that_are_tuples_take_one_and_several(monkeypatch):
+  argv = [
+    'main',
+    f'{CONFIG}:demo',
+    '--config.model.depths=6,3,3',
+    '--config.data.shards=/d/{0..9}.tar',
+    '--config.model.num_group_tokens=4',
+    '--config.model.num_group_tokens=0',
+  ]
+  monkeypatch.setattr(sys, 'argv', argv)
+  app.define_help_flags()
+  with flagsaver.flagsaver():
+    main._parse_flags(argv)
+    config = main._CONFIG.value
+  assert config.model.depths == (6, 3, 3)
+  assert config.model.num_group_tokens == (4, 0)
+  assert config.data.shards == ('/d/{0..9}.tar',)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def test_training_data_on_disk_hold_no_mask(data_dir):
-  source = scenes_builder.prepare(
+  builder = scenes_builder.prepared(
     'captions', 32, 12, 5, data_dir=data_dir, workers=1
   )
+  source = builder.as_data_source('train')
   assert len(source) == 12
   assert set(source[0]) == {'image', 'captions'}
   folder = data_dir / 'scenes' / 'captions_32_n12_s5' / '1.0.0'
@@ -37,9 +38,10 @@ def test_training_data_on_disk_hold_no_mask(data_dir):
 
 
 def test_what_is_read_back_is_what_was_generated(data_dir):
-  source = scenes_builder.prepare(
+  builder = scenes_builder.prepared(
     'masks', 32, 10, 5, data_dir=data_dir, workers=1
   )
+  source = builder.as_data_source('validation')
   made = scenes.generate_many(
     'validation', 10, 32, 5, workers=1, progress=False
   )
@@ -57,15 +59,16 @@ def test_what_is_read_back_is_what_was_generated(data_dir):
 
 def test_prepared_data_are_not_generated_again(data_dir, monkeypatch):
   arguments = ('captions', 32, 6, 0)
-  scenes_builder.prepare(*arguments, data_dir=data_dir, workers=1)
+  scenes_builder.prepared(*arguments, data_dir=data_dir, workers=1)
 
   def refuse(*unused_args, **unused_kwargs):
     raise AssertionError('generated again')
 
   monkeypatch.setattr(scenes, 'generate_chunks', refuse)
-  assert len(scenes_builder.prepare(*arguments, data_dir=data_dir)) == 6
+  builder = scenes_builder.prepared(*arguments, data_dir=data_dir)
+  assert len(builder.as_data_source('train')) == 6
   with pytest.raises(AssertionError, match='generated again'):
-    scenes_builder.prepare('captions', 32, 6, 1, data_dir=data_dir)
+    scenes_builder.prepared('captions', 32, 6, 1, data_dir=data_dir)
 
 
 def test_configs_are_named_by_what_they_hold(data_dir):

@@ -17,7 +17,7 @@ from groupvit_jax.data import scenes
 SIZES = (32, 48, 64, 96, 128, 224)
 COUNTS = {'captions': 20_000, 'masks': 1_000}
 _SPLITS = {'captions': 'train', 'masks': 'validation'}
-_VERSION = '1.0.0'
+_VERSION = '2.0.0'
 
 
 @functools.cache
@@ -45,7 +45,10 @@ def _classes() -> tuple[type, type]:
 
     name = 'scenes'
     VERSION = tfds.core.Version(_VERSION)
-    RELEASE_NOTES = {_VERSION: 'First release.'}
+    RELEASE_NOTES = {
+      _VERSION: 'Larger things, each with a usual colour.',
+      '1.0.0': 'First release.',
+    }
     BUILDER_CONFIGS = [
       ScenesConfig(
         name=f'{kind}_{size}',
@@ -171,7 +174,18 @@ def prepared(
 ) -> Any:
   """Generates the data unless it is on disk; returns its builder.
 
-  Args: as `prepare`.
+  Args:
+    kind: 'captions' (split train) or 'masks' (split validation).
+    size: side of the pictures in pixels.
+    count: scenes; None takes the default of the kind.
+    seed: the user's seed.
+    data_dir: where TFDS keeps its data; None is TFDS's own default.
+    workers: processes that generate; None means all cores.
+
+  Returns:
+    A builder in a random-access format. An example has 'image' uint8
+    [h, w, 3], 'captions' (array of bytes) and, for 'masks', 'mask' uint8
+    [h, w, 1].
   """
   wanted = config(kind, size, count, seed, workers)
   builder_class = _classes()[1]
@@ -202,33 +216,3 @@ def _quiet_tfds():
       yield
   finally:
     tqdm_utils.display_progress_bar(shown)
-
-
-def prepare(
-  kind: str,
-  size: int = 64,
-  count: int | None = None,
-  seed: int = 0,
-  *,
-  data_dir: str | os.PathLike | None = None,
-  workers: int | None = None,
-) -> Any:
-  """Generates the data unless it is on disk, and opens it.
-
-  Args:
-    kind: 'captions' (split train) or 'masks' (split validation).
-    size: side of the pictures in pixels.
-    count: scenes; None takes the default of the kind.
-    seed: the user's seed.
-    data_dir: where TFDS keeps its data; None is TFDS's own default.
-    workers: processes that generate; None means all cores.
-
-  Returns:
-    A random-access data source: `source[i]` is a dict of 'image' uint8
-    [h, w, 3], 'captions' (array of bytes) and, for 'masks', 'mask' uint8
-    [h, w, 1].
-  """
-  builder = prepared(
-    kind, size, count, seed, data_dir=data_dir, workers=workers
-  )
-  return builder.as_data_source(_SPLITS[kind])

@@ -6,6 +6,7 @@ What tar and TFRecord sources share: patterns, cached indices, random reads.
 import concurrent.futures
 import glob
 import hashlib
+import io
 import os
 import pathlib
 import re
@@ -15,11 +16,13 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from groupvit_jax import files
 from groupvit_jax.data import preparation
 
 _VERSION = 1
 _NUMBERS = re.compile(r'^(\d+)\.\.(\d+)$')
 _MOST_OPEN = 256
+_MOST_NAMED = 3
 
 
 def expand(patterns):
@@ -29,8 +32,8 @@ def expand(patterns):
     patterns: str or path, or a list of them.
 
   Returns:
-    List of paths (str), in order, without those that do not exist (which a
-    warning counts).
+    List of paths (str), in order, without those that do not exist: warnings
+    name the patterns that lack some or all of theirs.
 
   Raises:
     FileNotFoundError: nothing matches; the message says how to prepare it.
@@ -38,37 +41,74 @@ def expand(patterns):
   """
   if isinstance(patterns, (str, os.PathLike)):
     patterns = [patterns]
+  patterns = [os.fspath(pattern) for pattern in patterns]
   if not patterns:
     raise ValueError(
       'No shards are named: give a path or a pattern, such as '
       'data.shards=/data/{00000..00331}.tar.'
     )
-  found, absent = [], []
-  for pattern in map(os.fspath, patterns):
-    if pattern.startswith('pipe:') or '://' in pattern:
-      raise ValueError(
-        f'{pattern!r} is not a path. Commands and addresses are not run or '
-        'opened: copy or mount the shards and give their path.'
-      )
-    for path in _braces(os.path.expanduser(pattern)):
-      matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-      existing = [match for match in matches if os.path.isfile(match)]
-      found.extend(existing)
-      if not existing:
-        absent.append(path)
+  files_of = {pattern: _files_by_path(pattern) for pattern in patterns}
+  found = [
+    file
+    for by_path in files_of.values()
+    for there in by_path.values()
+    for file in there
+  ]
   if not found:
     raise FileNotFoundError(_nothing_found(patterns))
-  if absent:
-    logging.warning(
-      '%d shards are absent and skipped, such as %s', len(absent), absent[0]
-    )
+  _warn_of_absent(files_of)
   return list(dict.fromkeys(found))
+
+
+def _files_by_path(pattern):
+  """Maps each path that the braces spell to the files that are there."""
+  if pattern.startswith('pipe:') or '://' in pattern:
+    raise ValueError(
+      f'{pattern!r} is not a path. Commands and addresses are not run or '
+      'opened: copy or mount the shards and give their path.'
+    )
+  by_path = {}
+  for path in _braces(os.path.expanduser(pattern)):
+    matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+    by_path[path] = [match for match in matches if os.path.isfile(match)]
+  return by_path
+
+
+def _warn_of_absent(files_of):
+  """Names the patterns that lack files, those without any in one line."""
+  empty = []
+  for pattern, by_path in files_of.items():
+    absent = [path for path, there in by_path.items() if not there]
+    if len(absent) == len(by_path):
+      empty.append(pattern)
+    elif absent:
+      logging.warning(
+        '%s: %d of its %d paths are absent and skipped, such as %s',
+        pattern,
+        len(absent),
+        len(by_path),
+        absent[0],
+      )
+  if empty:
+    logging.warning('%s', _left_out(empty))
+
+
+def _left_out(patterns):
+  """Names data sets of which nothing is there, while others are."""
+  named = ', '.join(patterns[:_MOST_NAMED])
+  more = len(patterns) - _MOST_NAMED
+  if more > 0:
+    named += f' and {more} more'
+  return (
+    f'no shard is there of {named}: training goes on without; '
+    'docs/data.md tells how to prepare them'
+  )
 
 
 def _nothing_found(patterns):
   return (
     'no training data: none of the shards is there. How to prepare them:\n\n'
-    + preparation.how_to_prepare([*map(os.fspath, patterns)])
+    + preparation.how_to_prepare(patterns)
   )
 
 
@@ -156,14 +196,12 @@ def _load(index_path, stamp):
 
 def _save(index_path, stamp, table):
   """Writes an index file at once or not at all; tells whether it could."""
-  part = index_path.with_name(f'{index_path.name}.{os.getpid()}.part')
+  packed = io.BytesIO()
+  np.savez(packed, stamp=stamp, table=table)
   try:
     index_path.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, 'wb') as file:
-      np.savez(file, stamp=stamp, table=table)
-    os.replace(part, index_path)
+    files.write_atomically(index_path, packed.getvalue())
   except OSError:
-    part.unlink(missing_ok=True)
     return False
   return True
 

@@ -3,11 +3,11 @@
 Top-1 and top-5 accuracy, as the paper reports for ImageNet (appendix C.1).
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -61,10 +61,8 @@ class ClassificationEvaluator:
     self._tokens = zero_shot.tokenize_classes(tokenizer, class_names, templates)
     self._top_k = tuple(top_k)
     self._mesh = mesh
-    self._measure = jax.jit(
-      self._measure_images,
-      static_argnums=0,
-      out_shardings=evaluator_lib.metric_sharding(mesh),
+    self._measure = evaluator_lib.jit_measure(
+      self._measure_images, mesh, static_argnums=0
     )
 
   def run(
@@ -83,9 +81,11 @@ class ClassificationEvaluator:
       ValueError: for labels out of range or a set without examples.
     """
     text = zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
-    counts = evaluator_lib.accumulate(
-      self._measure_batch(predict_fns['image'], variables, text, batch)
-      for batch in self._batches_fn()
+    counts = evaluator_lib.measure_all(
+      self._batches_fn,
+      self._check,
+      functools.partial(self._measure, predict_fns['image'], variables, text),
+      self._mesh,
     )
     images = int(counts.images)
     if not images:
@@ -98,15 +98,7 @@ class ClassificationEvaluator:
       yield f'top{k}', int(right) / images
     yield 'images', float(images)
 
-  def _measure_batch(
-    self,
-    image_fn: Callable[..., Any],
-    variables: Any,
-    text: Array,
-    batch: evaluator_lib.Batch,
-  ) -> _Counts:
-    label = np.asarray(batch['label'])
-    mask = np.asarray(batch.get('mask', np.ones(len(label), np.float32)))
+  def _check(self, label: np.ndarray, mask: np.ndarray) -> None:
     real = label[mask.astype(bool)]
     if real.size and not (real.min() >= 0 and real.max() < self._num_classes):
       raise ValueError(
@@ -114,10 +106,6 @@ class ClassificationEvaluator:
         f'{self._num_classes} classes. Check that the class list belongs to '
         'this data.'
       )
-    placed = evaluator_lib.place(
-      {'image': batch['image'], 'label': label, 'mask': mask}, self._mesh
-    )
-    return self._measure(image_fn, variables, text, placed)
 
   def _measure_images(
     self, image_fn: Callable[..., Any], variables: Any, text: Array, batch: Any

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+import numpy as np
+from jax.sharding import Mesh
 
 from groupvit_jax import sharding
 
@@ -63,28 +64,49 @@ def place(tree: Any, mesh: Mesh | None) -> Any:
   return tree if mesh is None else sharding.shard_batch(tree, mesh)
 
 
-def metric_sharding(mesh: Mesh | None) -> NamedSharding | None:
-  """Metrics lie whole on every device; None without a mesh."""
-  return None if mesh is None else sharding.replicated(mesh)
+def jit_measure(
+  measure: Callable[..., M],
+  mesh: Mesh | None,
+  static_argnums: int | tuple[int, ...],
+) -> Callable[..., M]:
+  """Compiles what measures a batch; metrics lie whole on every device."""
+  whole = None if mesh is None else sharding.replicated(mesh)
+  return jax.jit(measure, static_argnums=static_argnums, out_shardings=whole)
 
 
 _merge = jax.jit(lambda a, b: a.merge(b))
 
 
-def accumulate(updates: Iterable[M]) -> M:
-  """Merges the metrics of the batches, on the device.
+def measure_all(
+  batches_fn: BatchesFn,
+  check: Callable[[np.ndarray, np.ndarray], None],
+  measure: Callable[[dict[str, Any]], M],
+  mesh: Mesh | None,
+) -> M:
+  """Measures every batch of one pass and merges, on the device.
 
   Args:
-    updates: metrics (clu's protocol) of equal type and shape.
+    batches_fn: starts the pass: dicts of image, label and mask (b, 0 for
+      padding; all count without it).
+    check: takes label and mask on the host; raises ValueError if the labels
+      cannot be.
+    measure: from a placed batch, always with its three fields, to metrics
+      (clu's protocol) of equal type and shape.
+    mesh: splits the batches over its axis 'data'.
 
   Returns:
-    Their merged metric.
+    The merged metric.
 
   Raises:
-    ValueError: if there are none.
+    ValueError: if there are no batches.
   """
   total = None
-  for update in updates:
+  for batch in batches_fn():
+    label = np.asarray(batch['label'])
+    mask = np.asarray(batch.get('mask', np.ones(len(label), np.float32)))
+    check(label, mask)
+    fields = {'image': batch['image'], 'label': label, 'mask': mask}
+    update = measure(place(fields, mesh))
     # Starting from the first update, not from zeros made elsewhere, keeps one
     # kind of array in the loop, hence one compilation.
     total = update if total is None else _merge(total, update)

@@ -5,6 +5,7 @@ the rules that turn regions into labels are in `segmentation`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -160,10 +161,8 @@ class SegmentationEvaluator:
       tokenizer, self._names[offset:], templates
     )
     self._confusion = metrics.ConfusionMatrix.of(len(self._names))
-    self._measure = jax.jit(
-      self._measure_images,
-      static_argnums=(0, 1),
-      out_shardings=evaluator_lib.metric_sharding(mesh),
+    self._measure = evaluator_lib.jit_measure(
+      self._measure_images, mesh, static_argnums=(0, 1)
     )
     self._show = jax.jit(self._show_images, static_argnums=(0, 1))
 
@@ -189,9 +188,11 @@ class SegmentationEvaluator:
       ValueError: for labels out of range, or a set without counted pixels.
     """
     text = self.class_embeddings(predict_fns, variables)
-    counts = evaluator_lib.accumulate(
-      self._measure_batch(predict_fns, variables, text, batch)
-      for batch in self._batches_fn()
+    counts = evaluator_lib.measure_all(
+      self._batches_fn,
+      self._check,
+      functools.partial(self._measure_batch, predict_fns, variables, text),
+      self._mesh,
     )
     return self._result(jax.device_get(counts))
 
@@ -222,24 +223,29 @@ class SegmentationEvaluator:
     """Unit embeddings of the classes, background left out."""
     return zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
 
+  def _check(self, label: np.ndarray, mask: np.ndarray) -> None:
+    # Padding is checked as well: its labels are 255.
+    num_classes = len(self._names)
+    wrong = (label != metrics.IGNORE) & ((label < 0) | (label >= num_classes))
+    if wrong.any():
+      raise ValueError(
+        f'Truth holds label {label[wrong].flat[0]}, but there are '
+        f'{num_classes} classes (0 to {num_classes - 1}; {metrics.IGNORE} is '
+        'ignored). Check that the class list belongs to this data.'
+      )
+
   def _measure_batch(
     self,
     predict_fns: evaluator_lib.PredictFns,
     variables: Any,
     text: Array,
-    batch: evaluator_lib.Batch,
+    batch: dict[str, Any],
   ) -> SegmentationCounts:
-    label = np.asarray(batch['label'])
-    _check_labels(label, len(self._names))
-    mask = batch.get('mask', np.ones(len(label), np.float32))
-    placed = evaluator_lib.place(
-      {'image': batch['image'], 'label': label, 'mask': mask}, self._mesh
-    )
-    images = placed.pop('image')
+    images = batch.pop('image')
     source, given = self._source(predict_fns, variables, images)
     given = evaluator_lib.place(given, self._mesh)
     return self._measure(
-      source, predict_fns['scale'], variables, text, images, given, placed
+      source, predict_fns['scale'], variables, text, images, given, batch
     )
 
   def _source(
@@ -367,13 +373,3 @@ def _index_groups(
     group: tuple(names.index(member) for member in members)
     for group, members in label_groups.items()
   }
-
-
-def _check_labels(label: np.ndarray, num_classes: int) -> None:
-  wrong = (label != metrics.IGNORE) & ((label < 0) | (label >= num_classes))
-  if wrong.any():
-    raise ValueError(
-      f'Truth holds label {label[wrong].flat[0]}, but there are {num_classes} '
-      f'classes (0 to {num_classes - 1}; {metrics.IGNORE} is ignored). Check '
-      'that the class list belongs to this data.'
-    )

@@ -15,6 +15,7 @@ import numpy as np
 import sentencepiece as spm
 from jaxtyping import Int32
 
+from groupvit_jax import files
 from groupvit_jax.text import tokenizer
 
 MODEL_NAME = 'tokenizer.model'
@@ -173,9 +174,7 @@ def train_sentencepiece(
     if counted.error is not None:
       raise counted.error from None
     raise ValueError(_explain(str(error), counted.count)) from error
-  partial = path.with_suffix('.partial')
-  partial.write_bytes(model.getvalue())
-  partial.replace(path)
+  files.write_atomically(path, model.getvalue())
   return path
 
 

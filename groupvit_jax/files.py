@@ -1,0 +1,40 @@
+"""Files that are whole or not there: what a reader finds is the old or the new.
+
+Runs are killed, disks fill up, and browsers look on while a run writes.
+"""
+
+import contextlib
+import os
+import pathlib
+import secrets
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+  """Writes a file under a scratch name beside it, then renames it.
+
+  Whatever goes wrong on the way, the old file stays as it was and the scratch
+  file is removed (only a kill -9 or a power cut leaves it, hidden).
+
+  Args:
+    path: of the file; its folder exists.
+    content: all of it; a str is written as UTF-8, its line ends unchanged.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  path = pathlib.Path(path)
+  data = content.encode() if isinstance(content, str) else content
+  # Unique also among threads, and among machines that share the folder. Not
+  # by tempfile, whose files nobody but their owner may read.
+  scratch = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+  try:
+    with scratch.open('xb') as file:
+      file.write(data)
+      file.flush()
+      # Else a power cut could keep the new name without its content.
+      os.fsync(file.fileno())
+    scratch.replace(path)
+  except BaseException:  # Ctrl-C as well
+    with contextlib.suppress(OSError):
+      scratch.unlink()
+    raise

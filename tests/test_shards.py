@@ -1,0 +1,167 @@
+"""Shards: found by patterns, named where absent, indexed once."""
+
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from sample_data import color, shard
+
+from groupvit_jax.data import shards, sources, tar_source
+
+
+def test_shards_by_braces(tmp_path):
+  shard(tmp_path / '00000.tar', 0, 3, extra=True)
+  shard(tmp_path / '00001.tar', 3, 2)
+  source = sources.TarSource(str(tmp_path / '{00000..00001}.tar'))
+  assert len(source) == 5
+  for i in range(5):
+    assert source[i]['caption'] == f'caption {i}'
+    assert color(source[i]) == i
+  assert len(sources.TarSource(str(tmp_path / '{00000,00001}.tar'))) == 5
+  assert len(sources.TarSource(str(tmp_path / '*.tar'))) == 5
+  assert len(sources.TarSource([tmp_path / '00001.tar'])) == 2
+
+
+def test_absent_shards_are_skipped_with_a_warning(tmp_path, caplog):
+  shard(tmp_path / '00002.tar', 0, 2)
+  pattern = str(tmp_path / '{00000..00004}.tar')
+  assert len(sources.TarSource(pattern)) == 2
+  (record,) = caplog.records
+  assert record.getMessage() == (
+    f'{pattern}: 4 of its 5 paths are absent and skipped, such as '
+    f'{tmp_path}/00000.tar'
+  )
+
+
+def test_a_data_set_without_any_shard_is_named(tmp_path, caplog):
+  there = shard(tmp_path / '0.tar', 0, 2)
+  absent = [f'{tmp_path}/gcc/{{0..9}}.tar', tmp_path / 'redcaps' / '*.tar']
+  assert shards.expand([absent[0], there, absent[1]]) == [there]
+  (record,) = caplog.records
+  assert record.getMessage().startswith(
+    f'no shard is there of {absent[0]}, {absent[1]}: training goes on without'
+  )
+  assert 'docs/data.md' in record.getMessage()
+
+
+def test_many_absent_paths_are_told_in_one_line(tmp_path, caplog):
+  there = shard(tmp_path / '0.tar', 0, 2)
+  shards.expand([there, *(f'{tmp_path}/{i}.tar' for i in range(1, 100))])
+  (record,) = caplog.records
+  assert f'{tmp_path}/3.tar and 96 more: training' in record.getMessage()
+  assert f'{tmp_path}/4.tar' not in record.getMessage()
+
+
+def test_shards_that_are_all_there_are_not_spoken_of(tmp_path, caplog):
+  paths = [shard(tmp_path / f'{i}.tar', i, 1) for i in range(2)]
+  assert shards.expand([str(tmp_path / '{0,1}.tar'), *paths]) == paths
+  assert not caplog.records
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'message'),
+  [
+    ('gcc3m/gcc-train-{000000..000436}.tar', '(?s)Conceptual.*img2dataset'),
+    ('gcc12m/gcc-conceptual-12m-{000000..000002}.tar', 'cc12m.tsv'),
+    ('yfcc14m/yfcc14m-{000000..000002}.tar', 'YFCC14M. Join the list'),
+    ('redcap12m/redcap12m-*.tar', '(?s)RedCaps.*--input_format parquet'),
+    ('mine/*.tar', '(?s)How to prepare.*--output_format webdataset'),
+  ],
+)
+def test_no_shard_says_how_to_prepare_the_data(tmp_path, pattern, message):
+  with pytest.raises(FileNotFoundError, match=message) as error:
+    sources.TarSource(str(tmp_path / pattern))
+  assert str(tmp_path / pattern.split('/')[0]) in str(error.value)
+  assert 'docs/data.md' in str(error.value)
+
+
+def test_every_missing_data_set_gets_its_own_commands():
+  patterns = [
+    'd/three/gcc-train-{000000..000436}.tar',
+    'd/twelve/gcc-conceptual-12m-{000000..001943}.tar',
+    'd/flickr/yfcc14m-{000000..001888}.tar',
+    'd/mine/a.tar',
+    'd/mine/b.tar',
+  ]
+  with pytest.raises(FileNotFoundError, match='no training data') as error:
+    shards.expand(patterns)
+  parts = re.split('^(?=d/)', str(error.value), flags=re.MULTILINE)[1:]
+  three, twelve, flickr, a, b = parts
+  assert 'gcc3m.tsv' in three and '--output_folder d/three' in three
+  assert 'gcc12m.tsv' in twelve and '--output_folder d/twelve' in twelve
+  assert '--oom_shard_count 6' in three and '--oom_shard_count 6' in twelve
+  assert 'd/flickr/yfcc14m-*.tar' in flickr and 'img2dataset --' not in flickr
+  assert a == 'd/mine/a.tar\n' and '--output_folder d/mine' in b
+
+
+def test_shards_renamed_as_told_are_found(tmp_path):
+  pattern = str(tmp_path / 'gcc-train-{000000..000001}.tar')
+  with pytest.raises(FileNotFoundError) as error:
+    shards.expand(pattern)
+  (line,) = [x for x in str(error.value).splitlines() if ' mv ' in x]
+  for i in range(2):  # as img2dataset names them
+    shard(tmp_path / f'{i:06d}.tar', i, 1)
+  subprocess.run(['bash', '-c', line], check=True)
+  assert len(sources.TarSource(pattern)) == 2
+
+
+@pytest.mark.parametrize('bad', ['pipe:cat x.tar', 'https://a.b/{0..9}.tar'])
+def test_commands_and_addresses_are_refused(bad, tmp_path):
+  with pytest.raises(ValueError, match='are not run or opened'):
+    sources.TarSource(bad)
+
+
+def test_pattern_that_counts_down():
+  with pytest.raises(ValueError, match='counts down'):
+    shards.expand('{5..3}.tar')
+
+
+def test_index_is_cached_and_follows_the_shard(tmp_path, monkeypatch):
+  path = shard(tmp_path / 'a.tar', 0, 3)
+  sources.TarSource(path)
+  index = tmp_path / 'a.tar.pairs.npz'
+  assert index.exists()
+  scans = []
+  scan = tar_source.scan
+  monkeypatch.setattr(
+    tar_source, 'scan', lambda path: scans.append(path) or scan(path)
+  )
+  assert len(sources.TarSource(path)) == 3 and not scans
+  shard(tmp_path / 'a.tar', 10, 5)  # another size and time
+  source = sources.TarSource(path)
+  assert len(source) == 5 and color(source[4]) == 14 and len(scans) == 1
+  index.write_bytes(index.read_bytes()[:-50])  # torn
+  assert len(sources.TarSource(path)) == 5 and len(scans) == 2
+  assert len(sources.TarSource(path)) == 5 and len(scans) == 2
+
+
+def test_index_never_unpickles(tmp_path):
+  path = shard(tmp_path / 'a.tar', 0, 2)
+  trap = np.array([print], object)
+  np.savez(tmp_path / 'a.tar.pairs.npz', stamp=trap, table=trap)
+  assert len(sources.TarSource(path)) == 2
+
+
+def test_index_goes_to_the_cache_when_the_folder_is_read_only(
+  tmp_path, monkeypatch
+):
+  """Root may write anywhere, so the folder refuses by other means here."""
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  path = shard(tmp_path / 'a.tar', 0, 2)
+  (tmp_path / 'a.tar.pairs.npz').mkdir()  # in the way of the index file
+  assert len(sources.TarSource(path)) == 2
+  (cached,) = (tmp_path / 'cache').rglob('a.tar.pairs.npz')
+  before = cached.stat().st_mtime_ns
+  assert len(sources.TarSource(path)) == 2
+  assert cached.stat().st_mtime_ns == before
+
+
+def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+  monkeypatch.setattr(shards, '_MOST_OPEN', 2)
+  for i in range(5):
+    shard(tmp_path / f'{i}.tar', i, 1)
+  source = sources.TarSource(str(tmp_path / '{0..4}.tar'))
+  for _ in range(2):
+    assert [color(source[i]) for i in range(5)] == list(range(5))
+  assert len(source._files._open) == 2
