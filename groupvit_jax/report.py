@@ -16,6 +16,8 @@ import jax
 import numpy as np
 
 from groupvit_jax import (
+  collapse,
+  files,
   report_figures,
   report_pictures,
   report_style,
@@ -48,6 +50,7 @@ def write_report(
   class_names: Sequence[str] = (),
   class_colours: Any = None,
   notes: str | Sequence[str] = (),
+  collapses: Sequence[collapse.Spell] = (),
   environment: Mapping[str, str] | None = None,
 ) -> pathlib.Path:
   """Writes `index.html`; whatever is not given is left out of it.
@@ -66,6 +69,8 @@ def write_report(
     class_names: names of the classes in `prediction` and `truth`.
     class_colours: RGB by class, integers c 3; None for `visualize.palette`.
     notes: what the reader should know first.
+    collapses: when grouping failed, in order; told at the top and shaded in
+      the curves.
     environment: None for `describe_environment()`.
 
   Returns:
@@ -82,16 +87,14 @@ def write_report(
     ('pictures', 'Pictures', report_pictures.gallery(pictures, classes)),
     ('forming', 'Groups forming', report_pictures.forming(snapshots, classes)),
     ('classes', 'Classes', report_figures.bars(figures, classes)),
-    ('curves', 'Learning curves', report_figures.curves(curves)),
+    ('curves', 'Learning curves', report_figures.curves(curves, collapses)),
     ('run', 'Configuration and environment', _run(config_text, environment)),
   ]
-  page = _page(title, _headline(figures, notes), [s for s in sections if s[2]])
+  top = _collapses(collapses) + _headline(figures, notes)
+  page = _page(title, top, [s for s in sections if s[2]])
   path = pathlib.Path(path_dir) / 'index.html'
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Written whole or not at all: a reader may be looking.
-  partial = path.with_suffix('.partial')
-  partial.write_text(page, encoding='utf-8')
-  partial.replace(path)
+  files.write_atomically(path, page)  # a reader may be looking
   return path
 
 
@@ -189,6 +192,18 @@ def _notes(notes: Sequence[str]) -> str:
     return ''
   lines = ''.join(f'<p>{parts.text(note)}</p>' for note in notes)
   return f'<div class="card notes">{lines}</div>'
+
+
+def _collapses(collapses: Sequence[collapse.Spell]) -> str:
+  if not collapses:
+    return ''
+  lines = ''.join(
+    f'<p><b>Grouping collapse: {parts.text(spell.kind.name)}</b>, '
+    f'{parts.text(spell.period)} ({parts.text(spell.figures)}). '
+    f'{parts.text(parts.sentence(spell.advice))}.</p>'
+    for spell in collapses
+  )
+  return f'<div class="card notes alarm" role="note">{lines}</div>'
 
 
 def _all_figures(figures: Mapping[str, Any]) -> str:

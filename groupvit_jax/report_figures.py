@@ -8,26 +8,49 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
+from groupvit_jax import collapse, report_svg, visualize
 from groupvit_jax import report_parts as parts
-from groupvit_jax import report_svg, visualize
 from groupvit_jax.report_parts import Classes
 
 
 class Panel(NamedTuple):
-  """One chart: its title, the metrics it takes, and whether they are shares."""
+  """One chart.
+
+  Attributes:
+    title: what it is called.
+    patterns: the metrics it takes.
+    percent: whether they are shares.
+    hint: how a collapse of the groups looks in it; empty where it does not
+      show.
+  """
 
   title: str
   patterns: tuple[str, ...]
   percent: bool = False
+  hint: str = ''
 
 
 PANELS = (
   Panel('Loss', ('loss', 'contrastive*', 'multi_label*')),
   Panel('Zero-shot mIoU, %', ('miou', 'miou_*'), True),
   Panel('Oracle mIoU, %', ('oracle_miou', 'oracle_miou_*'), True),
-  Panel('Groups in use', ('groups_*',)),
-  Panel('Entropy of the assignment, nats', ('entropy*',)),
-  Panel('Share of the largest group, %', ('largest_share*',), True),
+  Panel(
+    'Groups in use',
+    ('groups_*',),
+    hint='Near 1 is collapse: in use, one group takes everything; per image, '
+    'each picture is one group.',
+  ),
+  Panel(
+    'Entropy of the assignment, nats',
+    ('entropy*',),
+    hint='Near the logarithm of the number of groups, patches are undecided.',
+  ),
+  Panel(
+    'Share of the largest group, %',
+    ('largest_share*',),
+    True,
+    'Near 100, one group takes everything.',
+  ),
 )
 # Shown as bars, not as one line for each class.
 NO_CURVE = ('iou/*',)
@@ -77,11 +100,14 @@ def bars(figures: Mapping[str, Any], classes: Classes) -> str:
   )
 
 
-def curves(rows: Sequence[Mapping[str, Any]]) -> str:
+def curves(
+  rows: Sequence[Mapping[str, Any]], collapses: Sequence[collapse.Spell] = ()
+) -> str:
   """The charts of `PANELS`; what none of them takes is folded away below.
 
   Args:
     rows: of metrics.jsonl.
+    collapses: shaded in the panels in which they show.
 
   Returns:
     HTML; empty text if there is nothing finite to draw.
@@ -96,7 +122,13 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> str:
     }
     for name in taken:
       del series[name]
-    main += _chart(panel.title, taken, panel.percent)
+    main += _chart(
+      panel.title,
+      taken,
+      panel.percent,
+      panel.hint,
+      [(spell.begin, spell.end) for spell in collapses if panel.hint],
+    )
   more = ''.join(_chart(_words(n), {n: p}) for n, p in series.items())
   if not main and not more:
     return ''
@@ -105,7 +137,8 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> str:
       '<details><summary>More curves</summary>'
       f'<div class="charts">{more}</div></details>'
     )
-  return f'<div class="charts">{main}</div>{more}'
+  words = '<p class="soft">Shaded: the groups had collapsed.</p>'
+  return f'{words if collapses else ""}<div class="charts">{main}</div>{more}'
 
 
 def collect_series(
@@ -137,6 +170,8 @@ def _chart(
   title: str,
   series: Mapping[str, Sequence[tuple[Real, Real]]],
   percent: bool = False,
+  hint: str = '',
+  bands: Sequence[tuple[int, int | None]] = (),
 ) -> str:
   factor = 100.0 if percent else 1.0
   prefixes = {name.partition('/')[0] for name in series if '/' in name}
@@ -146,7 +181,7 @@ def _chart(
     ]
     for name, points in series.items()
   }
-  svg = report_svg.line_chart(title, lines)
+  svg = report_svg.line_chart(title, lines, bands)
   if not svg:
     return ''
   keys = ''.join(
@@ -154,9 +189,10 @@ def _chart(
     f'{parts.text(name)} <b>{report_svg.number(points[-1][1])}</b></li>'
     for i, (name, points) in enumerate(lines.items())
   )
+  hint = f'<p class="hint soft">{parts.text(hint)}</p>' if hint else ''
   return (
     f'<div class="card"><h3>{parts.text(title)}</h3>{svg}'
-    f'<ul class="keys">{keys}</ul></div>'
+    f'<ul class="keys">{keys}</ul>{hint}</div>'
   )
 
 
@@ -168,4 +204,4 @@ def _base(name: str) -> str:
 
 def _words(name: str) -> str:
   words = name.replace('_', ' ').replace('/', ' ').replace('miou', 'mIoU')
-  return words if words.startswith('mIoU') else words[:1].upper() + words[1:]
+  return words if words.startswith('mIoU') else parts.sentence(words)

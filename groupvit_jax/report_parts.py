@@ -24,6 +24,11 @@ def text(value: Any) -> str:
   return html.escape(str(value), quote=True)
 
 
+def sentence(words: str) -> str:
+  """The same, beginning with a capital letter."""
+  return words[:1].upper() + words[1:]
+
+
 def table(rows: Mapping[str, str]) -> str:
   """A row for each name; empty text if there is none."""
   cells = ''.join(

@@ -16,8 +16,8 @@ from groupvit_jax.report_parts import Classes
 # What a picture may show, in order: (key, caption, alternative text).
 VIEWS = (
   ('image', 'Picture', 'The picture'),
-  ('final_groups', 'Final groups', 'Final groups over the picture'),
   ('first_groups', 'First-stage groups', 'First-stage groups over the picture'),
+  ('final_groups', 'Final groups', 'Final groups over the picture'),
   ('prediction', 'Predicted', 'Predicted classes'),
   ('truth', 'Truth', 'True classes'),
 )
@@ -45,12 +45,17 @@ def gallery(pictures: Sequence[Mapping[str, Any]], classes: Classes) -> str:
     'colour from picture to picture; a crossed class name is not in the '
     "picture's truth.</p>"
   )
-  rows = ''.join(_picture(p, classes) for p in pictures)
+  views = _views(pictures)
+  rows = ''.join(_picture(p, views, classes) for p in pictures)
   return words + _legend(classes) + rows
 
 
-def _picture(picture: Mapping[str, Any], classes: Classes) -> str:
-  shown = _views(picture)
+def _picture(
+  picture: Mapping[str, Any],
+  views: Sequence[tuple[str, str, str]],
+  classes: Classes,
+) -> str:
+  shown = [view for view in views if picture.get(view[0]) is not None]
   figures = ''.join(
     f'<figure>{_image(picture, key, alt, classes, PICTURE_SIDE)}'
     f'<figcaption><b>{caption}</b>{_detail(picture, key, classes)}</figcaption>'
@@ -65,14 +70,22 @@ def _picture(picture: Mapping[str, Any], classes: Classes) -> str:
   )
 
 
-def _views(picture: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-  """The views that a picture has, each of them once."""
-  shown = [view for view in VIEWS if picture.get(view[0]) is not None]
-  # With one grouping stage the first groups are the final ones.
-  once = np.array_equal(
-    picture.get('first_groups'), picture.get('final_groups')
+def _views(
+  pictures: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str, str]]:
+  """The views that any of the pictures has, each of them once."""
+  # With one grouping stage the first groups are the final ones: in all
+  # pictures. Two stages may agree in some, where both have collapsed.
+  once = all(
+    np.array_equal(p.get('first_groups'), p.get('final_groups'))
+    for p in pictures
   )
-  return [view for view in shown if not (once and view[0] == 'first_groups')]
+  return [
+    view
+    for view in VIEWS
+    if any(p.get(view[0]) is not None for p in pictures)
+    and not (once and view[0] == 'first_groups')
+  ]
 
 
 def _image(
@@ -181,33 +194,40 @@ def forming(
   count = min((len(pictures) for _, pictures in snapshots), default=0)
   if not count:
     return ''
-  words = '<p class="soft">The same pictures as training goes on.</p>'
+  words = (
+    '<p class="soft">The same validation pictures as training goes on; under '
+    'groups, how many of them a picture uses.</p>'
+  )
+  views = _views([p for _, pictures in snapshots for p in pictures])
   strips = ''.join(
-    _strip(i, [(step, pictures[i]) for step, pictures in snapshots], classes)
+    _strip(i, [(s, pictures[i]) for s, pictures in snapshots], views, classes)
     for i in range(count)
   )
   return words + strips
 
 
 def _strip(
-  index: int, steps: Sequence[tuple[int, Mapping[str, Any]]], classes: Classes
+  index: int,
+  steps: Sequence[tuple[int, Mapping[str, Any]]],
+  views: Sequence[tuple[str, str, str]],
+  classes: Classes,
 ) -> str:
   first = steps[0][1]
   head = ''.join(
     f'<th scope="col">Step {parts.count(step)}</th>' for step, _ in steps
   )
+  true = first.get('truth') is not None
+  head += '<th scope="col">Truth</th>' if true else ''
   image = _image(first, 'image', 'The picture', classes, SNAPSHOT_SIDE)
   rows = ''
-  for key, caption, alt in _views(first):
+  for key, caption, alt in views:
     if key in ('image', 'truth'):
       continue
     cells = ''.join(
-      '<td>'
-      + _image(p, key, f'{alt} at step {step}', classes, SNAPSHOT_SIDE)
-      + '</td>'
-      for step, p in steps
-      if p.get(key) is not None
+      _cell(p, key, f'{alt} at step {step}', classes) for step, p in steps
     )
+    if key == 'prediction' and true:
+      cells += _cell(first, 'truth', 'True classes', classes)
     rows += f'<tr><th scope="row">{caption}</th>{cells}</tr>'
   name = parts.text(first.get('caption') or f'Picture {index + 1}')
   return (
@@ -216,3 +236,14 @@ def _strip(
     f'<thead><tr><td class="forming-image">{image}</td>{head}</tr></thead>'
     f'<tbody>{rows}</tbody></table></div>'
   )
+
+
+def _cell(
+  picture: Mapping[str, Any], key: str, alt: str, classes: Classes
+) -> str:
+  """A view in the table; empty where the picture has none at that step."""
+  if picture.get(key) is None:
+    return '<td></td>'
+  image = _image(picture, key, alt, classes, SNAPSHOT_SIDE)
+  groups = key in ('first_groups', 'final_groups')
+  return f'<td>{image}{_detail(picture, key, classes) if groups else ""}</td>'

@@ -64,6 +64,8 @@ a:focus-visible, summary:focus-visible, .scroll:focus-visible {
 .facts b { color: var(--ink); font-weight: 600;
   font-variant-numeric: tabular-nums; }
 .notes { margin: 20px 0 0; border-left: 4px solid var(--accent); }
+.alarm { border-left-color: var(--wrong); margin: 0 0 20px; }
+.alarm b { color: var(--wrong); }
 .notes p:last-child { margin-bottom: 0; }
 
 .chips { display: flex; flex-wrap: wrap; gap: 3px 10px; margin: 6px 0 0;
@@ -94,6 +96,7 @@ img { display: block; width: 100%; height: auto; border-radius: 6px;
 .forming tbody th { position: sticky; left: 0; background: var(--card);
   padding-right: 8px; white-space: normal; width: 84px; min-width: 84px; }
 .forming td { padding: 0; }
+.forming td { vertical-align: top; font-size: 12px; }
 .forming img { width: 104px; }
 
 .bars { columns: 2; column-gap: 40px; margin: 12px 0 0; list-style: none; }
@@ -110,7 +113,9 @@ img { display: block; width: 100%; height: auto; border-radius: 6px;
 .charts text { font-size: 11px; fill: var(--soft);
   font-variant-numeric: tabular-nums; }
 .grid { stroke: var(--rule); stroke-width: 1; }
+.band { fill: var(--wrong); opacity: .14; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.hint { font-size: 13px; margin: 8px 0 0; }
 .keys { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 4px 0 0;
   padding: 0; list-style: none; font-size: 13px; color: var(--soft); }
 .keys li::before { content: ''; display: inline-block; width: 14px; height: 3px;

@@ -18,13 +18,19 @@ MAX_POINTS = 240  # more than the pixels can tell apart
 LINES = 6  # line styles that the style sheet has
 
 
-def line_chart(title: str, lines: Mapping[str, Points]) -> str:
+def line_chart(
+  title: str,
+  lines: Mapping[str, Points],
+  bands: Sequence[tuple[Real, Real | None]] = (),
+) -> str:
   """One chart.
 
   Args:
     title: what it shows; becomes part of its description for screen readers.
     lines: name -> (step, value) pairs in order of steps; values that are not
       finite leave a gap.
+    bands: (first, last) step of what is shaded behind them; None lasts to the
+      right edge.
 
   Returns:
     An <svg> element; empty text if there is nothing finite to draw.
@@ -42,19 +48,25 @@ def line_chart(title: str, lines: Mapping[str, Points]) -> str:
   )
   to_x = _scale(x_range, (LEFT, WIDTH - RIGHT))
   to_y = _scale(y_range, (HEIGHT - BOTTOM, TOP))
-  parts = [_grid(x_ticks, y_ticks, x_range, to_x, to_y)]
+  shaded = _cut(bands, x_range)
+  parts = [_band(to_x(first), to_x(last)) for first, last in shaded]
+  parts.append(_grid(x_ticks, y_ticks, x_range, to_x, to_y))
   for i, (name, points) in enumerate(kept.items()):
     parts.append(_line(name, points, i % LINES, to_x, to_y))
   return (
     f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-    f'aria-label="{html.escape(describe(title, lines), quote=True)}">'
+    f'aria-label="{html.escape(describe(title, lines, shaded), quote=True)}">'
     + ''.join(parts)
     + '</svg>'
   )
 
 
-def describe(title: str, lines: Mapping[str, Points]) -> str:
-  """The chart in words: where each line starts and ends."""
+def describe(
+  title: str,
+  lines: Mapping[str, Points],
+  bands: Sequence[tuple[Real, Real]] = (),
+) -> str:
+  """The chart in words: where lines and shaded parts begin and end."""
   said = []
   for name, points in lines.items():
     finite = [p for p in points if _finite(p)]
@@ -64,6 +76,7 @@ def describe(title: str, lines: Mapping[str, Points]) -> str:
         f'{name} from {number(y0)} at step {number(x0)} to {number(y1)} at '
         f'step {number(x1)}'
       )
+  said += [f'shaded from step {number(a)} to {number(b)}' for a, b in bands]
   return f'{title}: ' + '; '.join(said)
 
 
@@ -116,6 +129,21 @@ def _scale(source: tuple[Real, Real], target: tuple[Real, Real]):
   span = (source[1] - source[0]) or 1.0
   factor = (target[1] - target[0]) / span
   return lambda value: target[0] + (value - source[0]) * factor
+
+
+def _cut(bands, x_range) -> list[tuple[Real, Real]]:
+  """The parts of the bands that the chart shows."""
+  low, high = x_range
+  cut = [(max(low, a), high if b is None else min(high, b)) for a, b in bands]
+  return [(a, b) for a, b in cut if a <= b]
+
+
+def _band(left: float, right: float) -> str:
+  width = max(2.0, right - left)  # one that has just begun is seen as well
+  return (
+    f'<rect class="band" x="{right - width:.1f}" y="{TOP}" '
+    f'width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
+  )
 
 
 def _grid(x_ticks, y_ticks, x_range, to_x, to_y) -> str:

@@ -5,7 +5,7 @@ Collects from the run; the page itself is drawn by `report`.
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,13 @@ import ml_collections
 import numpy as np
 from absl import logging
 
+from groupvit_jax import collapse, files, report, run_log, visualize
 from groupvit_jax import config as config_lib
-from groupvit_jax import report, run_log, visualize
 from groupvit_jax.evaluation import evaluator
 
 FORMING = 4  # pictures whose groups are shown at several steps
 FORMING_STEPS = 6  # how many of these steps the report shows
+SIDE = 112  # pixels; small pictures are enlarged to it in TensorBoard
 
 # Figures of the summary, after the name that the evaluation gives them.
 _FIGURES = (
@@ -54,14 +55,21 @@ class Snapshots:
       return
     arrays = {'prediction': shown['prediction'].astype(np.uint8)}
     if shown['groups']:
-      arrays['first_groups'] = shown['groups'][0].astype(np.uint8)
       arrays['final_groups'] = shown['groups'][-1].astype(np.uint8)
+    if len(shown['groups']) > 1:  # of one stage, the first are the final ones
+      arrays['first_groups'] = shown['groups'][0].astype(np.uint8)
+    views = {name: self._overlays(maps) for name, maps in arrays.items()}
+    if not self.steps():  # these two do not change
+      views['image'] = np.stack(
+        [
+          visualize.enlarge(image, SIDE)
+          for image in self._pictures['image'][:FORMING]
+        ]
+      )
+      views['truth'] = self._overlays(self._pictures['label'])
     self._folder.mkdir(exist_ok=True)
     np.savez_compressed(self._folder / f'{step:08d}.npz', **arrays)
-    for name in ('final_groups', 'prediction'):
-      if name in arrays:
-        overlays = self._overlays(arrays[name][:FORMING])
-        log.images(step, {f'pictures/{name}': overlays})
+    log.images(step, {f'pictures/{k}': v for k, v in views.items()})
 
   def steps(self) -> list[int]:
     """Returns the steps with a snapshot, in order."""
@@ -83,16 +91,20 @@ class Snapshots:
     ]
 
   def _overlays(self, maps: np.ndarray) -> np.ndarray:
+    images = self._pictures['image'][:FORMING]
     return np.stack(
       [
-        visualize.overlay(image, labels, visualize.palette(256), min_side=112)
-        for image, labels in zip(self._pictures['image'], maps, strict=False)
+        visualize.overlay(image, labels, visualize.palette(256), min_side=SIDE)
+        for image, labels in zip(images, maps[:FORMING], strict=True)
       ]
     )
 
 
 def summarise(
-  config: ml_collections.ConfigDict, log: run_log.RunLog, clock
+  config: ml_collections.ConfigDict,
+  log: run_log.RunLog,
+  clock,
+  spells: Sequence[collapse.Spell],
 ) -> dict[str, Any]:
   """Returns the summary of a finished run; shares are in percent."""
   figures = {}
@@ -112,6 +124,10 @@ def summarise(
     'train_seconds': round(clock.train_seconds, 1),
     'wall_seconds': round(clock.wall_seconds, 1),
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'collapses': [
+      {'name': spell.kind.name, 'begin': spell.begin, 'end': spell.end}
+      for spell in spells
+    ],
   }
 
 
@@ -122,6 +138,7 @@ def write(
   log: run_log.RunLog,
   snapshots: Snapshots,
   summary: Mapping[str, Any],
+  spells: Sequence[collapse.Spell],
 ) -> None:
   """Writes the report page of a run and its summary.json."""
   steps = snapshots.steps()
@@ -131,19 +148,21 @@ def write(
       for i in np.linspace(0, len(steps) - 1, min(len(steps), FORMING_STEPS))
     }
   )
+  figures = {k: v for k, v in summary.items() if k != 'collapses'}
   report.write_report(
     workdir / 'report',
     title=f'GroupViT on {config.data.source}',
-    figures=dict(summary) | _class_figures(config, log),
+    figures=figures | _class_figures(config, log),
     config_text=config_lib.to_json(config),
     curves=log.rows,
     pictures=snapshots.at(steps[-1]) if steps else (),
     snapshots=[(step, snapshots.at(step, FORMING)) for step in chosen],
     class_names=class_names,
     notes=_notes(config),
+    collapses=spells,
   )
   path = workdir / 'summary.json'
-  path.write_text(json.dumps(summary, indent=2) + '\n')
+  files.write_atomically(path, json.dumps(summary, indent=2) + '\n')
   logging.info('report: %s', workdir / 'report' / 'index.html')
 
 
@@ -161,6 +180,12 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
       before = summary.get(f'untrained_{name}')
       beside = '' if before is None else f'   untrained {before:5.1f}'
       lines.append(f'  {name:<16}{summary[name]:6.1f}{beside}')
+  for found in summary['collapses']:
+    until = 'the end' if found['end'] is None else f'step {found["end"]}'
+    lines.append(
+      f'  grouping collapse: {found["name"]}, from step {found["begin"]} to '
+      f'{until}; the report says what helps'
+    )
   lines += [
     f'  {summary["steps"]} steps of {summary["batch_size"]} images, '
     f'{summary["images_per_second"]:.0f} images/s, '

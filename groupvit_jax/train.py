@@ -16,7 +16,9 @@ from absl import logging
 from clu import parameter_overview
 
 from groupvit_jax import (
+  allocator,
   checkpoint,
+  collapse,
   errors,
   inputs,
   interrupts,
@@ -51,6 +53,8 @@ def train_and_evaluate(
   """
   clock = Clock()
   config = fit_to_hardware(config)
+  if jax.default_backend() == 'cpu':
+    allocator.keep_memory()
   workdir = checkpoint.claim_workdir(workdir, config)
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
@@ -76,7 +80,14 @@ def train_and_evaluate(
       active=jax.process_index() == 0,
     )
     stack.callback(log.close)
-    run = Run(config, workdir, mesh, task, data, checkpoints, log, clock)
+    watch = collapse.Watch(
+      train_state.number_of_groups(task, state, config),
+      config_lib.flatten(config),
+      # As configured: a run cut short to a few steps has not begun to group.
+      grace=config.optimizer.warmup_steps,
+      rows=log.rows,
+    )
+    run = Run(config, workdir, mesh, task, data, checkpoints, log, clock, watch)
     run.train(state, tx, schedule)
     return run.finish()
 
@@ -150,7 +161,7 @@ class Run:
   """A run under way: steps, logs, evaluates, saves; at the end reports."""
 
   def __init__(
-    self, config, workdir, mesh, task, data, checkpoints, log, clock
+    self, config, workdir, mesh, task, data, checkpoints, log, clock, watch
   ):
     self._config = config
     self._workdir = workdir
@@ -160,6 +171,7 @@ class Run:
     self._checkpoints = checkpoints
     self._log = log
     self._clock = clock
+    self._watch = watch
     self._evaluators = data.evaluators()
     self._snapshots = results.Snapshots(
       workdir, data.pictures(config.run.pictures)
@@ -219,8 +231,8 @@ class Run:
     for evaluator in self._evaluators.values():
       figures.update(evaluator.run(fns, variables))
     if figures:
-      self._log.scalars(step, {f'eval/{k}': v for k, v in figures.items()})
       logging.info('step %d: %s', step, results.headline(figures))
+      self._record(step, 'eval', figures)
     if 'segmentation' in self._evaluators:
       predict = functools.partial(
         self._evaluators['segmentation'].predict, fns, variables
@@ -229,7 +241,8 @@ class Run:
 
   def finish(self) -> dict[str, Any]:
     """Writes the report and the summary; returns the summary."""
-    summary = results.summarise(self._config, self._log, self._clock)
+    spells = self._watch.spells
+    summary = results.summarise(self._config, self._log, self._clock, spells)
     if jax.process_index() == 0:
       results.write(
         self._workdir,
@@ -238,6 +251,7 @@ class Run:
         self._log,
         self._snapshots,
         summary,
+        spells,
       )
     return summary
 
@@ -255,7 +269,6 @@ class Run:
       rate = self._clock.lap(num_steps * self._config.batch_size)
       values['images_per_second'] = rate
     values['samples_replaced'] = self._data.replaced
-    self._log.scalars(step, {f'train/{k}': v for k, v in values.items()})
     told = [f'step {step} of {self._config.num_steps}']
     told.append(f'loss {values["loss"]:.3f}')
     if num_steps:
@@ -265,6 +278,16 @@ class Run:
       seconds = images * self._clock.train_seconds / self._clock.images
       told.append(f'{_minutes(seconds)} left')
     logging.info('  '.join(told))
+    self._record(step, 'train', values)
+
+  def _record(self, step, place, values) -> None:
+    """Logs figures, and tells if a collapse begins or ends with them."""
+    self._log.scalars(step, {f'{place}/{k}': v for k, v in values.items()})
+    spell = self._watch.see(self._log.rows[-1])
+    if spell:
+      tell = logging.warning if spell.end is None else logging.info
+      tell(spell.message)
+      self._log.text(step, 'collapse', spell.message)
 
   def _save(self, state, step) -> None:
     meta = {'position': step * self._config.batch_size}

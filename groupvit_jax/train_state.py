@@ -57,6 +57,7 @@ def make_optimizer(
   )
   tx = optimizer.make_optimizer(
     schedule,
+    name=o.name,
     b1=o.b1,
     b2=o.b2,
     eps=o.eps,
@@ -99,6 +100,14 @@ def abstract_batch(config, batch_size: int) -> dict[str, Any]:
     'image': shape((batch_size, size, size, 3), jnp.uint8),
     'tokens': shape((batch_size, texts, config.text.context_length), jnp.int32),
   }
+
+
+def number_of_groups(task, state, config) -> int:
+  """Returns how many groups the last stage makes; 0 for a task without."""
+  images = abstract_batch(config, 1)['image']
+  predict = task.predict_fns['regions']
+  stages = jax.eval_shape(predict, state.variables, images)['stages']
+  return stages[-1].shape[-1] if stages else 0
 
 
 def make_train_metrics(task, state, config) -> type[clu_metrics.Collection]:

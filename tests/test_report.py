@@ -2,6 +2,7 @@
 
 import html.parser
 import math
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -9,7 +10,14 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from groupvit_jax import report, report_figures, report_svg
+from groupvit_jax import (
+  collapse,
+  report,
+  report_figures,
+  report_pictures,
+  report_svg,
+)
+from groupvit_jax.report_parts import Classes
 
 NAMES = ('grass', 'dog', 'kite')
 VOID = {'meta', 'img', 'link', 'br'}
@@ -109,8 +117,8 @@ def test_page_shows_everything(tmp_path):
     'Devices',
   ):
     assert words in page.text, words
-  # 2 pictures of 5 views; 2 strips of a picture and 3 maps at 3 steps.
-  assert len(page.all('img')) == 2 * 5 + 2 * (1 + 3 * 3)
+  # 2 pictures of 5 views; 2 strips of a picture, 3 maps at 3 steps, the truth.
+  assert len(page.all('img')) == 2 * 5 + 2 * (1 + 3 * 3 + 1)
   assert [p.name for p in path.parent.iterdir()] == ['index.html']
 
 
@@ -211,7 +219,88 @@ def test_one_grouping_stage_is_shown_once(tmp_path):
   one['first_groups'] = one['final_groups']
   _, page = write(tmp_path, pictures=[one], snapshots=[(0, [one]), (5, [one])])
   assert 'First-stage groups' not in page.text
-  assert len(page.all('img')) == 4 + (1 + 2 * 2)
+  assert len(page.all('img')) == 4 + (1 + 2 * 2 + 1)
+
+
+def test_two_stages_that_agree_once_are_two(tmp_path):
+  same = picture(0)
+  same['first_groups'] = same['final_groups']
+  snapshots = [(0, [same]), (5, [picture(1)])]
+  _, page = write(tmp_path, pictures=[same, picture(1)], snapshots=snapshots)
+  assert len(page.all('img')) == 2 * 5 + (1 + 3 * 2 + 1)
+
+
+def test_a_step_without_a_view_leaves_its_place_empty(tmp_path):
+  bare = {'image': picture(0)['image']}
+  snapshots = [(s, [p]) for s, p in enumerate((bare, picture(0), bare))]
+  colours = np.eye(3, dtype=np.uint8)
+  page = report_pictures.forming(snapshots, Classes(NAMES, colours))
+  rows = re.findall('<tr>(<th scope="row">.*?)</tr>', page)
+  assert len(rows) == 3
+  for row in rows:
+    cells = re.findall('<td>(.*?)</td>', row)
+    assert ['<img' in cell for cell in cells] == [False, True, False]
+
+
+def test_strips_count_the_groups_of_each_step(tmp_path):
+  one = picture(0, final_groups=np.zeros((8, 8), int))
+  snapshots = [(0, [picture(0)]), (5, [one])]
+  _, page = write(tmp_path, pictures=[], snapshots=snapshots)
+  finals = page.text.split('Final groups')[1]
+  assert finals.strip().startswith('4 used')
+  assert finals.split('4 used')[1].strip().startswith('1 used')
+
+
+def spell(begin, end):
+  kind = collapse.Kind('<all> in one', 'patches join one group', ())
+  return collapse.Spell(kind, begin, end, 'share 97 %', 'loss.x above 0')
+
+
+def test_a_collapse_is_told_at_the_top_and_shaded_where_it_shows(tmp_path):
+  rows = [
+    {'step': s, 'train/groups_in_use': 2.0, 'train/loss': 1.0}
+    for s in range(0, 401, 100)
+  ]
+  spells = [spell(100, 200), spell(300, None)]
+  path, page = write(tmp_path, curves=rows, collapses=spells)
+  for words in (
+    'Grouping collapse: <all> in one, steps 100 to 200 (share 97 %). Patches '
+    'join one group. What helps: loss.x above 0.',
+    'Grouping collapse: <all> in one, from step 300 on',
+    'Shaded: the groups had collapsed.',
+  ):
+    assert words in page.text, words
+  assert page.text.index('<all>') < page.text.index('Zero-shot mIoU')
+  charts = {c['aria-label'].split(':')[0]: c for c in page.all('svg')}
+  shaded = '; shaded from step 100 to 200; shaded from step 300 to 400'
+  assert charts['Groups in use']['aria-label'].endswith(shaded)
+  assert 'shaded' not in charts['Loss']['aria-label']
+  assert len(page.all('rect')) == 2
+
+
+def test_without_a_collapse_nothing_is_said_of_one(tmp_path):
+  path, page = write(tmp_path)
+  assert 'ollapsed' not in page.text
+  assert 'class="band"' not in path.read_text()
+
+
+def test_bands_lie_where_their_steps_are():
+  points = {'x': [(0, 1.0), (100, 2.0)]}
+
+  def bands(*given):
+    svg = ET.fromstring(report_svg.line_chart('X', points, given))
+    return [
+      (float(r.get('x')), float(r.get('x')) + float(r.get('width')))
+      for r in svg.findall('rect')
+    ]
+
+  left, right = report_svg.LEFT, report_svg.WIDTH - report_svg.RIGHT
+  middle = (left + right) / 2
+  np.testing.assert_allclose(bands((50, None)), [(middle, right)])
+  np.testing.assert_allclose(bands((-20, 50)), [(left, middle)])
+  # One that has just begun is seen; one beyond the curves is not there.
+  np.testing.assert_allclose(bands((100, None)), [(right - 2, right)])
+  assert bands((150, 200), (-9, -5)) == []
 
 
 def test_large_pictures_are_reduced(tmp_path):

@@ -83,8 +83,30 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
     '00000006',
   ]
   assert list((workdir / 'tensorboard').glob('events*'))
+  assert 'Groups forming' in page
+  # One stage: its groups are shown once.
+  assert 'First-stage groups' not in page
   logged = [r['step'] for r in rows(workdir) if 'train/loss' in r]
   assert logged == [1, 2, 3, 4, 5, 6]
+
+
+def test_tensorboard_shows_groups_forming(whole):
+  workdir, _ = whole
+  accumulator = pytest.importorskip(
+    'tensorboard.backend.event_processing.event_accumulator'
+  )
+  log = accumulator.EventAccumulator(str(workdir / 'tensorboard'))
+  log.Reload()
+  steps = {
+    tag: [event.step for event in log.Tensors(tag)]
+    for tag in log.Tags()['tensors']
+  }
+  for name in ('final_groups', 'prediction'):
+    assert steps[f'pictures/{name}'] == [0, 3, 6]
+  for name in ('groups_in_use', 'groups_per_image', 'largest_share'):
+    assert steps[f'train/{name}'] == [1, 2, 3, 4, 5, 6]
+    assert steps[f'eval/{name}'] == [0, 3, 6]
+  assert steps['train/entropy'] == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits(

@@ -24,8 +24,8 @@ ROOT = PACKAGE.parent
 # continue its name (report, report_svg). It imports from storeys below its own
 # and from itself; rooms of one storey do not know each other.
 STOREYS = (
-  ('errors',),
-  ('config', 'text', 'sharding', 'interrupts', 'run_log'),
+  ('allocator', 'errors', 'files'),
+  ('config', 'text', 'sharding', 'interrupts', 'run_log', 'collapse'),
   (
     'models',
     'losses',

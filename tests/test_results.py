@@ -1,0 +1,134 @@
+"""Snapshots of the same pictures: what report and TensorBoard get of them."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from groupvit_jax import report, results, run_log
+
+SIZE = 8
+
+
+def pictures(count=6):
+  rng = np.random.default_rng(0)
+  shape = (count, SIZE, SIZE)
+  return {
+    'image': rng.integers(0, 256, (*shape, 3)).astype(np.uint8),
+    'label': rng.integers(0, 3, shape).astype(np.uint8),
+    'caption': [f'picture {i}' for i in range(count)],
+  }
+
+
+def predictor(step, stages):
+  """A model whose groups and classes differ from step to step and by stage."""
+
+  def predict(images):
+    rng = np.random.default_rng(step + 1)
+    shape = images.shape[:3]
+    return {
+      'prediction': rng.integers(0, 3, shape),
+      'groups': tuple(rng.integers(0, 9 - 3 * i, shape) for i in range(stages)),
+    }
+
+  return predict
+
+
+def take(folder, stages, steps=(0, 10, 20), active=True):
+  """Snapshots at the steps, with their log written and closed."""
+  snapshots = results.Snapshots(folder, pictures())
+  log = run_log.RunLog(folder, resumed_at=0, num_steps=20, active=active)
+  for step in steps:
+    snapshots.take(step, predictor(step, stages), log)
+  log.close()
+  return snapshots
+
+
+@pytest.mark.parametrize(('stages', 'maps'), [(0, 1), (1, 2), (2, 3)])
+def test_the_report_shows_the_same_pictures_at_every_step(
+  tmp_path, stages, maps
+):
+  snapshots = take(tmp_path, stages, active=False)
+  assert snapshots.steps() == [0, 10, 20]
+  shown = [(step, snapshots.at(step, 2)) for step in snapshots.steps()]
+  page = report.write_report(
+    tmp_path, title='', figures={}, snapshots=shown, class_names=('a', 'b', 'c')
+  )
+  text = page.read_text()
+  # Of each: the picture, its maps at three steps, and the truth.
+  assert text.count('<img') == 2 * (1 + 3 * maps + 1)
+  assert ('First-stage groups' in text) == (stages == 2)
+  assert ('Final groups' in text) == (stages > 0)
+  for step in (0, 10, 20):
+    first = predictor(step, stages)(pictures()['image'])
+    picture = snapshots.at(step, 1)[0]
+    np.testing.assert_array_equal(picture['prediction'], first['prediction'][0])
+    if stages:
+      final = first['groups'][-1][0]
+      np.testing.assert_array_equal(picture['final_groups'], final)
+    assert ('first_groups' in picture) == (stages == 2)
+
+
+def events(folder):
+  """(tag, step) -> tensors of the event files that TensorBoard reads."""
+  accumulator = pytest.importorskip(
+    'tensorboard.backend.event_processing.event_accumulator'
+  )
+  log = accumulator.EventAccumulator(
+    str(folder / 'tensorboard'), {'tensors': 0}
+  )
+  log.Reload()
+  return {
+    (tag, event.step): event.tensor_proto
+    for tag in log.Tags()['tensors']
+    for event in log.Tensors(tag)
+  }
+
+
+@pytest.mark.parametrize('stages', [1, 2])
+def test_tensorboard_shows_the_same_pictures_at_every_evaluation(
+  tmp_path, stages
+):
+  found = events_or_skip(tmp_path, stages)
+  steps = collections.defaultdict(list)
+  for tag, step in sorted(found):
+    steps[tag].append(step)
+  always = ['final_groups', 'prediction']
+  always += ['first_groups'] if stages == 2 else []
+  assert steps == {
+    **{f'pictures/{name}': [0, 10, 20] for name in always},
+    'pictures/image': [0],
+    'pictures/truth': [0],
+  }
+  for (tag, _), tensor in found.items():
+    # Width and height, then a PNG for each of the pictures.
+    width, height, *pngs = tensor.string_val
+    assert width == height == b'112', tag
+    assert len(pngs) == results.FORMING
+    assert len(set(pngs)) == results.FORMING
+  # What changes from step to step is shown so.
+  groups = [found['pictures/final_groups', s].string_val[2] for s in (0, 10)]
+  assert groups[0] != groups[1]
+
+
+def events_or_skip(folder, stages):
+  pytest.importorskip('tensorflow')
+  take(folder, stages)
+  return events(folder)
+
+
+def test_fewer_pictures_than_are_shown_are_shown(tmp_path):
+  pytest.importorskip('tensorflow')
+  snapshots = results.Snapshots(tmp_path, pictures(2))
+  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=20, active=True)
+  snapshots.take(0, predictor(0, 1), log)
+  log.close()
+  tensor = events(tmp_path)['pictures/final_groups', 0]
+  assert len(tensor.string_val) == 2 + 2
+
+
+def test_without_pictures_nothing_is_taken(tmp_path):
+  snapshots = results.Snapshots(tmp_path, {})
+  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=1, active=False)
+  snapshots.take(0, predictor(0, 1), log)
+  assert snapshots.steps() == []
