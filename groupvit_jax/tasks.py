@@ -134,6 +134,7 @@ def _make_loss_fn(model, config, mesh):
       batch['tokens'],
       train=True,
       with_groups=match_groups,
+      with_parts=loss.part_weight > 0,
       rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
     )
@@ -150,6 +151,9 @@ def _make_loss_fn(model, config, mesh):
     if loss.num_nouns:
       terms['multi_label'] = _noun_loss(out, batch, loss, mesh)
       total += loss.multi_label_weight * terms['multi_label']
+    if loss.part_weight:
+      terms['part'] = _part_loss(out, batch, loss, mesh)
+      total += loss.part_weight * terms['part']
     if out.get('assignments'):
       regulariser, statistics = _assignment_terms(out, loss)
       total += regulariser
@@ -162,12 +166,24 @@ def _make_loss_fn(model, config, mesh):
 
 
 def _noun_loss(out, batch, loss, mesh):
-  matched = loss.noun_match == 'best_group'
+  """Nouns against the pooled picture, or against its best group each."""
+  if loss.noun_match == 'best_group':
+    return _match_nouns(out['groups'], loss.noun_scale, out, batch, loss, mesh)
+  scale = out['multi_label_scale']
+  return _match_nouns(out['image'], scale, out, batch, loss, mesh)
+
+
+def _part_loss(out, batch, loss, mesh):
+  """Nouns against the best of the tokens that groups are made of."""
+  return _match_nouns(out['parts'], loss.noun_scale, out, batch, loss, mesh)
+
+
+def _match_nouns(regions, scale, out, batch, loss, mesh):
   noun_tokens = batch['tokens'][:, 1:]
   return multi_label.multi_label_loss(
-    out['groups'] if matched else out['image'],
+    regions,
     out['texts'][:, 1:],
-    loss.noun_scale if matched else out['multi_label_scale'],
+    scale,
     form=loss.multi_label_form,
     noun_ids=text_ids(noun_tokens) if loss.share_nouns else None,
     mesh=mesh,

@@ -72,7 +72,7 @@ def test_assign_by_hand(assignment):
   variables = tiny_models.init(assign, groups, x, False)
   # At its initial scale every map is nearly uniform.
   variables = jax.tree.map(lambda p: 20 * p, variables)
-  y, soft, noisy = assign.apply(variables, groups, x, False)
+  y, soft, noisy, _ = assign.apply(variables, groups, x, False)
   expected, maps = plain_assign(
     variables['params'], np.asarray(groups), np.asarray(x), assignment
   )
@@ -88,7 +88,7 @@ def test_noise_in_training_follows_the_temperature(monkeypatch):
   assign = grouping.Assign(temperature=0.5)
   variables = tiny_models.init(assign, groups, x, False)
   rngs = tiny_models.RNGS
-  _, soft, noisy = assign.apply(variables, groups, x, True, rngs=rngs)
+  _, soft, noisy, _ = assign.apply(variables, groups, x, True, rngs=rngs)
   expected = jax.nn.softmax((jnp.log(soft) + noise) / 0.5, axis=1)
   assert_near(noisy, expected)
 
@@ -103,7 +103,7 @@ def test_soft_assignment_draws_no_noise():
   groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
   assign = grouping.Assign('soft')
   variables = tiny_models.init(assign, groups, x, True)
-  _, soft, noisy = assign.apply(variables, groups, x, True)  # no rngs
+  _, soft, noisy, _ = assign.apply(variables, groups, x, True)  # no rngs
   np.testing.assert_array_equal(soft, noisy)
 
 
@@ -128,13 +128,42 @@ def test_a_tied_group_holds_only_its_own_tokens():
   def run(x):
     return block.apply(variables, x, groups, False)
 
-  y, soft, _ = tiny_models.fast_jit(run)(x)
+  y, soft, _, _ = tiny_models.fast_jit(run)(x)
   winner = int(soft[0, :, 0].argmax())
   moved = x.at[0, 0].add(0.01 * normal(8, seed=2))
-  z, moved_soft, _ = tiny_models.fast_jit(run)(moved)
+  z, moved_soft, *_ = tiny_models.fast_jit(run)(moved)
   np.testing.assert_array_equal(soft.argmax(1), moved_soft.argmax(1))
   changed = np.abs(y - z).max((0, 2)) > 0
   np.testing.assert_array_equal(changed, np.arange(3) == winner)
+
+
+def test_parts_are_what_groups_are_made_of():
+  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+  assign = grouping.Assign()
+  variables = tiny_models.init(assign, groups, x, False)
+  y, soft, _, parts = assign.apply(variables, groups, x, False)
+  bias = variables['params']['out']['bias']
+  hard = jax.nn.one_hot(soft.argmax(1), 3, axis=1)
+  total = jnp.einsum('bgn,bnd->bgd', hard, parts - bias)
+  assert_near(y, total / (hard.sum(2, keepdims=True) + 1) + bias)
+
+
+def test_centred_keys_leave_no_group_the_whole_picture():
+  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+  x += 10 * normal(2, 1, 8, seed=2)  # what all patches of a picture share
+  assign = grouping.Assign(center_keys=True, init_std=1.0)
+  variables = tiny_models.init(assign, groups, x, False)
+  _, soft, *_ = assign.apply(variables, groups, x, False)
+  share = jax.nn.one_hot(soft.argmax(1), 3, axis=1).mean(2)
+  assert share.max() < 1
+  # A softmax keeps its logits up to a constant of each token: their averages
+  # over the picture are equal for all groups.
+  mean = jnp.log(soft).mean(2)
+  assert_near(mean, jnp.broadcast_to(mean[:, :1], mean.shape), atol=1e-3)
+  _, common, *_ = assign.clone(center_keys=False).apply(
+    variables, groups, x, False
+  )
+  assert jax.nn.one_hot(common.argmax(1), 3, axis=1).mean(2).max() == 1
 
 
 def test_an_empty_tied_group_has_finite_gradients():
@@ -144,7 +173,7 @@ def test_an_empty_tied_group_has_finite_gradients():
   variables = tiny_models.init(block, x, groups, False)
 
   def loss(variables):
-    y, soft, _ = block.apply(variables, x, groups, False)
+    y, soft, _, _ = block.apply(variables, x, groups, False)
     return (layers.unit_norm(y) * normal(2, 3, 8, seed=3)).sum(), (y, soft)
 
   step = tiny_models.fast_jit(jax.value_and_grad(loss, has_aux=True))

@@ -37,7 +37,7 @@ class Projector(nn.Module):
     """Projects; batch statistics only if `train`."""
 
     def dense(features, fan_in, name):
-      return nn.Dense(
+      return layers.Dense(
         features,
         dtype=self.dtype,
         kernel_init=layers.TORCH_DEFAULT,
@@ -91,6 +91,7 @@ class DualEncoder(nn.Module):
     *,
     train: bool = False,
     with_groups: bool = False,
+    with_parts: bool = False,
   ) -> dict:
     """Embeds images and their texts.
 
@@ -102,10 +103,12 @@ class DualEncoder(nn.Module):
       with_groups: project the regions too; by the stored statistics, as
         the original does (only pooled images make batch statistics).
 
+      with_parts: project what each group is made of too (`GroupViT`).
+
     Returns:
-      image (b e), texts (b t e), groups (b g e; only if asked for): unit
-      vectors, float32. scale, multi_label_scale: scalars. assignments,
-      noisy_assignments, grid: as the image encoder gives them.
+      image (b e), texts (b t e), groups (b g e) and parts (b n e; both only if
+      asked for): unit vectors, float32. scale, multi_label_scale: scalars.
+      assignments, noisy_assignments, grid: as the image encoder gives them.
     """
     pooled, out = self.image(images, train=train)
     batch, t = tokens.shape[:2]
@@ -122,6 +125,10 @@ class DualEncoder(nn.Module):
     # Before the pooled images: these must see the statistics as stored.
     if with_groups:
       result['groups'] = self.project_regions(out)
+    if with_parts:
+      parts = out['parts'] if 'parts' in out else out['tokens']
+      parts = self.image_projector(parts, False)
+      result['parts'] = layers.unit_norm(parts)
     image = self.image_projector(pooled, train)
     return result | {'image': layers.unit_norm(image)}
 

@@ -130,6 +130,7 @@ class Assign(nn.Module):
     assignment: 'hard' or 'soft'.
     temperature: of the Gumbel-softmax, in training.
     noise: factor on the Gumbel noise, in training.
+    center_keys: see `GroupingBlock`.
     init_std: of the kernels at the start.
     dtype: of the computation; the softmax is always float32.
   """
@@ -137,6 +138,7 @@ class Assign(nn.Module):
   assignment: str = 'hard'
   temperature: float = 1.0
   noise: float = 1.0
+  center_keys: bool = False
   init_std: float = 0.02
   dtype: DTypeLike = jnp.float32
 
@@ -144,9 +146,16 @@ class Assign(nn.Module):
   def __call__(
     self, groups: Float[Array, 'b g d'], x: Float[Array, 'b n d'], train: bool
   ) -> tuple[
-    Float[Array, 'b g d'], Float[Array, 'b g n'], Float[Array, 'b g n']
+    Float[Array, 'b g d'],
+    Float[Array, 'b g n'],
+    Float[Array, 'b g n'],
+    Float[Array, 'b n d'],
   ]:
-    """Returns groups, soft maps without noise, soft maps with the noise."""
+    """Returns groups, soft maps without and with noise, and every token's part.
+
+    A token's part is what it brings to its group: a group is the sum of the
+    parts of its tokens over their number plus one.
+    """
     if self.assignment not in ASSIGNMENTS:
       raise ValueError(
         f'unknown assignment {self.assignment!r}; choose one of {ASSIGNMENTS}'
@@ -155,10 +164,14 @@ class Assign(nn.Module):
 
     def dense(features, name):
       init = nn.initializers.normal(self.init_std)
-      return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+      return layers.Dense(
+        features, dtype=self.dtype, kernel_init=init, name=name
+      )
 
     q = dense(width, 'q')(groups) * width**-0.5
     k, v = jnp.split(dense(2 * width, 'kv')(x), 2, axis=-1)
+    if self.center_keys:
+      k -= k.mean(axis=1, keepdims=True)
     logits = jnp.einsum(
       'bgd,bnd->bgn', q, k, preferred_element_type=jnp.float32
     )
@@ -173,7 +186,8 @@ class Assign(nn.Module):
     # a group without tokens is zero instead of 0 / 0.
     y = jnp.einsum('bgn,bnd->bgd', used.astype(v.dtype), v)
     y = y / (used.sum(axis=2, keepdims=True) + 1).astype(v.dtype)
-    return dense(width, 'out')(y), soft, noisy
+    out = dense(width, 'out')
+    return out(y), soft, noisy, out(v)
 
 
 class GroupingBlock(nn.Module):
@@ -189,6 +203,11 @@ class GroupingBlock(nn.Module):
       patch goes where its logits say only if they differ by several units;
       until then every group holds a random mixture of the picture, mostly
       ground, and learns to be called so. Less noise lets small things speak.
+    center_keys: take the picture's mean from the keys. What all patches share
+      (which ground, which light) else decides for all of them alike, and the
+      quiet solution is one group per picture. Centred, the logits of every
+      group average to zero over the picture: none can win all of it, and only
+      differences within the picture are left to group by.
     group_residual: add the group token to what its tokens brought. False ties
       a group's content to its tokens: nothing else reaches the output.
     pre_assign_attn: let group tokens read the image before they compete.
@@ -208,6 +227,7 @@ class GroupingBlock(nn.Module):
   pre_assign_attn: bool = True
   token_mixer: bool = True
   gumbel_noise: float = 1.0
+  center_keys: bool = False
   init_std: float = 0.02
   dtype: DTypeLike = jnp.float32
 
@@ -215,9 +235,15 @@ class GroupingBlock(nn.Module):
   def __call__(
     self, x: Float[Array, 'b n d'], groups: Float[Array, 'b t d'], train: bool
   ) -> tuple[
-    Float[Array, 'b g d'], Float[Array, 'b g n'], Float[Array, 'b g n']
+    Float[Array, 'b g d'],
+    Float[Array, 'b g n'],
+    Float[Array, 'b g n'],
+    Float[Array, 'b n d'],
   ]:
-    """Returns groups, soft maps without noise, soft maps with the noise."""
+    """Returns groups, soft maps without and with noise, and tokens.
+
+    The tokens are as each would leave the block as a group of many like it.
+    """
     dtype = self.dtype
     groups = layers.layer_norm(dtype, 'norm_tokens')(groups)
     x = layers.layer_norm(dtype, 'norm_x')(x)
@@ -243,11 +269,12 @@ class GroupingBlock(nn.Module):
       self.assignment,
       self.temperature,
       self.gumbel_noise,
+      self.center_keys,
       self.init_std,
       dtype,
       name='assign',
     )
-    y, soft, noisy = assign(groups, x, train)
+    y, soft, noisy, tokens = assign(groups, x, train)
     if self.group_residual:
       y = y + groups
     hidden = int(x.shape[-1] * self.assign_mlp_ratio)
@@ -255,7 +282,9 @@ class GroupingBlock(nn.Module):
     mlp = layers.MLP(
       hidden, kernel_init=init, out_init=init, dtype=dtype, name='mlp'
     )
-    y = y + mlp(layers.layer_norm(dtype, 'norm_out')(y))
+    norm_out = layers.layer_norm(dtype, 'norm_out')
+    y = y + mlp(norm_out(y))
+    tokens = tokens + mlp(norm_out(tokens))
     if not self.group_residual:
       y = quiet_where_empty(y, noisy)
-    return y, soft, noisy
+    return y, soft, noisy, tokens

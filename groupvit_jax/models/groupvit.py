@@ -56,7 +56,8 @@ class Stage(nn.Module):
 
     Returns:
       Tokens for the next stage, this stage's group tokens, and its (soft,
-      noisy) assignment; empty where the stage does not group.
+      noisy) assignment with the tokens that were assigned, each as a group of
+      many like it; empty where the stage does not group.
     """
     block = layers.block_class(self.remat)
     n = x.shape[1]
@@ -85,8 +86,8 @@ class Stage(nn.Module):
       name='grouping',
       **self.grouping,
     )
-    x, soft, noisy = group(x, groups, train)
-    return x, groups, (soft, noisy)
+    x, soft, noisy, tokens = group(x, groups, train)
+    return x, groups, (soft, noisy, tokens)
 
   def group_tokens(
     self, x: Float[Array, 'b n d'], previous: Float[Array, 'b p d'] | None
@@ -121,7 +122,7 @@ class GroupViT(nn.Module):
     drop_path_rate: of the last block, linear from 0 at the first.
     assignment: 'hard' (straight-through Gumbel-softmax) or 'soft'.
     gumbel_temperature: of the noise softmax in training.
-    group_residual, pre_assign_attn, token_mixer, gumbel_noise: see
+    group_residual, pre_assign_attn, token_mixer, gumbel_noise, center_keys: see
       `GroupingBlock`.
     init_std: of the linear kernels at the start. The released .02 suits width
       384. A narrow model would begin nearly linear, its attention and its
@@ -147,6 +148,7 @@ class GroupViT(nn.Module):
   pre_assign_attn: bool = True
   token_mixer: bool = True
   gumbel_noise: float = 1.0
+  center_keys: bool = False
   init_std: float = 0.02
   remat: bool = False
   dtype: DTypeLike = jnp.float32
@@ -165,6 +167,8 @@ class GroupViT(nn.Module):
     Returns:
       The mean of the final groups, b d, and a dict of intermediates:
         groups: b g d, final tokens after the last norm.
+        parts: b n d, the same of every token that the last Grouping Block
+          assigned, as a group of many like it; no block after it is applied.
         assignments: per grouping stage, b g n soft maps without noise; over g
           they sum to one.
         noisy_assignments: the same with the noise of training.
@@ -182,11 +186,14 @@ class GroupViT(nn.Module):
       hidden.append(x)
       if maps:
         assigned.append(maps)
-    x = layers.layer_norm(jnp.float32, 'norm')(x)
+    norm = layers.layer_norm(jnp.float32, 'norm')
+    x = norm(x)
+    soft, noisy, parts = zip(*assigned, strict=True) if assigned else ((),) * 3
     return x.mean(axis=1), {
       'groups': x,
-      'assignments': tuple(soft for soft, _ in assigned),
-      'noisy_assignments': tuple(noisy for _, noisy in assigned),
+      'parts': norm(parts[-1]) if parts else x,
+      'assignments': soft,
+      'noisy_assignments': noisy,
       'hidden': tuple(hidden),
       'grid': grid,
     }
@@ -202,6 +209,7 @@ class GroupViT(nn.Module):
       'pre_assign_attn': self.pre_assign_attn,
       'token_mixer': self.token_mixer,
       'gumbel_noise': self.gumbel_noise,
+      'center_keys': self.center_keys,
     }
     return Stage(
       drop_path,

@@ -4,7 +4,9 @@ Plain flax modules with PyTorch's conventions (exact GELU, LayerNorm epsilon,
 batch-norm statistics, bicubic kernel), so that released weights carry over.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -30,14 +32,61 @@ def torch_bias(fan_in: int) -> Initializer:
   return init
 
 
+def apart(*arrays: Array) -> Array | tuple[Array, ...]:
+  """Keeps XLA on a CPU from fusing across this point; nothing elsewhere.
+
+  Fusion pays on accelerators. The CPU backend fuses a costly function into
+  every consumer, computes it again for each, and writes transposed copies for
+  the products of the backward pass: a training step of one transformer block
+  (width 64, 8,192 tokens, one core) took 110 ms instead of 32.
+  """
+  if jax.default_backend() == 'cpu':
+    arrays = jax.lax.optimization_barrier(arrays)
+  return arrays if len(arrays) > 1 else arrays[0]
+
+
+@jax.custom_vjp
 def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   """Exact GELU; by erf, since XLA's erfc is several times slower on a CPU."""
-  return 0.5 * x * (1 + jax.lax.erf(x * 2**-0.5))
+  return x * _normal_cdf(x)
 
 
+def _gelu_forward(x):
+  x = apart(x)
+  return apart(x * _normal_cdf(x)), x
+
+
+def _gelu_backward(x, g):
+  x, g = apart(x, g)
+  density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
+  return (apart(g * (_normal_cdf(x) + x * density)),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _normal_cdf(x: Float[Array, '...']) -> Float[Array, '...']:
+  return 0.5 * (1 + jax.lax.erf(x * 2**-0.5))
+
+
+@jax.custom_vjp
 def quick_gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   """CLIP's sigmoid approximation of GELU."""
   return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _quick_gelu_forward(x):
+  x = apart(x)
+  return apart(quick_gelu(x)), x
+
+
+def _quick_gelu_backward(x, g):
+  x, g = apart(x, g)
+  gate = jax.nn.sigmoid(1.702 * x)
+  return (apart(g * (gate + 1.702 * x * gate * (1 - gate))),)
+
+
+quick_gelu.defvjp(_quick_gelu_forward, _quick_gelu_backward)
 
 
 def unit_norm(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
@@ -49,6 +98,23 @@ def unit_norm(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
   x = x.astype(jnp.float32)
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(square + 1e-8)
+
+
+def product(x, kernel, dimension_numbers, **options):
+  """`nn.Dense`'s matrix product; on a CPU kept apart from its neighbours.
+
+  See `apart`; rows are flattened since a product over two batch axes is
+  transposed backwards.
+  """
+  dot = partial(jax.lax.dot_general, **options)
+  if jax.default_backend() != 'cpu':
+    return dot(x, kernel, dimension_numbers)
+  rows = apart(x.reshape(-1, x.shape[-1]))
+  y = apart(dot(rows, kernel, (((1,), (0,)), ((), ()))))
+  return y.reshape(*x.shape[:-1], -1)
+
+
+Dense = partial(nn.Dense, dot_general=product)
 
 
 def layer_norm(dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
@@ -81,7 +147,7 @@ class MLP(nn.Module):
     def dense(features, init, name):
       fan_in = x.shape[-1] if name == 'fc1' else self.hidden
       bias = torch_bias(fan_in) if self.torch_biases else nn.initializers.zeros
-      return nn.Dense(
+      return Dense(
         features, dtype=self.dtype, kernel_init=init, bias_init=bias, name=name
       )
 
@@ -121,7 +187,7 @@ class Attention(nn.Module):
 
     def dense(features, name):
       init = self.out_init if name == 'out' else self.kernel_init
-      return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+      return Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     if context is None:
       q, k, v = jnp.split(dense(3 * width, 'qkv')(x), 3, axis=-1)
