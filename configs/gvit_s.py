@@ -72,6 +72,7 @@ def _base() -> ml_collections.ConfigDict:
   c.model.pre_assign_attn = True  # group tokens read the patches first
   c.model.token_mixer = True  # MLP over the token axis before assignment
   c.model.gumbel_noise = 1.0  # factor on the noise of training
+  c.model.center_keys = False  # group by differences within the picture
   c.model.init_std = 0.02  # of the image encoder's kernels at the start
 
   c.text = _sizes(variants.TEXT_S)  # vocab_size comes from the tokenizer
@@ -89,6 +90,7 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.share_nouns = False  # equal nouns of a batch are positives as well
   c.loss.balance_weight = 0.0  # use all groups over a batch
   c.loss.sharpness_weight = 0.0  # one group per patch
+  c.loss.part_weight = 0.0  # image <-> nouns again, by their best patches
   c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
 
   c.data = ml_collections.ConfigDict()
@@ -105,6 +107,7 @@ def _base() -> ml_collections.ConfigDict:
   c.data.backend = 'auto'  # 'tf' (tf.data), 'numpy', or what there is
 
   c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.name = 'adamw'  # the released, or 'muon'
   c.optimizer.reference_batch_size = 4096  # learning rates are stated for it
   c.optimizer.learning_rate = 1.6e-3
   c.optimizer.warmup_init = 4e-6
@@ -146,15 +149,15 @@ def _base() -> ml_collections.ConfigDict:
 def _demo(c) -> None:
   """2 CPU cores, under 12 minutes, data and compilation included."""
   c.image_size = 64
-  c.batch_size = 128
-  c.num_steps = 600
+  c.batch_size = 64
+  c.num_steps = 2400
   c.dtype = 'float32'
   c.model.patch_size = 8
   c.model.width = 64
   c.model.num_heads = 2
-  c.model.depths = (3, 0)
-  c.model.num_group_tokens = (8, 0)
-  c.model.num_output_groups = (8, 0)
+  c.model.depths = (2, 0)
+  c.model.num_group_tokens = (16, 0)
+  c.model.num_output_groups = (16, 0)
   c.model.drop_path_rate = 0.0
   _tied(c)
   c.text.context_length = 20
@@ -163,19 +166,20 @@ def _demo(c) -> None:
   c.text.num_heads = 2
   c.joint.embed_dim = 64
   c.joint.projector_width = 0
-  c.data.train_examples = 20_000
+  c.data.train_examples = 30_000
   c.data.augment = 'flip'
   c.data.word_kind = 'nouns'
   c.data.templates = 'simple'
-  c.optimizer.reference_batch_size = 128
+  c.optimizer.name = 'muon'
+  c.optimizer.reference_batch_size = 64
   c.optimizer.learning_rate = 2e-3
   c.optimizer.warmup_init = 1e-5
   c.optimizer.end_learning_rate = 1e-5
   c.optimizer.warmup_steps = 50
   c.eval.examples = 400
-  c.run.log_every = 25
-  c.run.eval_every = 100
-  c.run.checkpoint_every = 100
+  c.run.log_every = 50
+  c.run.eval_every = 500
+  c.run.checkpoint_every = 500
   c.cpu = {}
 
 
@@ -184,11 +188,18 @@ def _tied(c) -> None:
 
   The released block reads a group's content globally and keeps it by the
   residual, so that at small scale the right labels land on wrong regions.
+  docs/emergence.md measures each of these.
   """
   c.model.group_residual = False
+  c.model.pre_assign_attn = False
+  c.model.center_keys = True
+  c.model.gumbel_noise = 0.1
   c.model.init_std = c.model.width**-0.5
+  # No block mixes groups after the last grouping.
+  c.model.depths = (*c.model.depths[:-1], 0)
   c.loss.noun_match = 'best_group'
   c.loss.noun_scale = 10.0
+  c.loss.part_weight = 1.0
   c.loss.balance_weight = 0.3
   c.loss.sharpness_weight = 0.03
   c.eval.top_k = 0  # nouns train the groups; the pooled picture gates badly
@@ -206,6 +217,7 @@ def _clip(c) -> None:
   """A ViT of the same size; k-means makes the groups."""
   c.task = 'clip'
   c.loss.noun_match = 'pooled'
+  c.loss.part_weight = 0.0
   c.eval.regions = 'kmeans'
 
 

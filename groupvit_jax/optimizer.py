@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 RELEASED_BATCH = 4096  # the global batch that the released rates are for
+NAMES = ('adamw', 'muon')
 
 
 def scale_rate(rate: float, global_batch: int) -> float:
@@ -99,9 +100,31 @@ def decay_mask(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def matrices(params: Any) -> Any:
+  """Muon's share of the parameters: the kernels of linear layers.
+
+  Token embeddings, positions and group tokens are tables whose rows are used
+  one by one; these, and all vectors, stay with AdamW.
+
+  Args:
+    params: Tree of parameters.
+
+  Returns:
+    Tree of the same structure: dimension numbers of a kernel, else None.
+  """
+
+  def share(path, value):
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    kernel = name == 'kernel' and jnp.ndim(value) == 2
+    return optax.contrib.MuonDimensionNumbers() if kernel else None
+
+  return jax.tree_util.tree_map_with_path(share, params)
+
+
 def make_optimizer(
   learning_rate: optax.ScalarOrSchedule,
   *,
+  name: str = 'adamw',
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
@@ -113,6 +136,12 @@ def make_optimizer(
 
   Args:
     learning_rate: Schedule (see `make_schedule`) or a constant.
+    name: 'adamw', or 'muon': steps of the kernels are orthogonalised (Jordan
+      et al. 2024, kellerjordan.github.io/posts/muon) and scaled to the size
+      of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that rates carry over;
+      fewer steps to the same loss where a model is small and a step is cheap.
+      Only kernels are decayed then; all else follows AdamW with Nesterov's
+      momentum.
     b1: Decay of the first moment.
     b2: Decay of the second moment.
     eps: Added to the root of the second moment.
@@ -124,8 +153,10 @@ def make_optimizer(
     The gradient transformation.
 
   Raises:
-    ValueError: clip_norm is not positive.
+    ValueError: clip_norm is not positive; unknown name.
   """
+  if name not in NAMES:
+    raise ValueError(f'unknown optimizer {name!r}; choose one of {NAMES}')
   if clip_norm is not None and clip_norm <= 0:
     raise ValueError(
       f'clip_norm is {clip_norm}; give a positive norm, or None for no '
@@ -134,12 +165,23 @@ def make_optimizer(
   if not callable(learning_rate):
     # A schedule always, so that the state counts updates for current_rate.
     learning_rate = optax.constant_schedule(learning_rate)
-  adamw = optax.adamw(
-    learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
-  )
+  if name == 'muon':
+    rule = optax.contrib.muon(
+      learning_rate,
+      adam_b1=b1,
+      adam_b2=b2,
+      eps=eps,
+      weight_decay=weight_decay,
+      muon_weight_dimension_numbers=matrices,
+      consistent_rms=0.2,
+    )
+  else:
+    rule = optax.adamw(
+      learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
+    )
   if clip_norm is None:
-    return adamw
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+    return rule
+  return optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
 
 def current_rate(opt_state: Any, schedule: optax.Schedule) -> Array:

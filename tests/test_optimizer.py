@@ -148,3 +148,40 @@ def test_current_rate_of_another_state_is_refused():
 def test_a_clip_norm_of_nothing_is_refused(clip_norm):
   with pytest.raises(ValueError, match='None for no clipping'):
     optimizer.make_optimizer(1e-3, clip_norm=clip_norm)
+
+
+def test_muon_orthogonalises_kernels_and_nothing_else():
+  params = parameters()
+  rng = np.random.default_rng(0)
+  gradients = jax.tree.map(
+    lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
+  )
+  muon = optimizer.make_optimizer(
+    0.1, name='muon', weight_decay=0.0, clip_norm=None
+  )
+  updates, _ = muon.update(gradients, muon.init(params), params)
+  kernel = updates['encoder']['dense']['kernel']
+  # Newton-Schulz brings singular values near 1; scaled to AdamW's size.
+  singular = np.linalg.svd(kernel, compute_uv=False) / (0.1 * 0.2 * 3**0.5)
+  assert singular.min() > 0.5 and singular.max() < 1.3
+  # The first step of Adam (with Nesterov's momentum) has one size throughout.
+  table = np.abs(updates['token_embedding']['embedding'])
+  np.testing.assert_allclose(table, table[0, 0], rtol=1e-3)
+
+
+def test_muon_decays_kernels_alone():
+  params = parameters()
+  muon = optimizer.make_optimizer(0.1, name='muon')
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = muon.update(zeros, muon.init(params), params)
+  decayed = jax.tree.map(lambda u: bool(jnp.abs(u).max() > 0), updates)
+  nothing = jax.tree.map(lambda d: False, DECAYED)
+  expected = nothing | {'encoder': dict(nothing['encoder'])}
+  for name in ('dense', 'heads'):
+    expected['encoder'][name] = {'kernel': True, 'bias': False}
+  assert decayed == expected
+
+
+def test_an_unknown_optimizer_names_the_known():
+  with pytest.raises(ValueError, match="'sgd'; choose one of .'adamw', 'muon'"):
+    optimizer.make_optimizer(0.1, name='sgd')

@@ -75,33 +75,22 @@ COLOURS = {
   'brown': (0.065, 0.58, 0.46),
 }
 
-# Typical colours of a thing with their odds; every colour is shared by several
-# things, so that colour alone never names a class.
+# Colours of a thing with their odds. As in the world, most things have a usual
+# colour, and every colour is shared by several things: colour is a hint that
+# holds about six times in ten, never a name.
 PALETTES = {
-  'apple': (('red', 6), ('green', 3), ('yellow', 2)),
-  'ball': (('red', 3), ('blue', 3), ('orange', 3), ('white', 3), ('green', 1)),
-  'bird': (('blue', 4), ('red', 2), ('yellow', 2), ('brown', 3), ('black', 2)),
-  'boat': (('white', 4), ('red', 3), ('blue', 3), ('brown', 2)),
-  'butterfly': (('orange', 4), ('blue', 3), ('yellow', 2), ('purple', 1)),
+  'apple': (('red', 7), ('green', 2), ('yellow', 1)),
+  'ball': (('blue', 6), ('white', 2), ('red', 1), ('green', 1)),
+  'bird': (('yellow', 6), ('blue', 2), ('red', 1), ('black', 1)),
+  'boat': (('white', 7), ('red', 1), ('blue', 1), ('brown', 1)),
+  'butterfly': (('purple', 6), ('blue', 2), ('orange', 1), ('yellow', 1)),
   'cactus': (('green', 1),),
-  'cat': (('orange', 4), ('gray', 4), ('black', 2), ('brown', 2), ('white', 1)),
-  'fish': (('orange', 5), ('blue', 3), ('yellow', 2), ('red', 1), ('gray', 2)),
-  'flower': (
-    ('pink', 4),
-    ('yellow', 3),
-    ('white', 3),
-    ('purple', 3),
-    ('red', 2),
-  ),
-  'leaf': (
-    ('green', 5),
-    ('orange', 3),
-    ('red', 2),
-    ('yellow', 2),
-    ('brown', 2),
-  ),
-  'mushroom': (('red', 5), ('brown', 4), ('white', 1), ('orange', 1)),
-  'starfish': (('orange', 5), ('red', 3), ('purple', 2), ('pink', 1)),
+  'cat': (('black', 6), ('gray', 2), ('orange', 2)),
+  'fish': (('gray', 6), ('orange', 3), ('blue', 1)),
+  'flower': (('pink', 7), ('white', 2), ('yellow', 1)),
+  'leaf': (('green', 6), ('orange', 2), ('yellow', 1), ('brown', 1)),
+  'mushroom': (('brown', 7), ('red', 2), ('white', 1)),
+  'starfish': (('orange', 6), ('red', 2), ('purple', 1), ('pink', 1)),
 }
 
 
