@@ -1,0 +1,36 @@
+"""Every row of the emergence benchmark is a configuration that exists."""
+
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+import emergence  # noqa: E402
+
+from groupvit_jax import tasks  # noqa: E402
+
+get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
+
+
+@pytest.mark.parametrize('name', emergence.ROWS)
+def test_a_row_is_a_configuration(name):
+  options = emergence.ROWS[name]
+  config = get_config(f'demo,{options}' if options else 'demo')
+  tasks.TASKS[config.task](config, 100)
+  if name != 'demo':
+    assert config.to_json() != get_config('demo').to_json()
+
+
+def test_rows_are_listed():
+  command = [sys.executable, 'benchmarks/emergence.py', '--list']
+  run = subprocess.run(
+    command, cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert [row.split()[0] for row in run.stdout.splitlines()] == list(
+    emergence.ROWS
+  )
