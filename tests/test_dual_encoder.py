@@ -170,7 +170,8 @@ def test_what_follows_the_end_token_has_no_influence():
   assert_near(apply(model, variables, garbage), y, atol=1e-6)
   longest = int(ids.argmax(1).max()) + 1
   assert longest < ids.shape[1]
-  assert_near(apply(model, variables, ids[:, :longest]), y, atol=1e-6)
+  # Products of another shape add up in another order.
+  assert_near(apply(model, variables, ids[:, :longest]), y, atol=5e-6)
   # Two end tokens: the first is read.
   twice = ids.at[0, -1].set(31)
   assert_near(apply(model, variables, twice), y, atol=1e-6)

@@ -68,10 +68,10 @@ def said(monkeypatch, capsys):
     ([f'{CONFIG}:dmeo'], "unknown config variant 'dmeo' .did you mean 'demo'"),
     ([f'{CONFIG}:demo,stepz=3'], "'stepz' .did you mean 'steps'"),
     ([f'{CONFIG}:demo,steps=x'], "'steps' needs a int such as"),
-    ([f'{CONFIG}:demo,depths=abc'], "'depths' needs a tuple such as 3x0"),
+    ([f'{CONFIG}:demo,depths=abc'], "'depths' needs a tuple such as 2x0"),
     (
       [f'{CONFIG}:demo', '--config.model.depths=abc'],
-      "field 'model.depths' needs a tuple of int .*.3, 0.., not 'abc'",
+      "field 'model.depths' needs a tuple of int .*.2, 0.., not 'abc'",
     ),
     ([CONFIG, '--config.data.shards=3'], "'data.shards' needs .* str .*not 3"),
     ([CONFIG, '--config.foo=1'], "unknown config field 'foo'"),

@@ -90,7 +90,7 @@ def test_scenes_stay_what_they_were():
       'A photo of a blue butterfly, a small white boat with a bird on brick.',
       ((145.0, 115.1), (124.9, 95.6)),
     ),
-    (0, 1): ('a brown mushroom', ((179.4, 149.7), (128.0, 143.5))),
+    (0, 1): ('a red mushroom', ((179.4, 149.7), (134.2, 144.7))),
     (7, 3): (
       'Two flowers seen on gray gravel.',
       ((106.5, 86.1), (79.0, 76.4)),

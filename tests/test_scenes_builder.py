@@ -23,7 +23,7 @@ def test_training_data_on_disk_hold_no_mask(data_dir):
   source = builder.as_data_source('train')
   assert len(source) == 12
   assert set(source[0]) == {'image', 'captions'}
-  folder = data_dir / 'scenes' / 'captions_32_n12_s5' / '1.0.0'
+  folder = data_dir / 'scenes' / 'captions_32_n12_s5' / '2.0.0'
   assert {path.suffix for path in folder.iterdir()} >= {'.json'}
   described = (folder / 'features.json').read_text()
   assert 'mask' not in described and 'label' not in described.lower()

@@ -79,17 +79,17 @@ COLOURS = {
 # colour, and every colour is shared by several things: colour is a hint that
 # holds about six times in ten, never a name.
 PALETTES = {
-  'apple': (('red', 7), ('green', 2), ('yellow', 1)),
-  'ball': (('blue', 6), ('white', 2), ('red', 1), ('green', 1)),
+  'apple': (('red', 6), ('green', 3), ('yellow', 1)),
+  'ball': (('blue', 5), ('white', 2), ('red', 2), ('green', 1)),
   'bird': (('yellow', 6), ('blue', 2), ('red', 1), ('black', 1)),
-  'boat': (('white', 7), ('red', 1), ('blue', 1), ('brown', 1)),
+  'boat': (('white', 6), ('red', 2), ('blue', 1), ('brown', 1)),
   'butterfly': (('purple', 6), ('blue', 2), ('orange', 1), ('yellow', 1)),
   'cactus': (('green', 1),),
   'cat': (('black', 6), ('gray', 2), ('orange', 2)),
   'fish': (('gray', 6), ('orange', 3), ('blue', 1)),
-  'flower': (('pink', 7), ('white', 2), ('yellow', 1)),
-  'leaf': (('green', 6), ('orange', 2), ('yellow', 1), ('brown', 1)),
-  'mushroom': (('brown', 7), ('red', 2), ('white', 1)),
+  'flower': (('pink', 6), ('white', 2), ('yellow', 2)),
+  'leaf': (('green', 5), ('orange', 2), ('yellow', 2), ('brown', 1)),
+  'mushroom': (('brown', 6), ('red', 3), ('white', 1)),
   'starfish': (('orange', 6), ('red', 2), ('purple', 1), ('pink', 1)),
 }
 
