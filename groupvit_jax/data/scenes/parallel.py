@@ -38,6 +38,16 @@ class Arrays(NamedTuple):
   masks: np.ndarray | None
 
 
+class _Bar(tqdm):
+  """Without tqdm's watching thread.
+
+  After Ctrl-C that thread may be the one that collects the bar, and then
+  complains that it cannot join itself.
+  """
+
+  monitor_interval = 0
+
+
 class Chunk(NamedTuple):
   """Consecutive scenes: the first index, and an array of each field.
 
@@ -187,7 +197,7 @@ def generate_chunks(
   workers = _usable_cores() if workers is None else workers
   alone = workers == 1 or count * size * size <= _WORTH_IT
   chunks = map(_make, jobs) if alone else _parallel(jobs, workers)
-  bar = tqdm(
+  bar = _Bar(
     total=count,
     desc=f'scenes {split} {size} px',
     unit=' scenes',
