@@ -5,6 +5,7 @@ loop and the evaluators know nothing else about a model.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,6 +121,7 @@ def _make_loss_fn(model, config, mesh):
   """Returns the training loss: contrastive, nouns, and assignment terms."""
   loss = config.loss
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
+  match_parts = loss.num_nouns > 0 and loss.part_weight > 0
 
   def loss_fn(variables, batch, rng):
     erase_rng, gumbel_rng, drop_rng = jax.random.split(rng, 3)
@@ -134,7 +136,7 @@ def _make_loss_fn(model, config, mesh):
       batch['tokens'],
       train=True,
       with_groups=match_groups,
-      with_parts=loss.part_weight > 0,
+      with_parts=match_parts,
       rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
     )
@@ -148,11 +150,17 @@ def _make_loss_fn(model, config, mesh):
       )
     }
     total = loss.contrastive_weight * terms['contrastive']
+    match = functools.partial(_noun_loss, out, batch, loss, mesh)
     if loss.num_nouns:
-      terms['multi_label'] = _noun_loss(out, batch, loss, mesh)
+      # Against the pooled picture, or against its best group each.
+      terms['multi_label'] = (
+        match(out['groups'], loss.noun_scale)
+        if match_groups
+        else match(out['image'], out['multi_label_scale'])
+      )
       total += loss.multi_label_weight * terms['multi_label']
-    if loss.part_weight:
-      terms['part'] = _part_loss(out, batch, loss, mesh)
+    if match_parts:
+      terms['part'] = match(out['parts'], loss.noun_scale)
       total += loss.part_weight * terms['part']
     if out.get('assignments'):
       regulariser, statistics = _assignment_terms(out, loss)
@@ -165,20 +173,8 @@ def _make_loss_fn(model, config, mesh):
   return loss_fn
 
 
-def _noun_loss(out, batch, loss, mesh):
-  """Nouns against the pooled picture, or against its best group each."""
-  if loss.noun_match == 'best_group':
-    return _match_nouns(out['groups'], loss.noun_scale, out, batch, loss, mesh)
-  scale = out['multi_label_scale']
-  return _match_nouns(out['image'], scale, out, batch, loss, mesh)
-
-
-def _part_loss(out, batch, loss, mesh):
-  """Nouns against the best of the tokens that groups are made of."""
-  return _match_nouns(out['parts'], loss.noun_scale, out, batch, loss, mesh)
-
-
-def _match_nouns(regions, scale, out, batch, loss, mesh):
+def _noun_loss(out, batch, loss, mesh, regions, scale):
+  """Nouns against pictures, or each against the best of a picture's regions."""
   noun_tokens = batch['tokens'][:, 1:]
   return multi_label.multi_label_loss(
     regions,

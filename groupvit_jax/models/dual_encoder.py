@@ -126,15 +126,15 @@ class DualEncoder(nn.Module):
     if with_groups:
       result['groups'] = self.project_regions(out)
     if with_parts:
-      parts = out['parts'] if 'parts' in out else out['tokens']
-      parts = self.image_projector(parts, False)
-      result['parts'] = layers.unit_norm(parts)
+      result['parts'] = self.project_regions(out, 'parts')
     image = self.image_projector(pooled, train)
     return result | {'image': layers.unit_norm(image)}
 
-  def project_regions(self, out: dict) -> Float[Array, 'b g e']:
-    """Unit embeddings of groups, or of a ViT's patch tokens."""
-    regions = out['groups'] if 'groups' in out else out['tokens']
+  def project_regions(
+    self, out: dict, name: str = 'groups'
+  ) -> Float[Array, 'b g e']:
+    """Unit embeddings of groups or parts; a ViT's patch tokens are both."""
+    regions = out[name] if name in out else out['tokens']
     return layers.unit_norm(self.image_projector(regions, False))
 
   def encode_image(

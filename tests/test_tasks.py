@@ -1,0 +1,39 @@
+"""Which terms a loss has, by its options."""
+
+import pathlib
+import runpy
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny_models
+
+from groupvit_jax import tasks, train_state
+
+CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
+TERMS = {'contrastive', 'multi_label', 'part'}
+
+
+@pytest.mark.parametrize(
+  'options, terms',
+  [
+    ('', TERMS),
+    ('loss.part_weight=0.0', TERMS - {'part'}),
+    ('nouns=0', {'contrastive'}),
+    ('clip,loss.part_weight=1.0', TERMS),
+  ],
+)
+def test_a_loss_is_finite_and_has_its_terms(options, terms):
+  get_config = runpy.run_path(str(CONFIG))['get_config']
+  arg = ','.join(filter(None, ['demo', options, 'size=32', 'batch=4']))
+  config = get_config(arg)
+  task = tasks.TASKS[config.task](config, 50)
+  batch = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), train_state.abstract_batch(config, 4)
+  )
+  variables = task.init(jax.random.key(0), batch)
+  loss, (_, metrics) = tiny_models.fast_jit(task.loss_fn)(
+    variables, batch, jax.random.key(1)
+  )
+  assert jnp.isfinite(loss)
+  assert terms == TERMS & set(metrics)
