@@ -86,18 +86,11 @@ def main() -> None:
 
 def measure(name: str, seed: int, args: argparse.Namespace) -> dict:
   """Runs one row, or reads what it left."""
-  options = [
-    'demo',
-    f'steps={args.steps}',
-    f'seed={seed}',
-    f'data.seed={args.data_seed}',
-    # A variant in ROWS (clip) has to stand before the options.
-    ROWS[name],
-  ]
-  if name.startswith('clip'):
-    options.insert(1, options.pop())
-  arg = ','.join(filter(None, options))
-  return demo.run(arg, args.workdir / f'{args.steps}-{name}-{seed}')
+  # The row first: a variant in it (clip) has to stand before the options.
+  options = f'steps={args.steps},seed={seed},data.seed={args.data_seed}'
+  arg = ','.join(filter(None, ['demo', ROWS[name], options]))
+  folder = f'{name}-{args.steps}-steps-seed-{seed}-data-{args.data_seed}'
+  return demo.run(arg, args.workdir / folder)
 
 
 def line(name: str, seed: int, summary: dict) -> str:

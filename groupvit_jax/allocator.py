@@ -17,7 +17,8 @@ _NEVER = 2**31 - 1
 def keep_memory() -> bool:
   """Lets freed memory stay with this process; True where that is possible.
 
-  Call it before the first array is made. Peak memory stays as it is.
+  Call it before training. The process then keeps what it once needed: its
+  memory stays at the peak instead of falling between steps.
   """
   if not sys.platform.startswith('linux'):
     return False

@@ -95,8 +95,7 @@ img { display: block; width: 100%; height: auto; border-radius: 6px;
 .forming thead th { color: var(--soft); font-weight: 500; }
 .forming tbody th { position: sticky; left: 0; background: var(--card);
   padding-right: 8px; white-space: normal; width: 84px; min-width: 84px; }
-.forming td { padding: 0; }
-.forming td { vertical-align: top; font-size: 12px; }
+.forming td { padding: 0; vertical-align: top; font-size: 12px; }
 .forming img { width: 104px; }
 
 .bars { columns: 2; column-gap: 40px; margin: 12px 0 0; list-style: none; }

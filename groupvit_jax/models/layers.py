@@ -45,48 +45,49 @@ def apart(*arrays: Array) -> Array | tuple[Array, ...]:
   return arrays if len(arrays) > 1 else arrays[0]
 
 
-@jax.custom_vjp
-def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
-  """Exact GELU; by erf, since XLA's erfc is several times slower on a CPU."""
-  return x * _normal_cdf(x)
+def with_slope(slope: Callable[[Array], Array]) -> Callable:
+  """Gives an activation its derivative, and keeps both apart (see `apart`)."""
 
+  def decorate(value):
+    def forward(x):
+      x = apart(x)
+      return apart(value(x)), x
 
-def _gelu_forward(x):
-  x = apart(x)
-  return apart(x * _normal_cdf(x)), x
+    def backward(x, g):
+      x, g = apart(x, g)
+      return (apart(g * slope(x)),)
 
+    activation = jax.custom_vjp(value)
+    activation.defvjp(forward, backward)
+    return activation
 
-def _gelu_backward(x, g):
-  x, g = apart(x, g)
-  density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
-  return (apart(g * (_normal_cdf(x) + x * density)),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
+  return decorate
 
 
 def _normal_cdf(x: Float[Array, '...']) -> Float[Array, '...']:
   return 0.5 * (1 + jax.lax.erf(x * 2**-0.5))
 
 
-@jax.custom_vjp
+def _gelu_slope(x: Float[Array, '...']) -> Float[Array, '...']:
+  density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
+  return _normal_cdf(x) + x * density
+
+
+def _quick_gelu_slope(x: Float[Array, '...']) -> Float[Array, '...']:
+  gate = jax.nn.sigmoid(1.702 * x)
+  return gate + 1.702 * x * gate * (1 - gate)
+
+
+@with_slope(_gelu_slope)
+def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
+  """Exact GELU; by erf, since XLA's erfc is several times slower on a CPU."""
+  return x * _normal_cdf(x)
+
+
+@with_slope(_quick_gelu_slope)
 def quick_gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   """CLIP's sigmoid approximation of GELU."""
   return x * jax.nn.sigmoid(1.702 * x)
-
-
-def _quick_gelu_forward(x):
-  x = apart(x)
-  return apart(quick_gelu(x)), x
-
-
-def _quick_gelu_backward(x, g):
-  x, g = apart(x, g)
-  gate = jax.nn.sigmoid(1.702 * x)
-  return (apart(g * (gate + 1.702 * x * gate * (1 - gate))),)
-
-
-quick_gelu.defvjp(_quick_gelu_forward, _quick_gelu_backward)
 
 
 def unit_norm(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
