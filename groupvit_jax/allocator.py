@@ -1,29 +1,29 @@
-"""Keeps the C library from handing memory back between training steps.
+"""Huge pages for the memory of a training step on a CPU.
 
-XLA on a CPU asks for a step's temporary memory anew at every step. glibc maps
-blocks of that size from the kernel and unmaps them afterwards, so every step
-pays for the zeroing of each of its pages again: half the time of an MLP's
-gradient (8,192 tokens, width 64: 17 ms, 8 ms with the memory kept).
+XLA asks for a step's temporary memory anew at every step (186 MB in `:demo`),
+the C library maps it from the kernel and unmaps it afterwards, and every page
+of 4 kB is a fault: a third of the processors' time. In pages of 2 MB the same
+step is 1.3 to 1.4 times as fast (2 cores; benchmarks/RESULTS.md).
 """
 
-import ctypes
+import os
 import sys
 
-# mallopt(3), glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NEVER = 2**31 - 1
+_VARIABLE = 'GLIBC_TUNABLES'
+# "Memory allocation tunables" in the manual of glibc (2.35 or newer); 1 is to
+# ask for transparent huge pages by madvise, which most kernels wait for.
+_SETTING = 'glibc.malloc.hugetlb=1'
 
 
-def keep_memory() -> bool:
-  """Lets freed memory stay with this process; True where that is possible.
+def start_with_huge_pages() -> None:
+  """Starts this program anew with huge pages, unless it has been told of them.
 
-  Call it before training. The process then keeps what it once needed: its
-  memory stays at the peak instead of falling between steps.
+  glibc reads the setting only when a program starts. Call it first, before the
+  imports that take time. `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` in the
+  environment keeps small pages.
   """
-  if not sys.platform.startswith('linux'):
-    return False
-  try:
-    mallopt = ctypes.CDLL(None).mallopt
-  except (OSError, AttributeError):  # another C library, such as musl
-    return False
-  return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _NEVER))
+  given = os.environ.get(_VARIABLE, '')
+  if sys.platform != 'linux' or 'glibc.malloc.hugetlb=' in given:
+    return
+  os.environ[_VARIABLE] = ':'.join(filter(None, [given, _SETTING]))
+  os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

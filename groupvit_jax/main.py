@@ -15,8 +15,8 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from groupvit_jax import allocator, errors
 from groupvit_jax import config as config_lib
-from groupvit_jax import errors
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -167,4 +167,5 @@ def run() -> None:
 
 
 if __name__ == '__main__':
+  allocator.start_with_huge_pages()
   run()

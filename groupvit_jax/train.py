@@ -16,7 +16,6 @@ from absl import logging
 from clu import parameter_overview
 
 from groupvit_jax import (
-  allocator,
   checkpoint,
   collapse,
   errors,
@@ -53,8 +52,6 @@ def train_and_evaluate(
   """
   clock = Clock()
   config = fit_to_hardware(config)
-  if jax.default_backend() == 'cpu':
-    allocator.keep_memory()
   workdir = checkpoint.claim_workdir(workdir, config)
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
