@@ -76,11 +76,11 @@ def same_time(ours: dict, probe: dict) -> int:
   return round(images / probe['batch_size'])
 
 
-def run(arg: str, workdir: pathlib.Path) -> dict:
+def run(arg: str, workdir: pathlib.Path, **options) -> dict:
   """Trains `:arg` in a process of its own; returns its summary.
 
   A workdir that is finished is taken as it is, so that the script goes on
-  where it was stopped.
+  where it was stopped. The options are those of `subprocess.run`.
   """
   finished = workdir / 'summary.json'
   if finished.exists():
@@ -96,6 +96,7 @@ def run(arg: str, workdir: pathlib.Path) -> dict:
     check=True,
     cwd=ROOT,
     stdout=subprocess.DEVNULL,
+    **options,
   )
   return json.loads(finished.read_text())
 

@@ -2,6 +2,7 @@
 
   python benchmarks/emergence.py --list
   python benchmarks/emergence.py --rows demo residual --seeds 0 1
+  python benchmarks/emergence.py --jobs 2   # one core each, on two cores
 
 Every row is `configs/gvit_s.py:demo` with the options named here, run in a
 process of its own for `--steps` steps on scenes of `--data-seed`, which is not
@@ -10,9 +11,17 @@ table of docs/emergence.md; a finished row is not run again.
 """
 
 import argparse
+import collections
+import concurrent.futures
+import functools
+import itertools
+import os
 import pathlib
+import queue
+from collections.abc import Sequence
 
 import demo
+import numpy as np
 
 ROWS = {
   'demo': '',
@@ -27,12 +36,17 @@ ROWS = {
   'common_keys': 'model.center_keys=false',
   'noise_1': 'model.gumbel_noise=1.0',
   'noise_0': 'model.gumbel_noise=0.0',
+  'temperature_.5': 'model.gumbel_temperature=0.5',
+  'temperature_2': 'model.gumbel_temperature=2.0',
   'soft': 'model.assignment=soft',
   'init_.02': 'model.init_std=0.02',
   'no_parts': 'loss.part_weight=0.0',
   'parts_alone': 'loss.multi_label_weight=0.0',
   'pooled': 'loss.noun_match=pooled,loss.part_weight=0.0',
   'no_nouns': 'loss.num_nouns=0,loss.part_weight=0.0',
+  'soft_no_nouns': (
+    'model.assignment=soft,loss.num_nouns=0,loss.part_weight=0.0'
+  ),
   'noun_scale_20': 'loss.noun_scale=20.0',
   'shared_nouns': 'loss.share_nouns=true',
   'no_balance': 'loss.balance_weight=0.0',
@@ -40,6 +54,10 @@ ROWS = {
   'sharpness_.3': 'loss.sharpness_weight=0.3',
   'groups_8': 'tokens=8x0,groups=8x0',
   'groups_32': 'tokens=32x0,groups=32x0',
+  'tokens_16_groups_4': 'tokens=16x0,groups=4x0',
+  'tokens_16_groups_8': 'tokens=16x0,groups=8x0',
+  'tokens_64_groups_8': 'tokens=64x0,groups=8x0',
+  'tokens_64_groups_16': 'tokens=64x0,groups=16x0',
   'mixing_after': 'depths=1x1',
   'mixing_more': 'depths=4x0',
   'two_stages': 'depths=1x1x0,tokens=16x8x0,groups=16x8x0',
@@ -47,6 +65,7 @@ ROWS = {
   'batch_128': 'batch=128,optimizer.reference_batch_size=128',
   'adamw': 'optimizer.name=adamw',
   'clip_kmeans': 'clip',
+  'clip_pixels': 'clip,eval.regions=pixels',
 }
 COLUMNS = {
   'mIoU': 'miou',
@@ -55,7 +74,6 @@ COLUMNS = {
   'oracle': 'oracle_miou',
   'untrained oracle': 'untrained_oracle_miou',
   'groups in use': 'groups_in_use',
-  'train seconds': 'train_seconds',
 }
 
 
@@ -70,6 +88,12 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=600)
   parser.add_argument('--data-seed', type=int, default=1)
   parser.add_argument('--workdir', type=pathlib.Path, default='runs/emergence')
+  parser.add_argument(
+    '--jobs',
+    type=int,
+    default=1,
+    help='runs at a time, sharing the cores',
+  )
   parser.add_argument('--list', action='store_true', help='name all rows')
   args = parser.parse_args()
   if args.list:
@@ -77,26 +101,68 @@ def main() -> None:
       print(f'{name:<18}{options}')
     return
   print(f'{demo.environment()}; {args.steps} steps\n')
-  print('| row | seed | ' + ' | '.join(COLUMNS) + ' | labelling error |')
-  print('|---' * (len(COLUMNS) + 3) + '|')
-  for name in args.rows:
-    for seed in args.seeds:
-      print(line(name, seed, measure(name, seed, args)), flush=True)
+  print_head()
+  runs = list(itertools.product(args.rows, args.seeds))
+  found = collections.defaultdict(list)
+  for (name, seed), summary in zip(runs, measure_all(runs, args), strict=True):
+    found[name].append(figures(summary))
+    print_line(name, seed, found[name][-1])
+  print('\nMeans over the seeds:\n')
+  print_head()
+  for name, values in found.items():
+    print_line(name, f'{len(values)} seeds', np.mean(values, axis=0))
 
 
-def measure(name: str, seed: int, args: argparse.Namespace) -> dict:
+def measure_all(runs: Sequence[tuple[str, int]], args: argparse.Namespace):
+  """Yields the summaries of all runs in their order."""
+  # The first alone: it draws the scenes that the others read.
+  first, *others = runs
+  yield measure(*first, args)
+  cores = sorted(os.sched_getaffinity(0))
+  shares = queue.SimpleQueue()
+  for i in range(args.jobs):
+    shares.put(cores[i % len(cores) :: args.jobs])
+  with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+    yield from pool.map(lambda run: measure_on(shares, run, args), others)
+
+
+def measure_on(shares: queue.SimpleQueue, run: tuple[str, int], args) -> dict:
+  """`measure` on cores that no other run uses meanwhile."""
+  cores = shares.get()
+  try:
+    return measure(
+      *run, args, preexec_fn=functools.partial(os.sched_setaffinity, 0, cores)
+    )
+  finally:
+    shares.put(cores)
+
+
+def measure(name: str, seed: int, args: argparse.Namespace, **options) -> dict:
   """Runs one row, or reads what it left."""
   # The row first: a variant in it (clip) has to stand before the options.
-  options = f'steps={args.steps},seed={seed},data.seed={args.data_seed}'
-  arg = ','.join(filter(None, ['demo', ROWS[name], options]))
+  fields = (
+    f'steps={args.steps},seed={seed},data.seed={args.data_seed},'
+    f'run.eval_every={args.steps}'
+  )
+  arg = ','.join(filter(None, ['demo', ROWS[name], fields]))
   folder = f'{name}-{args.steps}-steps-seed-{seed}-data-{args.data_seed}'
-  return demo.run(arg, args.workdir / folder)
+  return demo.run(arg, args.workdir / folder, **options)
 
 
-def line(name: str, seed: int, summary: dict) -> str:
-  cells = [summary.get(key, '') for key in COLUMNS.values()]
-  error = round(summary['oracle_miou'] - summary['miou'], 2)
-  return f'| {name} | {seed} | ' + ' | '.join(map(str, [*cells, error])) + ' |'
+def figures(summary: dict) -> list[float]:
+  """What COLUMNS name, and the labelling error: what better names would add."""
+  values = [summary[key] for key in COLUMNS.values()]
+  return [*values, summary['oracle_miou'] - summary['miou']]
+
+
+def print_head() -> None:
+  print('| row | seed | ' + ' | '.join([*COLUMNS, 'labelling error']) + ' |')
+  print('|---' * (len(COLUMNS) + 3) + '|')
+
+
+def print_line(name: str, seed: object, values: Sequence[float]) -> None:
+  cells = ' | '.join(f'{value:.1f}' for value in values)
+  print(f'| {name} | {seed} | {cells} |', flush=True)
 
 
 if __name__ == '__main__':
