@@ -1,0 +1,96 @@
+"""How close a training step comes to the machine's own matrix products.
+
+  python benchmarks/step.py --config=demo
+
+Times the jit-compiled step of a configuration on one batch that is at hand
+already, and float32 products of 2,048 x 2,048 in the same process, in turns.
+Floating-point operations of the step are those that XLA counts in the compiled
+program.
+"""
+
+import argparse
+import runpy
+import statistics
+import time
+
+import demo
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from groupvit_jax import allocator, sharding, tasks, train_state
+
+SIZE = 2048
+get_config = runpy.run_path(str(demo.ROOT / 'configs/gvit_s.py'))['get_config']
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--config', default='demo', help='as after the colon')
+  parser.add_argument('--vocab', type=int, default=49408)
+  parser.add_argument('--turns', type=int, default=5)
+  parser.add_argument('--steps', type=int, default=30, help='in each turn')
+  args = parser.parse_args()
+  config = get_config(args.config)
+  step, flops = make_step(config, args.vocab)
+  a = jnp.ones((SIZE, SIZE))
+  product = jax.jit(jnp.matmul)
+  seconds, rates = [], []
+  for _ in range(args.turns):
+    seconds.append(timed(step, args.steps))
+    rates.append(2 * SIZE**3 / timed(lambda: product(a, a), 20))
+  step_seconds, rate = statistics.median(seconds), statistics.median(rates)
+  print(demo.environment())
+  print(
+    f'{args.config}: {1e3 * step_seconds:.0f} ms a step, '
+    f'{config.batch_size / step_seconds:.0f} images/s, '
+    f'{flops / 1e9:.1f} GFLOP a step, '
+    f'{flops / step_seconds / 1e9:.0f} GFLOP/s; products of {SIZE}: '
+    f'{rate / 1e9:.0f} GFLOP/s; ratio {flops / step_seconds / rate:.2f}'
+  )
+
+
+def make_step(config, vocab_size: int):
+  """Returns a function that runs one more step, and the step's operations."""
+  mesh = sharding.make_mesh()
+  task = tasks.TASKS[config.task](config, vocab_size, mesh)
+  tx, _ = train_state.make_optimizer(config)
+  state = train_state.create_state(task, tx, config, mesh)
+  metrics_class = train_state.make_train_metrics(task, state, config)
+  rng = np.random.default_rng(0)
+  batch = sharding.shard_batch(
+    {
+      name: rng.integers(0, 255, like.shape).astype(like.dtype)
+      for name, like in train_state.abstract_batch(
+        config, config.batch_size
+      ).items()
+    },
+    mesh,
+  )
+  step = train_state.make_train_step(task, tx, metrics_class, mesh)
+  metrics = jax.device_put(metrics_class.empty(), sharding.replicated(mesh))
+  compiled = step.lower(state, metrics, batch).compile()
+  held = [state, metrics]
+
+  def run():
+    held[:] = compiled(*held, batch)
+    return held[1]
+
+  return run, compiled.cost_analysis()['flops']
+
+
+def timed(function, times: int) -> float:
+  """Seconds of one call, over several in a row after one to warm up."""
+  jax.block_until_ready(function())
+  begin = time.perf_counter()
+  for _ in range(times):
+    result = function()
+  jax.block_until_ready(result)
+  return (time.perf_counter() - begin) / times
+
+
+if __name__ == '__main__':
+  allocator.start_with_huge_pages()
+  main()
