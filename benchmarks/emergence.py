@@ -65,9 +65,11 @@ ROWS = {
   'two_stages': 'depths=1x1x0,tokens=16x8x0,groups=16x8x0',
   'patch_4': 'patch=4',
   'batch_128': 'batch=128,optimizer.reference_batch_size=128',
-  'adamw': 'optimizer.name=adamw',
+  'adamw': 'optimizer.name=adamw,lr=1e-3',
   'clip_kmeans': 'clip',
   'clip_pixels': 'clip,eval.regions=pixels',
+  'clip_parts_kmeans': 'clip,loss.part_weight=1.0',
+  'clip_parts_pixels': 'clip,loss.part_weight=1.0,eval.regions=pixels',
 }
 COLUMNS = {
   'mIoU': 'miou',

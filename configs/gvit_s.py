@@ -87,7 +87,7 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.multi_label_form = 'released'  # or 'paper': -log sum p
   c.loss.noun_match = 'pooled'  # or 'best_group': max over groups
   c.loss.noun_scale = 6.0  # inverse temperature where nouns match groups
-  c.loss.share_nouns = False  # equal nouns of a batch are positives as well
+  c.loss.share_nouns = False  # equal nouns of a batch are no negatives
   c.loss.balance_weight = 0.0  # use all groups over a batch
   c.loss.sharpness_weight = 0.0  # one group per patch
   c.loss.part_weight = 0.0  # image <-> nouns again, by their best patches

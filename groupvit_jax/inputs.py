@@ -124,7 +124,7 @@ class Inputs:
         'things': label_sets.LABEL_SETS['scenes_things'],
         'grounds': label_sets.LABEL_SETS['scenes_grounds'],
       },
-      grouping=_grouping(config.eval.regions),
+      grouping=_grouping(config),
       mesh=self._mesh,
     )
     return {'segmentation': evaluator}
@@ -206,9 +206,16 @@ def _templates(name: str) -> tuple[str, ...]:
   return TEMPLATES[name]
 
 
-def _grouping(name: str):
+def _grouping(config):
   """How patches are grouped; None for a model that groups by itself."""
-  return None if name == 'model' else grouping_baselines.make(name)
+  name = config.eval.regions
+  # As many groups as GroupViT of the same config would make.
+  counts = [n for n in config.model.num_output_groups if n]
+  return (
+    None
+    if name == 'model'
+    else grouping_baselines.make(name, num_groups=counts[-1])
+  )
 
 
 def _first(caption) -> str:

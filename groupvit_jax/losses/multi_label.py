@@ -48,11 +48,10 @@ def multi_label_loss(
   `noun_ids` is off in the released recipes too: there, "dog" of another
   picture counts as a negative for this picture of a dog. With few concepts
   (small data, small vocabularies) most negatives are false in this way. Given
-  ids, equal ids anywhere in the global batch are one text: a picture's
-  positives are all texts that carry an id of its own, a text's positives all
-  pictures that have its id, and each row's target is uniform over them (form
-  'paper': their probabilities are summed). Negative ids equal nothing but
-  themselves, for slots that hold no noun.
+  ids, equal ids anywhere in the global batch are one text: a picture is not
+  contrasted with texts that carry an id of its own, nor a text with pictures
+  that have its id. The positives stay the picture's own k nouns, each against
+  the true negatives alone (form 'paper': their sum against them).
 
   Args:
     image: Unit vectors `b e`, or of every group `b g e`, of the global batch.
@@ -76,8 +75,8 @@ def multi_label_loss(
   options = {'form': form, 'chunk_size': chunk_size}
   if noun_ids is None:
     return on_mesh(partial(_own_nouns, **options), mesh, scale, image, nouns)
-  loss = partial(_shared_nouns, **options)
-  return on_mesh(loss, mesh, scale, image, nouns, _distinct(noun_ids))
+  loss = partial(_true_negatives, **options)
+  return on_mesh(loss, mesh, scale, image, nouns, noun_ids)
 
 
 def _own_nouns(
@@ -90,8 +89,7 @@ def _own_nouns(
   chunk_size: int | None,
 ) -> Float[Array, '']:
   """The positives of a picture are exactly its own k nouns."""
-  # One picture with its own nouns is a comparison of 1 row with k columns.
-  own = scale * jax.vmap(lambda i, t: similarity(i[None], t)[0])(image, nouns)
+  own = scale * _own_cosines(image, nouns)
   texts = nouns.reshape(-1, nouns.shape[-1])
   sums = log_denominators(gather, scale, image, texts, chunk_size)
   if form == 'released':
@@ -102,7 +100,12 @@ def _own_nouns(
   return 0.5 * (jnp.mean(to_text) + jnp.mean(to_image))
 
 
-def _shared_nouns(
+def _own_cosines(image: Array, nouns: Array) -> Float[Array, 'b k']:
+  # One picture with its own nouns is a comparison of 1 row with k columns.
+  return jax.vmap(lambda i, t: similarity(i[None], t)[0])(image, nouns)
+
+
+def _true_negatives(
   gather: Callable,
   scale: Array,
   image: Array,
@@ -112,33 +115,26 @@ def _shared_nouns(
   form: str,
   chunk_size: int | None,
 ) -> Float[Array, '']:
-  """The positives of a row are all columns that share an id with it."""
+  """Own nouns against the columns that share no id with the row."""
 
   def compare(rows, columns):
     logits = scale * similarity(rows[0], columns[0])
     return logits, _share_an_id(rows[1], columns[1])
 
   def reduce(matrices, valid):
-    logits, positive = matrices
-    positive &= valid
-    return {
-      'all': jax.nn.logsumexp(jnp.where(valid, logits, MASKED), axis=1),
-      'best': jax.nn.logsumexp(jnp.where(positive, logits, MASKED), axis=1),
-      'sum': jnp.sum(jnp.where(positive, logits, 0.0), axis=1),
-      'count': jnp.sum(positive, axis=1),
-    }
-
-  def cross_entropy(parts):
-    if form == 'released':
-      positive = jnp.sum(parts['sum'], axis=0) / jnp.sum(parts['count'], axis=0)
-    else:
-      positive = jax.nn.logsumexp(parts['best'], axis=0)
-    return jnp.mean(jax.nn.logsumexp(parts['all'], axis=0) - positive)
+    logits, same = matrices
+    return jax.nn.logsumexp(jnp.where(valid & ~same, logits, MASKED), axis=1)
 
   rows = image, ids
   columns = nouns.reshape(-1, nouns.shape[-1]), ids.reshape(-1, 1)
   parts = both_ways(compare, reduce, gather, rows, columns, chunk_size)
-  return 0.5 * sum(map(cross_entropy, parts))
+  texts, images = (jax.nn.logsumexp(part, axis=0) for part in parts)
+  own = scale * _own_cosines(image, nouns)
+  # -log p where p = e^own / (e^own + sum of the negatives).
+  positive = own if form == 'released' else jax.nn.logsumexp(own, 1)[:, None]
+  to_text = jax.nn.softplus(texts[:, None] - positive)
+  to_image = jax.nn.softplus(images - own.reshape(-1))
+  return 0.5 * (jnp.mean(to_text) + jnp.mean(to_image))
 
 
 def _share_an_id(
@@ -147,9 +143,3 @@ def _share_an_id(
   """Whether any id of the row is any id of the column."""
   equal = rows[:, :, None, None] == columns.T[None, None, :, :]
   return jnp.any(equal, axis=(1, 2))
-
-
-def _distinct(ids: Int[Array, 'b k']) -> Int[Array, 'b k']:
-  """Replaces negative ids by numbers that no other slot of the batch has."""
-  slot = jnp.arange(ids.size, dtype=jnp.int32).reshape(ids.shape)
-  return jnp.where(ids < 0, -1 - slot, ids)

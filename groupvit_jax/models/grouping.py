@@ -60,7 +60,7 @@ def compose_assignments(
 def quiet_where_empty(
   y: Float[Array, 'b g d'], assignment: Float[Array, 'b g n']
 ) -> Float[Array, 'b g d']:
-  """Stops the gradient of groups that win no token.
+  """Stops the gradient of groups that win no token of a hard assignment.
 
   Without the residual such a group is nearly zero, and every LayerNorm behind
   it multiplies its gradient by up to 300: two of them made gradient norms of
@@ -285,6 +285,6 @@ class GroupingBlock(nn.Module):
     norm_out = layers.layer_norm(dtype, 'norm_out')
     y = y + mlp(norm_out(y))
     tokens = tokens + mlp(norm_out(tokens))
-    if not self.group_residual:
+    if self.assignment == 'hard' and not self.group_residual:
       y = quiet_where_empty(y, noisy)
     return y, soft, noisy, tokens
