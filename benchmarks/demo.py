@@ -15,11 +15,15 @@ import json
 import os
 import pathlib
 import platform
+import runpy
 import subprocess
 import sys
 from importlib import metadata
 
+from groupvit_jax import config as config_lib
+
 ROOT = pathlib.Path(__file__).parents[1]
+get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
 COLUMNS = (
   'miou',
   'miou_things',
@@ -80,10 +84,16 @@ def run(arg: str, workdir: pathlib.Path, **options) -> dict:
   """Trains `:arg` in a process of its own; returns its summary.
 
   A workdir that is finished is taken as it is, so that the script goes on
-  where it was stopped. The options are those of `subprocess.run`.
+  where it was stopped; that of another configuration is refused. The options
+  are those of `subprocess.run`.
   """
+  workdir = workdir.resolve()
   finished = workdir / 'summary.json'
   if finished.exists():
+    wanted = config_lib.to_json(get_config(arg))
+    stored = (workdir / 'config.json').read_text()
+    if changed := config_lib.differences(wanted, stored):
+      sys.exit(f'{workdir} holds another run ({changed[0]}); remove it')
     return json.loads(finished.read_text())
   subprocess.run(
     [

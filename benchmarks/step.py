@@ -9,8 +9,8 @@ program.
 """
 
 import argparse
-import runpy
 import statistics
+import sys
 import time
 
 import demo
@@ -21,7 +21,6 @@ import numpy as np
 from groupvit_jax import allocator, sharding, tasks, train_state
 
 SIZE = 2048
-get_config = runpy.run_path(str(demo.ROOT / 'configs/gvit_s.py'))['get_config']
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument('--steps', type=int, default=30, help='in each turn')
   args = parser.parse_args()
-  config = get_config(args.config)
+  config = demo.get_config(args.config)
   step, flops = make_step(config, args.vocab)
   a = jnp.ones((SIZE, SIZE))
   product = jax.jit(jnp.matmul)
@@ -92,5 +91,5 @@ def timed(function, times: int) -> float:
 
 
 if __name__ == '__main__':
-  allocator.start_with_huge_pages()
+  allocator.start_with_huge_pages(sys.argv[0])
   main()

@@ -128,7 +128,8 @@ def diagnose(
     return limits[kind is current]
 
   preference = 1 - statistics.get('entropy', 0.0) / math.log(groups)
-  if preference <= limit(UNDECIDED, PREFERENCE) * noise**2:
+  # However much noise there is, half of all preference is one.
+  if preference <= min(limit(UNDECIDED, PREFERENCE) * noise**2, 0.5):
     return UNDECIDED
   if statistics['largest_share'] >= limit(ONE_GROUP, LARGEST_SHARE):
     return ONE_GROUP

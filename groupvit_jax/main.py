@@ -167,5 +167,5 @@ def run() -> None:
 
 
 if __name__ == '__main__':
-  allocator.start_with_huge_pages()
+  allocator.start_with_huge_pages('groupvit_jax.main')
   run()

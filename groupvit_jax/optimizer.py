@@ -162,9 +162,6 @@ def make_optimizer(
       f'clip_norm is {clip_norm}; give a positive norm, or None for no '
       'clipping.'
     )
-  if not callable(learning_rate):
-    # A schedule always, so that the state counts updates for current_rate.
-    learning_rate = optax.constant_schedule(learning_rate)
   if name == 'muon':
     rule = optax.contrib.muon(
       learning_rate,
@@ -182,28 +179,3 @@ def make_optimizer(
   if clip_norm is None:
     return rule
   return optax.chain(optax.clip_by_global_norm(clip_norm), rule)
-
-
-def current_rate(opt_state: Any, schedule: optax.Schedule) -> Array:
-  """Learning rate of the next update made with this state, for logging.
-
-  Args:
-    opt_state: State of `make_optimizer`; that before an update gives the rate
-      which that update uses. Works inside jit.
-    schedule: The schedule the optimizer was made with.
-
-  Returns:
-    Scalar learning rate.
-
-  Raises:
-    ValueError: The state does not come from `make_optimizer`.
-  """
-  kind = optax.ScaleByScheduleState
-  leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind))
-  counts = [leaf.count for leaf in leaves if isinstance(leaf, kind)]
-  if len(counts) != 1:
-    raise ValueError(
-      f'Found {len(counts)} schedules in the optimizer state, expected 1; '
-      'pass the opt_state of make_optimizer.'
-    )
-  return schedule(counts[0])

@@ -74,6 +74,15 @@ class RunLog:
     if self._active and self._writer:
       self._writer.write_texts(step, {name: text})
 
+  def has(self, place: str, step: int) -> bool:
+    """Whether a row of this step has figures of `place`, such as 'eval'."""
+    return any(
+      name.startswith(f'{place}/')
+      for row in self.rows
+      if row['step'] == step
+      for name in row
+    )
+
   def value(self, name: str, step: int) -> float | None:
     """Returns the recorded value of `name` at `step`, or None."""
     found = [r[name] for r in self.rows if r['step'] == step and name in r]

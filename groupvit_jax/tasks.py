@@ -20,6 +20,8 @@ from groupvit_jax.losses import contrastive, multi_label
 from groupvit_jax.models import dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
 
+NOUN_MATCHES = 'pooled', 'best_group'
+
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
 
@@ -50,6 +52,11 @@ def dual_encoder_task(
   mesh: jax.sharding.Mesh | None,
 ) -> Task:
   """Builds the task of any image encoder beside the text transformer."""
+  if config.loss.noun_match not in NOUN_MATCHES:
+    raise ValueError(
+      f'unknown loss.noun_match {config.loss.noun_match!r}; choose one of '
+      f'{NOUN_MATCHES}'
+    )
   model = dual_encoder.DualEncoder(
     image=image_encoder,
     text=text_model.TextTransformer(

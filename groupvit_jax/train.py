@@ -184,7 +184,8 @@ class Run:
     replicated = sharding.replicated(self._mesh)
     empty = jax.jit(metrics_class.empty, out_shardings=replicated)
     step = logged = int(state.step)
-    if step == 0:
+    if self._evaluates_at(step) and not self._log.has('eval', step):
+      # The untrained model, or where a run was stopped before it could.
       self.evaluate(state)
     batches = self._data.train_batches(start=step * config.batch_size)
     metrics = empty()
@@ -215,10 +216,14 @@ class Run:
             f'stopped at step {step} of {config.num_steps} with everything '
             f'saved in {self._workdir}; the same command goes on from there'
           )
-        if last or step % config.run.eval_every == 0:
+        if self._evaluates_at(step):
           self.evaluate(state)
           clock.start()
     return state
+
+  def _evaluates_at(self, step: int) -> bool:
+    first_or_last = step in (0, self._config.num_steps)
+    return first_or_last or step % self._config.run.eval_every == 0
 
   def evaluate(self, state) -> None:
     """Runs every evaluator and takes the pictures of this step."""

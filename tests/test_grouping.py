@@ -280,6 +280,23 @@ def test_a_layout_that_does_not_fit_is_refused(options, message):
     jax.eval_shape(model.init, jax.random.key(0), tiny_models.images())
 
 
+def test_a_soft_group_that_wins_no_token_still_learns():
+  block = grouping.GroupingBlock(
+    4, 2, assignment='soft', group_residual=False, pre_assign_attn=False
+  )
+  x, groups = jax.random.normal(jax.random.key(1), (2, 1, 6, 8))
+  variables = block.init(jax.random.key(0), x, groups[:, :4], True)
+  _, soft, _, _ = block.apply(variables, x, groups[:, :4], True)
+  losers = set(range(4)) - set(np.unique(soft.argmax(1)).tolist())
+  assert losers, 'the test needs a group that wins nothing'
+
+  def total(x):
+    y, *_ = block.apply(variables, x, groups[:, :4], True)
+    return jnp.square(y[0, sorted(losers)]).sum()
+
+  assert np.abs(jax.grad(total)(x)).max() > 0
+
+
 def test_a_group_without_tokens_passes_no_gradient():
   assignment = jnp.array([[[0.9, 0.6], [0.1, 0.4]]])  # group 1 wins nothing
 

@@ -125,25 +125,6 @@ def test_updates_equal_adamw_written_out(clip_norm):
   np.testing.assert_allclose(params['kernel'], p, rtol=1e-5)
 
 
-def test_current_rate_is_the_one_the_update_uses():
-  schedule = optimizer.make_schedule(1e-2, 2, 10, 1e-3, 1e-4)
-  adamw = optimizer.make_optimizer(schedule, weight_decay=0.0)
-  params = {'kernel': jnp.zeros((1, 1))}
-  state = adamw.init(params)
-  gradient = {'kernel': jnp.ones((1, 1))}
-  for _ in range(5):
-    rate = jax.jit(lambda s: optimizer.current_rate(s, schedule))(state)
-    updates, state = adamw.update(gradient, state, params)
-    # A constant gradient makes Adam's step the learning rate itself.
-    np.testing.assert_allclose(-updates['kernel'], [[rate]], rtol=1e-4)
-
-
-def test_current_rate_of_another_state_is_refused():
-  schedule = optimizer.make_schedule(1e-2, 2, 10)
-  with pytest.raises(ValueError, match='pass the opt_state of make_optimizer'):
-    optimizer.current_rate((), schedule)
-
-
 @pytest.mark.parametrize('clip_norm', [0.0, -1.0])
 def test_a_clip_norm_of_nothing_is_refused(clip_norm):
   with pytest.raises(ValueError, match='None for no clipping'):

@@ -37,3 +37,10 @@ def test_a_loss_is_finite_and_has_its_terms(options, terms):
   )
   assert jnp.isfinite(loss)
   assert terms == TERMS & set(metrics)
+
+
+def test_an_unknown_way_to_match_nouns_is_refused():
+  get_config = runpy.run_path(str(CONFIG))['get_config']
+  config = get_config('demo,loss.noun_match=best-group')
+  with pytest.raises(ValueError, match="'best-group'; choose one of"):
+    tasks.TASKS[config.task](config, 50)

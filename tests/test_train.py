@@ -172,6 +172,28 @@ def test_a_finished_run_is_evaluated_again_but_not_trained_again(whole, cache):
   assert again['images_per_second'] == summary['images_per_second']
 
 
+@pytest.mark.parametrize('step', [3, 6])
+def test_an_evaluation_that_was_stopped_is_made_up_for(
+  cache, tmp_path, monkeypatch, step
+):
+  original = train.Run.evaluate
+
+  def stopped(self, state):
+    if int(state.step) == step:
+      raise KeyboardInterrupt
+    original(self, state)
+
+  config = tiny(cache, 'run.checkpoint_every=3')
+  with monkeypatch.context() as patch:
+    patch.setattr(train.Run, 'evaluate', stopped)
+    with pytest.raises(KeyboardInterrupt):
+      train.train_and_evaluate(config, tmp_path)
+  summary = train.train_and_evaluate(config, tmp_path)
+  assert {'miou', 'untrained_miou'} <= summary.keys()
+  evaluated = [r['step'] for r in rows(tmp_path) if 'eval/miou' in r]
+  assert evaluated == [0, 3, 6]
+
+
 def test_a_workdir_of_another_config_is_refused_and_kept(whole, cache):
   workdir, _ = whole
   before = (workdir / 'config.json').read_text()
