@@ -23,11 +23,13 @@ class Projector(nn.Module):
   Attributes:
     features: joint width.
     hidden: width between the layers; 0 for one linear layer.
+    bias: of the linear layers; CLIP's projections have none.
     dtype: of the computation; batch norm and output are float32.
   """
 
   features: int
   hidden: int
+  bias: bool = True
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -39,6 +41,7 @@ class Projector(nn.Module):
     def dense(features, fan_in, name):
       return layers.Dense(
         features,
+        use_bias=self.bias,
         dtype=self.dtype,
         kernel_init=layers.TORCH_DEFAULT,
         bias_init=layers.torch_bias(fan_in),
@@ -57,10 +60,11 @@ class DualEncoder(nn.Module):
   """Image and text in one space.
 
   Attributes:
-    image: GroupViT or ViT.
+    image: GroupViT, or an image encoder without groups.
     text: TextTransformer.
     embed_dim: joint width.
     projector_width: hidden width of the projectors; 0: one linear layer.
+    projector_bias: of the projectors' linear layers.
     separate_multi_label_scale: a temperature of its own for the multi-label
       loss (released); False shares the caption's.
     dtype: of the projectors' computation.
@@ -70,13 +74,14 @@ class DualEncoder(nn.Module):
   text: nn.Module
   embed_dim: int = 256
   projector_width: int = 4096
+  projector_bias: bool = True
   separate_multi_label_scale: bool = True
   dtype: DTypeLike = jnp.float32
 
   def setup(self):
-    args = self.embed_dim, self.projector_width, self.dtype
-    self.image_projector = Projector(*args)
-    self.text_projector = Projector(*args)
+    sizes = self.embed_dim, self.projector_width
+    self.image_projector = Projector(*sizes, self.projector_bias, self.dtype)
+    self.text_projector = Projector(*sizes, self.projector_bias, self.dtype)
     initial = nn.initializers.constant(INITIAL_SCALE)
     self.logit_scale = self.param('logit_scale', initial, ())
     if self.separate_multi_label_scale:
