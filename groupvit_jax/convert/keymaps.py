@@ -200,7 +200,7 @@ class KeyMap:
       rows = self._rows(path)
       parts = np.split(value, len(rows), axis=-1) if len(rows) > 1 else [value]
       for name, row, part in zip(names, rows, parts, strict=True):
-        state[name] = np.ascontiguousarray(row.layout.to_torch(part))
+        state[name] = row.layout.to_torch(part)
     self.refuse(unmapped=unmapped)
     return state
 

@@ -6,6 +6,7 @@
 from groupvit_jax.model_folder.card import describe
 from groupvit_jax.model_folder.converted import Converted
 from groupvit_jax.model_folder.folder import (
+  WEIGHTS,
   is_model_folder,
   read,
   write,
@@ -13,6 +14,7 @@ from groupvit_jax.model_folder.folder import (
 )
 
 __all__ = [
+  'WEIGHTS',
   'Converted',
   'describe',
   'is_model_folder',
