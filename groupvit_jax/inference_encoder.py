@@ -120,6 +120,11 @@ class Encoder:
       raise inference_words.LabelError('The list of texts is empty.')
     return self._text_encoder(list(texts))
 
+  def __repr__(self) -> str:
+    count = sum(x.size for x in jax.tree.leaves(self.variables['params']))
+    kind = self.architecture['image_encoder']
+    return f'{type(self).__name__}({kind}, {count:,} parameters)'
+
   @functools.cached_property
   def scale(self) -> float:
     """The learned temperature, which multiplies cosines."""

@@ -7,6 +7,7 @@ what is merely unusual (rotated, CMYK, 16 bits, see-through) is put right.
 import io
 import os
 import pathlib
+import struct
 import warnings
 from collections.abc import Sequence
 
@@ -149,17 +150,12 @@ def _check_size(size, name):
 def _decode_bytes(data, name):
   if not data:
     raise ImageError(f'{name} is empty (zero bytes).')
-  if images.is_jpeg(data):
-    # From the header, before Pillow warns of large pictures or refuses them.
-    try:
-      _check_size(images.encoded_size(data), name)
-    except images.BadSampleError as error:
-      raise ImageError(f'{name} is a broken image: {error}.') from error
+  # From the header, before Pillow warns of large pictures or refuses them. (To
+  # silence its warning would not be safe: files are read by several threads.)
+  if size := _size_in_header(data, name):
+    _check_size(size, name)
   try:
-    with warnings.catch_warnings():
-      # Its size is checked below, before anything is decoded.
-      warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-      image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data))
   except Image.DecompressionBombError:
     raise ImageError(
       f'{name} unpacks to more than {MAX_PIXELS:,} pixels (a decompression '
@@ -170,6 +166,19 @@ def _decode_bytes(data, name):
   except _DECODING as error:
     raise ImageError(f'{name} is a broken image: {_short(error)}.') from error
   return _decode(image, name)
+
+
+def _size_in_header(data, name):
+  """(h, w) of a JPEG or PNG; None for what Pillow has to look into."""
+  if data.startswith(b'\x89PNG') and data[12:16] == b'IHDR':
+    width, height = struct.unpack('>II', data[16:24].ljust(8, b'\0'))
+    return height, width
+  if not images.is_jpeg(data):
+    return None
+  try:
+    return images.encoded_size(data)
+  except images.BadSampleError as error:
+    raise ImageError(f'{name} is a broken image: {error}.') from error
 
 
 def _decode(image, name):

@@ -45,6 +45,15 @@ def bomb(width, height) -> bytes:
   )
 
 
+GIF_BOMB = (
+  b'GIF89a'
+  + struct.pack('<HHBBB', 60_000, 60_000, 0, 0, 0)
+  + b','
+  + struct.pack('<HHHHB', 0, 0, 60_000, 60_000, 0)
+  + b'\x02\x00;'
+)
+
+
 def test_path_bytes_pil_and_array_give_the_same_pixels(tmp_path):
   pixels = photo()
   data = encoded(pixels)
@@ -120,7 +129,8 @@ def test_the_first_frame_of_an_animation_is_taken_and_said():
     (encoded(photo(200, 300))[:200], 'broken or truncated'),
     (encoded(photo(1, 1)), 'is 1 x 1 pixels; a picture needs sides of at'),
     (bomb(30_000, 4_000), r'30,000 x 4,000 pixels, more than the 89,000,000'),
-    (bomb(40_000, 40_000), 'unpacks to more than 89,000,000 pixels'),
+    (bomb(40_000, 40_000), r'40,000 x 40,000 pixels, more than the'),
+    (GIF_BOMB, 'unpacks to more than 89,000,000 pixels'),
   ],
 )
 def test_bad_files_are_refused_in_one_sentence(tmp_path, data, reason):
