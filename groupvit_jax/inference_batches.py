@@ -181,8 +181,8 @@ def _tables(
   background = np.zeros((*scores.shape[:2], 1), np.float32)
   if config.one_hot:
     background[..., 0] = scores.max(-1) < limit[:, None]
-    limit = none
-  return np.concatenate([background, scores], -1), list(limit)
+  limits = none if config.one_hot else limit.tolist()
+  return np.concatenate([background, scores], -1), limits
 
 
 def _window(result, j, window, table, limit, plan, config):
