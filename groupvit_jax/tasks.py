@@ -234,17 +234,22 @@ def text_ids(tokens: jax.Array) -> jax.Array:
 def _predict_fns(model: nn.Module) -> dict[str, Callable]:
   cls = type(model)
 
-  def call(method, normalised=False):
-    def predict(variables, inputs):
-      if normalised:
-        inputs = on_device.normalize(inputs)
-      return model.apply(variables, inputs, method=method)
+  def of_images(method):
+    def predict(variables, images, sizes=None):
+      images = on_device.normalize(images)
+      return model.apply(variables, images, sizes, method=method)
+
+    return predict
+
+  def of_texts(method):
+    def predict(variables, tokens):
+      return model.apply(variables, tokens, method=method)
 
     return predict
 
   return {
-    'image': call(cls.encode_image, normalised=True),
-    'text': call(cls.encode_text),
-    'regions': call(cls.encode_regions, normalised=True),
+    'image': of_images(cls.encode_image),
+    'text': of_texts(cls.encode_text),
+    'regions': of_images(cls.encode_regions),
     'scale': lambda variables: model.apply(variables, method=cls.scale),
   }

@@ -126,6 +126,31 @@ def test_a_projector_without_biases():
     }
 
 
+def test_clip_vit_b_32_has_openai_s_parameters():
+  architecture = {
+    'image_encoder': 'clip_vit',
+    'image': {
+      'image_size': 224,
+      'patch_size': 32,
+      'width': 768,
+      'depth': 12,
+      'num_heads': 12,
+    },
+    'text': {
+      'vocab_size': 49408,
+      'context_length': 77,
+      'width': 512,
+      'depth': 12,
+      'num_heads': 8,
+    },
+    'embed_dim': 512,
+    'projector_width': 0,
+    'projector_bias': False,
+    'separate_multi_label_scale': False,
+  }
+  assert count(shapes(build.build(architecture), 77)) == 151_277_313
+
+
 def without(mapping, name):
   return {key: value for key, value in mapping.items() if key != name}
 

@@ -11,11 +11,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from groupvit_jax.models import dual_encoder, groupvit, text, vit
+from groupvit_jax.models import clip_vit, dual_encoder, groupvit, text, vit
 
 IMAGE_ENCODERS = {
   'groupvit': groupvit.GroupViT,
   'vit': vit.ViT,
+  'clip_vit': clip_vit.ClipViT,
 }
 
 _TOP = (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.models import grouping, layers
+from groupvit_jax.models import grouping, layers, padding
 
 MAX_SCALE = 100.0
 INITIAL_SCALE = math.log(1 / 0.07)
@@ -143,10 +143,12 @@ class DualEncoder(nn.Module):
     return layers.unit_norm(self.image_projector(regions, False))
 
   def encode_image(
-    self, images: Float[Array, 'b h w 3']
+    self,
+    images: Float[Array, 'b h w 3'],
+    sizes: Int[Array, 'b 2'] | None = None,
   ) -> Float[Array, 'b e']:
-    """Unit embeddings of normalised images."""
-    pooled, _ = self.image(images, train=False)
+    """Unit embeddings of normalised images; sizes as in `encode_regions`."""
+    pooled, _ = self.image(images, train=False, sizes=sizes)
     return layers.unit_norm(self.image_projector(pooled, False))
 
   def encode_text(
@@ -159,18 +161,30 @@ class DualEncoder(nn.Module):
     texts = self.text_projector(self.text(tokens), False)
     return layers.unit_norm(texts) if normalize else texts
 
-  def encode_regions(self, images: Float[Array, 'b h w 3']) -> dict:
+  def encode_regions(
+    self,
+    images: Float[Array, 'b h w 3'],
+    sizes: Int[Array, 'b 2'] | None = None,
+  ) -> dict:
     """What zero-shot segmentation needs of normalised images.
+
+    Args:
+      images: any size of at least one patch.
+      sizes: real (height, width) in pixels of pictures that lie in the top left
+        corner of their canvas; what else is there is not read. Every picture
+        gets what it would get alone. None: the canvas is the picture.
 
     Returns:
       image (b e) and embeddings (b g e): unit vectors of the picture and of
       its final groups (a ViT: of its patch tokens). stages: per grouping
       stage, soft maps b h w g on the token grid, composed down to the image;
       the last are the masks of `embeddings`. A ViT has none. grid: (h, w).
+      With sizes, maps and a ViT's embeddings are zero in the padding, and
+      grids (b 2) are the (h, w) of every picture in tokens.
     """
-    pooled, out = self.image(images, train=False)
+    pooled, out = self.image(images, train=False, sizes=sizes)
     maps = grouping.compose_assignments(out.get('assignments', ()))
-    return {
+    result = {
       'image': layers.unit_norm(self.image_projector(pooled, False)),
       'embeddings': self.project_regions(out),
       'stages': tuple(
@@ -178,6 +192,12 @@ class DualEncoder(nn.Module):
       ),
       'grid': out['grid'],
     }
+    if sizes is None:
+      return result
+    if not maps:  # the regions are tokens
+      mask = padding.token_mask(out['grids'], out['grid'])[..., None]
+      result['embeddings'] = jnp.where(mask, result['embeddings'], 0)
+    return result | {'grids': out['grids']}
 
   def scale(self) -> Float[Array, '']:
     """Temperature of the caption loss: exp, at most 100."""
