@@ -8,7 +8,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from groupvit_jax import tasks
@@ -86,6 +85,8 @@ def _newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
 
 def _restore(path: pathlib.Path) -> dict[str, Any]:
   """Parameters and batch statistics as numpy, from whatever devices."""
+  import orbax.checkpoint as ocp  # takes a second, which a model folder saves
+
   # The handler, as the checkpointer warns of metadata of its own.
   handler = ocp.PyTreeCheckpointHandler()
   tree = handler.metadata(path).tree
