@@ -225,6 +225,7 @@ def test_another_shape_and_nan_are_named(state, config):
     ('vision_config', 'layer_norm_eps', 1e-6),
     ('vision_config', 'assign_eps', 1e-4),
     ('text_config', 'hidden_act', 'gelu'),
+    ('text_config', 'eos_token_id', 7),
   ],
 )
 def test_what_we_do_not_compute_is_refused(state, config, part, field, value):

@@ -98,9 +98,17 @@ def test_metrics_of_another_step_are_not_claimed(workdir):
   assert convert.load_source(workdir).metadata['metrics'] == {}
 
 
-def test_a_broken_checkpoint_is_passed_over(workdir, saved, caplog):
-  shutil.rmtree(workdir / 'checkpoints' / '10' / 'state' / 'ocdbt.process_0')
-  (workdir / 'checkpoints' / '10' / 'state' / 'manifest.ocdbt').unlink()
+@pytest.mark.parametrize('broken', ['unlisted', 'cut', 'emptied'])
+def test_a_broken_checkpoint_is_passed_over(workdir, saved, caplog, broken):
+  state = workdir / 'checkpoints' / '10' / 'state'
+  if broken == 'unlisted':
+    (state / 'manifest.ocdbt').unlink()
+  elif broken == 'emptied':
+    shutil.rmtree(state)
+    state.mkdir()
+  else:
+    for path in state.rglob('d/*'):
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   converted = convert.load_source(workdir)
   assert converted.metadata['step'] == 5
   assert_same(converted.variables, saved[1][5])

@@ -97,7 +97,7 @@ def _nvlabs_hints(state: StateDict) -> Hints:
 def _hf_groupvit_hints(state: StateDict) -> Hints:
   vision, text = _parts(state.config)
   _require('vision', vision, hidden_act='gelu', assign_eps=1.0)
-  _require('text', text, hidden_act='quick_gelu')
+  _require_text(text)
   depths = vision.get('depths')
   return Hints(
     image_size=vision.get('image_size'),
@@ -110,7 +110,7 @@ def _hf_groupvit_hints(state: StateDict) -> Hints:
 def _hf_clip_hints(state: StateDict) -> Hints:
   vision, text = _parts(state.config)
   _require('vision', vision, hidden_act='quick_gelu')
-  _require('text', text, hidden_act='quick_gelu')
+  _require_text(text)
   return Hints(
     image_size=vision.get('image_size'),
     image_heads=vision.get('num_attention_heads'),
@@ -133,6 +133,18 @@ def _require(part: str, config: Mapping[str, Any], **wanted: Any) -> None:
         f'config.json: {part}_config.{name} is {found!r}; only {value!r} is '
         'supported'
       )
+
+
+def _require_text(config: Mapping[str, Any]) -> None:
+  """Refuses a text encoder that is not read at its highest id."""
+  _require('text', config, hidden_act='quick_gelu')
+  end, size = config.get('eos_token_id'), config.get('vocab_size')
+  # 2 is an old mistake in published configs, by which the highest is meant.
+  if None not in (end, size) and end not in (2, size - 1):
+    raise ModelError(
+      f'config.json: text_config.eos_token_id is {end}; only the last of the '
+      f'{size} ids is supported'
+    )
 
 
 def _of_file(state: StateDict, default: dict) -> dict[str, list[float]]:

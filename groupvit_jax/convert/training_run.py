@@ -4,12 +4,11 @@ Only parameters and batch statistics are read, not the optimizer's state.
 """
 
 import json
-import logging
 import pathlib
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
+from absl import logging
 
 from groupvit_jax import tasks
 from groupvit_jax.data import on_device
@@ -86,16 +85,20 @@ def _newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
 
 def _restore(path: pathlib.Path) -> dict[str, Any]:
   """Parameters and batch statistics as numpy, from whatever devices."""
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(path).item_metadata.tree
-    wanted = {name: tree[name] for name in _COLLECTIONS}
-    kinds = _map(wanted, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
-    restored = checkpointer.restore(
-      path,
-      args=ocp.args.PyTreeRestore(
-        item=wanted, restore_args=kinds, partial_restore=True
-      ),
-    )
+  import orbax.checkpoint as ocp  # takes a second, which a model folder saves
+
+  # The handler, as the checkpointer warns of metadata of its own.
+  handler = ocp.PyTreeCheckpointHandler()
+  tree = handler.metadata(path).tree
+  wanted = {name: tree[name] for name in _COLLECTIONS}
+  kinds = _map(wanted, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+  restored = handler.restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      item=wanted, restore_args=kinds, partial_restore=True
+    ),
+  )
+  handler.close()
   flat = tensors.flatten({name: restored[name] for name in _COLLECTIONS})
   return tensors.nest(flat)
 
