@@ -24,7 +24,9 @@ _BASE = [
   'optax>=0.2.6,<0.3',
   'orbax-checkpoint>=0.11.20,<0.13',
   'Pillow>=10.3,<14',
+  'pycocotools>=2.0.10,<3',
   'regex>=2024.4',
+  'safetensors>=0.5,<1',
   'sentencepiece>=0.2,<0.3',
   'textblob>=0.19,<0.21',
   'tqdm>=4.66,<5',
@@ -68,7 +70,7 @@ setuptools.setup(
     'train': _TRAIN,
     'test': _TEST,
     # Writes the goldens and reads PyTorch weights; heavy, so never required.
-    'torch': ['torch>=2.4,<3', 'transformers>=5,<6', 'open_clip_torch>=3,<4'],
+    'torch': ['torch>=2.6,<3', 'transformers>=5,<6', 'open_clip_torch>=3,<4'],
     'colab': ['matplotlib>=3.9,<4'],
   },
   entry_points={'console_scripts': ['groupvit=groupvit_jax.cli:main']},

@@ -1,3 +1,43 @@
-"""GroupViT in JAX: segmentation that emerges from captions alone."""
+"""GroupViT in JAX: segmentation that emerges from captions alone.
+
+`import groupvit_jax as gv; model = gv.load(path)` is where using a trained
+model begins.
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = '0.1.0'
+
+if TYPE_CHECKING:
+  from groupvit_jax.inference import (
+    ImageError,
+    LabelError,
+    Model,
+    Segmentation,
+    SegmentConfig,
+    load,
+    open_image,
+  )
+
+__all__ = [
+  'ImageError',
+  'LabelError',
+  'Model',
+  'SegmentConfig',
+  'Segmentation',
+  'load',
+  'open_image',
+]
+
+
+def __getattr__(name: str):
+  """Imports inference when it is first used: training goes without it."""
+  if name not in __all__:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  from groupvit_jax import inference
+
+  return getattr(inference, name)
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *__all__])

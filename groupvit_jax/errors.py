@@ -22,6 +22,10 @@ class SourceError(UserError, RuntimeError):
   """Data that are missing, or mostly unreadable."""
 
 
+class ModelError(UserError, ValueError):
+  """Weights or a model folder that cannot be read, or cannot be written."""
+
+
 class NonFiniteLossError(UserError, RuntimeError):
   """The loss became NaN or infinite; the last checkpoint is from before."""
 

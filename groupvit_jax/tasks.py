@@ -17,7 +17,7 @@ import ml_collections
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import contrastive, multi_label
-from groupvit_jax.models import dual_encoder, groupvit, vit
+from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
 
 NOUN_MATCHES = 'pooled', 'best_group'
@@ -46,32 +46,16 @@ class Task:
 
 
 def dual_encoder_task(
-  image_encoder: nn.Module,
+  model: nn.Module,
   config: ml_collections.ConfigDict,
-  vocab_size: int,
   mesh: jax.sharding.Mesh | None,
 ) -> Task:
-  """Builds the task of any image encoder beside the text transformer."""
+  """The task of any dual encoder with the methods of `DualEncoder`."""
   if config.loss.noun_match not in NOUN_MATCHES:
     raise ValueError(
       f'unknown loss.noun_match {config.loss.noun_match!r}; choose one of '
       f'{NOUN_MATCHES}'
     )
-  model = dual_encoder.DualEncoder(
-    image=image_encoder,
-    text=text_model.TextTransformer(
-      vocab_size=vocab_size,
-      remat=config.remat,
-      dtype=config.dtype,
-      **config.text,
-    ),
-    embed_dim=config.joint.embed_dim,
-    projector_width=config.joint.projector_width,
-    separate_multi_label_scale=(
-      config.loss.num_nouns > 0 and config.loss.noun_match == 'pooled'
-    ),
-    dtype=config.dtype,
-  )
   return Task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),
@@ -82,34 +66,67 @@ def dual_encoder_task(
 
 def groupvit_task(config, vocab_size, mesh=None) -> Task:
   """GroupViT: the image encoder groups patches (paper, section 3)."""
-  encoder = groupvit.GroupViT(
-    image_size=config.image_size,
-    remat=config.remat,
-    dtype=config.dtype,
-    **config.model,
-  )
-  return dual_encoder_task(encoder, config, vocab_size, mesh)
+  return dual_encoder_task(_model(config, vocab_size), config, mesh)
 
 
 def clip_task(config, vocab_size, mesh=None) -> Task:
   """The CLIP-style baseline: the same blocks, no groups (paper, Table 4)."""
-  m = config.model
-  encoder = vit.ViT(
-    image_size=config.image_size,
-    patch_size=m.patch_size,
-    width=m.width,
-    depth=sum(m.depths),
-    num_heads=m.num_heads,
-    mlp_ratio=m.mlp_ratio,
-    drop_path_rate=m.drop_path_rate,
-    init_std=m.init_std,
-    remat=config.remat,
-    dtype=config.dtype,
-  )
-  return dual_encoder_task(encoder, config, vocab_size, mesh)
+  return dual_encoder_task(_model(config, vocab_size), config, mesh)
 
 
 TASKS = {'groupvit': groupvit_task, 'clip': clip_task}
+
+
+def architecture(
+  config: ml_collections.ConfigDict | Mapping[str, Any], vocab_size: int
+) -> dict[str, Any]:
+  """The architecture that a training config asks for, fit for JSON.
+
+  Args:
+    config: a run's config, or a mapping read from its `config.json`.
+    vocab_size: of its tokenizer.
+
+  Returns:
+    What `models.build.build` takes; options at their default are written out.
+  """
+  if config['task'] not in TASKS:
+    raise ValueError(
+      f'unknown task {config["task"]!r}; choose one of {", ".join(TASKS)}'
+    )
+  image = {'image_size': config['image_size'], **config['model']}
+  kind = groupvit.GroupViT
+  if config['task'] == 'clip':
+    kind = vit.ViT
+    image['depth'] = sum(image['depths'])
+    image = {name: image[name] for name in build.fields(kind) if name in image}
+  loss = config['loss']
+  text = {'vocab_size': vocab_size, **config['text']}
+  return {
+    'image_encoder': 'vit' if kind is vit.ViT else 'groupvit',
+    'image': _complete(kind, image),
+    'text': _complete(text_model.TextTransformer, text),
+    'embed_dim': config['joint']['embed_dim'],
+    'projector_width': config['joint']['projector_width'],
+    'projector_bias': True,
+    'separate_multi_label_scale': (
+      loss['num_nouns'] > 0 and loss['noun_match'] == 'pooled'
+    ),
+  }
+
+
+def _complete(module: type[nn.Module], values: Mapping[str, Any]) -> dict:
+  """The values, sequences as lists, and defaults for the fields not named."""
+  defaults = {name: getattr(module, name) for name in build.fields(module)}
+  return {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in {**defaults, **values}.items()
+  }
+
+
+def _model(config, vocab_size) -> dual_encoder.DualEncoder:
+  return build.build(
+    architecture(config, vocab_size), dtype=config.dtype, remat=config.remat
+  )
 
 
 def _init(model: nn.Module, rng: jax.Array, batch: Batch) -> Variables:
@@ -224,17 +241,22 @@ def text_ids(tokens: jax.Array) -> jax.Array:
 def _predict_fns(model: nn.Module) -> dict[str, Callable]:
   cls = type(model)
 
-  def call(method, normalised=False):
-    def predict(variables, inputs):
-      if normalised:
-        inputs = on_device.normalize(inputs)
-      return model.apply(variables, inputs, method=method)
+  def of_images(method):
+    def predict(variables, images, sizes=None):
+      images = on_device.normalize(images)
+      return model.apply(variables, images, sizes, method=method)
+
+    return predict
+
+  def of_texts(method):
+    def predict(variables, tokens):
+      return model.apply(variables, tokens, method=method)
 
     return predict
 
   return {
-    'image': call(cls.encode_image, normalised=True),
-    'text': call(cls.encode_text),
-    'regions': call(cls.encode_regions, normalised=True),
+    'image': of_images(cls.encode_image),
+    'text': of_texts(cls.encode_text),
+    'regions': of_images(cls.encode_regions),
     'scale': lambda variables: model.apply(variables, method=cls.scale),
   }

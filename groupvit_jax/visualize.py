@@ -4,77 +4,30 @@ Needs numpy and Pillow only, and gives a class or group the same colour always.
 """
 
 import base64
-import functools
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from groupvit_jax import visualize_text
+from groupvit_jax.visualize_colours import palette
+from groupvit_jax.visualize_pixels import (
+  borders,
+  enlarge,
+  fit,
+  shrink,
+  wide_borders,
+  within,
+)
 
 IGNORE = 255  # pixels without truth, drawn grey
 GREY = (128, 128, 128)
-
-# Colours are chosen in Oklab (Ottosson 2020), where equal distances look equal:
-# each one as far as it can be from those before it.
-_LIGHTNESS = (0.48, 0.58, 0.68, 0.78, 0.86)
-_CHROMA = (0.08, 0.115, 0.15)
-_NUM_HUES = 48
-_FIRST_HUE = 250  # degrees; blue
-_LAB_TO_LMS = np.array(
-  [
-    [1.0, 0.3963377774, 0.2158037573],
-    [1.0, -0.1055613458, -0.0638541728],
-    [1.0, -0.0894841775, -1.2914855480],
-  ]
-)
-_LMS_TO_RGB = np.array(
-  [
-    [4.0767416621, -3.3077115913, 0.2309699292],
-    [-1.2684380046, 2.6097574011, -0.3413193965],
-    [-0.0041960863, -0.7034186147, 1.7076147010],
-  ]
-)
-
-
-def palette(size: int) -> UInt8[np.ndarray, 'n 3']:
-  """The first colours of a fixed list.
-
-  Args:
-    size: how many; colour i does not depend on it. After some hundreds the list
-      begins again.
-
-  Returns:
-    RGB colours.
-  """
-  colours = _all_colours()
-  return colours[np.arange(size) % len(colours)]
-
-
-@functools.cache
-def _all_colours() -> np.ndarray:
-  lab = np.array(
-    [
-      (lightness, chroma * np.cos(hue), chroma * np.sin(hue))
-      for chroma in _CHROMA[::-1]  # the strongest colours first
-      for lightness in _LIGHTNESS[1:] + _LIGHTNESS[:1]
-      for hue in np.deg2rad(_FIRST_HUE)
-      + 2 * np.pi * np.arange(_NUM_HUES) / _NUM_HUES
-    ]
-  )
-  linear = (lab @ _LAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T
-  shown = ((linear >= 0) & (linear <= 1)).all(-1)  # what a screen can show
-  lab, linear = lab[shown], linear[shown]
-  order, nearest = [], np.full(len(lab), np.inf)
-  for _ in range(len(lab)):
-    order.append(int(nearest.argmax()))  # the first of all at the start
-    distance = np.linalg.norm(lab - lab[order[-1]], axis=-1)
-    nearest = np.minimum(nearest, distance)
-    nearest[order] = -1.0
-  srgb = np.where(
-    linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055
-  )
-  return np.rint(255 * srgb).astype(np.uint8)[order]
+_BACKGROUND = (0, 0, 0)  # as in the masks of VOC
+_CROWDED = 0.3  # share of borders from which they would hide the colours
+_DARKENED = 0.6  # brightness of what is background
+_FOR_NAMES = 320  # the least side of a picture on which names are written
 
 
 def hex_colour(colour: Sequence[int] | np.ndarray) -> str:
@@ -97,37 +50,6 @@ def colourise(
   known = (labels >= 0) & (labels < len(colours)) & (labels != IGNORE)
   table = np.concatenate([colours, np.array([GREY], np.uint8)])
   return table[np.where(known, labels, len(colours))]
-
-
-def enlarge(
-  picture: Integer[np.ndarray, 'h w *c'], min_side: int = 160
-) -> Integer[np.ndarray, 'H W *c']:
-  """Repeats pixels so that the shorter side has at least `min_side`.
-
-  Whole multiples only: small pictures stay honest about their pixels, and large
-  ones stay as they are.
-  """
-  factor = max(1, -(-min_side // min(picture.shape[:2])))
-  return picture.repeat(factor, 0).repeat(factor, 1)
-
-
-def fit(
-  labels: Integer[np.ndarray, 'h w'], size: tuple[int, int]
-) -> Integer[np.ndarray, 'H W']:
-  """Nearest resize of a map of indices (to a picture's size, say)."""
-  rows, columns = (
-    (np.arange(new) * old) // new
-    for new, old in zip(size, labels.shape, strict=True)
-  )
-  return labels[rows[:, None], columns]
-
-
-def borders(labels: Integer[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
-  """Pixels whose right or lower neighbour has another label."""
-  edge = np.zeros(labels.shape, bool)
-  edge[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-  edge[:-1] |= labels[1:] != labels[:-1]
-  return edge
 
 
 def overlay(
@@ -170,6 +92,141 @@ def group_map(
   if colours is None:
     colours = palette(int(groups.max()) + 1)
   return colourise(enlarge(groups, min_side), colours)
+
+
+def class_colours(
+  count: int, background: bool = False
+) -> UInt8[np.ndarray, 'n 3']:
+  """Colours of classes; with a background it is class 0, and black."""
+  if not background:
+    return palette(count)
+  return np.concatenate([np.array([_BACKGROUND], np.uint8), palette(count - 1)])
+
+
+def overlay_with_names(
+  image: UInt8[np.ndarray, 'h w 3'],
+  labels: Integer[np.ndarray, 'h w'],
+  names: Sequence[str],
+  *,
+  background: bool = False,
+  opacity: float | int = 0.55,
+  max_side: int | None = 2048,
+) -> UInt8[np.ndarray, 'H W 3']:
+  """A photo with its classes in colour, their names, and a legend below.
+
+  Args:
+    image: RGB photo.
+    labels: classes of its pixels.
+    names: of the classes; of synonyms "person|man" the first is shown.
+    background: whether class 0 is the background, which is only darkened.
+    opacity: of the colours, 0..1.
+    max_side: larger photos are reduced to it; None leaves them.
+
+  Returns:
+    RGB picture, higher than the photo by the legend.
+  """
+  image = enlarge(shrink(image, max_side), _FOR_NAMES)
+  small = fit(labels, image.shape[:2])
+  grey = np.asarray(Image.fromarray(image).convert('L'), np.float32)[..., None]
+  colours = class_colours(len(names), background).astype(np.float32)
+  # Lifted, so that a class has its colour in the shadows too.
+  picture = (1 - opacity) * (64 + 0.75 * grey) + opacity * colours[small]
+  if background:
+    picture = np.where((small == 0)[..., None], _DARKENED * grey, picture)
+  picture = np.rint(picture).astype(np.uint8)
+  return _with_names(picture, small, labels, names, background)
+
+
+def class_map(
+  labels: Integer[np.ndarray, 'h w'],
+  names: Sequence[str],
+  *,
+  background: bool = False,
+  max_side: int | None = 2048,
+) -> UInt8[np.ndarray, 'H W 3']:
+  """The classes alone, in colour, with names and a legend.
+
+  Args:
+    labels: classes of the pixels.
+    names: of the classes.
+    background: whether class 0 is the background, which is black.
+    max_side: larger maps are reduced to it; None leaves them.
+
+  Returns:
+    RGB picture, higher than the map by the legend.
+  """
+  small = enlarge(fit(labels, within(labels.shape, max_side)), _FOR_NAMES)
+  picture = class_colours(len(names), background)[small]
+  return _with_names(picture, small, labels, names, background)
+
+
+def _with_names(picture, small, labels, names, background) -> np.ndarray:
+  """Borders, names and a legend; `small` are the labels at picture's size."""
+  colours = class_colours(len(names), background)
+  shown = [visualize_text.shown_name(name) for name in names]
+  picture = picture.copy()
+  edge = wide_borders(small)
+  if edge.mean() < _CROWDED:
+    picture[edge] = 255
+  written = ['', *shown[1:]] if background else shown
+  picture = visualize_text.draw_names(picture, small, written, colours)
+  areas = np.bincount(labels.ravel(), minlength=len(names))
+  order = [i for i in np.argsort(-areas, kind='stable') if areas[i]]
+  strip = visualize_text.legend_strip(
+    [shown[i] for i in order],
+    [float(areas[i] / labels.size) for i in order],
+    colours[order],
+    picture.shape[1],
+    visualize_text.text_size(*picture.shape[:2]),
+  )
+  return np.concatenate([picture, strip])
+
+
+def groups_overlay(
+  image: UInt8[np.ndarray, 'h w 3'],
+  groups: Integer[np.ndarray, 'H W'],
+  *,
+  max_side: int | None = 2048,
+) -> UInt8[np.ndarray, 'a b 3']:
+  """A photo with its groups in colour; group i has colour i of the palette."""
+  image = shrink(image, max_side)
+  return overlay(image, groups, palette(int(groups.max()) + 1))
+
+
+def palette_image(
+  labels: Integer[np.ndarray, 'h w'],
+  count: int | None = None,
+  *,
+  background: bool = False,
+) -> Image.Image:
+  """A mask whose pixel values are the classes, coloured by a table.
+
+  Args:
+    labels: classes of the pixels, below 65,536.
+    count: of the classes; by default as many as the labels need.
+    background: whether class 0 is the background, which is black.
+
+  Returns:
+    PIL image of mode P, or 16-bit grey (I;16) for more than 256 classes.
+  """
+  count = int(labels.max()) + 1 if count is None else count
+  if count > 256:
+    return Image.fromarray(labels.astype(np.uint16))
+  image = Image.fromarray(labels.astype(np.uint8))
+  image.putpalette(class_colours(count, background).tobytes())
+  return image
+
+
+def palette_png(
+  labels: Integer[np.ndarray, 'h w'],
+  count: int | None = None,
+  *,
+  background: bool = False,
+) -> bytes:
+  """PNG of `palette_image`."""
+  buffer = io.BytesIO()
+  palette_image(labels, count, background=background).save(buffer, format='PNG')
+  return buffer.getvalue()
 
 
 def legend(

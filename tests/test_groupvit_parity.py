@@ -4,18 +4,17 @@ Goldens: tests/testdata/hf_*.npz (see make_goldens.py there) and, where the
 checkout has it, the folder ../shared/reference/goldens.
 """
 
-import json
 import os
 import pathlib
 
-import hf_keys
+import golden_models
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_models import fast_jit
 
-from groupvit_jax.models import grouping
+from groupvit_jax.models import build, grouping
 
 TESTDATA = pathlib.Path(__file__).parent / 'testdata'
 SHARED = pathlib.Path(
@@ -39,12 +38,10 @@ class Golden:
     for path in paths:
       with np.load(path) as f:
         self.arrays |= dict(f)
-    config = json.loads(self.arrays['cfg'].tobytes())
-    self.stages = len(config['vision_config']['depths'])
-    self.model = hf_keys.build(config, remat)
-    self.variables = jax.tree.map(
-      jnp.asarray, hf_keys.to_flax(self.under('sd/'))
-    )
+    converted = golden_models.converted(self.arrays)
+    self.stages = len(converted.architecture['image']['depths'])
+    self.model = build.build(converted.architecture, remat=remat)
+    self.variables = jax.tree.map(jnp.asarray, converted.variables)
     pixels = self.arrays['in/pixel_values'].transpose(0, 2, 3, 1)
     self.images = jnp.asarray(pixels)
     self.tokens = jnp.asarray(self.arrays['in/input_ids'], jnp.int32)
@@ -173,10 +170,10 @@ def test_loss_gradients_and_statistics_in_train_mode(golden, monkeypatch):
   assert_near(loss, golden.arrays['loss'])
   assert_near(result['image'], golden.arrays['image_embeds'])
   assert_near(result['texts'][:, 0], golden.arrays['text_embeds'])
-  theirs = hf_keys.to_flax(golden.under('newbuf/'))['batch_stats']
+  theirs = golden_models.to_flax(golden.under('newbuf/'))['batch_stats']
   jax.tree.map(assert_near, updates['batch_stats'], theirs)
 
-  theirs = hf_keys.to_flax(golden.under('grad/'))['params']
+  theirs = golden_models.to_flax(golden.under('grad/'))['params']
   largest = max(np.abs(g).max() for g in jax.tree.leaves(theirs))
 
   def compare(path, ours, desired):

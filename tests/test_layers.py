@@ -1,7 +1,6 @@
 """Building blocks against plain numpy, torch's conventions and extremes."""
 
 import math
-import pathlib
 
 import flax.linen as nn
 import jax
@@ -12,8 +11,6 @@ import tiny_models
 from jax.sharding import NamedSharding, PartitionSpec
 
 from groupvit_jax.models import layers
-
-BICUBIC = pathlib.Path(__file__).parent / 'testdata' / 'bicubic.npz'
 
 
 def normal(*shape, seed=0):
@@ -155,44 +152,6 @@ def test_remat_changes_neither_output_nor_gradient():
     assert marked == remat
     results.append(tiny_models.fast_jit(jax.value_and_grad(loss))(variables))
   jax.tree.map(assert_near, *results)
-
-
-def test_patch_embed_is_the_strided_convolution():
-  images = normal(2, 11, 14, 3)
-  embed = layers.PatchEmbed((11, 14), 4, 6)
-  variables = tiny_models.init(embed, images)
-  params = variables['params']
-  tokens, grid = embed.apply(variables, images)
-  assert grid == (2, 3)
-  x = jax.lax.conv_general_dilated(
-    images,
-    params['kernel'],
-    (4, 4),
-    'VALID',
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
-  x = x.reshape(2, 6, 6) + params['bias']
-  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1) + 1e-5)[..., None]
-  assert_near(tokens, x + params['positions'])
-
-
-def test_an_image_smaller_than_a_patch_is_refused():
-  with pytest.raises(ValueError, match='3x9 pixels is smaller than one patch'):
-    layers.grid_size((3, 9), 4)
-
-
-@pytest.mark.parametrize('size', ['7x5', '3x9', '4x4', '2x3', '1x1', '14x21'])
-def test_positions_resize_as_torch(size):
-  with np.load(BICUBIC) as golden:
-    x, expected = jnp.asarray(golden['input']), golden[size]
-  grid = tuple(map(int, size.split('x')))
-  y = layers.resize_positions(x.reshape(1, 24, -1), (4, 6), grid)
-  assert_near(y.reshape(expected.shape), expected)
-
-
-def test_positions_of_the_trained_grid_are_untouched():
-  x = normal(1, 24, 5)
-  assert layers.resize_positions(x, (4, 6), (4, 6)) is x
 
 
 def test_batch_norm_normalises_and_keeps_torch_statistics():

@@ -91,6 +91,11 @@ def test_default_config_is_the_released_one():
     'background_threshold': None,
     'relative_threshold': True,
     'scale': None,
+    'mode': 'whole',
+    'short_side': None,
+    'long_side': None,
+    'window': None,
+    'stride': None,
   }
 
 

@@ -122,5 +122,57 @@ def test_legend_shows_every_colour():
   assert visualize.legend([], visualize.palette(0)).ndim == 3
 
 
+def test_a_narrow_picture_is_not_enlarged_beyond_reason():
+  assert visualize.enlarge(np.zeros((2, 3000), int), 320).shape == (2, 3000)
+  assert visualize.enlarge(np.zeros((1, 1), int), 320).shape == (320, 320)
+
+
+def test_shrink_averages_down_to_the_longest_side():
+  image = np.full((30, 60, 3), 70, np.uint8)
+  assert visualize.shrink(image, None) is image
+  assert visualize.shrink(image, 60) is image
+  small = visualize.shrink(image, 20)
+  assert small.shape == (10, 20, 3)
+  assert (small == 70).all()
+
+
+def test_background_is_black_and_shifts_no_colour():
+  plain = visualize.class_colours(4)
+  with_background = visualize.class_colours(5, background=True)
+  np.testing.assert_array_equal(with_background[1:], plain)
+  np.testing.assert_array_equal(with_background[0], [0, 0, 0])
+
+
+def test_groups_overlay_has_the_size_of_the_photo():
+  photo = np.full((200, 300, 3), 128, np.uint8)
+  groups = np.arange(3).repeat(100)[None].repeat(200, 0)
+  got = visualize.groups_overlay(photo, groups)
+  assert got.shape == photo.shape
+  want = visualize.overlay(photo, groups, visualize.palette(3))
+  np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('background', [False, True])
+def test_a_mask_holds_the_classes(background):
+  labels = np.arange(256, dtype=np.int32).reshape(16, 16)
+  png = visualize.palette_png(labels, background=background)
+  image = Image.open(io.BytesIO(png))
+  assert image.mode == 'P'
+  np.testing.assert_array_equal(np.asarray(image), labels)
+  np.testing.assert_array_equal(
+    np.asarray(image.convert('RGB')).reshape(-1, 3),
+    visualize.class_colours(256, background),
+  )
+
+
+def test_a_mask_of_many_classes_has_16_bits():
+  labels = np.array([[0, 255], [256, 1000]], np.int32)
+  image = Image.open(io.BytesIO(visualize.palette_png(labels)))
+  np.testing.assert_array_equal(np.asarray(image), labels)
+  # So has one that only could need them: all masks of a run are of one kind.
+  few = visualize.palette_image(labels[:1] * 0, 300)
+  assert few.mode == 'I;16'
+
+
 def test_hex_colour():
   assert visualize.hex_colour(np.array([0, 15, 255], np.uint8)) == '#000fff'

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from groupvit_jax.models import dual_encoder, groupvit, text, vit
+from groupvit_jax.models import clip_vit, dual_encoder, groupvit, text, vit
 
 # Compiling is what takes the time in these tests, not running.
 fast_jit = functools.partial(
@@ -44,6 +44,18 @@ def vit_encoder(**options) -> vit.ViT:
     'num_heads': 2,
   }
   return vit.ViT(**defaults | options)
+
+
+def clip_vit_encoder(**options) -> clip_vit.ClipViT:
+  """A CLIP ViT of the same size."""
+  defaults = {
+    'image_size': 16,
+    'patch_size': 4,
+    'width': 16,
+    'depth': 2,
+    'num_heads': 2,
+  }
+  return clip_vit.ClipViT(**defaults | options)
 
 
 def text_encoder(**options) -> text.TextTransformer:

@@ -33,6 +33,15 @@ class SegmentConfig:
     relative_threshold: lower the threshold to the best score of the picture, so
       that something is always found.
     scale: multiplies the cosines; None for the learned temperature.
+    mode: 'whole' pictures (the released demo) or 'slide', windows whose scores
+      are averaged where they overlap (the released benchmarks). This and what
+      follows is inference's (`Model.segment`): evaluators bring their own size.
+    short_side: pixels that a picture's shorter side is scaled to; None for the
+      model's own (448 for the released weights).
+    long_side: the most for the longer side; None for 2048 to a short_side of
+      448, and in proportion.
+    window: side of the windows; None for short_side.
+    stride: from window to window; None for half a window.
   """
 
   top_k: int | None = 5
@@ -42,8 +51,19 @@ class SegmentConfig:
   background_threshold: float | int | None = None
   relative_threshold: bool = True
   scale: float | int | None = None
+  mode: str = 'whole'
+  short_side: int | None = None
+  long_side: int | None = None
+  window: int | None = None
+  stride: int | None = None
 
   def __post_init__(self):
+    if self.mode not in ('whole', 'slide'):
+      raise ValueError(f"mode is 'whole' or 'slide', not {self.mode!r}.")
+    for name in ('short_side', 'long_side', 'window', 'stride'):
+      pixels = getattr(self, name)
+      if pixels is not None and pixels < 1:
+        raise ValueError(f'{name} is in pixels, or None; got {pixels}.')
     if self.top_k is not None and self.top_k < 1:
       raise ValueError(f'top_k must be at least 1, or None; got {self.top_k}.')
     threshold = self.background_threshold
@@ -57,7 +77,7 @@ class SegmentConfig:
 def group_scores(
   image: Float[Array, 'b e'],
   embeddings: Float[Array, 'b g e'],
-  text: Float[Array, 'c e'],
+  text: Float[Array, 'c *s e'],
   scale: Float[Array, ''] | float | int,
   config: SegmentConfig = SegmentConfig(),
 ) -> Float[Array, 'b g c']:
@@ -70,7 +90,8 @@ def group_scores(
   Args:
     image: unit embedding of the picture.
     embeddings: unit embeddings of its groups.
-    text: unit embeddings of the classes, background left out.
+    text: unit embeddings of the classes, background left out; with an axis s,
+      of each class's synonyms (see `zero_shot.similarity`).
     scale: multiplies the cosines unless the config sets one.
     config: see `SegmentConfig`.
 
@@ -93,7 +114,7 @@ def group_scores(
 
 
 def _gate(
-  image: Float[Array, 'b e'], text: Float[Array, 'c e'], top_k: int | None
+  image: Float[Array, 'b e'], text: Float[Array, 'c *s e'], top_k: int | None
 ) -> Array:
   classes = text.shape[0]
   if top_k is None or top_k >= classes:

@@ -124,13 +124,26 @@ def unit(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
 
 
 def similarity(
-  a: Float[Array, '*b e'], classes: Float[Array, 'c e']
+  a: Float[Array, '*b e'], classes: Float[Array, 'c *s e']
 ) -> Float[Array, '*b c']:
   """Cosines of unit vectors, in full float32.
 
   The default precision of accelerators would err by 1e-3, and the learned
   scale multiplies that by up to 100.
+
+  Args:
+    a: unit vectors.
+    classes: unit vectors of c classes; or, with one more axis, of s names of
+      each. A class is then as near as the nearest of its names: synonyms do not
+      compete with each other, and one more never makes its class less likely.
+
+  Returns:
+    A cosine per class.
   """
-  return jnp.einsum(
-    '...e,ce->...c', a, classes, precision=jax.lax.Precision.HIGHEST
+  names = classes.reshape(-1, classes.shape[-1])
+  cosines = jnp.einsum(
+    '...e,ce->...c', a, names, precision=jax.lax.Precision.HIGHEST
   )
+  if classes.ndim == 2:
+    return cosines
+  return cosines.reshape(*a.shape[:-1], *classes.shape[:2]).max(-1)

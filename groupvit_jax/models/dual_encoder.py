@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.models import grouping, layers
+from groupvit_jax.models import grouping, layers, padding
 
 MAX_SCALE = 100.0
 INITIAL_SCALE = math.log(1 / 0.07)
@@ -23,11 +23,13 @@ class Projector(nn.Module):
   Attributes:
     features: joint width.
     hidden: width between the layers; 0 for one linear layer.
+    bias: of the linear layers; CLIP's projections have none.
     dtype: of the computation; batch norm and output are float32.
   """
 
   features: int
   hidden: int
+  bias: bool = True
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -39,6 +41,7 @@ class Projector(nn.Module):
     def dense(features, fan_in, name):
       return layers.Dense(
         features,
+        use_bias=self.bias,
         dtype=self.dtype,
         kernel_init=layers.TORCH_DEFAULT,
         bias_init=layers.torch_bias(fan_in),
@@ -57,10 +60,11 @@ class DualEncoder(nn.Module):
   """Image and text in one space.
 
   Attributes:
-    image: GroupViT or ViT.
+    image: GroupViT, or an image encoder without groups.
     text: TextTransformer.
     embed_dim: joint width.
     projector_width: hidden width of the projectors; 0: one linear layer.
+    projector_bias: of the projectors' linear layers.
     separate_multi_label_scale: a temperature of its own for the multi-label
       loss (released); False shares the caption's.
     dtype: of the projectors' computation.
@@ -70,13 +74,14 @@ class DualEncoder(nn.Module):
   text: nn.Module
   embed_dim: int = 256
   projector_width: int = 4096
+  projector_bias: bool = True
   separate_multi_label_scale: bool = True
   dtype: DTypeLike = jnp.float32
 
   def setup(self):
-    args = self.embed_dim, self.projector_width, self.dtype
-    self.image_projector = Projector(*args)
-    self.text_projector = Projector(*args)
+    sizes = self.embed_dim, self.projector_width
+    self.image_projector = Projector(*sizes, self.projector_bias, self.dtype)
+    self.text_projector = Projector(*sizes, self.projector_bias, self.dtype)
     initial = nn.initializers.constant(INITIAL_SCALE)
     self.logit_scale = self.param('logit_scale', initial, ())
     if self.separate_multi_label_scale:
@@ -138,10 +143,12 @@ class DualEncoder(nn.Module):
     return layers.unit_norm(self.image_projector(regions, False))
 
   def encode_image(
-    self, images: Float[Array, 'b h w 3']
+    self,
+    images: Float[Array, 'b h w 3'],
+    sizes: Int[Array, 'b 2'] | None = None,
   ) -> Float[Array, 'b e']:
-    """Unit embeddings of normalised images."""
-    pooled, _ = self.image(images, train=False)
+    """Unit embeddings of normalised images; sizes as in `encode_regions`."""
+    pooled, _ = self.image(images, train=False, sizes=sizes)
     return layers.unit_norm(self.image_projector(pooled, False))
 
   def encode_text(
@@ -154,18 +161,30 @@ class DualEncoder(nn.Module):
     texts = self.text_projector(self.text(tokens), False)
     return layers.unit_norm(texts) if normalize else texts
 
-  def encode_regions(self, images: Float[Array, 'b h w 3']) -> dict:
+  def encode_regions(
+    self,
+    images: Float[Array, 'b h w 3'],
+    sizes: Int[Array, 'b 2'] | None = None,
+  ) -> dict:
     """What zero-shot segmentation needs of normalised images.
+
+    Args:
+      images: any size of at least one patch.
+      sizes: real (height, width) in pixels of pictures that lie in the top left
+        corner of their canvas; what else is there is not read. Every picture
+        gets what it would get alone. None: the canvas is the picture.
 
     Returns:
       image (b e) and embeddings (b g e): unit vectors of the picture and of
       its final groups (a ViT: of its patch tokens). stages: per grouping
       stage, soft maps b h w g on the token grid, composed down to the image;
       the last are the masks of `embeddings`. A ViT has none. grid: (h, w).
+      With sizes, maps and a ViT's embeddings are zero in the padding, and
+      grids (b 2) are the (h, w) of every picture in tokens.
     """
-    pooled, out = self.image(images, train=False)
+    pooled, out = self.image(images, train=False, sizes=sizes)
     maps = grouping.compose_assignments(out.get('assignments', ()))
-    return {
+    result = {
       'image': layers.unit_norm(self.image_projector(pooled, False)),
       'embeddings': self.project_regions(out),
       'stages': tuple(
@@ -173,6 +192,12 @@ class DualEncoder(nn.Module):
       ),
       'grid': out['grid'],
     }
+    if sizes is None:
+      return result
+    if not maps:  # the regions are tokens
+      mask = padding.token_mask(out['grids'], out['grid'])[..., None]
+      result['embeddings'] = jnp.where(mask, result['embeddings'], 0)
+    return result | {'grids': out['grids']}
 
   def scale(self) -> Float[Array, '']:
     """Temperature of the caption loss: exp, at most 100."""

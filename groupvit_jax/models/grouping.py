@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from groupvit_jax.models import layers
+from groupvit_jax.models import layers, padding
 
 ASSIGNMENTS = ('hard', 'soft')
 
@@ -58,7 +58,9 @@ def compose_assignments(
 
 
 def quiet_where_empty(
-  y: Float[Array, 'b g d'], assignment: Float[Array, 'b g n']
+  y: Float[Array, 'b g d'],
+  assignment: Float[Array, 'b g n'],
+  mask: Bool[Array, 'b n'] | None = None,
 ) -> Float[Array, 'b g d']:
   """Stops the gradient of groups that win no token of a hard assignment.
 
@@ -68,6 +70,8 @@ def quiet_where_empty(
   """
   winner = assignment.argmax(axis=1, keepdims=True)
   wins = winner == jnp.arange(assignment.shape[1])[:, None]
+  if mask is not None:
+    wins &= mask[:, None, :]
   filled = wins.any(axis=2)[..., None]
   return jnp.where(filled, y, jax.lax.stop_gradient(y))
 
@@ -104,7 +108,10 @@ class CrossAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, groups: Float[Array, 'b g d'], x: Float[Array, 'b n d']
+    self,
+    groups: Float[Array, 'b g d'],
+    x: Float[Array, 'b n d'],
+    mask: Bool[Array, 'b n'] | None = None,
   ) -> Float[Array, 'b g d']:
     init = nn.initializers.normal(self.init_std)
     attn = layers.Attention(self.num_heads, init, init, self.dtype, name='attn')
@@ -115,7 +122,7 @@ class CrossAttention(nn.Module):
       dtype=self.dtype,
       name='mlp',
     )
-    groups = groups + attn(groups, x)
+    groups = groups + attn(groups, x, padding.key_mask(mask))
     groups = groups + mlp(layers.layer_norm(self.dtype, 'norm2')(groups))
     return layers.layer_norm(self.dtype, 'norm_post')(groups)
 
@@ -144,7 +151,11 @@ class Assign(nn.Module):
 
   @nn.compact
   def __call__(
-    self, groups: Float[Array, 'b g d'], x: Float[Array, 'b n d'], train: bool
+    self,
+    groups: Float[Array, 'b g d'],
+    x: Float[Array, 'b n d'],
+    train: bool,
+    mask: Bool[Array, 'b n'] | None = None,
   ) -> tuple[
     Float[Array, 'b g d'],
     Float[Array, 'b g n'],
@@ -154,7 +165,8 @@ class Assign(nn.Module):
     """Returns groups, soft maps without and with noise, and every token's part.
 
     A token's part is what it brings to its group: a group is the sum of the
-    parts of its tokens over their number plus one.
+    parts of its tokens over their number plus one. Tokens that are padding
+    (False in `mask`) belong to no group; their part means nothing.
     """
     if self.assignment not in ASSIGNMENTS:
       raise ValueError(
@@ -171,7 +183,7 @@ class Assign(nn.Module):
     q = dense(width, 'q')(groups) * width**-0.5
     k, v = jnp.split(dense(2 * width, 'kv')(x), 2, axis=-1)
     if self.center_keys:
-      k -= k.mean(axis=1, keepdims=True)
+      k -= padding.mean(k, mask, keepdims=True)
     logits = jnp.einsum(
       'bgd,bnd->bgn', q, k, preferred_element_type=jnp.float32
     )
@@ -181,6 +193,10 @@ class Assign(nn.Module):
       noise = self.noise * gumbel_noise(self.make_rng('gumbel'), logits.shape)
       noisy = jax.nn.softmax((logits + noise) / self.temperature, axis=1)
     used = straight_through(noisy) if hard else noisy
+    if mask is not None:
+      soft, noisy, used = (
+        jnp.where(mask[:, None, :], maps, 0) for maps in (soft, noisy, used)
+      )
 
     # +1 in the denominator: 1e-10 was unstable (NVlabs/GroupViT issue 17), and
     # a group without tokens is zero instead of 0 / 0.
@@ -233,7 +249,11 @@ class GroupingBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'b n d'], groups: Float[Array, 'b t d'], train: bool
+    self,
+    x: Float[Array, 'b n d'],
+    groups: Float[Array, 'b t d'],
+    train: bool,
+    mask: Bool[Array, 'b n'] | None = None,
   ) -> tuple[
     Float[Array, 'b g d'],
     Float[Array, 'b g n'],
@@ -242,7 +262,8 @@ class GroupingBlock(nn.Module):
   ]:
     """Returns groups, soft maps without and with noise, and tokens.
 
-    The tokens are as each would leave the block as a group of many like it.
+    The tokens are as each would leave the block as a group of many like it;
+    those that are padding (False in `mask`) mean nothing and change nothing.
     """
     dtype = self.dtype
     groups = layers.layer_norm(dtype, 'norm_tokens')(groups)
@@ -263,7 +284,7 @@ class GroupingBlock(nn.Module):
       attn = CrossAttention(
         self.num_heads, self.mlp_ratio, self.init_std, dtype, name='pre_assign'
       )
-      groups = attn(groups, x)
+      groups = attn(groups, x, mask)
 
     assign = Assign(
       self.assignment,
@@ -274,7 +295,7 @@ class GroupingBlock(nn.Module):
       dtype,
       name='assign',
     )
-    y, soft, noisy, tokens = assign(groups, x, train)
+    y, soft, noisy, tokens = assign(groups, x, train, mask)
     if self.group_residual:
       y = y + groups
     hidden = int(x.shape[-1] * self.assign_mlp_ratio)
@@ -286,5 +307,5 @@ class GroupingBlock(nn.Module):
     y = y + mlp(norm_out(y))
     tokens = tokens + mlp(norm_out(tokens))
     if self.assignment == 'hard' and not self.group_residual:
-      y = quiet_where_empty(y, noisy)
+      y = quiet_where_empty(y, noisy, mask)
     return y, soft, noisy, tokens

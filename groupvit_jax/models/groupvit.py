@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from groupvit_jax.models import grouping, layers
+from groupvit_jax.models import grouping, layers, padding, patches
 
 
 class Stage(nn.Module):
@@ -46,6 +46,7 @@ class Stage(nn.Module):
     x: Float[Array, 'b n d'],
     previous: Float[Array, 'b p d'] | None,
     train: bool,
+    mask: Bool[Array, 'b n'] | None = None,
   ) -> tuple[Float[Array, 'b m d'], Float[Array, 'b t d'] | None, tuple]:
     """Runs the stage.
 
@@ -53,6 +54,7 @@ class Stage(nn.Module):
       x: image tokens, or groups of the stage before.
       previous: group tokens as they left the blocks of the stage before.
       train: drop paths and draw Gumbel noise.
+      mask: False for the tokens that are padding.
 
     Returns:
       Tokens for the next stage, this stage's group tokens, and its (soft,
@@ -63,6 +65,7 @@ class Stage(nn.Module):
     n = x.shape[1]
     if self.num_group_tokens:
       x = jnp.concatenate([x, self.group_tokens(x, previous)], axis=1)
+    keys = padding.key_mask(mask, after=self.num_group_tokens)
     init = nn.initializers.normal(self.init_std)
     for i, rate in enumerate(self.drop_path):
       x = block(
@@ -74,7 +77,7 @@ class Stage(nn.Module):
         out_init=init,
         dtype=self.dtype,
         name=f'block_{i}',
-      )(x, train)
+      )(x, train, keys)
     if not self.num_group_tokens:
       return x, None, ()
     x, groups = x[:, :n], x[:, n:]
@@ -86,7 +89,7 @@ class Stage(nn.Module):
       name='grouping',
       **self.grouping,
     )
-    x, soft, noisy, tokens = group(x, groups, train)
+    x, soft, noisy, tokens = group(x, groups, train, mask)
     return x, groups, (soft, noisy, tokens)
 
   def group_tokens(
@@ -155,7 +158,11 @@ class GroupViT(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Float[Array, 'b h w 3'], *, train: bool = False
+    self,
+    images: Float[Array, 'b h w 3'],
+    *,
+    train: bool = False,
+    sizes: Int[Array, 'b 2'] | None = None,
   ) -> tuple[Float[Array, 'b d'], dict]:
     """Encodes images that are already normalised.
 
@@ -163,6 +170,8 @@ class GroupViT(nn.Module):
       images: any size of at least one patch.
       train: drop paths and draw Gumbel noise, from the rng collections
         'drop_path' and 'gumbel'.
+      sizes: real (height, width) in pixels of pictures that lie in the top left
+        corner of their canvas; None: the canvas is the picture.
 
     Returns:
       The mean of the final groups, b d, and a dict of intermediates:
@@ -170,26 +179,34 @@ class GroupViT(nn.Module):
         parts: b n d, the same of every token that the last Grouping Block
           assigned, as a group of many like it; no block after it is applied.
         assignments: per grouping stage, b g n soft maps without noise; over g
-          they sum to one.
+          they sum to one, and to zero for padded tokens.
         noisy_assignments: the same with the noise of training.
         hidden: per stage, its output tokens.
         grid: (h, w) of the image tokens, plain ints.
+        grids: with sizes, b 2, the same of every picture. Tokens beyond it
+          mean nothing in parts and hidden.
     """
     self.check()
-    x, grid = layers.PatchEmbed(
-      self.image_size, self.patch_size, self.width, self.dtype, name='embed'
-    )(images)
+    p = self.patch_size
+    grid = patches.grid_size(images.shape[1:3], p)
+    grids = padding.token_grids(sizes, p, grid)
+    mask = padding.token_mask(grids, grid)
+    x = patches.PatchEmbed(
+      self.image_size, p, self.width, self.dtype, name='embed'
+    )(images, grids)
     groups, assigned, hidden = None, [], []
     for i, rates in enumerate(self.drop_path_rates()):
       stage = self.stage(i, rates)
-      x, groups, maps = stage(x, groups, train)
+      x, groups, maps = stage(x, groups, train, mask)
       hidden.append(x)
       if maps:
         assigned.append(maps)
+        mask = None  # groups have no padding
     norm = layers.layer_norm(jnp.float32, 'norm')
     x = norm(x)
     soft, noisy, parts = zip(*assigned, strict=True) if assigned else ((),) * 3
-    return x.mean(axis=1), {
+    pooled = padding.mean(x, mask)
+    out = {
       'groups': x,
       'parts': norm(parts[-1]) if parts else x,
       'assignments': soft,
@@ -197,6 +214,9 @@ class GroupViT(nn.Module):
       'hidden': tuple(hidden),
       'grid': grid,
     }
+    if grids is not None:
+      out['grids'] = grids
+    return pooled, out
 
   def stage(self, i: int, drop_path: Sequence[float]) -> Stage:
     """The i-th stage, from the fields."""

@@ -5,7 +5,7 @@ batch-norm statistics, bicubic kernel), so that released weights carry over.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -299,87 +299,6 @@ def block_class(remat: bool) -> type[nn.Module]:
   """`Block`, or `Block` that recomputes its activations backwards."""
   # Arguments count from self = 0, so `train` is 2.
   return nn.remat(Block, static_argnums=(2,)) if remat else Block
-
-
-class PatchEmbed(nn.Module):
-  """Patches to tokens: linear, LayerNorm, learned positions.
-
-  Positions are stored for the grid of `image_size` and resized bicubically for
-  any other grid. Pixels beyond the last whole patch are not read.
-
-  Attributes:
-    image_size: pixels, one number or (height, width).
-    patch_size: side of a square patch in pixels.
-    width: token width.
-    dtype: of the computation; parameters are float32.
-  """
-
-  image_size: int | Sequence[int]
-  patch_size: int
-  width: int
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self, images: Float[Array, 'b h w 3']
-  ) -> tuple[Float[Array, 'b n d'], tuple[int, int]]:
-    """Returns tokens in row-major order and the (h, w) of their grid."""
-    p = self.patch_size
-    (h, w) = grid = grid_size(images.shape[1:3], p)
-    kernel = self.param('kernel', TORCH_DEFAULT, (p, p, 3, self.width))
-    bias = self.param('bias', torch_bias(p * p * 3), (self.width,))
-    # A matmul over cut patches: on a CPU, its gradient takes a third of the
-    # time of the convolution's.
-    x = images[:, : h * p, : w * p].astype(self.dtype)
-    x = x.reshape(-1, h, p, w, p, 3).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(-1, h * w, p * p * 3)
-    x = x @ kernel.reshape(-1, self.width).astype(self.dtype)
-    x = layer_norm(self.dtype, 'norm')(x + bias.astype(self.dtype))
-
-    trained = grid_size(self.image_size, p)
-    positions = self.param(
-      'positions', NORMAL_02, (1, trained[0] * trained[1], self.width)
-    )
-    positions = resize_positions(positions, trained, grid)
-    return x + positions.astype(self.dtype), grid
-
-
-def grid_size(size: int | Sequence[int], patch_size: int) -> tuple[int, int]:
-  """Whole patches of an image of `size` pixels (one side, or h and w)."""
-  h, w = (size, size) if isinstance(size, int) else size
-  if min(h, w) < patch_size:
-    raise ValueError(
-      f'an image of {h}x{w} pixels is smaller than one patch of '
-      f'{patch_size}x{patch_size}; resize it before the model'
-    )
-  return h // patch_size, w // patch_size
-
-
-def resize_positions(
-  positions: Float[Array, '1 n d'],
-  trained: tuple[int, int],
-  grid: tuple[int, int],
-) -> Float[Array, '1 m d']:
-  """Bicubic resize of position embeddings between token grids.
-
-  As `torch.nn.functional.interpolate(mode='bicubic', align_corners=False)`:
-  kernel a=-.75, edges repeated, no antialiasing.
-
-  Args:
-    positions: one vector per token, row-major.
-    trained: (h, w) of the grid of `positions`.
-    grid: (h, w) that is wanted.
-
-  Returns:
-    One vector for each of the h * w tokens wanted.
-  """
-  if trained == grid:
-    return positions
-  x = positions.reshape(1, *trained, -1)
-  x = jax.image.resize(
-    x, (1, *grid, x.shape[-1]), 'cubic-pytorch', antialias=False
-  )
-  return x.reshape(1, grid[0] * grid[1], -1)
 
 
 class BatchNorm(nn.Module):

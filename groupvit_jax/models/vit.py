@@ -10,9 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from groupvit_jax.models import layers
+from groupvit_jax.models import layers, padding, patches
 
 
 class ViT(nn.Module):
@@ -41,21 +41,32 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(
-    self, images: Float[Array, 'b h w 3'], *, train: bool = False
+    self,
+    images: Float[Array, 'b h w 3'],
+    *,
+    train: bool = False,
+    sizes: Int[Array, 'b 2'] | None = None,
   ) -> tuple[Float[Array, 'b d'], dict]:
     """Encodes images that are already normalised.
 
     Args:
       images: any size of at least one patch.
       train: drop paths, from the rng collection 'drop_path'.
+      sizes: real (height, width) in pixels of pictures that lie in the top left
+        corner of their canvas; None: the canvas is the picture.
 
     Returns:
       The mean of the patch tokens, b d, and a dict: tokens (b n d, after the
-      last norm) and grid (their (h, w), plain ints).
+      last norm); grid (their (h, w), plain ints); with sizes, grids (b 2, the
+      same of every picture; tokens beyond mean nothing).
     """
-    x, grid = layers.PatchEmbed(
-      self.image_size, self.patch_size, self.width, self.dtype, name='embed'
-    )(images)
+    p = self.patch_size
+    grid = patches.grid_size(images.shape[1:3], p)
+    grids = padding.token_grids(sizes, p, grid)
+    mask = padding.token_mask(grids, grid)
+    x = patches.PatchEmbed(
+      self.image_size, p, self.width, self.dtype, name='embed'
+    )(images, grids)
     block = layers.block_class(self.remat)
     rates = np.linspace(0, self.drop_path_rate, self.depth).tolist()
     init = nn.initializers.normal(self.init_std)
@@ -69,6 +80,9 @@ class ViT(nn.Module):
         out_init=init,
         dtype=self.dtype,
         name=f'block_{i}',
-      )(x, train)
+      )(x, train, padding.key_mask(mask))
     x = layers.layer_norm(jnp.float32, 'norm')(x)
-    return x.mean(axis=1), {'tokens': x, 'grid': grid}
+    out = {'tokens': x, 'grid': grid}
+    if grids is not None:
+      out['grids'] = grids
+    return padding.mean(x, mask), out

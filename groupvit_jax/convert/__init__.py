@@ -1,0 +1,61 @@
+"""Weights from elsewhere become ours, and ours Hugging Face's.
+
+    from groupvit_jax import convert
+
+    print(convert.convert('group_vit_gcc_yfcc_30e.pth', 'groupvit'))
+    model = convert.load_source('groupvit')  # or any source, at once
+
+A table of names per source (`keymaps_*.py`) maps every array or raises; sizes
+are read from the weights; pickles are read without unpickling objects.
+"""
+
+import os
+
+from groupvit_jax import model_folder
+from groupvit_jax.convert.flax_to_torch import save_huggingface
+from groupvit_jax.convert.torch_to_flax import load_source
+from groupvit_jax.errors import ModelError
+from groupvit_jax.model_folder import Converted, describe
+
+FORMATS = ('groupvit_jax', 'huggingface')
+
+__all__ = [
+  'FORMATS',
+  'Converted',
+  'convert',
+  'describe',
+  'load_source',
+  'save_huggingface',
+]
+
+
+def convert(
+  source: str | os.PathLike,
+  out: str | os.PathLike,
+  to: str = 'groupvit_jax',
+  overwrite: bool = False,
+) -> str:
+  """Converts a model from any source that `load_source` reads.
+
+  Args:
+    source: where the model is.
+    out: the folder to write; its parents are created.
+    to: 'groupvit_jax' (a model folder) or 'huggingface'.
+    overwrite: replace a model folder at `out`.
+
+  Returns:
+    What was found and written, in lines for a reader.
+
+  Raises:
+    ModelError: the source cannot be read, or the folder cannot be written.
+  """
+  if to not in FORMATS:
+    raise ModelError(f'unknown format {to!r}; choose {" or ".join(FORMATS)}')
+  converted = load_source(source)
+  write = save_huggingface if to == 'huggingface' else _write
+  folder = write(converted, out, overwrite=overwrite)
+  return f'{describe(converted)}\n{"written to:":<15}{folder}'
+
+
+def _write(converted, out, *, overwrite):
+  return model_folder.write(out, converted, overwrite=overwrite)

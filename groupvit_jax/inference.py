@@ -1,0 +1,53 @@
+"""`load`: any trained weights, ready to be asked for segments and classes.
+
+What inference consists of is in the modules that continue this one's name.
+"""
+
+import os
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from groupvit_jax import convert, inference_programs
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.inference_images import ImageError, open_image
+from groupvit_jax.inference_model import RELEASED, Model
+from groupvit_jax.inference_result import Segmentation
+from groupvit_jax.inference_words import LabelError
+
+__all__ = [
+  'RELEASED',
+  'ImageError',
+  'LabelError',
+  'Model',
+  'SegmentConfig',
+  'Segmentation',
+  'load',
+  'open_image',
+]
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  dtype: DTypeLike = jnp.float32,
+  compilation_cache: str | os.PathLike | bool = True,
+) -> Model:
+  """Opens a trained model.
+
+  Args:
+    path: a model folder, or any other source that `groupvit convert` accepts:
+      original `.pth` files, Hugging Face folders, CLIP, a training workdir.
+    dtype: of the computation; parameters and results are float32.
+    compilation_cache: where compiled programs are kept for the next process:
+      True for ~/.cache/groupvit_jax/compiled (unless JAX was given a place),
+      False for nowhere, or a folder.
+
+  Returns:
+    The model.
+
+  Raises:
+    errors.ModelError: nothing there that can be read; the message says why.
+  """
+  inference_programs.keep_compiled(compilation_cache)
+  return Model(convert.load_source(path), dtype=dtype)

@@ -1,0 +1,233 @@
+"""Pictures through the network in batches of few shapes.
+
+Files are read and scaled by threads while the batch before is computed.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, UInt8
+from PIL import Image
+
+from groupvit_jax import (
+  inference_field,
+  inference_images,
+  inference_programs,
+  inference_sizes,
+)
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+  """What the network's groups are compared with.
+
+  Attributes:
+    text: unit vectors of every class's names, padded.
+    valid: which classes are real.
+    scale: the learned temperature.
+  """
+
+  text: Float[Array, 'c s e']
+  valid: Bool[Array, 'c']
+  scale: Float[Array, '']
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A picture that is ready for the network.
+
+  Attributes:
+    image: its pixels as read.
+    scaled: its pixels as the network sees them.
+    windows: (top, left, height, width) in `scaled`.
+  """
+
+  image: UInt8[np.ndarray, 'h w 3']
+  scaled: UInt8[np.ndarray, 'H W 3']
+  windows: Sequence[tuple[int, int, int, int]]
+
+
+def prepare(
+  source: inference_images.Source, name: str, plan: inference_sizes.Plan
+) -> Picture:
+  """Opens and scales a picture; see `open_image` for what is refused."""
+  image = inference_images.open_image(source, name)
+  size = inference_sizes.scaled_size(image.shape[:2], plan, name)
+  scaled = inference_sizes.resize(image, size)
+  return Picture(image, scaled, inference_sizes.windows(size, plan))
+
+
+def ahead(function, items: Sequence, chunk: int) -> Iterator[list]:
+  """Lists of results of `function`, the next ones under way in threads.
+
+  Args:
+    function: of one item.
+    items: its arguments.
+    chunk: results in a list; two such lists are held at most.
+
+  Yields:
+    The results in order. An error of `function` is raised here.
+  """
+  parts = [items[i : i + chunk] for i in range(0, len(items), chunk)]
+  if len(items) == 1:
+    yield [function(items[0])]
+    return
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    try:
+      pending = [pool.submit(function, item) for item in parts[0]]
+      for following in [*parts[1:], []]:
+        done = [future.result() for future in pending]
+        pending = [pool.submit(function, item) for item in following]
+        yield done
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+def fields(
+  programs: inference_programs.Programs,
+  variables: Any,
+  pictures: Sequence[Picture],
+  words: Words,
+  plan: inference_sizes.Plan,
+  config: SegmentConfig,
+  batch_size: int,
+) -> list[inference_field.Field]:
+  """Scores of pictures; each window goes through the encoder once.
+
+  Args:
+    programs: of the model.
+    variables: its params and batch_stats.
+    pictures: of any sizes.
+    words: to name groups by.
+    plan: canvases and windows.
+    config: the rule.
+    batch_size: windows that go together at most.
+
+  Returns:
+    A field per picture.
+  """
+  items = [(p, window) for p in pictures for window in p.windows]
+  keys = [inference_sizes.canvas(window[2:], plan) for _, window in items]
+  # All are dispatched before the first is waited for.
+  running = [
+    (
+      places,
+      _run(programs, variables, [items[i] for i in places], key, words, config),
+    )
+    for key, places in inference_sizes.batches(keys, batch_size)
+  ]
+  found = [None] * len(items)
+  for places, result in running:
+    result = jax.device_get(result)
+    tables, limits = _tables(
+      result['scores'][: len(places), :, : int(np.sum(words.valid))], config
+    )
+    for j, i in enumerate(places):
+      window = items[i][1]
+      found[i] = _window(result, j, window, tables[j], limits[j], plan, config)
+  remaining = iter(found)
+  return [
+    inference_field.Field(
+      p.scaled.shape[:2], tuple(next(remaining) for _ in p.windows)
+    )
+    for p in pictures
+  ]
+
+
+def _run(programs, variables, items, canvas, words, config):
+  """Starts one batch; `items` are pictures with the window that is meant."""
+  count = inference_sizes.bucket(len(items))
+  crops = [
+    p.scaled[top : top + height, left : left + width]
+    for p, (top, left, height, width) in items
+  ]
+  images = inference_sizes.paste(crops, canvas, count)
+  # What fills the batch up is black, and as large as the canvas.
+  sizes = [crop.shape[:2] for crop in crops] + [canvas] * (count - len(crops))
+  padded = any(size != canvas for size in sizes)
+  sizes = jnp.asarray(sizes, jnp.int32) if padded else None
+  result = programs.regions(variables, images, sizes, soft=not config.one_hot)
+  result['scores'] = inference_programs.score_groups(
+    config,
+    result['image'],
+    result['embeddings'],
+    words.text,
+    words.valid,
+    words.scale,
+  )
+  return {name: result[name] for name in ('scores', 'pixels', 'stages')}
+
+
+def _tables(
+  scores: Float32[np.ndarray, 'b g c'], config: SegmentConfig
+) -> tuple[np.ndarray, list[float | None]]:
+  """Scores with the background first, and its limits where pixels decide."""
+  none = [None] * len(scores)
+  if config.background_threshold is None:
+    return scores, none
+  best = scores.max((1, 2))
+  limit = np.full_like(best, config.background_threshold)
+  if config.relative_threshold:
+    limit = np.minimum(limit, best)
+  background = np.zeros((*scores.shape[:2], 1), np.float32)
+  if config.one_hot:
+    background[..., 0] = scores.max(-1) < limit[:, None]
+  limits = none if config.one_hot else limit.tolist()
+  return np.concatenate([background, scores], -1), limits
+
+
+def _window(result, j, window, table, limit, plan, config):
+  top, left, height, width = window
+  pixels = result['pixels'][j, :height, :width].copy()
+  grid = height // plan.patch_size, width // plan.patch_size
+  return inference_field.Window(
+    top,
+    left,
+    table,
+    groups=pixels if config.one_hot else None,
+    maps=None if config.one_hot else pixels,
+    limit=limit,
+    # Copies, so that a result does not hold its whole batch.
+    stages=tuple(
+      maps[j, : grid[0], : grid[1]].copy() for maps in result['stages']
+    ),
+  )
+
+
+def crop(
+  image: UInt8[np.ndarray, 'h w 3'],
+  size: tuple[int, int],
+  *,
+  clip: bool = False,
+) -> UInt8[np.ndarray, 'H W 3']:
+  """The middle of a picture, as it is classified.
+
+  Args:
+    image: RGB pixels.
+    size: (H, W) that the model was trained on.
+    clip: as CLIP does: the shorter side is scaled to the crop's, bicubically,
+      instead of 8/7 of it (256 for 224), bilinearly.
+
+  Returns:
+    RGB pixels, as torchvision's Resize and CenterCrop give them.
+  """
+  short = max(round(min(size) * (1 if clip else 256 / 224)), *size)
+  resample = Image.Resampling.BICUBIC if clip else Image.Resampling.BILINEAR
+  sides = image.shape[:2]
+  # The longer side is rounded down, as there.
+  scaled = [short * side // min(sides) for side in sides]
+  picture = Image.fromarray(image).resize(scaled[::-1], resample)
+  top, left = (
+    round((old - new) / 2) for old, new in zip(scaled, size, strict=True)
+  )
+  picture = picture.crop((left, top, left + size[1], top + size[0]))
+  return np.asarray(picture)

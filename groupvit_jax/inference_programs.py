@@ -1,0 +1,169 @@
+"""What inference compiles, and where compiled programs are kept.
+
+One program per canvas and batch for the encoder, one per batch and padded
+number of classes for the scores; no picture and no vocabulary adds another.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Array, Float, Int, UInt8
+
+from groupvit_jax.evaluation import segmentation
+
+CACHE = '~/.cache/groupvit_jax/compiled'
+
+
+def keep_compiled(folder: str | os.PathLike | bool = True) -> None:
+  """Keeps compiled programs on disk, so that the next process begins at once.
+
+  Args:
+    folder: True for the user's cache folder, unless JAX was given one already;
+      False leaves JAX as it is. A folder that cannot be written is not used.
+  """
+  if folder is False:
+    return
+  if folder is True:
+    if jax.config.jax_compilation_cache_dir:
+      return
+    root = os.environ.get('XDG_CACHE_HOME')
+    folder = f'{root}/groupvit_jax/compiled' if root else CACHE
+  folder = pathlib.Path(folder).expanduser()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return  # a read-only home costs time, and is no reason to fail
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  # Its default passes over what compiles in less than a second.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  # JAX decides at the first compilation of a process whether there is a cache.
+  compilation_cache.reset_cache()
+
+
+class Programs:
+  """The compiled functions of one model.
+
+  Attributes:
+    module: the dual encoder.
+    patch_size: side of its tokens in pixels.
+  """
+
+  def __init__(
+    self,
+    module: nn.Module,
+    mean: Sequence[float],
+    std: Sequence[float],
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      module: a `DualEncoder`.
+      mean, std: of the channels in 0..1, what the weights were trained with.
+    """
+    self.module = module
+    self.patch_size = module.image.patch_size
+    self._scale = 1 / (255 * np.asarray(std, np.float32))
+    self._shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    self.regions = jax.jit(self._regions, static_argnames='soft')
+    self.image = jax.jit(self._image)
+    self.text = jax.jit(self._text)
+    self.scale = jax.jit(self._temperature)
+
+  def normalize(
+    self, images: UInt8[Array, 'b h w 3'] | Float[Array, 'b h w 3']
+  ) -> Float[Array, 'b h w 3']:
+    """Pixels as the encoder wants them; floating ones are so already."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+      return images
+    return images.astype(jnp.float32) * self._scale - self._shift
+
+  def _image(self, variables, images):
+    images = self.normalize(images)
+    return self.module.apply(variables, images, method='encode_image')
+
+  def _text(self, variables, tokens):
+    return self.module.apply(
+      variables, tokens, normalize=False, method='encode_text'
+    )
+
+  def _temperature(self, variables):
+    return self.module.apply(variables, method='scale')
+
+  def _regions(
+    self,
+    variables: Mapping[str, Any],
+    images: UInt8[Array, 'b h w 3'],
+    sizes: Int[Array, 'b 2'] | None,
+    soft: bool,
+  ) -> dict[str, Any]:
+    """Everything of a batch of pictures that does not depend on words.
+
+    Args:
+      variables: params and batch_stats.
+      images: pictures in the top left corners of their canvas.
+      sizes: (height, width) of each; None if all fill the canvas.
+      soft: return the share of every group instead of the strongest group.
+
+    Returns:
+      image (b e), embeddings (b g e), stages (maps on the token grid), and
+      pixels: b h w of groups, or b h w g of their shares.
+    """
+    images = self.normalize(images)
+    regions = self.module.apply(
+      variables, images, sizes, method='encode_regions'
+    )
+    maps = segmentation.final_maps(regions)
+    canvas = images.shape[1:3]
+    if sizes is None:
+      pixels = segmentation.resize_maps(maps, canvas)
+    else:
+      pixels = segmentation.resize_maps_to(
+        maps, sizes // self.patch_size, sizes, canvas
+      )
+    if not soft:
+      small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
+      pixels = pixels.argmax(-1).astype(small)
+    return {
+      'image': regions['image'],
+      'embeddings': regions['embeddings'],
+      'stages': regions['stages'],
+      'pixels': pixels,
+    }
+
+
+def score_groups(
+  config: segmentation.SegmentConfig,
+  image: Float[Array, 'b e'],
+  embeddings: Float[Array, 'b g e'],
+  text: Float[Array, 'c *s e'],
+  valid: Array,
+  scale: Float[Array, ''],
+) -> Float[Array, 'b g c']:
+  """`segmentation.group_scores`, compiled once per shape and rule."""
+  if config.scale is not None:
+    scale = config.scale
+  # Of the options only those that the rule reads: the others would compile the
+  # same program again.
+  rule = dataclasses.replace(
+    segmentation.SegmentConfig(),
+    top_k=config.top_k,
+    group_softmax=config.group_softmax,
+    gated_softmax=config.gated_softmax,
+  )
+  return _score_groups(rule, image, embeddings, text, valid, jnp.float32(scale))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score_groups(rule, image, embeddings, text, valid, scale):
+  return segmentation.group_scores(
+    image, embeddings, text, scale, rule, valid=valid
+  )

@@ -1,0 +1,205 @@
+"""Sizes of pictures at inference: a few static canvases for all of them.
+
+A picture is scaled by its shorter side, cut into windows if asked for, and put
+into the top left corner of a canvas, so that few shapes are ever compiled.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from groupvit_jax.evaluation import segmentation
+from groupvit_jax.inference_images import ImageError
+
+# The longer side of a canvas in 28ths of the shorter one: 38 fits pictures of
+# 4:3, 43 of 3:2, 50 of 16:9, and 128 is the released limit, 2048 : 448.
+LONG_SIDES = (28, 32, 38, 43, 50, 64, 96, 128)
+_UNIT = 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How pictures become inputs: pixels, all resolved.
+
+  Attributes:
+    short_side, long_side: a picture is scaled until its shorter side is the
+      one, or its longer the other, whichever comes first.
+    window, stride: of the windows; None for whole pictures.
+    patch_size: side of a token.
+  """
+
+  short_side: int
+  long_side: int
+  window: int | None
+  stride: int | None
+  patch_size: int
+
+
+def plan(
+  config: segmentation.SegmentConfig, short_side: int, patch_size: int
+) -> Plan:
+  """Fills in what a config leaves to the model.
+
+  Args:
+    config: see `SegmentConfig`.
+    short_side: the model's own.
+    patch_size: the model's.
+
+  Returns:
+    The plan. Where only the shorter side is given, longer side, window and
+    stride follow it in the released proportions (2048, 448, 224 to 448).
+
+  Raises:
+    ValueError: a side without room for a token, or a stride that skips pixels.
+  """
+  short = config.short_side or short_side
+  long = config.long_side or round(short * LONG_SIDES[-1] / _UNIT)
+  window = stride = None
+  if config.mode == 'slide':
+    window = config.window or short
+    stride = config.stride or max(1, window // 2)
+    if stride > window:
+      raise ValueError(
+        f'A stride of {stride} skips pixels between windows of {window}; give '
+        'a stride of at most the window.'
+      )
+  sides = {'short_side': short, 'long_side': long, 'window': window}
+  for name, side in sides.items():
+    if side is not None and side < patch_size:
+      raise ValueError(
+        f'{name}={side} is less than one patch of {patch_size} pixels.'
+      )
+  if long < short:
+    raise ValueError(f'long_side={long} is less than short_side={short}.')
+  return Plan(short, long, window, stride, patch_size)
+
+
+def scaled_size(
+  size: tuple[int, int], plan: Plan, name: str = 'the picture'
+) -> tuple[int, int]:
+  """The (h, w) at which the network sees a picture (as mmcv rounds it).
+
+  Raises:
+    ImageError: the picture is so long and thin that, scaled, it has no room for
+      a token.
+  """
+  scale = min(plan.short_side / min(size), plan.long_side / max(size))
+  height, width = (int(side * scale + 0.5) for side in size)
+  if min(height, width) < plan.patch_size:
+    raise ImageError(
+      f'{name} is {size[1]:,} x {size[0]:,} pixels: too long and thin to '
+      'segment; crop it into parts first.'
+    )
+  return height, width
+
+
+def canvas(size: tuple[int, int], plan: Plan) -> tuple[int, int]:
+  """The smallest canvas (h, w) in pixels that holds a scaled picture."""
+  patch = plan.patch_size
+  basis = plan.window or plan.short_side
+  short = math.ceil(basis / patch)
+  if plan.window:
+    return short * patch, short * patch
+  largest = math.ceil(plan.long_side / patch)
+  sides = [min(math.ceil(short * long / _UNIT), largest) for long in LONG_SIDES]
+  sides.append(largest)
+  long = next(side for side in sides if side * patch >= max(size))
+  if size[0] > size[1]:
+    return long * patch, short * patch
+  return short * patch, long * patch
+
+
+def windows(
+  size: tuple[int, int], plan: Plan
+) -> list[tuple[int, int, int, int]]:
+  """Windows (top, left, height, width) over a scaled picture.
+
+  As mmsegmentation lays them: in steps of the stride, the last one shifted
+  inward; a picture smaller than a window is its own.
+  """
+  if not plan.window:
+    return [(0, 0, *size)]
+  tops, lefts = (_starts(side, plan.window, plan.stride) for side in size)
+  height, width = (min(side, plan.window) for side in size)
+  return [(top, left, height, width) for top in tops for left in lefts]
+
+
+def _starts(side, window, stride):
+  """Where windows begin along one side."""
+  steps = max(side - window + stride - 1, 0) // stride + 1
+  return [max(min(i * stride, side - window), 0) for i in range(steps)]
+
+
+def resize(
+  image: UInt8[np.ndarray, 'h w 3'], size: tuple[int, int]
+) -> UInt8[np.ndarray, 'H W 3']:
+  """Bilinear without antialiasing, in OpenCV's arithmetic.
+
+  The released pipeline scales pictures by `cv2.resize`, which reads the four
+  nearest pixels and rounds weights to 1/2048 (OpenCV, resize.cpp, INTER_LINEAR
+  of 8-bit pixels); antialiasing changes what the network sees.
+  """
+  if image.shape[:2] == tuple(size):
+    return image
+  top, bottom, down = _taps(image.shape[0], size[0])
+  left, right, across = _taps(image.shape[1], size[1])
+  across = across[:, None]
+
+  def row(index):
+    # The needed rows first: a photo has many more than are looked at.
+    rows = image[index]
+    first, second = rows[:, left], rows[:, right]
+    mixed = first * (2048 - across) + second * across  # int32
+    return mixed >> 4
+
+  down = down[:, None, None]
+  upper = (row(top) * (2048 - down)) >> 16
+  lower = (row(bottom) * down) >> 16
+  return ((upper + lower + 2) >> 2).astype(np.uint8)
+
+
+def _taps(old, new):
+  """Both neighbours of each new pixel, and the second's weight in 2048ths."""
+  place = (np.arange(new) + 0.5) * (old / new) - 0.5
+  place = place.astype(np.float32).clip(0, old - 1)
+  first = np.floor(place).astype(np.int32)
+  weight = np.rint((place - first) * 2048).astype(np.int32)
+  return first, np.minimum(first + 1, old - 1), weight
+
+
+def paste(
+  pictures: Sequence[UInt8[np.ndarray, '_h _w 3']],
+  canvas: tuple[int, int],
+  count: int,
+) -> UInt8[np.ndarray, 'b H W 3']:
+  """Pictures in the top left corners of `count` canvases, the rest black."""
+  out = np.zeros((count, *canvas, 3), np.uint8)
+  for place, picture in zip(out, pictures, strict=False):
+    place[: picture.shape[0], : picture.shape[1]] = picture
+  return out
+
+
+def bucket(count: int, smallest: int = 1) -> int:
+  """The next power of two, at least `smallest`."""
+  return max(smallest, 1 << max(count - 1, 0).bit_length())
+
+
+def batches(keys: Sequence, batch_size: int) -> Iterator[tuple[object, list]]:
+  """Splits positions into batches of one key each, in order of appearance.
+
+  Args:
+    keys: a hashable per item (its canvas).
+    batch_size: the most that go together.
+
+  Yields:
+    (key, positions of at most `batch_size` items that have it).
+  """
+  together = {}
+  for i, key in enumerate(keys):
+    together.setdefault(key, []).append(i)
+  for key, places in together.items():
+    for start in range(0, len(places), batch_size):
+      yield key, places[start : start + batch_size]

@@ -1,0 +1,230 @@
+"""Class names to text embeddings: synonyms, templates, and a memory.
+
+Prompts are encoded in batches of a few static shapes; a name's embedding is
+kept, so that the next picture, or another list with the same name, is free.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+
+from groupvit_jax import errors, inference_sizes
+from groupvit_jax.text import prompts
+from groupvit_jax.text.tokenizer import Tokenizer
+
+BACKGROUND = 'background'
+SYNONYM = '|'
+
+_LENGTHS = (16, 32)  # and the whole context
+_PROMPTS = 8, 256  # at a time: the fewest and the most
+_CLASSES = 8  # the smallest padded list of classes
+_KEPT = 20_000  # embeddings
+
+
+class LabelError(errors.UserError, ValueError):
+  """A list of class names that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """Classes to tell apart; each has one name or several that mean the same.
+
+  Attributes:
+    classes: the names of each class; the first one is shown.
+  """
+
+  classes: tuple[tuple[str, ...], ...]
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """What each class is called in results."""
+    return tuple(names[0] for names in self.classes)
+
+  @property
+  def words(self) -> tuple[str, ...]:
+    """All names of all classes; no two are equal."""
+    return tuple(word for names in self.classes for word in names)
+
+
+def vocabulary(names: Sequence[str], background: bool = False) -> Vocabulary:
+  """Reads a list of class names.
+
+  Args:
+    names: such as 'dog' or, of one class, 'person|man|woman'.
+    background: whether the result has a class for what is none of them. Then
+      'background' as the first name is that class (as in the label lists of the
+      released code), and has no prompt.
+
+  Returns:
+    The classes, without the background.
+
+  Raises:
+    LabelError: no names, an empty one, or one that stands twice (upper and
+      lower case are the same to the model).
+  """
+  if isinstance(names, str):
+    raise LabelError(
+      f'Class names come as a list; for one class, write [{names!r}].'
+    )
+  names = list(names)
+  strange = [name for name in names if not isinstance(name, str)]
+  if strange:
+    raise LabelError(f'Class names are texts, and {strange[0]!r} is not.')
+  if background and names and names[0].strip().lower() == BACKGROUND:
+    names = names[1:]
+  if not names:
+    raise LabelError('The list of class names is empty; give at least one.')
+  classes = tuple(
+    tuple(' '.join(word.split()) for word in name.split(SYNONYM))
+    for name in names
+  )
+  seen = set()
+  for name, words in zip(names, classes, strict=True):
+    for word in words:
+      if not word:
+        raise LabelError(f'Class name {name!r} is empty, or a part of it is.')
+      if word.lower() in seen:
+        raise LabelError(
+          f'Class name {word[:60]!r} stands twice in the list; each may stand '
+          'once.'
+        )
+      seen.add(word.lower())
+  if background and BACKGROUND in seen:
+    raise LabelError(
+      "'background' is what no other class claims; leave it out, or put it "
+      'first.'
+    )
+  return Vocabulary(classes)
+
+
+def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
+  """Prompt templates by name (simple, subset, full), or the user's own.
+
+  Raises:
+    LabelError: an unknown name, or a template without a place for the class.
+  """
+  if isinstance(templates, str):
+    if templates in prompts.TEMPLATES:
+      return prompts.TEMPLATES[templates]
+    if '{}' in templates:
+      return (templates,)
+    raise LabelError(
+      f'templates={templates!r} is unknown; choose one of '
+      f"{', '.join(prompts.TEMPLATES)}, or write your own with '{{}}'."
+    )
+  with errors.explained_as(LabelError):
+    return prompts.check_templates(list(templates))
+
+
+class TextEncoder:
+  """Texts to unit vectors, remembering them."""
+
+  def __init__(
+    self,
+    encode: Callable[[Int32[np.ndarray, 'n l']], Any],
+    tokenizer: Tokenizer,
+  ):
+    """Prepares an empty memory.
+
+    Args:
+      encode: token rows to embeddings as the projector gives them, n e.
+      tokenizer: see `text.tokenizer.Tokenizer`.
+    """
+    self._encode = encode
+    self._tokenizer = tokenizer
+    self._known = {}
+
+  def __call__(
+    self, words: Sequence[str], templates: Sequence[str] = ('{}',)
+  ) -> Float32[np.ndarray, 'n e']:
+    """A unit vector per word: the mean over its prompts, then normalised.
+
+    The released code averages what the projector gives, not unit vectors.
+
+    Args:
+      words: n names, or whole texts with the default template.
+      templates: prompts with a '{}' each.
+
+    Returns:
+      Unit vectors.
+    """
+    templates = tuple(templates)
+    found = {word: self._known.get((word, templates)) for word in words}
+    missing = [word for word, vector in found.items() if vector is None]
+    if missing:
+      found |= zip(missing, self._embed(missing, templates), strict=True)
+      if len(self._known) + len(missing) > _KEPT:
+        self._known.clear()
+      self._known |= {(word, templates): found[word] for word in missing}
+    return np.stack([found[word] for word in words])
+
+  def _embed(self, words, templates):
+    self._warn_of_long(words, templates)
+    texts = [
+      prompts.fill(template, word) for word in words for template in templates
+    ]
+    tokens = self._cut(np.asarray(self._tokenizer(texts)))
+    fewest, most = _PROMPTS
+    vectors = []
+    for start in range(0, len(tokens), most):
+      chunk = tokens[start : start + most]
+      extra = inference_sizes.bucket(len(chunk), fewest) - len(chunk)
+      # Filled up with copies: a row of zeros has no end to be pooled at.
+      padded = np.pad(chunk, ((0, extra), (0, 0)), mode='edge')
+      vectors.append(np.asarray(self._encode(padded))[: len(chunk)])
+    vectors = np.concatenate(vectors).astype(np.float32)
+    vectors = vectors.reshape(len(words), len(templates), -1).mean(1)
+    return vectors / np.sqrt(np.square(vectors).sum(-1, keepdims=True) + 1e-12)
+
+  def _cut(self, tokens):
+    """Leaves out columns of padding; a causal encoder never sees them."""
+    used = int(np.flatnonzero((tokens != 0).any(0)).max(initial=0)) + 1
+    whole = tokens.shape[1]
+    return tokens[:, : next((n for n in _LENGTHS if used <= n < whole), whole)]
+
+  def _warn_of_long(self, words, templates):
+    room = self._tokenizer.context_length - 2
+    longest = max(templates, key=len)
+    for word in words:
+      prompt = prompts.fill(longest, word)
+      # A token stands for a byte at least.
+      if len(prompt.encode()) <= room:
+        continue
+      count = len(self._tokenizer.encode(prompt))
+      if count > room:
+        warnings.warn(
+          f'{word[:40] + "..." if len(word) > 40 else word!r} makes a prompt '
+          f'of {count} tokens; the model reads the first {room}.',
+          stacklevel=2,
+        )
+
+
+def class_matrix(
+  encoder: TextEncoder, vocabulary: Vocabulary, templates: Sequence[str]
+) -> tuple[Float32[np.ndarray, 'c s e'], Bool[np.ndarray, 'c']]:
+  """Embeddings of all names, padded to few static shapes.
+
+  Args:
+    encoder: of texts.
+    vocabulary: c' classes of at most s' names.
+    templates: prompts with a '{}' each.
+
+  Returns:
+    Unit vectors of every class's names (a class with fewer names has its first
+    one again, which changes no maximum), and which classes are real.
+  """
+  vectors = encoder(vocabulary.words, templates)
+  classes = vocabulary.classes
+  most = inference_sizes.bucket(max(map(len, classes)))
+  count = inference_sizes.bucket(len(classes), _CLASSES)
+  out = np.zeros((count, most, vectors.shape[-1]), np.float32)
+  start = 0
+  for row, names in zip(out, classes, strict=False):
+    row[:] = vectors[start]
+    row[: len(names)] = vectors[start : start + len(names)]
+    start += len(names)
+  return out, np.arange(count) < len(classes)

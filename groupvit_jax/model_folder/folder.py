@@ -1,0 +1,201 @@
+"""The model folder: weights, config, tokenizer and card, and nothing else.
+
+It is whole or not there: written under a scratch name, then renamed. What it
+holds is plain (JSON, safetensors), so reading it can run no foreign code.
+"""
+
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import safetensors
+
+from groupvit_jax.errors import ModelError
+from groupvit_jax.model_folder import card, tensors
+from groupvit_jax.model_folder.converted import Converted
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
+TOKENIZER = 'tokenizer.model'
+# In the header of the weights: tells them from Hugging Face's of that name.
+MARK = {'format': 'groupvit_jax'}
+
+
+def write(
+  folder: str | os.PathLike, converted: Converted, *, overwrite: bool = False
+) -> pathlib.Path:
+  """Writes a model folder.
+
+  Args:
+    folder: where; its parents are created.
+    converted: the model.
+    overwrite: replace a model folder that is there.
+
+  Returns:
+    The absolute path of the folder.
+
+  Raises:
+    ModelError: the folder exists, or cannot be written.
+  """
+
+  def fill(scratch: pathlib.Path) -> None:
+    arrays = tensors.flatten(converted.variables)
+    tensors.write(scratch / WEIGHTS, arrays, MARK)
+    tokenizer = converted.tokenizer
+    if tokenizer not in ('clip', None):
+      shutil.copyfile(tokenizer, scratch / TOKENIZER)
+      tokenizer = TOKENIZER
+    (scratch / CARD).write_text(card.model_card(converted))
+    config = {
+      'format': FORMAT,
+      'architecture': converted.architecture,
+      'preprocessing': converted.preprocessing,
+      'tokenizer': tokenizer,
+      'metadata': converted.metadata,
+      'sha256': tensors.digest(arrays),
+    }
+    text = json.dumps(config, indent=2) + '\n'
+    (scratch / CONFIG).write_text(text)
+
+  return write_folder(folder, fill, overwrite=overwrite)
+
+
+def is_model_folder(folder: str | os.PathLike) -> bool:
+  """Whether a folder is one of ours, be it half-written."""
+  folder = pathlib.Path(folder)
+  try:
+    if 'format' in json.loads((folder / CONFIG).read_text()):
+      return True
+  except (OSError, ValueError, TypeError):
+    pass
+  try:
+    with safetensors.safe_open(folder / WEIGHTS, 'numpy') as file:
+      return (file.metadata() or {}).get('format') == MARK['format']
+  except (OSError, safetensors.SafetensorError):
+    return False
+
+
+def read(folder: str | os.PathLike) -> Converted:
+  """Reads a model folder.
+
+  Raises:
+    ModelError: it is missing, half-written, damaged, or of a later version.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  config = _read_config(folder)
+  arrays, _ = tensors.read(folder / WEIGHTS)
+  if tensors.digest(arrays) != config['sha256']:
+    raise ModelError(
+      f'{folder / WEIGHTS} is not what was written: its checksum differs from '
+      f'that in {CONFIG}; copy or convert the model again'
+    )
+  tokenizer = config['tokenizer']
+  if tokenizer not in ('clip', None):
+    if not (folder / TOKENIZER).is_file():
+      raise ModelError(f'{folder} lacks {TOKENIZER}; copy the model again')
+    tokenizer = str(folder / TOKENIZER)
+  return Converted(
+    architecture=config['architecture'],
+    variables=tensors.nest(arrays),
+    tokenizer=tokenizer,
+    preprocessing=config['preprocessing'],
+    metadata=config['metadata'],
+  )
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+  path = folder / CONFIG
+  if not folder.is_dir():
+    raise ModelError(f'there is no model folder {folder}')
+  half = f'{folder} is a half-written model folder'
+  again = 'convert or copy the model again (--overwrite replaces the folder)'
+  for name in (CONFIG, WEIGHTS):
+    if not (folder / name).is_file():
+      raise ModelError(f'{half}, it lacks {name}; {again}')
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:
+    raise ModelError(
+      f'{half}, {CONFIG} breaks off ({error}); {again}'
+    ) from error
+  if not isinstance(config, dict) or config.get('format') != FORMAT:
+    found = config.get('format') if isinstance(config, dict) else None
+    raise ModelError(
+      f'{path} has format {found!r}, this version reads {FORMAT}; update '
+      'groupvit_jax, or convert the model with this version'
+    )
+  fields = ('architecture', 'preprocessing', 'tokenizer', 'metadata', 'sha256')
+  if missing := [name for name in fields if name not in config]:
+    raise ModelError(f'{path} lacks {", ".join(missing)}; {again}')
+  return config
+
+
+def write_folder(
+  folder: str | os.PathLike,
+  fill: Callable[[pathlib.Path], None],
+  *,
+  overwrite: bool,
+) -> pathlib.Path:
+  """Makes a folder that appears only when `fill` has written all of it.
+
+  Args:
+    folder: where; an empty folder counts as none.
+    fill: writes into the scratch folder that it is given.
+    overwrite: replace a folder of a model that is there.
+
+  Returns:
+    The absolute path of the folder.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  occupied = folder.exists() and not (
+    folder.is_dir() and not any(folder.iterdir())
+  )
+  if occupied and not overwrite:
+    raise ModelError(
+      f'{folder} exists; choose another place, or replace it with --overwrite'
+    )
+  if occupied and not _is_replaceable(folder):
+    raise ModelError(
+      f'{folder} holds other things than a model, and is left as it is; choose '
+      'another place'
+    )
+  scratch = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}')
+  try:
+    scratch.mkdir(parents=True)
+    fill(scratch)
+    for path in scratch.iterdir():
+      # Else a power cut could keep the new name without its content.
+      with path.open('rb') as file:
+        os.fsync(file.fileno())
+    _swap(scratch, folder)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ModelError(f'cannot write {folder}: {error}') from error
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+  return folder
+
+
+def _is_replaceable(folder: pathlib.Path) -> bool:
+  """Only what a model folder, ours or Hugging Face's, consists of."""
+  if not folder.is_dir():
+    return False
+  suffixes = {'.json', '.safetensors', '.txt', '.model', '.md'}
+  entries = list(folder.iterdir())
+  return all(e.is_file() and e.suffix in suffixes for e in entries) and any(
+    e.name in (CONFIG, WEIGHTS) for e in entries
+  )
+
+
+def _swap(scratch: pathlib.Path, folder: pathlib.Path) -> None:
+  """Puts `scratch` in the place of `folder`; what was there is removed."""
+  old = None
+  if folder.exists():
+    old = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.old')
+    folder.rename(old)
+  scratch.rename(folder)
+  if old:
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""Named arrays: safetensors files of them, nested dicts, and a checksum.
+
+Reading a safetensors file runs no foreign code, and needs no torch.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from groupvit_jax.errors import ModelError
+
+_DTYPES = {
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': ml_dtypes.bfloat16,
+  'I64': np.int64,
+  'I32': np.int32,
+  'I16': np.int16,
+  'I8': np.int8,
+  'U8': np.uint8,
+  'BOOL': np.bool_,
+}
+
+
+def write(
+  path: str | os.PathLike,
+  arrays: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str],
+) -> None:
+  """Writes a safetensors file."""
+  whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+  # ascontiguousarray makes scalars vectors.
+  whole = {name: x.reshape(np.shape(arrays[name])) for name, x in whole.items()}
+  safetensors.numpy.save_file(whole, path, dict(metadata))
+
+
+def read(
+  path: str | os.PathLike,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Reads a safetensors file: arrays by name as they are, and its metadata.
+
+  Raises:
+    ModelError: it is missing, truncated, or no such file.
+  """
+  try:
+    with safetensors.safe_open(path, 'numpy') as file:  # checks all of it
+      metadata = file.metadata() or {}
+    with open(path, 'rb') as file:
+      (length,) = struct.unpack('<Q', file.read(8))
+      header = json.loads(file.read(length))
+      data = np.fromfile(file, np.uint8)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ModelError(
+      f'{path} cannot be read ({error}); it is truncated or no safetensors file'
+    ) from error
+  header.pop('__metadata__', None)
+  arrays = {}
+  for name, entry in header.items():
+    if entry['dtype'] not in _DTYPES:
+      raise ModelError(
+        f'{path}: {name} is stored as {entry["dtype"]}; save the weights as '
+        'float32, float16 or bfloat16'
+      )
+    begin, end = entry['data_offsets']
+    array = data[begin:end].view(_DTYPES[entry['dtype']])
+    arrays[name] = array.reshape(entry['shape'])
+  return arrays, metadata
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+  """SHA-256 of names, types, shapes and bytes, whatever their order."""
+  sha = hashlib.sha256()
+  for name in sorted(arrays):
+    x = arrays[name]
+    sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
+    sha.update(np.ascontiguousarray(x))
+  return sha.hexdigest()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
+  """Arrays by path ('params/image/norm/scale') of nested dicts."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f'{prefix}{name}/'))
+    else:
+      flat[prefix + name] = np.asarray(value)
+  return flat
+
+
+def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """Nested dicts of arrays by path, with 'params' and 'batch_stats'."""
+  tree: dict[str, Any] = {'params': {}, 'batch_stats': {}}
+  for path, value in flat.items():
+    *folders, leaf = path.split('/')
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[leaf] = value
+  return tree

@@ -1,0 +1,127 @@
+"""Builds a model from its architecture, the one way to make one.
+
+An architecture is plain numbers, as a JSON file keeps them: what training
+reads from its config, and conversion from the shapes of foreign weights.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from groupvit_jax.models import clip_vit, dual_encoder, groupvit, text, vit
+
+IMAGE_ENCODERS = {
+  'groupvit': groupvit.GroupViT,
+  'vit': vit.ViT,
+  'clip_vit': clip_vit.ClipViT,
+}
+
+_TOP = (
+  'image_encoder',
+  'image',
+  'text',
+  'embed_dim',
+  'projector_width',
+  'projector_bias',
+  'separate_multi_label_scale',
+)
+# What has no right value but the trained one. Other fields of a module default
+# to the released model, so that a file from before an option was added is read.
+_SIZES = (
+  'image_size',
+  'patch_size',
+  'width',
+  'depth',
+  'depths',
+  'num_heads',
+  'num_group_tokens',
+  'num_output_groups',
+  'vocab_size',
+  'context_length',
+)
+# Not of the model but of how it is run, or flax's own.
+_RUNTIME = ('dtype', 'remat', 'name', 'parent')
+
+
+def build(
+  architecture: Mapping[str, Any],
+  *,
+  dtype: DTypeLike = jnp.float32,
+  remat: bool = False,
+  **image_options: Any,
+) -> dual_encoder.DualEncoder:
+  """The model of an architecture.
+
+  Args:
+    architecture: image_encoder (a name in `IMAGE_ENCODERS`), image (fields of
+      that module, sequences as lists), text (fields of `TextTransformer`),
+      embed_dim, projector_width (0: one linear layer), projector_bias,
+      separate_multi_label_scale. Sizes must be there; other fields of the two
+      encoders have the module's default.
+    dtype: of the computation; parameters are float32.
+    remat: recompute the encoders' activations backwards.
+    **image_options: fields of the image encoder, in place of those in
+      `architecture`.
+
+  Returns:
+    An unbound flax module.
+
+  Raises:
+    ValueError: for fields that are unknown or missing, naming them.
+  """
+  _check('architecture', architecture, _TOP, required=_TOP)
+  kind = architecture['image_encoder']
+  if kind not in IMAGE_ENCODERS:
+    raise ValueError(
+      f'architecture: unknown image_encoder {kind!r}; choose one of '
+      f'{", ".join(IMAGE_ENCODERS)}'
+    )
+  image = {**architecture['image'], **image_options}
+  options = {'dtype': dtype, 'remat': remat}
+  return dual_encoder.DualEncoder(
+    image=_module('image', IMAGE_ENCODERS[kind], image, options),
+    text=_module('text', text.TextTransformer, architecture['text'], options),
+    embed_dim=architecture['embed_dim'],
+    projector_width=architecture['projector_width'],
+    projector_bias=architecture['projector_bias'],
+    separate_multi_label_scale=architecture['separate_multi_label_scale'],
+    dtype=dtype,
+  )
+
+
+def fields(module: type[nn.Module]) -> tuple[str, ...]:
+  """Names of the fields that an architecture may set of an encoder."""
+  names = module.__dataclass_fields__
+  return tuple(name for name in names if name not in _RUNTIME)
+
+
+def _module(
+  part: str,
+  module: type[nn.Module],
+  values: Mapping[str, Any],
+  options: Mapping[str, Any],
+) -> nn.Module:
+  """One encoder, its lists made tuples, as flax must be able to hash it."""
+  known = fields(module)
+  required = [name for name in known if name in _SIZES]
+  _check(f'architecture, {part}', values, known, required)
+  values = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in values.items()
+  }
+  return module(**values, **options)
+
+
+def _check(where, values, known, required) -> None:
+  """Raises ValueError if fields are unknown or missing."""
+  unknown = [name for name in values if name not in known]
+  missing = [name for name in required if name not in values]
+  if unknown or missing:
+    said = [f'unknown fields: {", ".join(unknown)}'] if unknown else []
+    said += [f'missing fields: {", ".join(missing)}'] if missing else []
+    raise ValueError(
+      f'{where}: {"; ".join(said)}. The fields are {", ".join(known)}.'
+    )

@@ -1,0 +1,434 @@
+"""A model from pictures and words to labels, against the rules spelled out.
+
+The references run one unpadded picture at a time, through the functions of
+`evaluation/segmentation.py`.
+"""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import groupvit_jax
+from groupvit_jax import (
+  errors,
+  inference,
+  inference_batches,
+  inference_programs,
+  inference_sizes,
+)
+from groupvit_jax.evaluation import segmentation, zero_shot
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.models import build
+from groupvit_jax.text import clip_bpe, prompts
+
+NAMES = ['dog', 'grass', 'sky', 'old boat', 'red house', 'sea', 'man']
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
+ARCHITECTURE = {
+  'image_encoder': 'groupvit',
+  'image': {
+    'image_size': 16,
+    'patch_size': 4,
+    'width': 16,
+    'depths': [1, 1, 0],
+    'num_heads': 2,
+    'num_group_tokens': [6, 4, 0],
+    'num_output_groups': [6, 4, 0],
+    'center_keys': True,  # a random model's groups are else one group
+    'pre_assign_attn': False,
+  },
+  'text': {
+    'vocab_size': 49408,
+    'context_length': 77,
+    'width': 8,
+    'depth': 1,
+    'num_heads': 2,
+  },
+  'embed_dim': 12,
+  'projector_width': 20,
+  'projector_bias': True,
+  'separate_multi_label_scale': False,
+}
+
+
+def source(architecture=ARCHITECTURE, **changes):
+  """What conversion returns, of a random model whose groups differ."""
+  module = build.build(architecture)
+  rngs = {'params': jax.random.key(0), 'gumbel': jax.random.key(1)}
+  shapes = jax.eval_shape(
+    lambda: module.init(
+      rngs, jnp.zeros((1, 16, 16, 3)), jnp.ones((1, 1, 77), int)
+    )
+  )
+  rng = np.random.default_rng(3)
+
+  def draw(path, x):
+    name = str(path[-1].key)
+    if name in ('scale', 'var'):
+      return np.full(x.shape, 1, np.float32)
+    if name == 'logit_scale':
+      return np.float32(2)
+    size = 1.5 * x.shape[-2] ** -0.5 if name == 'kernel' else 0.5
+    size = 0.1 if name == 'bias' else size
+    return rng.normal(0, size, x.shape).astype(np.float32)
+
+  variables = jax.tree_util.tree_map_with_path(draw, dict(shapes))
+  return types.SimpleNamespace(
+    **{
+      'architecture': architecture,
+      'variables': variables,
+      'tokenizer': 'clip',
+      'preprocessing': {'mean': MEAN, 'std': STD, 'short_side': 32},
+      'metadata': {},
+    }
+    | changes
+  )
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return inference.Model(source())
+
+
+def photo(height, width, seed=0):
+  """A smooth picture with some structure."""
+  rng = np.random.default_rng(seed)
+  coarse = rng.integers(0, 256, (4, 5, 3), np.uint8)
+  picture = Image.fromarray(coarse).resize((width, height), Image.NEAREST)
+  noise = rng.integers(-20, 20, (height, width, 3))
+  return np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)
+
+
+@functools.cache
+def text_of(model, names=tuple(NAMES), templates=prompts.SIMPLE):
+  return zero_shot.class_embeddings(
+    lambda variables, tokens: model.module.apply(
+      variables, tokens, normalize=False, method='encode_text'
+    ),
+    model.variables,
+    clip_bpe.ClipTokenizer(),
+    names,
+    templates,
+  )
+
+
+@functools.cache
+def encoder_of(model):
+  return jax.jit(
+    lambda *args: model.module.apply(*args, method='encode_regions')
+  )
+
+
+def regions_of(model, scaled):
+  pixels = (scaled[None] / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+  return encoder_of(model)(model.variables, jnp.float32(pixels))
+
+
+def scaled_size(image, short=32):
+  scale = short / min(image.shape[:2])
+  return tuple(int(side * scale + 0.5) for side in image.shape[:2])
+
+
+def reference(model, image, config):
+  """Labels and scores of the picture alone and unpadded."""
+  size = scaled_size(image)
+  regions = regions_of(model, inference_sizes.resize(image, size))
+  scores = segmentation.segment_scores(
+    regions, text_of(model), model.scale, size, config
+  )
+  scores = segmentation.resize_maps(scores, image.shape[:2])[0]
+  return np.asarray(scores)
+
+
+def check(found, scores, wrong=0.002):
+  """Labels and scores of a result are those of the reference, but for ties."""
+  labels = scores.argmax(-1)
+  assert found.labels.dtype == np.int32
+  assert found.labels.shape == labels.shape
+  np.testing.assert_array_equal(found.labels, found.scores.argmax(0))
+  assert (found.labels != labels).mean() <= wrong
+  close = abs(found.scores.transpose(1, 2, 0) - scores).max(-1) < 1e-3
+  assert close.mean() >= 1 - wrong
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    inference.RELEASED,
+    SegmentConfig(),
+    SegmentConfig(one_hot=False, background_threshold=0.07, top_k=None),
+    SegmentConfig(group_softmax=False, scale=5, top_k=2),
+  ],
+  ids=['released', 'no background', 'soft', 'other options'],
+)
+def test_a_padded_picture_is_segmented_like_the_unpadded_one(model, config):
+  classes = set()
+  for image in (photo(40, 57), photo(61, 44, 1)):
+    found = model.segment(image, NAMES, config)
+    check(found, reference(model, image, config))
+    classes |= set(found.areas)
+  assert len(classes) > 1, 'a test without borders tests little'
+
+
+def test_one_template_and_seven(model):
+  image = photo(40, 57)
+  for templates in ('simple', 'subset'):
+    config = SegmentConfig()
+    found = model.segment(image, NAMES, config, templates=templates)
+    words = text_of(model, templates=prompts.TEMPLATES[templates])
+    regions = regions_of(
+      model, inference_sizes.resize(image, scaled_size(image))
+    )
+    labels = segmentation.segment(
+      regions, words, model.scale, scaled_size(image), config, (40, 57)
+    )[0]
+    assert (found.labels == labels).mean() > 0.998
+
+
+def test_sliding_windows_are_averaged(model):
+  config = SegmentConfig(mode='slide', background_threshold=0.9)
+  image = photo(40, 70)
+  height, width = size = scaled_size(image)
+  scaled = inference_sizes.resize(image, size)
+  text = text_of(model)
+  total = np.zeros((height, width, len(NAMES) + 1), np.float32)
+  count = np.zeros((height, width, 1), np.float32)
+  for left in (0, 16, width - 32):
+    regions = regions_of(model, scaled[:, left : left + 32])
+    scores = segmentation.segment_scores(
+      regions, text, model.scale, (32, 32), config
+    )
+    total[:, left : left + 32] += np.asarray(scores[0])
+    count[:, left : left + 32] += 1
+  scores = segmentation.resize_maps(
+    jnp.asarray((total / count)[None]), (40, 70)
+  )
+  found = model.segment(image, NAMES, config)
+  assert len(found.field.windows) == 3
+  check(found, np.asarray(scores[0]))
+  assert [g.shape for g in found.groups] == [(40, 70)] * 2
+
+
+def test_many_pictures_are_segmented_like_each_alone(model):
+  sizes = [(40, 57), (61, 44), (33, 33), (40, 57), (41, 56)]
+  images = [photo(*size, seed) for seed, size in enumerate(sizes)]
+  together = model.segment(images, NAMES, batch_size=2)
+  assert [seg.labels.shape for seg in together] == sizes
+  for image, seg in zip(images, together, strict=True):
+    alone = model.segment(image, NAMES)
+    assert (seg.labels == alone.labels).mean() > 0.998
+    for a, b in zip(seg.groups, alone.groups, strict=True):
+      assert (a == b).mean() > 0.998
+    np.testing.assert_array_equal(seg.image, image)
+
+
+def test_nothing_compiles_for_another_size_or_vocabulary():
+  model = inference.Model(source())
+  count = inference_programs._score_groups._cache_size
+  model.segment(photo(40, 57), ['one', 'two'])
+  before = model._programs.regions._cache_size(), count()
+  for i, width in enumerate((56, 57, 58, 59)):
+    names = [f'thing {i} {j}' for j in range(3 + i)]
+    config = SegmentConfig(background_threshold=0.1 * i)
+    model.segment(photo(40, width), names, config)
+  assert (model._programs.regions._cache_size(), count()) == before
+  assert model._programs.text._cache_size() == 1
+
+
+def test_groups_are_those_of_the_stages(model):
+  image = photo(48, 48)
+  found = model.segment(image, NAMES)
+  regions = regions_of(model, inference_sizes.resize(image, (32, 32)))
+  for groups, maps in zip(found.groups, regions['stages'], strict=True):
+    expected = segmentation.pixel_groups(maps, (48, 48))[0]
+    assert (groups == expected).mean() > 0.998
+
+
+def test_background_comes_from_config_or_argument(model):
+  image = photo(33, 33)
+  found = model.segment(image, NAMES)
+  assert found.names == ('background', *NAMES) and found.background
+  assert found.scores.shape == (8, 33, 33)
+  for other in (
+    model.segment(image, NAMES, SegmentConfig()),
+    model.segment(image, NAMES, background=False),
+  ):
+    assert other.names == tuple(NAMES) and not other.background
+  again = model.segment(image, ['background', *NAMES])
+  np.testing.assert_array_equal(again.labels, found.labels)
+  low = model.segment(image, NAMES, SegmentConfig(), background=True)
+  np.testing.assert_array_equal(low.labels, found.labels)
+
+
+def test_synonyms_are_one_class(model):
+  image = photo(33, 33)
+  config = SegmentConfig(top_k=None)
+  plain = model.segment(image, NAMES, config)
+  joined = model.segment(image, ['dog|grass', *NAMES[2:]], config)
+  assert joined.names == ('dog', *NAMES[2:])
+  # Beside the others, a class gains what its second name has over its first.
+  rest = joined.scores[0] / joined.scores.sum(0)
+  single = model.segment(image, ['dog', *NAMES[2:]], config)
+  assert (rest >= single.scores[0] / single.scores.sum(0) - 1e-6).all()
+  twice = model.segment(image, ['dog|Dog.', *NAMES[1:]], config)
+  assert twice.scores.shape == plain.scores.shape
+
+
+def test_classes_of_a_picture(model):
+  images = [photo(40, 57), photo(57, 40, 1)]
+  found = model.classify(images, NAMES)
+  vectors = model.encode_image(images)
+  text = np.asarray(text_of(model))
+  logits = model.scale * vectors @ text.T
+  odds = np.asarray(jax.nn.softmax(logits, -1))
+  for row, classes in zip(odds, found, strict=True):
+    assert list(classes) == [NAMES[i] for i in np.argsort(-row)]
+    assert sum(classes.values()) == pytest.approx(1)
+    for i, name in enumerate(NAMES):
+      assert classes[name] == pytest.approx(row[i], abs=1e-4)
+  assert model.classify(images[0], NAMES) == pytest.approx(found[0], abs=1e-5)
+
+
+def test_embeddings_are_unit_vectors(model, tmp_path):
+  images = [photo(40, 57), photo(16, 16), photo(57, 40, 1)]
+  vectors = model.encode_image(images)
+  assert vectors.shape == (3, 12) and vectors.dtype == np.float32
+  np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+  path = tmp_path / 'photo.png'
+  Image.fromarray(images[0]).save(path)
+  np.testing.assert_allclose(model.encode_image(path), vectors[0], atol=1e-5)
+  texts = model.encode_text(['a dog', 'the sea at night'])
+  assert texts.shape == (2, 12)
+  np.testing.assert_allclose(np.linalg.norm(texts, axis=-1), 1, atol=1e-5)
+  np.testing.assert_allclose(model.encode_text('a dog'), texts[0], atol=1e-6)
+
+
+def test_pixels_are_encoded_as_they_are(model):
+  raw = np.stack([photo(16, 16, seed) for seed in range(3)])
+  normalised = (raw / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+  encode = jax.jit(
+    lambda *args: model.module.apply(*args, method='encode_image')
+  )
+  expected = encode(model.variables, jnp.asarray(normalised))
+  for pixels in (raw, normalised, jnp.asarray(normalised)):
+    found = model.encode_pixels(pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+  with pytest.raises(ValueError, match=r'pixels are \[b, h, w, 3\], not'):
+    model.encode_pixels(raw[0])
+
+
+def test_the_crop_is_that_of_the_released_evaluation():
+  image = photo(300, 400)
+  small = Image.fromarray(image).resize((341, 256), Image.BILINEAR)
+  expected = np.asarray(small)[16:240, 58:282]
+  np.testing.assert_array_equal(
+    inference_batches.crop(image, (224, 224)), expected
+  )
+  clip = inference_batches.crop(image, (224, 224), clip=True)
+  small = Image.fromarray(image).resize((298, 224), Image.BICUBIC)
+  np.testing.assert_array_equal(clip, np.asarray(small)[:, 37:261])
+
+
+def test_errors_name_the_picture(model, tmp_path):
+  bad = tmp_path / 'bad.jpg'
+  bad.write_bytes(b'no picture')
+  with pytest.raises(inference.ImageError, match=r'bad\.jpg is not an image'):
+    model.segment([photo(33, 33), bad], NAMES)
+  with pytest.raises(
+    inference.ImageError, match='picture 1 of the list is 1 x'
+  ):
+    model.segment([photo(33, 33), photo(1, 1)], NAMES)
+  with pytest.raises(inference.LabelError, match='is empty'):
+    model.segment(photo(33, 33), [])
+  with pytest.raises(ValueError, match='batch_size must be at least 1'):
+    model.segment(photo(33, 33), NAMES, batch_size=0)
+
+
+def test_a_model_without_groups_says_what_it_can_do():
+  image = {
+    'image_size': 16,
+    'patch_size': 4,
+    'width': 16,
+    'depth': 1,
+    'num_heads': 2,
+  }
+  model = inference.Model(
+    source(ARCHITECTURE | {'image_encoder': 'vit', 'image': image})
+  )
+  with pytest.raises(errors.ModelError, match='does not group pixels'):
+    model.segment(photo(33, 33), NAMES)
+  assert set(model.classify(photo(33, 33), NAMES)) == set(NAMES)
+
+
+def test_a_model_without_tokenizer_says_so():
+  model = inference.Model(source(tokenizer=None))
+  with pytest.raises(errors.ModelError, match='came without its tokenizer'):
+    model.segment(photo(33, 33), NAMES)
+
+
+def test_load_is_at_the_package_and_keeps_compiled_programs(
+  monkeypatch, tmp_path
+):
+  asked = []
+  monkeypatch.setattr(
+    inference.convert,
+    'load_source',
+    lambda path: asked.append(path) or source(),
+  )
+  before = jax.config.jax_compilation_cache_dir
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  try:
+    jax.config.update('jax_compilation_cache_dir', None)
+    model = groupvit_jax.load('some/folder')
+    folder = tmp_path / 'groupvit_jax' / 'compiled'
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    model.encode_pixels(np.zeros((1, 16, 16, 3), np.uint8))
+    assert list(folder.iterdir()), 'a program should have been kept'
+    # A folder that the user gave JAX stays.
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'own'))
+    groupvit_jax.load('some/folder')
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'own')
+    groupvit_jax.load('some/folder', compilation_cache=False)
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+  assert asked == ['some/folder'] * 3
+  with pytest.raises(AttributeError, match='no attribute'):
+    groupvit_jax.lode  # noqa: B018
+
+
+def test_results_in_figures_and_pictures(model):
+  image = photo(40, 57)
+  found = model.segment(image, NAMES)
+  assert sum(found.areas.values()) == 40 * 57
+  for name, (x, y, width, height) in found.boxes.items():
+    where = found.labels == found.names.index(name)
+    assert where.sum() == found.areas[name]
+    inside = where[y : y + height, x : x + width]
+    assert inside.sum() == where.sum()
+    assert inside[0].any() and inside[-1].any()
+    assert inside[:, 0].any() and inside[:, -1].any()
+    mean = found.scores[found.names.index(name)][where].mean()
+    assert found.mean_scores[name] == pytest.approx(mean, abs=1e-5)
+  mask = found.mask()
+  assert mask.mode == 'P'
+  np.testing.assert_array_equal(np.asarray(mask), found.labels)
+  for picture in (found.overlay(), found.pred(), *found.all_groups()):
+    assert picture.mode == 'RGB' and picture.width >= 57
+  assert found.first_group() == found.all_groups()[0]
+  assert found.final_group() == found.all_groups()[-1]
+  assert found.labels is found.labels  # computed once
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    found.names = ()
+  assert repr(found).startswith('Segmentation(57 x 40, names=')

@@ -1,0 +1,203 @@
+"""A padded picture gives what it gives alone, whatever lies in its padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+
+from groupvit_jax.models import padding, patches
+
+CANVAS = (24, 32)  # pixels, in patches of 4: 6 by 8 tokens, trained on 4 by 4
+SIZES = ((24, 32), (9, 30), (16, 16))
+# Kernels of .3: at .02 the groups would hardly differ.
+RELEASED = {'init_std': 0.3}
+TIED = RELEASED | {
+  'group_residual': False,
+  'pre_assign_attn': False,
+  'center_keys': True,
+  'depths': (2, 0),
+  'num_group_tokens': (6, 0),
+  'num_output_groups': (6, 0),
+}
+ENCODERS = {
+  'released': lambda: tiny_models.image_encoder(**RELEASED),
+  'soft': lambda: tiny_models.image_encoder(**RELEASED, assignment='soft'),
+  'tied': lambda: tiny_models.image_encoder(**TIED),
+  # No stage groups: the regions are tokens, and pooling is over them.
+  'ungrouped': lambda: tiny_models.image_encoder(
+    **RELEASED, depths=(2,), num_group_tokens=(0,), num_output_groups=(0,)
+  ),
+  'vit': lambda: tiny_models.vit_encoder(**RELEASED),
+  'clip_vit': lambda: tiny_models.clip_vit_encoder(),
+}
+
+
+def assert_near(actual, desired, atol=1e-5):
+  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
+
+
+def perturbed(variables):
+  """No parameter at a constant, behind which padding could hide."""
+  leaves, structure = jax.tree.flatten(variables)
+  keys = jax.random.split(jax.random.key(5), len(leaves))
+  noisy = [
+    leaf + 0.1 * jnp.abs(jax.random.normal(key, leaf.shape))
+    for leaf, key in zip(leaves, keys, strict=True)
+  ]
+  return jax.tree.unflatten(structure, noisy)
+
+
+def canvas(images, sizes, fill):
+  """Every image cut to its size in the top left corner, `fill` around it."""
+  padded = np.full(images.shape, fill, np.float32)
+  for row, image, (h, w) in zip(padded, images, sizes, strict=True):
+    row[:h, :w] = image[:h, :w]
+  return jnp.asarray(padded)
+
+
+class Padded:
+  """A model, its regions of padded pictures, and how often it was traced."""
+
+  def __init__(self, encoder):
+    self.model = tiny_models.dual(encoder)
+    self.images = np.asarray(tiny_models.images(3, *CANVAS))
+    variables = tiny_models.init(
+      self.model, tiny_models.images(), tiny_models.tokens()
+    )
+    self.variables = perturbed(variables)
+    self.traced = 0
+
+    def regions(variables, images, sizes):
+      self.traced += 1
+      return self.model.apply(
+        variables, images, sizes, method='encode_regions'
+      ) | {
+        'encoded': self.model.apply(
+          variables, images, sizes, method='encode_image'
+        )
+      }
+
+    self._regions = tiny_models.fast_jit(regions)
+
+  def regions(self, sizes, fill=np.nan):
+    images = canvas(self.images, sizes, fill)
+    return self._regions(self.variables, images, jnp.asarray(sizes))
+
+  def alone(self, i, size):
+    image = self.images[i : i + 1, : size[0], : size[1]]
+    return tiny_models.apply(
+      self.model, self.variables, jnp.asarray(image), method='encode_regions'
+    )
+
+
+@pytest.fixture(scope='module', params=list(ENCODERS))
+def padded(request):
+  return Padded(ENCODERS[request.param]())
+
+
+def test_a_padded_picture_is_as_it_is_alone(padded):
+  regions = padded.regions(SIZES)
+  assert regions['embeddings'].dtype == jnp.float32
+  for i, size in enumerate(SIZES):
+    alone = padded.alone(i, size)
+    (h, w) = grid = size[0] // 4, size[1] // 4
+    assert tuple(regions['grids'][i]) == grid == alone['grid']
+    assert_near(regions['image'][i], alone['image'][0])
+    assert_near(regions['encoded'][i], alone['image'][0])
+    for maps, expected in zip(regions['stages'], alone['stages'], strict=True):
+      assert_near(maps[i, :h, :w], expected[0])
+      np.testing.assert_array_equal(maps[i, h:], 0)
+      np.testing.assert_array_equal(maps[i, :, w:], 0)
+    embeddings = regions['embeddings'][i]
+    if not alone['stages']:  # they are tokens
+      embeddings = np.asarray(embeddings).reshape(6, 8, -1)
+      np.testing.assert_array_equal(embeddings[h:], 0)
+      np.testing.assert_array_equal(embeddings[:, w:], 0)
+      embeddings = embeddings[:h, :w].reshape(h * w, -1)
+    assert_near(embeddings, alone['embeddings'][0])
+
+
+def test_what_lies_in_the_padding_changes_nothing(padded):
+  nothing = padded.regions(SIZES, 0.0)
+  for fill in (np.nan, np.inf, 1e30):
+    jax.tree.map(
+      np.testing.assert_array_equal, padded.regions(SIZES, fill), nothing
+    )
+
+
+def test_no_size_compiles_anew(padded):
+  before = padded.regions(SIZES)['image']
+  others = ((4, 4), (24, 8), (13, 32))
+  assert np.abs(padded.regions(others)['image'] - before).max() > 1e-3
+  assert padded.traced == 1
+
+
+def test_sizes_of_the_whole_canvas_change_nothing(padded):
+  regions = padded.regions(3 * (CANVAS,))
+  images = jnp.asarray(padded.images)
+  plain = tiny_models.apply(
+    padded.model, padded.variables, images, method='encode_regions'
+  )
+  assert 'grids' not in plain
+  for name in ('image', 'embeddings', 'stages'):
+    jax.tree.map(assert_near, regions[name], plain[name])
+
+
+def test_sizes_outside_the_canvas_count_as_its_border(padded):
+  regions = padded.regions(((1, 99), (24, 32), (-3, 8)), 0.0)
+  assert regions['grids'].tolist() == [[1, 8], [6, 8], [1, 2]]
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(regions))
+
+
+def test_padding_takes_no_part_in_training():
+  """Noise on: gradients are as without what lies in the padding, and finite."""
+  model = tiny_models.image_encoder(**TIED)
+  images = np.asarray(tiny_models.images(3, *CANVAS))
+  variables = tiny_models.init(model, tiny_models.images())
+
+  @tiny_models.fast_jit
+  def gradient(variables, images):
+    def loss(variables):
+      pooled, out = model.apply(
+        variables,
+        images,
+        train=True,
+        sizes=jnp.asarray(SIZES),
+        rngs=tiny_models.RNGS,
+      )
+      return (pooled**2).sum(), out['noisy_assignments']
+
+    return jax.grad(loss, has_aux=True)(variables)
+
+  (clean, maps), (dirty, _) = (
+    gradient(variables, canvas(images, SIZES, fill)) for fill in (0.0, np.nan)
+  )
+  jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(clean))
+  mask = padding.token_mask(jnp.asarray(SIZES) // 4, (6, 8))
+  assert_near(maps[0].sum(axis=1), mask)
+
+
+@pytest.mark.parametrize('trained', [(4, 4), (3, 5), (1, 1)])
+def test_positions_of_each_picture_are_those_of_its_grid(trained):
+  positions = jax.random.normal(jax.random.key(0), (1, np.prod(trained), 5))
+  grids = [(6, 8), (4, 4), (1, 1), (2, 7), (5, 3), (3, 5)]
+  each = jax.jit(padding.resize_positions_each, static_argnums=(1, 3))(
+    positions, trained, jnp.asarray(grids), (6, 8)
+  )
+  assert np.isfinite(each).all()
+  for x, (h, w) in zip(each.reshape(-1, 6, 8, 5), grids, strict=True):
+    expected = patches.resize_positions(positions, trained, (h, w))
+    assert_near(x[:h, :w].reshape(1, h * w, 5), expected, atol=2e-6)
+    if (h, w) == trained:
+      np.testing.assert_array_equal(x[:h, :w].reshape(1, h * w, 5), positions)
+
+
+def test_masks_are_row_major_and_see_what_is_no_token():
+  mask = padding.token_mask(jnp.asarray([[2, 1], [1, 3]]), (2, 3))
+  assert mask.astype(int).tolist() == [[1, 0, 0, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
+  keys = padding.key_mask(mask, before=1, after=2)
+  assert keys.shape == (2, 1, 1, 9)
+  assert keys[0, 0, 0].astype(int).tolist() == [1, 1, 0, 0, 1, 0, 0, 1, 1]
+  assert padding.key_mask(padding.token_mask(None, (2, 3))) is None
