@@ -25,17 +25,18 @@ def describe(error: OSError) -> str:
 
 
 class ShownWarnings(warnings.catch_warnings):
-  """Context manager; inside it a UserWarning is a line as errors are."""
+  """Context manager; inside it a UserWarning is a line, and told once."""
 
   def __enter__(self) -> 'ShownWarnings':
     super().__enter__()
-    usual = warnings.showwarning
+    usual, told = warnings.showwarning, set()
 
     def show(message, category, *rest, **named):
-      if issubclass(category, UserWarning):
-        complain(str(message), 'warning')
-      else:
+      if not issubclass(category, UserWarning):
         usual(message, category, *rest, **named)
+      elif str(message) not in told:
+        told.add(str(message))
+        complain(str(message), 'warning')
 
     warnings.showwarning = show
     return self
