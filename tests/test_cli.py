@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+import stub_inference
+from PIL import Image
 
 from groupvit_jax import cli
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
@@ -150,8 +152,35 @@ def help_of(capsys, *command) -> str:
   return capsys.readouterr().out
 
 
+def things_that_examples_name(monkeypatch):
+  """Pictures, names and, by stand-ins, a model, in the current folder."""
+  stub = stub_inference.Stub()
+  stub_inference.install(monkeypatch, 'inference', load=stub.load)
+  stub_inference.install(
+    monkeypatch,
+    'convert',
+    convert=lambda *args, **options: 'converted',
+    load_source=lambda path: path,
+    describe=str,
+  )
+  for folder in ('photos', 'my_model', 'runs/demo'):
+    pathlib.Path(folder).mkdir(parents=True)
+  for path in ('photo.jpg', 'photos/a.jpg', 'photos/b.jpg'):
+    Image.new('RGB', (30, 20)).save(path)
+  pathlib.Path('names.txt').write_text('cat\ndog\n')
+
+
 @pytest.mark.parametrize(
-  'command', [(), ('tokenizer', 'train'), ('tokenizer', 'show')]
+  'command',
+  [
+    (),
+    ('segment',),
+    ('classify',),
+    ('convert',),
+    ('info',),
+    ('tokenizer', 'train'),
+    ('tokenizer', 'show'),
+  ],
 )
 def test_examples_in_the_help_work(capsys, tmp_path, monkeypatch, command):
   text = help_of(capsys, *command).replace('\\\n', ' ')
@@ -163,6 +192,7 @@ def test_examples_in_the_help_work(capsys, tmp_path, monkeypatch, command):
   for name in 'ab':
     pathlib.Path(f'{name}.jsonl').write_text('{"caption": "a cat"}\n')
   assert train('captions.txt', 'my_tokenizer') == 0
+  things_that_examples_name(monkeypatch)
   for example in examples:
     argv = [re.sub(r'^(8000|32000)$', '40', a) for a in shlex.split(example)]
     # Small words give a small vocabulary; all else is as printed.
@@ -176,6 +206,7 @@ def test_as_a_process():
   code = (
     'import sys; from groupvit_jax import cli; code = cli.main(sys.argv[1:]);'
     'slow = {"jax", "tensorflow", "torch", "textblob"} & set(sys.modules);'
+    'slow |= {"PIL", "tqdm"} & set(sys.modules);'
     'assert not slow, slow; sys.exit(code)'
   )
 

@@ -1,0 +1,78 @@
+"""`groupvit classify`: which of some classes a picture as a whole shows."""
+
+import argparse
+import json
+
+from groupvit_jax.commands import arguments, labels
+
+_EXAMPLES = """\
+examples:
+  groupvit classify photo.jpg --model my_model --labels "a cat,a dog,a house"
+  groupvit classify photos --model my_model --labels-from coco --top 3
+  groupvit classify photos --model my_model --labels-from names.txt --json
+"""
+
+
+def add(commands) -> None:
+  """Declares the sub-command."""
+  parser = arguments.add_command(
+    commands, 'classify', 'name what pictures show as a whole', _EXAMPLES
+  )
+  arguments.add_pictures(parser)
+  arguments.add_model(parser)
+  labels.add(parser)
+  parser.add_argument(
+    '--templates',
+    choices=('simple', 'subset', 'full'),
+    default='subset',
+    help='prompts that a name is put into (default: %(default)s, as the '
+    'released model is measured on ImageNet)',
+  )
+  parser.add_argument(
+    '--top',
+    metavar='N',
+    type=arguments.positive,
+    default=5,
+    help='classes shown of each picture (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    help='a line of JSON per picture, with all classes',
+  )
+  parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+  from groupvit_jax.commands import batches, pictures
+
+  names = list(labels.read(args).names)
+  found = pictures.find(args.pictures)
+
+  from groupvit_jax import inference
+
+  model = inference.load(args.model)
+
+  def ask(chunk):
+    return model.classify(
+      [str(picture.path) for picture in chunk],
+      names,
+      templates=args.templates,
+      batch_size=args.batch,
+    )
+
+  failures = batches.Failures(len(found))
+  for picture, odds in batches.each(found, ask, args.batch):
+    if isinstance(odds, Exception):
+      failures.add(odds)
+    else:
+      print(_told(str(picture.path), odds, args), flush=True)
+  return 1 if failures.count else 0
+
+
+def _told(path: str, odds: dict[str, float], args: argparse.Namespace) -> str:
+  if args.json:
+    rounded = {name: round(share, 6) for name, share in odds.items()}
+    return json.dumps({'picture': path, 'classes': rounded}, ensure_ascii=False)
+  best = sorted(odds.items(), key=lambda item: -item[1])[: args.top]
+  return '\n'.join([path, *(f'{share:8.1%}  {name}' for name, share in best)])

@@ -1,0 +1,50 @@
+"""`groupvit convert`: weights from elsewhere to a model folder, and back."""
+
+import argparse
+import pathlib
+
+from groupvit_jax.commands import arguments
+
+_EXAMPLES = """\
+A SOURCE is a .pth file of the original GroupViT, a Hugging Face folder (of
+GroupViT or CLIP), OpenAI's CLIP as a state dict, a training workdir, or a model
+folder. Everything else (sizes, stages, tokens) is read from it. Reading .pth,
+.pt and .bin files takes PyTorch: pip install 'groupvit_jax[torch]'
+
+examples:
+  groupvit convert group_vit_gcc_yfcc_30e-879422e0.pth my_model
+  groupvit convert runs/demo my_model
+  groupvit convert my_model for_transformers --to huggingface
+"""
+
+
+def add(commands) -> None:
+  """Declares the sub-command."""
+  parser = arguments.add_command(
+    commands, 'convert', 'turn weights into a model folder', _EXAMPLES
+  )
+  parser.add_argument(
+    'source', metavar='SOURCE', type=pathlib.Path, help='a file or folder'
+  )
+  parser.add_argument(
+    'out', metavar='OUT', type=pathlib.Path, help='the folder to write'
+  )
+  parser.add_argument(
+    '--to',
+    choices=('groupvit_jax', 'huggingface'),
+    default='groupvit_jax',
+    help='huggingface: a folder that transformers.GroupViTModel opens '
+    '(default: %(default)s)',
+  )
+  parser.add_argument(
+    '--overwrite', action='store_true', help='replace what is at OUT'
+  )
+  parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+  from groupvit_jax import convert
+
+  print(
+    convert.convert(args.source, args.out, to=args.to, overwrite=args.overwrite)
+  )

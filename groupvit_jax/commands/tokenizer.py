@@ -1,0 +1,131 @@
+"""`groupvit tokenizer`: trains a tokenizer from captions, or shows its work."""
+
+import argparse
+import pathlib
+
+from groupvit_jax.commands import arguments
+
+_TRAIN_EXAMPLES = """\
+A FILE is text with one caption per line, or .jsonl with a "caption" (a text)
+or "captions" (a list of texts) in each line's object.
+
+examples:
+  groupvit tokenizer train --captions captions.txt --out my_tokenizer \\
+    --vocab-size 8000
+  groupvit tokenizer train --captions a.jsonl b.jsonl --out my_tokenizer \\
+    --vocab-size 32000 --model-type unigram
+
+Use the result by its folder:
+  groupvit tokenizer show "a photo of a cat" --tokenizer my_tokenizer
+"""
+
+_SHOW_EXAMPLES = """\
+examples:
+  groupvit tokenizer show "a photo of a cat"
+  groupvit tokenizer show "ein Foto" --tokenizer my_tokenizer
+"""
+
+
+def add(commands) -> None:
+  """Declares the sub-command."""
+  group = arguments.add_group(
+    arguments.add_command(commands, 'tokenizer', 'train or look at a tokenizer')
+  )
+  _add_train(group)
+  _add_show(group)
+
+
+def _add_train(commands) -> None:
+  parser = arguments.add_command(
+    commands, 'train', 'train a tokenizer from captions', _TRAIN_EXAMPLES
+  )
+  parser.add_argument(
+    '--captions',
+    required=True,
+    nargs='+',
+    metavar='FILE',
+    type=pathlib.Path,
+    help='text or .jsonl files',
+  )
+  parser.add_argument(
+    '--out',
+    required=True,
+    metavar='DIR',
+    type=pathlib.Path,
+    help='folder for tokenizer.model',
+  )
+  parser.add_argument(
+    '--vocab-size',
+    required=True,
+    metavar='N',
+    type=arguments.positive,
+    help='rows of the text embedding, start and end marks included',
+  )
+  parser.add_argument(
+    '--model-type',
+    choices=('bpe', 'unigram'),
+    default='bpe',
+    help='default: %(default)s',
+  )
+  parser.add_argument(
+    '--overwrite', action='store_true', help='replace a tokenizer in DIR'
+  )
+  parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+  from groupvit_jax.text import sentencepiece
+
+  target = args.out / sentencepiece.MODEL_NAME
+  if target.exists() and not args.overwrite:
+    raise ValueError(
+      f'{target} exists: choose another --out, or replace it with --overwrite'
+    )
+  for path in args.captions:
+    # Found out now and not after an hour of reading the files before it.
+    path.open('rb').close()
+  captions = (
+    caption
+    for path in args.captions
+    for caption in sentencepiece.read_captions(path)
+  )
+  model = sentencepiece.train_sentencepiece(
+    captions, target.with_suffix(''), args.vocab_size, args.model_type
+  )
+  print(f'{model}: {args.vocab_size} ids ({args.model_type})')
+
+
+def _add_show(commands) -> None:
+  parser = arguments.add_command(
+    commands, 'show', 'show the tokens of a text', _SHOW_EXAMPLES
+  )
+  parser.add_argument('text', help='any text, in quotes')
+  parser.add_argument(
+    '--tokenizer',
+    default='clip',
+    metavar='NAME',
+    help="'clip', a .model file or a trained folder (default: %(default)s)",
+  )
+  parser.add_argument(
+    '--context-length',
+    type=arguments.positive,
+    default=77,
+    metavar='L',
+    help='ids that a model reads (default: %(default)s)',
+  )
+  parser.set_defaults(run=_show)
+
+
+def _show(args: argparse.Namespace) -> None:
+  from groupvit_jax.text import tokenizer
+
+  tok = tokenizer.make_tokenizer(args.tokenizer, args.context_length)
+  row = tok(args.text)[0].tolist()
+  ids = row[: row.index(tok.eot_id) + 1]
+  for token_id, piece in zip(ids, tok.pieces(ids), strict=True):
+    print(f'{token_id:>6}  {piece}')
+  cut = len(tok.encode(args.text)) - (len(ids) - 2)
+  lost = f', {cut} more cut off' if cut else ''
+  print(
+    f'{len(ids)} of {tok.context_length} ids{lost}; vocabulary {tok.vocab_size}'
+  )

@@ -1,0 +1,141 @@
+"""`groupvit segment` given what it cannot use: a line and an exit code."""
+
+import os
+import pathlib
+
+import pytest
+import segment_runs
+from segment_runs import LABELS, errors, run, save, written
+
+from groupvit_jax import cli
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+  return segment_runs.start(monkeypatch, tmp_path)
+
+
+def test_a_bad_picture_does_not_stop_the_others(stub, capsys):
+  for i in range(7):
+    save(f'a/{i}.jpg')
+  for name in ('a/3.jpg', 'a/5.jpg'):
+    pathlib.Path(name).write_text('no picture')
+  assert run('a', '--batch', 1) == 1
+  got = capsys.readouterr()
+  assert got.err.splitlines() == [
+    'groupvit: error: a/3.jpg is not an image.',
+    'groupvit: error: a/5.jpg is not an image.',
+  ]
+  assert '5 segmented, 2 failed' in got.out
+  assert len(written()) == 5
+  save('a/3.jpg')
+  assert run('a') == 1
+  assert '1 segmented, 5 skipped as done before, 1 failed' in (
+    capsys.readouterr().out
+  )
+
+
+def test_one_bad_picture(stub, capsys):
+  pathlib.Path('photo.jpg').write_text('no picture')
+  assert run('photo.jpg') == 1
+  assert errors(capsys) == ['photo.jpg is not an image.']
+  assert not written()
+  save('photo.jpg')
+  assert run('photo.jpg', labels=('--labels', 'cat')) == 0
+
+
+def test_what_is_not_about_a_picture_is_told_once(stub, capsys):
+  def fail(path):
+    raise ValueError('this model cannot segment')
+
+  stub.fail = fail
+  for i in range(9):
+    save(f'a/{i}.jpg')
+  assert run('a') == 1
+  lines = errors(capsys)
+  assert set(lines) == {'this model cannot segment'}
+  assert len(lines) == 2  # a picture's, then the run's
+  stub.fail, stub.no_groups = (lambda path: None), True
+  assert run('photo.jpg', '--show', 'final_group') == 1
+  assert 'there are no groups' in errors(capsys)[0]
+
+
+@pytest.mark.parametrize(
+  ('args', 'words'),
+  [
+    (['nothing.jpg'], 'nothing.jpg: there is no such file or folder'),
+    (['*.webp'], '*.webp holds no pictures: looked for .jpg'),
+    (['model'], 'model holds no pictures'),
+    (['.', '--out', '.'], 'choose another --out'),
+    (['photo.jpg', '--out', 'photo.jpg/x'], 'photo.jpg'),
+    (['photo.jpg', '--model', 'no'], 'no: there is no model'),
+  ],
+)
+def test_bad_paths(stub, capsys, args, words):
+  argv = ['segment', '--model', 'model', '--out', 'out', *LABELS, *args]
+  assert cli.main(argv) == 1
+  (line,) = errors(capsys)
+  assert words in line
+  assert not pathlib.Path('out').exists()
+
+
+@pytest.mark.parametrize(
+  ('labels', 'words'),
+  [
+    ('', '--labels names no class'),
+    (' , ', '--labels names no class'),
+    ('dog,,sky', "empty name: after 'dog'"),
+    (',sky', 'empty name: at the beginning'),
+    ('dog|,sky', "a part of 'dog|' is empty"),
+    ('dog, Dog', "--labels has 'dog' twice"),
+    ('dog|puppy,puppy', "has 'puppy' twice"),
+  ],
+)
+def test_bad_labels(stub, capsys, labels, words):
+  assert run('photo.jpg', labels=('--labels', labels)) == 1
+  (line,) = errors(capsys)
+  assert words in line
+  assert not stub.loaded
+
+
+def test_a_label_of_a_thousand_words(stub, capsys):
+  long = ' '.join(['word'] * 1000)
+  assert run('photo.jpg', labels=('--labels', long)) == 0
+  got = capsys.readouterr()
+  (line,) = got.err.splitlines()
+  assert line.startswith('groupvit: warning: word word')
+  # An error that quotes one stays a line that can be read.
+  assert run('photo.jpg', labels=('--labels', f'{long},{long}')) == 1
+  assert len(errors(capsys)[0]) < 200
+
+
+def test_an_unknown_label_set(stub, capsys):
+  assert run('photo.jpg', labels=('--labels-from', 'vok')) == 1
+  (line,) = errors(capsys)
+  assert 'vok is no label set and no file: choose one of voc,' in line
+
+
+@pytest.mark.parametrize(
+  'extra',
+  [
+    ['--show', 'overlays'],
+    ['--show', ''],
+    ['--background', '2'],
+    ['--background', 'nan'],
+    ['--batch', '0'],
+    ['--templates', 'mine'],
+    ['--labels-from', 'voc'],
+  ],
+)
+def test_wrong_options(stub, capsys, extra):
+  with pytest.raises(SystemExit) as exit_info:
+    run('photo.jpg', *extra)
+  assert exit_info.value.code == 2
+  assert not stub.loaded
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_that_cannot_be_written(stub, capsys):
+  pathlib.Path('out').mkdir(mode=0o500)
+  assert run('photo.jpg') == 1
+  assert 'Permission denied' in errors(capsys)[0]

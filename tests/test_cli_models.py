@@ -1,0 +1,93 @@
+"""`groupvit classify`, `convert` and `info`: what they pass on and print."""
+
+import json
+import pathlib
+
+import pytest
+import stub_inference
+from PIL import Image
+
+from groupvit_jax import cli
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+  stub = stub_inference.Stub()
+  stub_inference.install(monkeypatch, 'inference', load=stub.load)
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('model').mkdir()
+  for name in 'ab':
+    Image.new('RGB', (30, 20)).save(f'{name}.png')
+  return stub
+
+
+def classify(*args):
+  labels = ['--labels', 'a cat,a dog,a house']
+  return cli.main(['classify', *args, '--model', 'model', *labels])
+
+
+def test_classify(stub, capsys):
+  assert classify('a.png', 'b.png', '--top', '2') == 0
+  want = ['   50.0%  a cat', '   25.0%  a dog']
+  assert capsys.readouterr().out.splitlines() == [
+    'a.png', *want, 'b.png', *want
+  ]  # fmt: skip
+  assert stub.calls == [(('a cat', 'a dog', 'a house'), 'subset', 8)]
+
+
+def test_classify_as_json(stub, capsys):
+  assert classify('a.png', '--json') == 0
+  assert json.loads(capsys.readouterr().out) == {
+    'picture': 'a.png',
+    'classes': {'a cat': 0.5, 'a dog': 0.25, 'a house': 0.125},
+  }
+
+
+def test_classify_goes_on_after_a_bad_picture(stub, capsys):
+  pathlib.Path('a.png').write_text('no picture')
+  assert classify('*.png') == 1
+  got = capsys.readouterr()
+  assert got.out.splitlines()[0] == 'b.png'
+  assert got.err == 'groupvit: error: a.png is not an image.\n'
+  assert classify('a.png') == 1
+  assert capsys.readouterr().err == 'groupvit: error: a.png is not an image.\n'
+
+
+def test_convert(monkeypatch, capsys):
+  asked = []
+
+  def convert(source, out, **options):
+    asked.append((source, out, options))
+    return 'GroupViT, 55,726,609 parameters'
+
+  stub_inference.install(monkeypatch, 'convert', convert=convert)
+  assert cli.main(['convert', 'a.pth', 'out']) == 0
+  assert capsys.readouterr().out == 'GroupViT, 55,726,609 parameters\n'
+  more = ['--to', 'huggingface', '--overwrite']
+  assert cli.main(['convert', 'a', 'b', *more]) == 0
+  path = pathlib.Path
+  assert asked == [
+    (path('a.pth'), path('out'), {'to': 'groupvit_jax', 'overwrite': False}),
+    (path('a'), path('b'), {'to': 'huggingface', 'overwrite': True}),
+  ]
+
+
+def test_convert_tells_what_is_wrong(monkeypatch, capsys):
+  def convert(source, out, **options):
+    raise ValueError(f'{source} lacks 3 parameters:\n  a, b, c')
+
+  stub_inference.install(monkeypatch, 'convert', convert=convert)
+  assert cli.main(['convert', 'a.pth', 'out']) == 1
+  error = capsys.readouterr().err
+  assert error == 'groupvit: error: a.pth lacks 3 parameters: a, b, c\n'
+
+
+def test_info(monkeypatch, capsys):
+  stub_inference.install(
+    monkeypatch,
+    'convert',
+    load_source=lambda path: {'path': path.name},
+    describe=lambda converted: f'a model at {converted["path"]}',
+  )
+  assert cli.main(['info', 'somewhere/model']) == 0
+  assert capsys.readouterr().out == 'a model at model\n'

@@ -1,0 +1,224 @@
+"""The `groupvit` command with a real, tiny model and every kind of picture."""
+
+import json
+import pathlib
+import struct
+import zlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from groupvit_jax import cli, model_folder
+from groupvit_jax.models import build
+
+LABELS = ['--labels', 'a red thing|a rose,grass,the sky']
+ARCHITECTURE = {
+  'image_encoder': 'groupvit',
+  'image': {
+    'image_size': 32,
+    'patch_size': 8,
+    'width': 16,
+    'depths': [1, 1, 1],
+    'num_heads': 2,
+    'num_group_tokens': [6, 4, 0],
+    'num_output_groups': [6, 4, 0],
+  },
+  'text': {
+    'vocab_size': 49408,
+    'context_length': 77,
+    'width': 8,
+    'depth': 1,
+    'num_heads': 2,
+  },
+  'embed_dim': 12,
+  'projector_width': 20,
+  'projector_bias': True,
+  'separate_multi_label_scale': False,
+}
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  """A model folder with random weights, large enough to tell groups apart."""
+  module = build.build(ARCHITECTURE)
+  inputs = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 1, 77), np.int32)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  rng = np.random.default_rng(0)
+
+  def random(path, leaf):
+    spread = 0.1 if path[-1].key == 'kernel' else 0.5
+    values = rng.normal(0, spread, leaf.shape).astype(np.float32)
+    positive = path[-1].key in ('scale', 'var')
+    return 1 + np.abs(values) if positive else values
+
+  variables = jax.tree_util.tree_map_with_path(random, dict(shapes))
+  folder = tmp_path_factory.mktemp('models') / 'tiny'
+  model_folder.write(
+    folder,
+    model_folder.Converted(
+      architecture=ARCHITECTURE,
+      variables=variables,
+      tokenizer='clip',
+      preprocessing={
+        'mean': [0.485, 0.456, 0.406],
+        'std': [0.229, 0.224, 0.225],
+        'short_side': 64,
+      },
+      metadata={'source': 'a test', 'file': 'none', 'license': 'none'},
+    ),
+  )
+  return folder
+
+
+def noise(size=(60, 40)) -> Image.Image:
+  large = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+  return Image.fromarray(large).resize(size, Image.Resampling.BICUBIC)
+
+
+def bomb(width, height) -> bytes:
+  """A PNG of a few bytes whose header promises many pixels."""
+
+  def chunk(kind, data):
+    sum_of = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + sum_of
+
+  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  pixels = zlib.compress(bytes(1000))
+  return b'\x89PNG\r\n\x1a\n' + b''.join(
+    chunk(*part)
+    for part in ((b'IHDR', header), (b'IDAT', pixels), (b'IEND', b''))
+  )
+
+
+def segment(model, *args) -> int:
+  argv = ['segment', *map(str, args), '--model', str(model)]
+  return cli.main([*argv, '--out', 'out', *LABELS])
+
+
+def test_every_kind_of_picture(model, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  folder = pathlib.Path('photos')
+  folder.mkdir()
+  noise().save(folder / 'plain.png')
+  noise().convert('CMYK').save(folder / 'cmyk.jpg')
+  noise().convert('RGBA').save(folder / 'alpha.png')
+  sixteen = np.asarray(noise().convert('L')).astype(np.uint16) * 257
+  Image.fromarray(sixteen).save(folder / 'sixteen.png')
+  turned = noise()
+  turned.getexif()[0x0112] = 6
+  turned.save(folder / 'turned.jpg', exif=turned.getexif())
+  frames = [noise(), noise().rotate(180)]
+  frames[0].save(folder / 'moving.gif', save_all=True, append_images=frames[1:])
+  # And what is no picture.
+  (folder / 'text.jpg').write_text('no picture')
+  (folder / 'empty.jpg').write_bytes(b'')
+  noise((600, 400)).save(folder / 'cut.jpg')
+  (folder / 'cut.jpg').write_bytes((folder / 'cut.jpg').read_bytes()[:2000])
+  noise((1, 1)).save(folder / 'dot.png')
+  (folder / 'bomb.png').write_bytes(bomb(30_000, 30_000))
+  assert segment(model, folder, '--show', 'mask,json') == 1
+  lines = capsys.readouterr().err.splitlines()
+  told = {
+    pathlib.Path(line.split(': ')[2].split()[0]).name: line
+    for line in lines
+    if line.startswith('groupvit: error: ')
+  }
+  assert {name.rstrip(':') for name in told} == {
+    'text.jpg', 'empty.jpg', 'cut.jpg', 'dot.png', 'bomb.png'
+  }  # fmt: skip
+  (warned,) = (line for line in lines if line not in told.values())
+  assert warned.startswith('groupvit: warning: ')
+  assert 'moving.gif' in warned
+  assert 'frame' in warned
+  for name in ('plain', 'cmyk', 'alpha', 'sixteen', 'moving'):
+    assert Image.open(f'out/{name}_mask.png').size == (60, 40)
+  assert Image.open('out/turned_mask.png').size == (40, 60)
+
+
+def test_what_is_written_belongs_together(model, tmp_path, monkeypatch):
+  coco = pytest.importorskip('pycocotools.mask', reason='decodes the masks')
+  monkeypatch.chdir(tmp_path)
+  noise((90, 50)).save('photo.png')
+  kinds = 'overlay,mask,pred,first_group,final_group,all_groups,scores,json'
+  assert segment(model, 'photo.png', '--show', kinds, '--background', '.4') == 0
+  labels = np.asarray(Image.open('out/photo_mask.png'))
+  with np.load('out/photo_scores.npz') as file:
+    scores, names = file['scores'], list(file['names'])
+  assert names == ['background', 'a red thing', 'grass', 'the sky']
+  np.testing.assert_array_equal(scores.argmax(0), labels)
+  got = json.loads(pathlib.Path('out/photo.json').read_text())
+  assert [c['id'] for c in got['classes']] == np.unique(labels).tolist()
+  for found in got['classes']:
+    mask = labels == found['id']
+    np.testing.assert_array_equal(coco.decode(found['rle']), mask)
+    assert found['area'] == mask.sum()
+    assert found['box'] == coco.toBbox(found['rle']).tolist()
+    if found['id']:
+      mean = scores[found['id']][mask].mean()
+      assert found['score'] == pytest.approx(mean, abs=1e-5)
+  for name in ('overlay', 'pred', 'first_group', 'final_group', 'groups_2'):
+    assert Image.open(f'out/photo_{name}.png').mode == 'RGB'
+
+
+def test_very_wide_pictures(model, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  Image.new('L', (30_000, 1000), 90).save('wide.jpg')
+  assert segment(model, 'wide.jpg', '--show', 'mask,overlay') == 0
+  assert Image.open('out/wide_mask.png').size == (30_000, 1000)
+  assert Image.open('out/wide_overlay.png').width <= 4096
+  # Too low for a single token once its length is scaled down.
+  Image.new('L', (30_000, 40), 90).save('line.png')
+  capsys.readouterr()
+  assert segment(model, 'line.png') == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('groupvit: error: line.png is 30,000 x 40 pixels')
+
+
+def test_a_label_of_a_thousand_words(model, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  noise().save('photo.png')
+  argv = ['classify', 'photo.png', '--model', str(model)]
+  assert cli.main([*argv, '--labels', 'word ' * 1000 + ',cat']) == 0
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('groupvit: warning: ')
+  assert len(line) < 200
+
+
+def test_classify_and_info(model, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  noise().save('photo.png')
+  argv = ['classify', 'photo.png', '--model', str(model), '--json', *LABELS]
+  assert cli.main(argv) == 0
+  shares = json.loads(capsys.readouterr().out)['classes']
+  assert set(shares) == {'a red thing', 'grass', 'the sky'}
+  assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+  assert cli.main(['info', str(model)]) == 0
+  assert '49408' in capsys.readouterr().out.replace(',', '')
+
+
+@pytest.mark.parametrize('broken', ['missing', 'half', 'empty'])
+def test_models_that_cannot_be_read(
+  model, tmp_path, monkeypatch, capsys, broken
+):
+  monkeypatch.chdir(tmp_path)
+  noise().save('photo.png')
+  folder = tmp_path / 'model'
+  if broken != 'missing':
+    folder.mkdir()
+  if broken == 'half':
+    (folder / 'config.json').write_bytes((model / 'config.json').read_bytes())
+    weights = (model / 'model.safetensors').read_bytes()
+    (folder / 'model.safetensors').write_bytes(weights[: len(weights) // 2])
+  for argv in (
+    ['segment', 'photo.png', '--out', 'out', '--model', str(folder), *LABELS],
+    ['info', str(folder)],
+    ['convert', str(folder), 'converted'],
+  ):
+    assert cli.main(argv) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('groupvit: error: ')
+    assert 'model' in line
+  assert not pathlib.Path('out').exists()
+  assert not pathlib.Path('converted').exists()

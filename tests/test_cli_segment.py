@@ -1,0 +1,140 @@
+"""`groupvit segment`: what it writes, and what it asks the model for."""
+
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import segment_runs
+from PIL import Image
+from segment_runs import run, save, written
+
+from groupvit_jax.commands import labels as label_options
+from groupvit_jax.commands import segment
+from groupvit_jax.data import label_sets
+
+
+@pytest.fixture
+def stub(monkeypatch, tmp_path):
+  return segment_runs.start(monkeypatch, tmp_path)
+
+
+def test_one_picture(stub, capsys):
+  assert run('photo.jpg') == 0
+  got = capsys.readouterr()
+  assert got.out == 'out/photo_overlay.png\n'
+  assert got.err == ''
+  assert Image.open('out/photo_overlay.png').width >= 60
+  assert stub.seen == [['photo.jpg']]
+  assert stub.calls == [(('dog', 'grass|lawn', 'sky'), 'simple', 8)]
+
+
+def test_every_kind(stub):
+  assert run('photo.jpg', '--show', ','.join(segment.KINDS)) == 0
+  kinds = [kind for kind in segment.KINDS if kind not in ('all_groups',)]
+  assert written() == {
+    *(f'photo_{k}.png' for k in kinds if k not in ('scores', 'json')),
+    *('photo_groups_1.png', 'photo_groups_2.png'),
+    *('photo_scores.npz', 'photo.json'),
+  }
+  # Three stripes, the background being the first of four classes.
+  labels = (np.arange(60) // 20)[None].repeat(40, 0)
+  mask = Image.open('out/photo_mask.png')
+  np.testing.assert_array_equal(np.asarray(mask), labels)
+  assert mask.mode == 'P'
+  groups = [
+    pathlib.Path(f'out/photo_{name}.png').read_bytes()
+    for name in ('first_group', 'groups_1', 'final_group', 'groups_2')
+  ]
+  assert groups[0] == groups[1] != groups[2] == groups[3]
+  with np.load('out/photo_scores.npz') as scores:
+    assert scores['scores'].shape == (4, 40, 60)
+    assert scores['scores'].dtype == np.float32
+    assert list(scores['names']) == ['background', 'dog', 'grass', 'sky']
+
+
+def test_json(stub):
+  coco = pytest.importorskip('pycocotools.mask')
+  assert run('photo.jpg', '--show', 'json') == 0
+  got = json.loads(pathlib.Path('out/photo.json').read_text())
+  assert (got['picture'], got['width'], got['height']) == ('photo.jpg', 60, 40)
+  assert got['names'] == ['background', 'dog', 'grass', 'sky']
+  background, dog, grass = got['classes']
+  assert (background['id'], background['name']) == (0, 'background')
+  assert 'score' not in background
+  assert (dog['id'], grass['name']) == (1, 'grass')
+  assert dog['area'] == 800
+  assert dog['share'] == pytest.approx(1 / 3, abs=1e-6)
+  assert dog['box'] == [20, 0, 20, 40]
+  assert dog['score'] == 0.75
+  mask = coco.decode(dog['rle'])
+  np.testing.assert_array_equal(mask[0], np.arange(60) // 20 == 1)
+  assert coco.toBbox(dog['rle']).tolist() == dog['box']
+
+
+def test_folders_and_patterns(stub, capsys):
+  for name in ('a/x.jpg', 'a/x.png', 'a/b/x.JPG', 'a/.hidden.jpg'):
+    save(name)
+  pathlib.Path('a/notes.txt').write_text('no picture')
+  assert run('a', 'a/x.jpg', 'a/b/*.J*', '--batch', 2, out='a/out') == 0
+  assert written('a/out') == {
+    'x_overlay.png', 'x.png_overlay.png', 'b/x_overlay.png'
+  }  # fmt: skip
+  assert capsys.readouterr().out == '3 pictures: 3 segmented; see a/out\n'
+  # What was written is not segmented in its turn.
+  assert run('a', out='a/out') == 0
+  assert '3 skipped' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('labels', 'count', 'threshold'),
+  [
+    (('--labels', 'a,b'), 2, 0.95),
+    (('--labels-from', 'voc'), 20, 0.95),
+    (('--labels-from', 'voc20'), 20, None),
+    (('--labels-from', 'context'), 59, 0.35),
+    (('--labels-from', 'ade20k'), 150, None),
+    (('--labels-from', 'names.txt'), 3, 0.95),
+    (('--labels-from', 'context', '--background', 'none'), 59, None),
+    (('--labels-from', 'ade20k', '--background', '.5'), 150, 0.5),
+  ],
+)
+def test_label_sets_bring_their_background(stub, labels, count, threshold):
+  pathlib.Path('names.txt').write_text('cat\n# no\ndog|puppy\n\nsky\n')
+  assert run('photo.jpg', '--show', 'mask', labels=labels) == 0
+  assert len(stub.calls[0][0]) == count
+  assert stub.configs[0].background_threshold == threshold
+
+
+def test_the_sets_of_the_help_exist():
+  assert set(label_options.SETS) < set(label_sets.LABEL_SETS)
+  assert set(label_sets.BACKGROUND_THRESHOLDS) < set(label_options.SETS)
+
+
+def test_steps_are_fields_of_the_config(stub):
+  steps = ('--slide', '--short-side', '336', '--top-k', '3', '--soft')
+  assert run('photo.jpg', *steps, '--templates', 'full', '--batch', '3') == 0
+  (config,) = stub.configs
+  assert (config.mode, config.short_side) == ('slide', 336)
+  assert (config.top_k, config.one_hot) == (3, False)
+  assert stub.calls[0][1:] == ('full', 3)
+
+
+def test_a_progress_bar_on_a_terminal(stub, monkeypatch):
+  class Terminal(io.StringIO):
+    def isatty(self):
+      return True
+
+  terminal = Terminal()
+  monkeypatch.setattr('sys.stderr', terminal)
+  for i in range(3):
+    save(f'a/{i}.jpg')
+  pathlib.Path('a/1.jpg').write_text('no picture')
+  assert run('a') == 1
+  assert '3/3' in terminal.getvalue()
+  # The line about the bad picture stands alone, not behind the bar.
+  lines = terminal.getvalue().replace('\r', '\n').splitlines()
+  assert 'groupvit: error: a/1.jpg is not an image.' in [
+    line.strip() for line in lines
+  ]
