@@ -20,6 +20,7 @@ _BASE = [
   'jax>=0.10,<0.13',
   'jaxtyping>=0.3,<0.4',
   'ml_collections>=1.0,<2',
+  'ml_dtypes>=0.5,<1',
   'numpy>=2.0,<3',
   'optax>=0.2.6,<0.3',
   'orbax-checkpoint>=0.11.20,<0.13',

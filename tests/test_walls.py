@@ -34,11 +34,13 @@ STOREYS = (
     'optimizer',
     'checkpoint',
     'visualize',
+    'model_folder',
   ),
   ('evaluation', 'tasks', 'report'),
-  ('inputs', 'train_state', 'results'),
-  ('train',),
-  ('main', 'cli'),
+  ('inputs', 'train_state', 'results', 'convert'),
+  ('train', 'inference'),
+  ('main', 'commands'),
+  ('cli',),
 )
 
 # What a base installation lacks. `[train]` brings some of it, for speed and
