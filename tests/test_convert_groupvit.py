@@ -28,7 +28,16 @@ transformers = pytest.importorskip(
 
 pytestmark = pytest.mark.slow
 WEIGHTS = os.environ.get('GROUPVIT_WEIGHTS')
-TEXTS = ('a photo of a cat', 'a small dog that sleeps on a red sofa', 'grass')
+TEXTS = (
+  'a photo of a cat',
+  'a small dog that sleeps on a red sofa',
+  'grass',
+  'two people riding bicycles along the coast in the evening',
+  'sky',
+  'an old wooden boat, painted blue',
+  'pizza with mushrooms',
+  'the tower',
+)
 
 
 def randomise(model):
@@ -54,6 +63,7 @@ def randomise(model):
 
 @pytest.fixture(scope='module')
 def theirs():
+  torch.manual_seed(3)  # of what `randomise` only adds to
   model = transformers.GroupViTModel(transformers.GroupViTConfig())
   return randomise(model).eval()
 
@@ -65,12 +75,33 @@ def converted(theirs, tmp_path_factory):
   return convert.load_source(folder)
 
 
+def make_inputs(pixels):
+  texts = TEXTS[: len(pixels)]
+  ids = torch.from_numpy(tokenizer.make_tokenizer('clip')(texts)).long()
+  return {'pixel_values': pixels, 'input_ids': ids}
+
+
 @pytest.fixture(scope='module')
 def inputs():
   generator = torch.Generator().manual_seed(1)
-  ids = torch.from_numpy(tokenizer.make_tokenizer('clip')(TEXTS)).long()
-  pixels = torch.randn((len(TEXTS), 3, 224, 224), generator=generator)
-  return {'pixel_values': pixels, 'input_ids': ids}
+  return make_inputs(torch.randn((3, 3, 224, 224), generator=generator))
+
+
+@pytest.fixture(scope='module')
+def unlike_inputs():
+  """Eight pictures of large shapes, each with a colour of its own.
+
+  Batch norm divides by what the pictures of a batch differ in. Of three
+  pictures of noise, torch's own float32 gradients are 1e-3 from its float64
+  ones; of these, 5e-5.
+  """
+  generator = torch.Generator().manual_seed(1)
+
+  def noise(side):
+    return torch.randn((8, 3, side, side), generator=generator)
+
+  shapes = torch.nn.functional.interpolate(3 * noise(4), 224, mode='bilinear')
+  return make_inputs(shapes + 0.3 * noise(224) + 2 * noise(1))
 
 
 def ours_of(inputs):
@@ -139,7 +170,10 @@ def test_outputs(theirs, converted, inputs):
   assert_near(texts, out.text_model_output.pooler_output)
 
 
-def test_train_loss_and_gradients(theirs, converted, inputs, monkeypatch):
+def test_train_loss_and_gradients(
+  theirs, converted, unlike_inputs, monkeypatch
+):
+  inputs = unlike_inputs
   noises = record_noise(monkeypatch)
   theirs.train()
   out = theirs(**inputs, return_loss=True, output_attentions=True)
@@ -210,9 +244,6 @@ def compare_gradients(ours, theirs):
       # A bias that the next norm removes: its gradient is 0 in theory, and
       # either side holds but rounding.
       bound = rounding
-    if path == 'params/logit_scale':
-      # A sum over logits that cancels: it is as exact as the logits are.
-      bound = max(bound, 2e-5)
     worst = np.abs(ours[path] - wanted).max()
     if not worst <= bound:
       wrong.append(f'{path}: off by {worst:.2e} of {size:.2e}')

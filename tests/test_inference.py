@@ -21,6 +21,7 @@ from groupvit_jax import (
   inference_batches,
   inference_programs,
   inference_sizes,
+  model_folder,
 )
 from groupvit_jax.evaluation import segmentation, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
@@ -84,7 +85,7 @@ def source(architecture=ARCHITECTURE, **changes):
       'variables': variables,
       'tokenizer': 'clip',
       'preprocessing': {'mean': MEAN, 'std': STD, 'short_side': 32},
-      'metadata': {},
+      'metadata': {'source': 'a test', 'file': 'none', 'license': 'none'},
     }
     | changes
   )
@@ -379,31 +380,33 @@ def test_a_model_without_tokenizer_says_so():
 
 
 def test_load_is_at_the_package_and_keeps_compiled_programs(
-  monkeypatch, tmp_path
+  model, monkeypatch, tmp_path
 ):
-  asked = []
-  monkeypatch.setattr(
-    inference.convert,
-    'load_source',
-    lambda path: asked.append(path) or source(),
-  )
+  folder = tmp_path / 'model'
+  model_folder.write(folder, model_folder.Converted(**vars(source())))
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   try:
     jax.config.update('jax_compilation_cache_dir', None)
-    model = groupvit_jax.load('some/folder')
-    folder = tmp_path / 'groupvit_jax' / 'compiled'
-    assert jax.config.jax_compilation_cache_dir == str(folder)
-    model.encode_pixels(np.zeros((1, 16, 16, 3), np.uint8))
-    assert list(folder.iterdir()), 'a program should have been kept'
+    loaded = groupvit_jax.load(folder)
+    cache = tmp_path / 'groupvit_jax' / 'compiled'
+    assert jax.config.jax_compilation_cache_dir == str(cache)
+    pixels = photo(16, 16)[None]
+    np.testing.assert_allclose(
+      loaded.encode_pixels(pixels), model.encode_pixels(pixels), atol=1e-5
+    )
+    assert list(cache.iterdir()), 'a program should have been kept'
     # A folder that the user gave JAX stays.
     jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'own'))
-    groupvit_jax.load('some/folder')
+    groupvit_jax.load(folder)
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'own')
-    groupvit_jax.load('some/folder', compilation_cache=False)
+    jax.config.update('jax_compilation_cache_dir', None)
+    groupvit_jax.load(folder, compilation_cache=False)
+    assert jax.config.jax_compilation_cache_dir is None
   finally:
     jax.config.update('jax_compilation_cache_dir', before)
-  assert asked == ['some/folder'] * 3
+  with pytest.raises(errors.ModelError, match='there is no'):
+    groupvit_jax.load(tmp_path / 'none')
   with pytest.raises(AttributeError, match='no attribute'):
     groupvit_jax.lode  # noqa: B018
 

@@ -44,3 +44,27 @@ def test_an_unknown_way_to_match_nouns_is_refused():
   config = get_config('demo,loss.noun_match=best-group')
   with pytest.raises(ValueError, match="'best-group'; choose one of"):
     tasks.TASKS[config.task](config, 50)
+
+
+def test_predictions_of_images_take_their_sizes():
+  get_config = runpy.run_path(str(CONFIG))['get_config']
+  config = get_config('demo,size=32,batch=1')
+  task = tasks.TASKS[config.task](config, 50)
+  batch = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), train_state.abstract_batch(config, 1)
+  )
+  variables = task.init(jax.random.key(0), batch)
+  images = jax.random.randint(jax.random.key(1), (1, 32, 40, 3), 0, 256)
+  images = images.astype(jnp.uint8)
+  sizes = jnp.asarray([[16, 32]])
+  regions = tiny_models.fast_jit(task.predict_fns['regions'])
+  padded, alone = (
+    regions(variables, images, sizes),
+    regions(variables, images[:, :16, :32]),
+  )
+  image = tiny_models.fast_jit(task.predict_fns['image'])
+  for actual in (padded['image'], image(variables, images, sizes)):
+    assert jnp.allclose(actual, alone['image'], rtol=0, atol=1e-5)
+  maps, expected = padded['stages'][-1], alone['stages'][-1]
+  assert jnp.allclose(maps[:, :2, :4], expected, rtol=0, atol=1e-5)
+  assert padded['grids'].tolist() == [[2, 4]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.evaluation import zero_shot
 
@@ -80,6 +80,7 @@ def group_scores(
   text: Float[Array, 'c *s e'],
   scale: Float[Array, ''] | float | int,
   config: SegmentConfig = SegmentConfig(),
+  valid: Bool[Array, 'c'] | None = None,
 ) -> Float[Array, 'b g c']:
   """How well each class names each group.
 
@@ -94,16 +95,21 @@ def group_scores(
       of each class's synonyms (see `zero_shot.similarity`).
     scale: multiplies the cosines unless the config sets one.
     config: see `SegmentConfig`.
+    valid: False for classes that only fill `text` up to a static length: they
+      take no part, whatever their embedding. None: all are classes.
 
   Returns:
-    Scores in 0..1 (cosines in -1..1 if both softmaxes are off).
+    Scores in 0..1 (cosines in -1..1 if both softmaxes are off). A class that
+    fills up or is not let through has the lowest, 0 (-1).
   """
   scale = scale if config.scale is None else config.scale
   cosine = zero_shot.similarity(embeddings, text)
-  allowed = _gate(image, text, config.top_k)[:, None, :]
+  allowed = _gate(image, text, config.top_k, valid)[:, None, :]
   if not (config.group_softmax or config.gated_softmax):
     return jnp.where(allowed, cosine, -1.0)
   logits = cosine * scale
+  if valid is not None:
+    logits = jnp.where(valid, logits, -jnp.inf)
   gated = jnp.where(allowed, logits, -jnp.inf)
   score = jnp.where(allowed, 1.0, 0.0)
   if config.group_softmax:
@@ -114,13 +120,22 @@ def group_scores(
 
 
 def _gate(
-  image: Float[Array, 'b e'], text: Float[Array, 'c *s e'], top_k: int | None
-) -> Array:
+  image: Float[Array, 'b e'],
+  text: Float[Array, 'c *s e'],
+  top_k: int | None,
+  valid: Bool[Array, 'c'] | None,
+) -> Bool[Array, 'b c']:
+  """True for the classes that the picture as a whole lets through."""
   classes = text.shape[0]
   if top_k is None or top_k >= classes:
-    return jnp.ones((image.shape[0], classes), bool)
-  _, best = jax.lax.top_k(zero_shot.similarity(image, text), top_k)
-  return jax.nn.one_hot(best, classes, dtype=bool).any(1)
+    allowed = jnp.ones((image.shape[0], classes), bool)
+  else:
+    similarity = zero_shot.similarity(image, text)
+    if valid is not None:
+      similarity = jnp.where(valid, similarity, -jnp.inf)
+    _, best = jax.lax.top_k(similarity, top_k)
+    allowed = jax.nn.one_hot(best, classes, dtype=bool).any(1)
+  return allowed if valid is None else allowed & valid
 
 
 def resize_maps(
@@ -131,6 +146,59 @@ def resize_maps(
     return maps
   shape = (maps.shape[0], *size, maps.shape[3])
   return jax.image.resize(maps, shape, method='linear', antialias=False)
+
+
+def resize_maps_to(
+  maps: Float[Array, 'b h w g'],
+  sizes_in: Int[Array, 'b 2'],
+  sizes_out: Int[Array, 'b 2'],
+  canvas: tuple[int, int],
+) -> Float[Array, 'b H W g']:
+  """`resize_maps` of pictures in the top left corner of a canvas, each its own.
+
+  The sizes are known at run time only, so that one compiled program serves
+  all; a resize is a matrix for the rows and one for the columns.
+
+  Args:
+    maps: on a static grid; what lies beyond `sizes_in` is not read.
+    sizes_in: (h, w) of every picture's own grid, at least 1.
+    sizes_out: (h, w) wanted of it, at least 1.
+    canvas: (H, W) of the result.
+
+  Returns:
+    Maps of `sizes_out` in the top left corner, zero beyond.
+  """
+  height, width = maps.shape[1:3]
+  inside = (jnp.arange(height) < sizes_in[:, :1])[:, :, None] & (
+    jnp.arange(width) < sizes_in[:, 1:]
+  )[:, None, :]
+  maps = jnp.where(inside[..., None], maps, 0)  # NaN times zero is NaN
+  rows = _linear_weights(sizes_in[:, 0], sizes_out[:, 0], height, canvas[0])
+  columns = _linear_weights(sizes_in[:, 1], sizes_out[:, 1], width, canvas[1])
+  exact = jax.lax.Precision.HIGHEST
+  maps = jnp.einsum('byh,bhwg->bywg', rows, maps, precision=exact)
+  return jnp.einsum('bxw,bywg->byxg', columns, maps, precision=exact)
+
+
+def _linear_weights(
+  lengths_in: Int[Array, 'b'],
+  lengths_out: Int[Array, 'b'],
+  source: int,
+  target: int,
+) -> Float[Array, 'b target source']:
+  """Matrices of a linear resize along one axis, edges repeated."""
+  last = lengths_in[:, None] - 1
+  scale = lengths_in / lengths_out
+  place = (jnp.arange(target) + 0.5) * scale[:, None] - 0.5
+  place = jnp.clip(place, 0, last)
+  first = jnp.floor(place).astype(jnp.int32)
+  second = jnp.minimum(first + 1, last)
+  share = (place - first)[..., None]
+  one_hot = jax.nn.one_hot
+  weights = one_hot(first, source) * (1 - share)
+  weights += one_hot(second, source) * share
+  wanted = jnp.arange(target) < lengths_out[:, None]
+  return jnp.where(wanted[..., None], weights, 0)
 
 
 def pixel_groups(

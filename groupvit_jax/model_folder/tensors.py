@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -21,7 +21,7 @@ _DTYPES = {
   'F64': np.float64,
   'F32': np.float32,
   'F16': np.float16,
-  'BF16': ml_dtypes.bfloat16,
+  'BF16': jnp.bfloat16,
   'I64': np.int64,
   'I32': np.int32,
   'I16': np.int16,

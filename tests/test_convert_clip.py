@@ -1,0 +1,227 @@
+"""CLIP, OpenAI's and Hugging Face's, against transformers' `CLIPModel`.
+
+Runs where torch and transformers are installed (the `torch` extra).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import fast_jit
+
+from groupvit_jax import convert
+from groupvit_jax.convert import architecture
+from groupvit_jax.errors import ModelError
+from groupvit_jax.model_folder import tensors
+from groupvit_jax.models import build
+
+torch = pytest.importorskip('torch', reason="needs the 'torch' extra")
+transformers = pytest.importorskip(
+  'transformers', reason="needs the 'torch' extra"
+)
+
+
+def randomise(model, seed=0):
+  """Strong weights, and no parameter or statistic at a constant."""
+  generator = torch.Generator().manual_seed(seed)
+
+  def noise(x):
+    return torch.randn(x.shape, generator=generator)
+
+  with torch.no_grad():
+    for name, p in model.named_parameters():
+      if p.ndim > 1 and 'position' not in name and 'group_token' not in name:
+        p.copy_(noise(p) * p[0].numel() ** -0.5)
+      else:
+        p.add_(0.1 * noise(p))
+    for name, b in model.named_buffers():
+      if name.endswith(('running_mean', 'running_var')):
+        b.add_(0.2 * noise(b).abs())
+  return model.eval()
+
+
+def random_texts(n, config):
+  """Start token, random ids, the end token, zeros."""
+  ids = torch.zeros(n, config.max_position_embeddings, dtype=torch.long)
+  end = config.vocab_size - 1
+  generator = torch.Generator().manual_seed(1)
+  for row, length in zip(ids, range(2, 2 + n), strict=True):
+    row[0] = end - 1
+    row[1:length] = torch.randint(
+      1, end - 1, (length - 1,), generator=generator
+    )
+    row[length] = end
+  return ids
+
+
+def assert_near(ours, theirs, atol=2e-5):
+  np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=atol)
+
+
+def encode(converted, pixels, ids):
+  """Image embeddings, text embeddings and scale of a model."""
+  model = build.build(converted.architecture)
+
+  @fast_jit
+  def run(variables, images, tokens):
+    def call(method, *args):
+      return model.apply(variables, *args, method=method)
+
+    return (
+      call('encode_image', images),
+      call('encode_text', tokens),
+      call('scale'),
+    )
+
+  images = jnp.asarray(pixels.numpy().transpose(0, 2, 3, 1))
+  return run(converted.variables, images, jnp.asarray(ids.numpy(), jnp.int32))
+
+
+def unit(x):
+  return x / x.norm(dim=-1, keepdim=True)
+
+
+def assert_same_model(converted, theirs, batch=2):
+  """Embeddings and logits of a model against transformers'."""
+  config = theirs.config
+  generator = torch.Generator().manual_seed(2)
+  side = config.vision_config.image_size
+  pixels = torch.randn((batch, 3, side, side), generator=generator)
+  ids = random_texts(batch + 1, config.text_config)
+  with torch.no_grad():
+    out = theirs(pixel_values=pixels, input_ids=ids)
+  image, text, scale = encode(converted, pixels, ids)
+  assert_near(image, unit(out.image_embeds))
+  assert_near(text, unit(out.text_embeds))
+  assert_near(
+    image @ text.T, out.logits_per_image / theirs.logit_scale.exp().detach()
+  )
+  limited = theirs.logit_scale.exp().clamp(max=100).detach()
+  np.testing.assert_allclose(scale, limited.numpy(), rtol=1e-6)
+
+
+TINY_CLIP = {
+  'projection_dim': 10,
+  'text_config': {
+    'vocab_size': 41,
+    'hidden_size': 8,
+    'intermediate_size': 24,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 2,
+    'max_position_embeddings': 11,
+    'bos_token_id': 39,
+    'eos_token_id': 40,
+  },
+  'vision_config': {
+    'hidden_size': 12,
+    'intermediate_size': 36,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 3,
+    'image_size': 24,
+    'patch_size': 8,
+  },
+}
+
+
+def clip(config=None):
+  config = transformers.CLIPConfig(**config or {})
+  return randomise(transformers.CLIPModel(config))
+
+
+def test_tiny_clip_equals_transformers(tmp_path):
+  theirs = clip(TINY_CLIP)
+  theirs.save_pretrained(tmp_path / 'clip')
+  converted = convert.load_source(tmp_path / 'clip')
+  assert converted.architecture['image_encoder'] == 'clip_vit'
+  assert not converted.architecture['projector_bias']
+  assert_same_model(converted, theirs, batch=3)
+  convert.convert(tmp_path / 'clip', tmp_path / 'ours')
+  again = convert.load_source(tmp_path / 'ours')
+  jax.tree.map(
+    np.testing.assert_array_equal, again.variables, converted.variables
+  )
+
+
+def test_openais_form_is_the_same_model(tmp_path, monkeypatch):
+  config = TINY_CLIP | {
+    'vision_config': TINY_CLIP['vision_config'] | {'num_attention_heads': 3}
+  }
+  theirs = clip(config)
+  theirs.save_pretrained(tmp_path / 'clip')
+  wanted = convert.load_source(tmp_path / 'clip')
+  monkeypatch.setattr(architecture, 'HEAD_WIDTH', 4)
+  state = as_openai(theirs.state_dict())
+  sizes = ('input_resolution', 'context_length', 'vocab_size')
+  state |= {name: torch.tensor(24) for name in sizes}
+  half = {k: v.half() if 'ln_post' in k else v for k, v in state.items()}
+  torch.save(half, tmp_path / 'clip.pt')
+  loaded = convert.load_source(tmp_path / 'clip.pt')
+  assert loaded.architecture == wanted.architecture
+  assert loaded.preprocessing == wanted.preprocessing
+  ours, theirs = map(tensors.flatten, (loaded.variables, wanted.variables))
+  assert ours.keys() == theirs.keys()
+  for name, x in theirs.items():
+    if name.startswith('params/image/norm/'):
+      x = x.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(ours[name], x, err_msg=name)
+
+
+def as_openai(state):
+  """Hugging Face's CLIP under OpenAI's names (openai/CLIP, model.py)."""
+  renamed = {}
+  for name, x in state.items():
+    if '.k_proj.' in name or '.v_proj.' in name:
+      continue
+    if '.q_proj.' in name:
+      x = torch.cat([state[name.replace('q_proj', f'{p}_proj')] for p in 'qkv'])
+    if name.endswith('_projection.weight'):
+      x = x.T
+    for theirs, openai in _OPENAI:
+      name = name.replace(theirs, openai)
+    renamed[name] = x
+  return renamed
+
+
+_OPENAI = (
+  ('vision_model.embeddings.class_embedding', 'visual.class_embedding'),
+  ('vision_model.embeddings.patch_embedding', 'visual.conv1'),
+  (
+    'vision_model.embeddings.position_embedding.weight',
+    'visual.positional_embedding',
+  ),
+  ('vision_model.pre_layrnorm', 'visual.ln_pre'),
+  ('vision_model.post_layernorm', 'visual.ln_post'),
+  ('vision_model.encoder.layers', 'visual.transformer.resblocks'),
+  ('text_model.embeddings.token_embedding', 'token_embedding'),
+  (
+    'text_model.embeddings.position_embedding.weight',
+    'positional_embedding',
+  ),
+  ('text_model.encoder.layers', 'transformer.resblocks'),
+  ('text_model.final_layer_norm', 'ln_final'),
+  ('visual_projection.weight', 'visual.proj'),
+  ('text_projection.weight', 'text_projection'),
+  ('self_attn.q_proj.', 'attn.in_proj_'),
+  ('self_attn.out_proj', 'attn.out_proj'),
+  ('layer_norm', 'ln_'),
+  ('mlp.fc1', 'mlp.c_fc'),
+  ('mlp.fc2', 'mlp.c_proj'),
+)
+
+
+def test_a_clip_with_another_activation_is_refused(tmp_path):
+  config = TINY_CLIP | {
+    'vision_config': TINY_CLIP['vision_config'] | {'hidden_act': 'gelu'}
+  }
+  clip(config).save_pretrained(tmp_path / 'clip')
+  with pytest.raises(ModelError, match="hidden_act is 'gelu'"):
+    convert.load_source(tmp_path / 'clip')
+
+
+@pytest.mark.slow
+def test_full_size_clip_equals_transformers(tmp_path):
+  theirs = clip()
+  theirs.save_pretrained(tmp_path / 'clip')
+  converted = convert.load_source(tmp_path / 'clip')
+  assert converted.tokenizer == 'clip'
+  assert_same_model(converted, theirs)

@@ -1,0 +1,152 @@
+"""Weights that are not what they should be are refused, and named."""
+
+import sys
+
+import golden_models
+import numpy as np
+import pytest
+
+from groupvit_jax import convert
+from groupvit_jax.convert import keymaps, torch_to_flax
+from groupvit_jax.errors import ModelError
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  return golden_models.load()
+
+
+@pytest.fixture
+def state(arrays):
+  return golden_models.state(arrays)
+
+
+@pytest.fixture
+def config(arrays):
+  return golden_models.config(arrays)
+
+
+def load(state, config):
+  return torch_to_flax.from_state(golden_models.as_state_dict(state, config))
+
+
+def test_unmapped_names_are_told_ten_of_them(state, config):
+  extra = {f'head.{i:02d}.weight': np.zeros(2, np.float32) for i in range(12)}
+  with pytest.raises(ModelError) as error:
+    load(state | extra, config)
+  message = str(error.value)
+  assert '12 unmapped' in message and 'head.09.weight' in message
+  assert 'head.10.weight' not in message and '2 more' in message
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'vision_model.layernorm.bias',
+    'vision_model.encoder.stages.0.layers.0.self_attn.v_proj.weight',
+    'vision_model.encoder.stages.0.downsample.assign.k_proj.bias',
+    'vision_model.embeddings.position_embeddings',
+    'text_model.embeddings.token_embedding.weight',
+    'text_projection.1.running_var',
+    'logit_scale',
+  ],
+)
+def test_a_missing_array_is_named_as_theirs(state, config, name):
+  del state[name]
+  with pytest.raises(ModelError, match='missing') as error:
+    load(state, config)
+  assert name in str(error.value)
+
+
+def test_two_names_of_one_array_are_refused():
+  rows = (*keymaps.norm('a', 'norm'), *keymaps.norm('b', 'norm'))
+  table = keymaps.KeyMap('a test', 'a.weight', rows)
+  one = np.ones(2, np.float32)
+  with pytest.raises(ModelError, match='1 doubled .b.weight'):
+    table.to_flax({'a.weight': one, 'b.weight': one})
+
+
+def test_another_shape_and_nan_are_named(state, config):
+  name = 'vision_model.layernorm.weight'
+  cut = state | {'text_model.final_layer_norm.bias': np.zeros(3, np.float32)}
+  with pytest.raises(ModelError, match=r'final_layer_norm.bias: .*\(3,\)'):
+    load(cut, config)
+  spoilt = state | {name: np.full_like(state[name], np.nan)}
+  with pytest.raises(ModelError, match=f'1 not_finite .{name}'):
+    load(spoilt, config)
+
+
+@pytest.mark.parametrize(
+  ('part', 'field', 'value'),
+  [
+    ('vision_config', 'hidden_act', 'relu'),
+    ('vision_config', 'layer_norm_eps', 1e-6),
+    ('vision_config', 'assign_eps', 1e-4),
+    ('text_config', 'hidden_act', 'gelu'),
+    ('text_config', 'eos_token_id', 7),
+  ],
+)
+def test_what_we_do_not_compute_is_refused(state, config, part, field, value):
+  config[part][field] = value
+  with pytest.raises(ModelError, match=f'{part}.{field}'):
+    load(state, config)
+
+
+def test_weights_without_config_need_heads_of_64(state):
+  with pytest.raises(ModelError, match='square|heads.*config.json'):
+    load(state, {})
+
+
+def test_strangers_are_refused(tmp_path, state):
+  with pytest.raises(ModelError, match='unknown model.*known are'):
+    load({'conv.weight': np.zeros((2, 2), np.float32)}, {})
+  with pytest.raises(ModelError, match='ResNet'):
+    load({'visual.layer1.0.conv1.weight': np.zeros(2, np.float32)}, {})
+  with pytest.raises(ModelError, match='there is no .*nvidia/groupvit'):
+    convert.load_source('nvidia/groupvit-gcc-yfcc')
+  with pytest.raises(ModelError, match='holds no model'):
+    convert.load_source(tmp_path)
+  (tmp_path / 'weights.h5').write_bytes(b'')
+  with pytest.raises(ModelError, match='no file of weights'):
+    convert.load_source(tmp_path / 'weights.h5')
+  (tmp_path / 'cut.safetensors').write_bytes(b'\x10\0\0\0\0\0\0\0{"a')
+  with pytest.raises(ModelError, match='truncated'):
+    convert.load_source(tmp_path / 'cut.safetensors')
+  with pytest.raises(ModelError, match="unknown format 'onnx'"):
+    convert.convert(tmp_path, tmp_path / 'out', to='onnx')
+
+
+def test_without_torch_a_pickle_names_the_remedy(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  (tmp_path / 'weights.pth').write_bytes(b'anything')
+  with pytest.raises(ModelError, match=r'groupvit_jax\[torch\]'):
+    convert.load_source(tmp_path / 'weights.pth')
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('center_keys', True),
+    ('group_residual', False),
+    ('pre_assign_attn', False),
+    ('token_mixer', False),
+    ('assignment', 'soft'),
+    ('num_output_groups', [3, 5, 2, 0]),
+  ],
+)
+def test_what_their_class_cannot_express_is_refused(tmp_path, field, value):
+  converted = golden_models.converted(golden_models.load())
+  converted.architecture['image'][field] = value
+  with pytest.raises(ModelError, match=f'cannot express.*{field}'):
+    convert.save_huggingface(converted, tmp_path / 'hf')
+  assert not (tmp_path / 'hf').exists()
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'), [('image_encoder', 'vit'), ('projector_width', 0)]
+)
+def test_other_encoders_and_projectors_are_refused(tmp_path, field, value):
+  converted = golden_models.converted(golden_models.load())
+  converted.architecture[field] = value
+  with pytest.raises(ModelError, match='cannot express'):
+    convert.save_huggingface(converted, tmp_path / 'hf')
