@@ -48,6 +48,11 @@ def test_what_is_written_is_read(written, converted):
   assert {p.name for p in written.parent.iterdir()} == {'model'}
 
 
+def test_whoever_may_read_the_card_may_read_the_weights(written):
+  modes = {path.stat().st_mode for path in written.iterdir()}
+  assert len(modes) == 1
+
+
 def test_every_path_to_it_loads_it(written):
   for path in (written, written / 'model.safetensors'):
     loaded = convert.load_source(path)

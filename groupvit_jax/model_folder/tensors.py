@@ -15,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from groupvit_jax import files
 from groupvit_jax.errors import ModelError
 
 _DTYPES = {
@@ -40,7 +41,9 @@ def write(
   whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
   # ascontiguousarray makes scalars vectors.
   whole = {name: x.reshape(np.shape(arrays[name])) for name, x in whole.items()}
-  safetensors.numpy.save_file(whole, path, dict(metadata))
+  # Its own save_file makes files that nobody but their owner may read.
+  content = safetensors.numpy.save(whole, dict(metadata))
+  files.write_atomically(path, content)
 
 
 def read(
