@@ -102,7 +102,7 @@ def main() -> None:
   args = parser.parse_args()
   if args.list:
     for name, options in ROWS.items():
-      print(f'{name:<18}{options}')
+      print(f'{name:<22}{options}')
     return
   print(f'{demo.environment()}; {args.steps} steps\n')
   print_head()

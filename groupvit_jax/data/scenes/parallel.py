@@ -146,8 +146,11 @@ def _parallel(jobs: list, workers: int) -> Iterator[Chunk]:
     ) from error
   finally:
     # Also on Ctrl-C and when the reader stops early: chunks that have not
-    # begun are dropped, a running one ends within a second.
-    pool.shutdown(wait=True, cancel_futures=True)
+    # begun are dropped, a running one ends within a second. Where the garbage
+    # collector closes this in the pool's own thread, that cannot wait for
+    # itself (RuntimeError), and need not: it has been told to end.
+    with contextlib.suppress(RuntimeError):
+      pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _usable_cores() -> int:
