@@ -39,28 +39,11 @@ from groupvit_jax import (
 from groupvit_jax.data import on_device
 from groupvit_jax.text import prompts, tokenizer
 
-NAMES = [
-  'aeroplane',
-  'bicycle',
-  'bird',
-  'boat',
-  'bottle',
-  'bus',
-  'car',
-  'cat',
-  'chair',
-  'cow',
-  'table',
-  'dog',
-  'horse',
-  'motorbike',
-  'person',
-  'plant',
-  'sheep',
-  'sofa',
-  'train',
-  'monitor',
-]
+NAMES = (
+  *('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat'),
+  *('chair', 'cow', 'table', 'dog', 'horse', 'motorbike', 'person', 'plant'),
+  *('sheep', 'sofa', 'train', 'monitor'),
+)
 SIDE = 640  # of the pictures, in pixels
 THRESHOLD = 0.95
 TURN = 1.0  # seconds, but one call at least
@@ -84,6 +67,9 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     torch.set_num_threads(args.threads)
   folder, paths = prepare(args.workdir.resolve(), max(args.batches))
+  if os.getloadavg()[0] > 0.5:
+    log(['others are computing here: with more than one thread torch then'])
+    log(['waits many times as long for its own, and ratios mean nothing'])
   print(environment(), '\n', sep='')
   if args.cold:
     cold(folder, args.rounds)
