@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     messages.complain(messages.describe(error))
   except (ValueError, errors.UserError) as error:
     messages.complain(str(error))
+  except MemoryError:
+    messages.complain('not enough memory; a smaller --batch takes less')
   return FAILED
 
 

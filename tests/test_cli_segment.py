@@ -138,3 +138,19 @@ def test_a_progress_bar_on_a_terminal(stub, monkeypatch):
   assert 'groupvit: error: a/1.jpg is not an image.' in [
     line.strip() for line in lines
   ]
+
+
+def test_a_kind_that_fails_stops_neither_the_others_nor_the_pictures(
+  stub, monkeypatch, capsys
+):
+  from groupvit_jax.commands import outputs
+
+  def refuse(*_):
+    raise ValueError('too large')
+
+  monkeypatch.setitem(outputs._MAKERS, 'scores', refuse)
+  save('other.jpg')
+  assert run('photo.jpg', 'other.jpg', '--show', 'mask,scores') == 1
+  assert written() == {'photo_mask.png', 'other_mask.png'}
+  lines = capsys.readouterr().err.splitlines()
+  assert [line.split()[-2:] for line in lines] == [['too', 'large']] * 2

@@ -186,3 +186,33 @@ def test_tensors_of_all_kinds_come_back(tmp_path):
   for name, x in arrays.items():
     assert read[name].dtype == x.dtype and read[name].shape == x.shape
     np.testing.assert_array_equal(read[name], x)
+
+
+def test_a_folder_of_somebody_is_never_replaced(tmp_path, converted):
+  folder = tmp_path / 'project'
+  folder.mkdir()
+  for name in ('config.json', 'README.md', 'notes.md'):
+    (folder / name).write_text('{"mine": 1}')
+  for _ in range(2):
+    with pytest.raises(ModelError, match='holds other things than a model'):
+      model_folder.write(folder, converted, overwrite=True)
+    (folder / 'notes.md').unlink(missing_ok=True)  # no strange name is left
+  assert (folder / 'config.json').read_text() == '{"mine": 1}'
+
+
+def test_an_architecture_that_was_edited_is_refused(folder):
+  path = folder / 'config.json'
+  config = json.loads(path.read_text())
+  config['architecture']['image']['num_heads'] *= 2
+  path.write_text(json.dumps(config))
+  with pytest.raises(ModelError, match='checksum'):
+    model_folder.read(folder)
+
+
+def test_a_name_that_is_stored_twice_is_refused(tmp_path):
+  entry = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+  header = f'{{"a": {entry}, "a": {entry}}}'.encode()
+  path = tmp_path / 'twice.safetensors'
+  path.write_bytes(len(header).to_bytes(8, 'little') + header + b'\0\0\0\0')
+  with pytest.raises(ModelError, match='stored twice: a|cannot be read'):
+    tensors.read(path)

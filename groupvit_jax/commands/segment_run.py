@@ -81,14 +81,12 @@ class Run:
     )
 
   def _write(self, picture, result) -> None:
-    try:
-      contents = {
-        kind: outputs.make(kind, result, str(picture.path))
-        for kind in self._done.missing(picture, self._args.show)
-      }
-    except ValueError as error:
-      self._failures.add(error)
-      return
+    contents, errors = {}, []
+    for kind in self._done.missing(picture, self._args.show):
+      try:
+        contents[kind] = outputs.make(kind, result, str(picture.path))
+      except ValueError as error:
+        errors.append(str(error))
     stem = self._done.stem(picture)
     for endings in contents.values():
       for ending, content in endings.items():
@@ -100,7 +98,10 @@ class Run:
       kind: [f'{stem}{ending}' for ending in endings]
       for kind, endings in contents.items()
     }
-    self._done.add(picture, made)
+    if made:
+      self._done.add(picture, made)
+    if errors:
+      self._failures.add(ValueError(f'{picture.path}: {"; ".join(errors)}'))
 
   def _interrupted(self) -> str:
     again = 'the same command'

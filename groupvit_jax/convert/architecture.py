@@ -58,8 +58,14 @@ class _Shapes:
   def count(self, prefix: str) -> int:
     """One more than the highest number that follows a prefix."""
     pattern = re.compile(re.escape(f'params/{prefix}') + r'(\d+)/')
-    matches = filter(None, map(pattern.match, self._shapes))
-    return max((int(m[1]) + 1 for m in matches), default=0)
+    found = {int(m[1]) for m in map(pattern.match, self._shapes) if m}
+    count = max(found, default=-1) + 1
+    if count > len(found):
+      absent = next(i for i in range(count) if i not in found)
+      raise ModelError(
+        f'the weights have {prefix}{count - 1} but no {prefix}{absent}'
+      )
+    return count
 
 
 def read(

@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.evaluation import zero_shot
 
+# Of what the network sees: attention to more would fill any memory.
+MAX_SIDE = 16_384
+
 
 @dataclasses.dataclass(frozen=True)
 class SegmentConfig:
@@ -62,8 +65,10 @@ class SegmentConfig:
       raise ValueError(f"mode is 'whole' or 'slide', not {self.mode!r}.")
     for name in ('short_side', 'long_side', 'window', 'stride'):
       pixels = getattr(self, name)
-      if pixels is not None and pixels < 1:
-        raise ValueError(f'{name} is in pixels, or None; got {pixels}.')
+      if pixels is not None and not 1 <= pixels <= MAX_SIDE:
+        raise ValueError(
+          f'{name} is in pixels, 1 to {MAX_SIDE}, or None; got {pixels}.'
+        )
     if self.top_k is not None and self.top_k < 1:
       raise ValueError(f'top_k must be at least 1, or None; got {self.top_k}.')
     threshold = self.background_threshold

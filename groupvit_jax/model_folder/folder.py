@@ -4,6 +4,7 @@ It is whole or not there: written under a scratch name, then renamed. What it
 holds is plain (JSON, safetensors), so reading it can run no foreign code.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -21,6 +22,19 @@ from groupvit_jax.model_folder.converted import Converted
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
 TOKENIZER = 'tokenizer.model'
+# All that our folders, and those we write for Hugging Face, consist of.
+_FILES = {
+  WEIGHTS,
+  CONFIG,
+  CARD,
+  TOKENIZER,
+  'merges.txt',
+  'preprocessor_config.json',
+  'special_tokens_map.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'vocab.json',
+}
 # In the header of the weights: tells them from Hugging Face's of that name.
 MARK = {'format': 'groupvit_jax'}
 
@@ -56,8 +70,8 @@ def write(
       'preprocessing': converted.preprocessing,
       'tokenizer': tokenizer,
       'metadata': converted.metadata,
-      'sha256': tensors.digest(arrays),
     }
+    config['sha256'] = _digest(config, arrays)
     text = json.dumps(config, indent=2) + '\n'
     (scratch / CONFIG).write_text(text)
 
@@ -88,10 +102,11 @@ def read(folder: str | os.PathLike) -> Converted:
   folder = pathlib.Path(folder).expanduser().absolute()
   config = _read_config(folder)
   arrays, _ = tensors.read(folder / WEIGHTS)
-  if tensors.digest(arrays) != config['sha256']:
+  if _digest(config, arrays) != config['sha256']:
     raise ModelError(
-      f'{folder / WEIGHTS} is not what was written: its checksum differs from '
-      f'that in {CONFIG}; copy or convert the model again'
+      f'{folder} is not what was written: the checksum of {WEIGHTS} and of the '
+      f'architecture in {CONFIG} differs from the stored one; copy or convert '
+      'the model again'
     )
   tokenizer = config['tokenizer']
   if tokenizer not in ('clip', None):
@@ -105,6 +120,13 @@ def read(folder: str | os.PathLike) -> Converted:
     preprocessing=config['preprocessing'],
     metadata=config['metadata'],
   )
+
+
+def _digest(config: dict[str, Any], arrays: dict[str, Any]) -> str:
+  """Of all that decides what the model computes: its card may be edited."""
+  decides = {k: config[k] for k in ('architecture', 'preprocessing')}
+  text = json.dumps(decides, sort_keys=True)
+  return hashlib.sha256(f'{text}{tensors.digest(arrays)}'.encode()).hexdigest()
 
 
 def _read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -150,7 +172,7 @@ def write_folder(
   Returns:
     The absolute path of the folder.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
+  folder = pathlib.Path(folder).expanduser().resolve()  # not a link to it
   occupied = folder.exists() and not (
     folder.is_dir() and not any(folder.iterdir())
   )
@@ -183,11 +205,16 @@ def _is_replaceable(folder: pathlib.Path) -> bool:
   """Only what a model folder, ours or Hugging Face's, consists of."""
   if not folder.is_dir():
     return False
-  suffixes = {'.json', '.safetensors', '.txt', '.model', '.md'}
-  entries = list(folder.iterdir())
-  return all(e.is_file() and e.suffix in suffixes for e in entries) and any(
-    e.name in (CONFIG, WEIGHTS) for e in entries
-  )
+  if not all(e.is_file() and e.name in _FILES for e in folder.iterdir()):
+    return False
+  return is_model_folder(folder) or _is_huggingface(folder)
+
+
+def _is_huggingface(folder: pathlib.Path) -> bool:
+  try:
+    return 'model_type' in json.loads((folder / CONFIG).read_text())
+  except (OSError, ValueError, TypeError):
+    return False
 
 
 def _swap(scratch: pathlib.Path, folder: pathlib.Path) -> None:

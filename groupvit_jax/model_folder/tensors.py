@@ -59,7 +59,7 @@ def read(
       metadata = file.metadata() or {}
     with open(path, 'rb') as file:
       (length,) = struct.unpack('<Q', file.read(8))
-      header = json.loads(file.read(length))
+      header = json.loads(file.read(length), object_pairs_hook=_once)
       data = np.fromfile(file, np.uint8)
   except (OSError, safetensors.SafetensorError) as error:
     raise ModelError(
@@ -77,6 +77,13 @@ def read(
     array = data[begin:end].view(_DTYPES[entry['dtype']])
     arrays[name] = array.reshape(entry['shape'])
   return arrays, metadata
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  names = [name for name, _ in pairs]
+  if doubled := sorted({name for name in names if names.count(name) > 1}):
+    raise ModelError(f'stored twice: {", ".join(doubled)}')
+  return dict(pairs)
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
