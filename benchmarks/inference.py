@@ -34,9 +34,9 @@ from groupvit_jax import (
   convert,
   inference_batches,
   inference_programs,
-  inference_sizes,
 )
 from groupvit_jax.data import on_device
+from groupvit_jax.evaluation import canvases
 from groupvit_jax.text import prompts, tokenizer
 
 NAMES = (
@@ -101,7 +101,7 @@ class Pair:
     self._config = groupvit_jax.SegmentConfig(
       background_threshold=THRESHOLD, short_side=size
     )
-    self._plan = inference_sizes.plan(
+    self._plan = canvases.plan(
       self._config, size, model.architecture['image']['patch_size']
     )
     device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'

@@ -26,6 +26,10 @@ class ModelError(UserError, ValueError):
   """Weights or a model folder that cannot be read, or cannot be written."""
 
 
+class ImageError(UserError, ValueError):
+  """A picture that cannot be used; one sentence says which and why."""
+
+
 class NonFiniteLossError(UserError, RuntimeError):
   """The loss became NaN or infinite; the last checkpoint is from before."""
 

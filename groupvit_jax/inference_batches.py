@@ -17,10 +17,10 @@ from PIL import Image
 
 from groupvit_jax import (
   inference_field,
-  inference_images,
   inference_programs,
-  inference_sizes,
 )
+from groupvit_jax.data import decoding
+from groupvit_jax.evaluation import canvases
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -60,14 +60,12 @@ class Picture:
   windows: Sequence[tuple[int, int, int, int]]
 
 
-def prepare(
-  source: inference_images.Source, name: str, plan: inference_sizes.Plan
-) -> Picture:
+def prepare(source: decoding.Source, name: str, plan: canvases.Plan) -> Picture:
   """Opens and scales a picture; see `open_image` for what is refused."""
-  image = inference_images.open_image(source, name)
-  size = inference_sizes.scaled_size(image.shape[:2], plan, name)
-  scaled = inference_sizes.resize(image, size)
-  return Picture(image, scaled, inference_sizes.windows(size, plan))
+  image = decoding.open_image(source, name)
+  size = canvases.scaled_size(image.shape[:2], plan, name)
+  scaled = canvases.resize(image, size)
+  return Picture(image, scaled, canvases.windows(size, plan))
 
 
 def ahead(function, items: Sequence, chunk: int) -> Iterator[list]:
@@ -101,7 +99,7 @@ def fields(
   variables: Any,
   pictures: Sequence[Picture],
   words: Words,
-  plan: inference_sizes.Plan,
+  plan: canvases.Plan,
   config: SegmentConfig,
   batch_size: int,
 ) -> list[inference_field.Field]:
@@ -120,14 +118,14 @@ def fields(
     A field per picture.
   """
   items = [(p, window) for p in pictures for window in p.windows]
-  keys = [inference_sizes.canvas(window[2:], plan) for _, window in items]
+  keys = [canvases.canvas(window[2:], plan) for _, window in items]
   # All are dispatched before the first is waited for.
   running = [
     (
       places,
       _run(programs, variables, [items[i] for i in places], key, words, config),
     )
-    for key, group in inference_sizes.batches(keys, batch_size)
+    for key, group in canvases.batches(keys, batch_size)
     for places in _for_caches(group, key, plan)
   ]
   found = [None] * len(items)
@@ -159,12 +157,12 @@ def _for_caches(places, canvas, plan):
 
 def _run(programs, variables, items, canvas, words, config):
   """Starts one batch; `items` are pictures with the window that is meant."""
-  count = inference_sizes.bucket(len(items))
+  count = canvases.bucket(len(items))
   crops = [
     p.scaled[top : top + height, left : left + width]
     for p, (top, left, height, width) in items
   ]
-  images = inference_sizes.paste(crops, canvas, count)
+  images = canvases.paste(crops, canvas, count)
   # What fills the batch up is black, and as large as the canvas.
   sizes = [crop.shape[:2] for crop in crops] + [canvas] * (count - len(crops))
   padded = any(size != canvas for size in sizes)

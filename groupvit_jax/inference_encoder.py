@@ -13,12 +13,12 @@ from jaxtyping import Float32
 from groupvit_jax import (
   errors,
   inference_batches,
-  inference_images,
   inference_programs,
-  inference_sizes,
   inference_words,
 )
-from groupvit_jax.inference_images import Source
+from groupvit_jax.data import decoding
+from groupvit_jax.data.decoding import Source
+from groupvit_jax.evaluation import canvases
 from groupvit_jax.models import build
 from groupvit_jax.text import tokenizer as tokenizers
 
@@ -74,16 +74,16 @@ class Encoder:
     """
     chunks = inference_batches.ahead(
       lambda item: inference_batches.crop(
-        inference_images.open_image(*item),
+        decoding.open_image(*item),
         self.image_size,
         clip=self.architecture['image_encoder'] == 'clip_vit',
       ),
-      inference_images.named(images),
+      decoding.named(images),
       batch_size,
     )
     vectors = [self.encode_pixels(np.stack(chunk)) for chunk in chunks]
     vectors = np.concatenate(vectors)
-    return vectors if inference_images.is_list(images) else vectors[0]
+    return vectors if decoding.is_list(images) else vectors[0]
 
   def encode_pixels(
     self, pixels: np.ndarray | jax.Array
@@ -100,12 +100,12 @@ class Encoder:
     """
     pixels = np.asarray(pixels)
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
-      raise inference_images.ImageError(
+      raise decoding.ImageError(
         f'pixels are [b, h, w, 3], not {list(pixels.shape)}.'
       )
     if pixels.dtype != np.uint8:
       pixels = pixels.astype(np.float32)
-    extra = inference_sizes.bucket(len(pixels)) - len(pixels)
+    extra = canvases.bucket(len(pixels)) - len(pixels)
     padded = np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0)))
     vectors = self._programs.image(self.variables, padded)
     return np.asarray(vectors)[: len(pixels)]

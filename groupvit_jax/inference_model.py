@@ -13,13 +13,13 @@ import numpy as np
 from groupvit_jax import (
   errors,
   inference_batches,
-  inference_images,
-  inference_sizes,
   inference_words,
 )
+from groupvit_jax.data import decoding
+from groupvit_jax.data.decoding import Source
+from groupvit_jax.evaluation import canvases
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.inference_encoder import Encoder
-from groupvit_jax.inference_images import Source
 from groupvit_jax.inference_result import Segmentation
 
 # Of VOC and COCO (Context: .35), and of the original's demo.
@@ -72,7 +72,7 @@ class Model(Encoder):
       background=background,
       batch_size=batch_size,
     )
-    return list(results) if inference_images.is_list(images) else next(results)
+    return list(results) if decoding.is_list(images) else next(results)
 
   def segment_each(
     self,
@@ -90,13 +90,11 @@ class Model(Encoder):
     config = _with_background(config, background)
     background = config.background_threshold is not None
     self._check_groups()
-    plan = inference_sizes.plan(
-      config, self.short_side, self._programs.patch_size
-    )
+    plan = canvases.plan(config, self.short_side, self._programs.patch_size)
     words, shown = self._words(names, templates, background)
     chunks = inference_batches.ahead(
       lambda item: inference_batches.prepare(*item, plan),
-      inference_images.named(images),
+      decoding.named(images),
       _READ_AHEAD * batch_size,
     )
     return self._segment(chunks, words, shown, plan, config, batch_size)
@@ -135,7 +133,7 @@ class Model(Encoder):
       list of them if `images` is one.
     """
     words, shown = self._words(names, templates, background=False)
-    several = inference_images.is_list(images)
+    several = decoding.is_list(images)
     pictures = self.encode_image(
       images if several else [images], batch_size=batch_size
     )

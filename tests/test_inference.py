@@ -20,10 +20,9 @@ from groupvit_jax import (
   inference,
   inference_batches,
   inference_programs,
-  inference_sizes,
   model_folder,
 )
-from groupvit_jax.evaluation import segmentation, zero_shot
+from groupvit_jax.evaluation import canvases, segmentation, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.models import build
 from groupvit_jax.text import clip_bpe, prompts
@@ -145,7 +144,7 @@ def scaled_size(image, short=32):
 def reference(model, image, config):
   """Labels and scores of the picture alone and unpadded."""
   size = scaled_size(image)
-  regions = regions_of(model, inference_sizes.resize(image, size))
+  regions = regions_of(model, canvases.resize(image, size))
   scores = segmentation.segment_scores(
     regions, text_of(model), model.scale, size, config
   )
@@ -189,9 +188,7 @@ def test_one_template_and_seven(model):
     config = SegmentConfig()
     found = model.segment(image, NAMES, config, templates=templates)
     words = text_of(model, templates=prompts.TEMPLATES[templates])
-    regions = regions_of(
-      model, inference_sizes.resize(image, scaled_size(image))
-    )
+    regions = regions_of(model, canvases.resize(image, scaled_size(image)))
     labels = segmentation.segment(
       regions, words, model.scale, scaled_size(image), config, (40, 57)
     )[0]
@@ -202,7 +199,7 @@ def test_sliding_windows_are_averaged(model):
   config = SegmentConfig(mode='slide', background_threshold=0.9)
   image = photo(40, 70)
   height, width = size = scaled_size(image)
-  scaled = inference_sizes.resize(image, size)
+  scaled = canvases.resize(image, size)
   text = text_of(model)
   total = np.zeros((height, width, len(NAMES) + 1), np.float32)
   count = np.zeros((height, width, 1), np.float32)
@@ -251,7 +248,7 @@ def test_nothing_compiles_for_another_size_or_vocabulary():
 def test_groups_are_those_of_the_stages(model):
   image = photo(48, 48)
   found = model.segment(image, NAMES)
-  regions = regions_of(model, inference_sizes.resize(image, (32, 32)))
+  regions = regions_of(model, canvases.resize(image, (32, 32)))
   for groups, maps in zip(found.groups, regions['stages'], strict=True):
     expected = segmentation.pixel_groups(maps, (48, 48))[0]
     assert (groups == expected).mean() > 0.998

@@ -4,19 +4,19 @@ import jax
 import numpy as np
 import pytest
 
-from groupvit_jax import inference_sizes as sizes
+from groupvit_jax.errors import ImageError
+from groupvit_jax.evaluation import canvases
 from groupvit_jax.evaluation.segmentation import SegmentConfig
-from groupvit_jax.inference_images import ImageError
 
-RELEASED = sizes.Plan(448, 2048, None, None, 16)
-SLIDE = sizes.Plan(448, 2048, 448, 224, 16)
+RELEASED = canvases.Plan(448, 2048, None, None, 16)
+SLIDE = canvases.Plan(448, 2048, 448, 224, 16)
 
 
 def test_the_released_sizes_are_the_default():
-  assert sizes.plan(SegmentConfig(), 448, 16) == RELEASED
-  assert sizes.plan(SegmentConfig(mode='slide'), 448, 16) == SLIDE
-  small = sizes.plan(SegmentConfig(mode='slide', short_side=64), 448, 16)
-  assert small == sizes.Plan(64, 293, 64, 32, 16)
+  assert canvases.plan(SegmentConfig(), 448, 16) == RELEASED
+  assert canvases.plan(SegmentConfig(mode='slide'), 448, 16) == SLIDE
+  small = canvases.plan(SegmentConfig(mode='slide', short_side=64), 448, 16)
+  assert small == canvases.Plan(64, 293, 64, 32, 16)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_the_released_sizes_are_the_default():
 )
 def test_sizes_that_cannot_work(config, reason):
   with pytest.raises(ValueError, match=reason):
-    sizes.plan(config, 448, 16)
+    canvases.plan(config, 448, 16)
 
 
 def test_config_checks_its_sizes():
@@ -55,42 +55,42 @@ def test_config_checks_its_sizes():
   ],
 )
 def test_scaled_sizes_and_canvases(size, scaled, canvas):
-  assert sizes.scaled_size(size, RELEASED) == scaled
-  assert sizes.canvas(scaled, RELEASED) == canvas
+  assert canvases.scaled_size(size, RELEASED) == scaled
+  assert canvases.canvas(scaled, RELEASED) == canvas
 
 
 def test_a_line_is_refused():
   with pytest.raises(ImageError, match='30,000 x 20 pixels: too long and thin'):
-    sizes.scaled_size((20, 30_000), RELEASED)
+    canvases.scaled_size((20, 30_000), RELEASED)
 
 
 @pytest.mark.parametrize('short', [16, 20, 64, 100, 224, 336, 448])
 def test_every_picture_has_one_of_few_canvases(short):
-  plan = sizes.plan(SegmentConfig(), short, 16)
+  plan = canvases.plan(SegmentConfig(), short, 16)
   rng = np.random.default_rng(0)
   found = set()
   for size in map(tuple, rng.integers(40, 3000, (1000, 2)).tolist()):
     try:
-      scaled = sizes.scaled_size(size, plan)
+      scaled = canvases.scaled_size(size, plan)
     except ImageError:
       continue
-    canvas = sizes.canvas(scaled, plan)
+    canvas = canvases.canvas(scaled, plan)
     assert scaled[0] <= canvas[0] and scaled[1] <= canvas[1]
     assert not canvas[0] % 16 and not canvas[1] % 16
     found.add(canvas)
-  assert len(found) <= 2 * len(sizes.LONG_SIDES) + 1
+  assert len(found) <= 2 * len(canvases.LONG_SIDES) + 1
 
 
 def test_windows_are_those_of_mmsegmentation():
-  assert sizes.windows((448, 597), RELEASED) == [(0, 0, 448, 597)]
-  lefts = [w[1] for w in sizes.windows((448, 597), SLIDE)]
+  assert canvases.windows((448, 597), RELEASED) == [(0, 0, 448, 597)]
+  lefts = [w[1] for w in canvases.windows((448, 597), SLIDE)]
   assert lefts == [0, 149]  # the last one shifted inward
-  lefts = [w[1] for w in sizes.windows((448, 896), SLIDE)]
+  lefts = [w[1] for w in canvases.windows((448, 896), SLIDE)]
   assert lefts == [0, 224, 448]
-  assert sizes.windows((300, 448), SLIDE) == [(0, 0, 300, 448)]
+  assert canvases.windows((300, 448), SLIDE) == [(0, 0, 300, 448)]
   for size in ((448, 449), (1000, 700), (448, 2048)):
     covered = np.zeros(size, int)
-    for top, left, height, width in sizes.windows(size, SLIDE):
+    for top, left, height, width in canvases.windows(size, SLIDE):
       assert (height, width) == (448, 448)
       covered[top : top + height, left : left + width] += 1
     assert covered.min() == 1
@@ -104,7 +104,7 @@ def test_resize_is_bilinear_without_antialiasing(old, new):
   expected = jax.image.resize(
     image.astype(np.float32), (*new, 3), 'linear', antialias=False
   )
-  difference = np.asarray(sizes.resize(image, new)) - np.asarray(expected)
+  difference = np.asarray(canvases.resize(image, new)) - np.asarray(expected)
   # Two of its three roundings are downward, to quarters of a level.
   assert difference.min() > -1.05 and difference.max() < 0.55
   assert -0.25 < difference.mean() < 0.05
@@ -114,27 +114,27 @@ def test_resize_by_hand():
   row = np.array([0, 100, 200, 50], np.uint8)
   image = np.repeat(row[None, :, None], 3, -1).repeat(4, 0)
   # Halving means the mean of two neighbours; equal sizes change nothing.
-  halved = sizes.resize(image, (2, 2))
+  halved = canvases.resize(image, (2, 2))
   assert halved[..., 0].tolist() == [[50, 125], [50, 125]]
-  assert sizes.resize(image, (4, 4)) is image
+  assert canvases.resize(image, (4, 4)) is image
   flat = np.full((7, 9, 3), 231, np.uint8)
-  assert (sizes.resize(flat, (13, 40)) == 231).all()
+  assert (canvases.resize(flat, (13, 40)) == 231).all()
 
 
 def test_batches_keep_canvases_apart():
   keys = ['a', 'b', 'a', 'a', 'b', 'a']
-  assert list(sizes.batches(keys, 2)) == [
+  assert list(canvases.batches(keys, 2)) == [
     ('a', [0, 2]),
     ('a', [3, 5]),
     ('b', [1, 4]),
   ]
-  assert [sizes.bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
-  assert [sizes.bucket(n, 8) for n in (1, 8, 9, 59)] == [8, 8, 16, 64]
+  assert [canvases.bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
+  assert [canvases.bucket(n, 8) for n in (1, 8, 9, 59)] == [8, 8, 16, 64]
 
 
 def test_paste():
   pictures = [np.full((2, 3, 3), 7, np.uint8), np.full((4, 1, 3), 9, np.uint8)]
-  pasted = sizes.paste(pictures, (4, 4), 4)
+  pasted = canvases.paste(pictures, (4, 4), 4)
   assert pasted.shape == (4, 4, 4, 3)
   assert pasted.sum() == 3 * (6 * 7 + 4 * 9)
   assert (pasted[0, :2, :3] == 7).all() and (pasted[1, :, :1] == 9).all()

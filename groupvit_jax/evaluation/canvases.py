@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
+from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation import segmentation
-from groupvit_jax.inference_images import ImageError
 
 # The longer side of a canvas in 28ths of the shorter one: 38 fits pictures of
 # 4:3, 43 of 3:2, 50 of 16:9, and 128 is the released limit, 2048 : 448.

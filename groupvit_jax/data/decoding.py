@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from groupvit_jax import errors
 from groupvit_jax.data import images
+from groupvit_jax.errors import ImageError
 
 Source = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -28,10 +28,6 @@ MIN_SIDE = 4
 _NOT_AN_IMAGE = (UnidentifiedImageError, SyntaxError)
 # Pillow would hand these to Ghostscript, which runs them.
 _POSTSCRIPT = (b'%!PS', b'\xc5\xd0\xd3\xc6')
-
-
-class ImageError(errors.UserError, ValueError):
-  """A picture that cannot be used; one sentence says which and why."""
 
 
 def open_image(

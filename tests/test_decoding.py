@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupvit_jax import errors, inference_images
-from groupvit_jax.inference_images import ImageError, open_image
+from groupvit_jax import errors
+from groupvit_jax.data import decoding
+from groupvit_jax.data.decoding import open_image
+from groupvit_jax.errors import ImageError
 
 
 def photo(height=24, width=32) -> np.ndarray:
@@ -163,13 +165,13 @@ def test_what_is_not_there_or_no_picture(tmp_path):
 
 
 def test_names_of_pictures_in_messages():
-  several = inference_images.named([pathlib.Path('a.jpg'), b'..', photo()])
+  several = decoding.named([pathlib.Path('a.jpg'), b'..', photo()])
   assert [name for _, name in several] == [
     'a.jpg',
     'picture 1 of the list',
     'picture 2 of the list',
   ]
-  assert len(inference_images.named(np.zeros((5, 4, 4, 3), np.uint8))) == 5
-  assert inference_images.named(photo())[0][1] == 'the array'
+  assert len(decoding.named(np.zeros((5, 4, 4, 3), np.uint8))) == 5
+  assert decoding.named(photo())[0][1] == 'the array'
   with pytest.raises(ImageError, match='list of pictures is empty'):
-    inference_images.named([])
+    decoding.named([])
