@@ -85,8 +85,7 @@ class Model(Encoder):
     batch_size: int = 8,
   ) -> Iterator[Segmentation]:
     """`segment`, result by result: for more pictures than memory holds."""
-    if batch_size < 1:
-      raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+    inference_batches.check_batch_size(batch_size)
     config = _with_background(config, background)
     background = config.background_threshold is not None
     self._check_groups()

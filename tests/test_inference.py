@@ -350,8 +350,13 @@ def test_errors_name_the_picture(model, tmp_path):
     model.segment([photo(33, 33), photo(1, 1)], NAMES)
   with pytest.raises(inference.LabelError, match='is empty'):
     model.segment(photo(33, 33), [])
-  with pytest.raises(ValueError, match='batch_size must be at least 1'):
-    model.segment(photo(33, 33), NAMES, batch_size=0)
+  for ask in (
+    functools.partial(model.segment, names=NAMES),
+    functools.partial(model.classify, names=NAMES),
+    model.encode_image,
+  ):
+    with pytest.raises(ValueError, match='batch_size must be at least 1'):
+      ask([photo(33, 33)], batch_size=0)
 
 
 def test_a_model_without_groups_says_what_it_can_do():
