@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from groupvit_jax import files
 from groupvit_jax.data import images
 from groupvit_jax.errors import ImageError
 
@@ -106,7 +107,7 @@ def describe(source: Source) -> str:
 
 def _read(path, name):
   try:
-    return path.expanduser().read_bytes()
+    return files.expanded(path).read_bytes()
   except FileNotFoundError:
     raise ImageError(f'{name}: there is no such file.') from None
   except OSError as error:
