@@ -182,6 +182,23 @@ def test_a_padded_picture_is_segmented_like_the_unpadded_one(model, config):
   assert len(classes) > 1, 'a test without borders tests little'
 
 
+def test_the_models_own_gate_is_used_unless_the_caller_says(model):
+  preprocessing = source().preprocessing | {'top_k': None}
+  own = inference.Model(source(preprocessing=preprocessing))
+  assert model.config == inference.RELEASED
+  assert own.config == dataclasses.replace(inference.RELEASED, top_k=None)
+  image = photo(40, 57)
+  open_gate = model.segment(image, NAMES, own.config)
+  closed = model.segment(image, NAMES)
+  assert not np.array_equal(open_gate.scores, closed.scores)
+  np.testing.assert_array_equal(
+    own.segment(image, NAMES).scores, open_gate.scores
+  )
+  np.testing.assert_array_equal(
+    own.segment(image, NAMES, inference.RELEASED).scores, closed.scores
+  )
+
+
 def test_one_template_and_seven(model):
   image = photo(40, 57)
   for templates in ('simple', 'subset'):
@@ -286,7 +303,7 @@ def test_synonyms_are_one_class(model):
 
 def test_classes_of_a_picture(model):
   images = [photo(40, 57), photo(57, 40, 1)]
-  found = model.classify(images, NAMES)
+  found = model.classify(images, NAMES, templates='simple')
   vectors = model.encode_image(images)
   text = np.asarray(text_of(model))
   logits = model.scale * vectors @ text.T
@@ -296,7 +313,8 @@ def test_classes_of_a_picture(model):
     assert sum(classes.values()) == pytest.approx(1)
     for i, name in enumerate(NAMES):
       assert classes[name] == pytest.approx(row[i], abs=1e-4)
-  assert model.classify(images[0], NAMES) == pytest.approx(found[0], abs=1e-5)
+  released = model.classify(images[0], NAMES, templates='subset')
+  assert model.classify(images[0], NAMES) == pytest.approx(released, abs=1e-5)
 
 
 def test_embeddings_are_unit_vectors(model, tmp_path):
