@@ -6,13 +6,13 @@ The references run one unpadded picture at a time, through the functions of
 
 import dataclasses
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from random_models import ARCHITECTURE, MEAN, STD, converted
 
 import groupvit_jax
 from groupvit_jax import (
@@ -24,70 +24,9 @@ from groupvit_jax import (
 )
 from groupvit_jax.evaluation import canvases, segmentation, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
-from groupvit_jax.models import build
 from groupvit_jax.text import clip_bpe, prompts
 
 NAMES = ['dog', 'grass', 'sky', 'old boat', 'red house', 'sea', 'man']
-MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
-ARCHITECTURE = {
-  'image_encoder': 'groupvit',
-  'image': {
-    'image_size': 16,
-    'patch_size': 4,
-    'width': 16,
-    'depths': [1, 1, 0],
-    'num_heads': 2,
-    'num_group_tokens': [6, 4, 0],
-    'num_output_groups': [6, 4, 0],
-    'center_keys': True,  # a random model's groups are else one group
-    'pre_assign_attn': False,
-  },
-  'text': {
-    'vocab_size': 49408,
-    'context_length': 77,
-    'width': 8,
-    'depth': 1,
-    'num_heads': 2,
-  },
-  'embed_dim': 12,
-  'projector_width': 20,
-  'projector_bias': True,
-  'separate_multi_label_scale': False,
-}
-
-
-def source(architecture=ARCHITECTURE, **changes):
-  """What conversion returns, of a random model whose groups differ."""
-  module = build.build(architecture)
-  rngs = {'params': jax.random.key(0), 'gumbel': jax.random.key(1)}
-  shapes = jax.eval_shape(
-    lambda: module.init(
-      rngs, jnp.zeros((1, 16, 16, 3)), jnp.ones((1, 1, 77), int)
-    )
-  )
-  rng = np.random.default_rng(3)
-
-  def draw(path, x):
-    name = str(path[-1].key)
-    if name in ('scale', 'var'):
-      return np.full(x.shape, 1, np.float32)
-    if name == 'logit_scale':
-      return np.float32(2)
-    size = 1.5 * x.shape[-2] ** -0.5 if name == 'kernel' else 0.5
-    size = 0.1 if name == 'bias' else size
-    return rng.normal(0, size, x.shape).astype(np.float32)
-
-  variables = jax.tree_util.tree_map_with_path(draw, dict(shapes))
-  return types.SimpleNamespace(
-    **{
-      'architecture': architecture,
-      'variables': variables,
-      'tokenizer': 'clip',
-      'preprocessing': {'mean': MEAN, 'std': STD, 'short_side': 32},
-      'metadata': {'source': 'a test', 'file': 'none', 'license': 'none'},
-    }
-    | changes
-  )
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -99,7 +38,7 @@ def quick_compilation():
 
 @pytest.fixture(scope='module')
 def model():
-  return inference.Model(source())
+  return inference.Model(converted())
 
 
 def photo(height, width, seed=0):
@@ -183,8 +122,8 @@ def test_a_padded_picture_is_segmented_like_the_unpadded_one(model, config):
 
 
 def test_the_models_own_gate_is_used_unless_the_caller_says(model):
-  preprocessing = source().preprocessing | {'top_k': None}
-  own = inference.Model(source(preprocessing=preprocessing))
+  preprocessing = converted().preprocessing | {'top_k': None}
+  own = inference.Model(converted(preprocessing=preprocessing))
   assert model.config == inference.RELEASED
   assert own.config == dataclasses.replace(inference.RELEASED, top_k=None)
   image = photo(40, 57)
@@ -250,7 +189,7 @@ def test_many_pictures_are_segmented_like_each_alone(model):
 
 
 def test_nothing_compiles_for_another_size_or_vocabulary():
-  model = inference.Model(source())
+  model = inference.Model(converted())
   count = inference_programs._score_groups._cache_size
   model.segment(photo(40, 57), ['one', 'two'])
   before = model._programs.regions._cache_size(), count()
@@ -386,7 +325,7 @@ def test_a_model_without_groups_says_what_it_can_do():
     'num_heads': 2,
   }
   model = inference.Model(
-    source(ARCHITECTURE | {'image_encoder': 'vit', 'image': image})
+    converted(ARCHITECTURE | {'image_encoder': 'vit', 'image': image})
   )
   with pytest.raises(errors.ModelError, match='does not group pixels'):
     model.segment(photo(33, 33), NAMES)
@@ -394,7 +333,7 @@ def test_a_model_without_groups_says_what_it_can_do():
 
 
 def test_a_model_without_tokenizer_says_so():
-  model = inference.Model(source(tokenizer=None))
+  model = inference.Model(converted(tokenizer=None))
   with pytest.raises(errors.ModelError, match='came without its tokenizer'):
     model.segment(photo(33, 33), NAMES)
 
@@ -403,7 +342,7 @@ def test_load_is_at_the_package_and_keeps_compiled_programs(
   model, monkeypatch, tmp_path
 ):
   folder = tmp_path / 'model'
-  model_folder.write(folder, model_folder.Converted(**vars(source())))
+  model_folder.write(folder, converted())
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   try:
