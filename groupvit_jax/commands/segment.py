@@ -8,8 +8,7 @@ from groupvit_jax.commands import arguments, labels
 
 KINDS = {
   'overlay': 'the picture with its classes in colour, their names, a legend',
-  'mask': 'a PNG whose pixel values are the classes: a palette up to 256 '
-  'classes, 16-bit grey above',
+  'mask': 'a PNG whose pixels are the classes: palette, above 256 16-bit grey',
   'pred': 'the classes alone, in colour, with names and a legend',
   'first_group': 'the groups of the first grouping stage',
   'final_group': 'the groups of the last one, which get the names',
