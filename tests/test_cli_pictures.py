@@ -7,8 +7,8 @@ import zlib
 
 import numpy as np
 import pytest
-import random_models
 from PIL import Image
+from tiny_inference import source
 
 from groupvit_jax import cli, model_folder
 
@@ -19,7 +19,7 @@ LABELS = ['--labels', 'a red thing|a rose,grass,the sky']
 def model(tmp_path_factory):
   """A model folder."""
   folder = tmp_path_factory.mktemp('models') / 'tiny'
-  return model_folder.write(folder, random_models.converted())
+  return model_folder.write(folder, model_folder.Converted(**vars(source())))
 
 
 def noise(size=(60, 40)) -> Image.Image:

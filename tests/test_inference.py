@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from random_models import ARCHITECTURE, MEAN, STD, converted
+from tiny_inference import MEAN, NAMES, STD, source, vit
 
 import groupvit_jax
 from groupvit_jax import (
@@ -26,8 +26,6 @@ from groupvit_jax.evaluation import canvases, segmentation, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.text import clip_bpe, prompts
 
-NAMES = ['dog', 'grass', 'sky', 'old boat', 'red house', 'sea', 'man']
-
 
 @pytest.fixture(scope='module', autouse=True)
 def quick_compilation():
@@ -38,7 +36,7 @@ def quick_compilation():
 
 @pytest.fixture(scope='module')
 def model():
-  return inference.Model(converted())
+  return inference.Model(source())
 
 
 def photo(height, width, seed=0):
@@ -122,8 +120,8 @@ def test_a_padded_picture_is_segmented_like_the_unpadded_one(model, config):
 
 
 def test_the_models_own_gate_is_used_unless_the_caller_says(model):
-  preprocessing = converted().preprocessing | {'top_k': None}
-  own = inference.Model(converted(preprocessing=preprocessing))
+  preprocessing = source().preprocessing | {'top_k': None}
+  own = inference.Model(source(preprocessing=preprocessing))
   assert model.config == inference.RELEASED
   assert own.config == dataclasses.replace(inference.RELEASED, top_k=None)
   image = photo(40, 57)
@@ -189,7 +187,7 @@ def test_many_pictures_are_segmented_like_each_alone(model):
 
 
 def test_nothing_compiles_for_another_size_or_vocabulary():
-  model = inference.Model(converted())
+  model = inference.Model(source())
   count = inference_programs._score_groups._cache_size
   model.segment(photo(40, 57), ['one', 'two'])
   before = model._programs.regions._cache_size(), count()
@@ -317,23 +315,14 @@ def test_errors_name_the_picture(model, tmp_path):
 
 
 def test_a_model_without_groups_says_what_it_can_do():
-  image = {
-    'image_size': 16,
-    'patch_size': 4,
-    'width': 16,
-    'depth': 1,
-    'num_heads': 2,
-  }
-  model = inference.Model(
-    converted(ARCHITECTURE | {'image_encoder': 'vit', 'image': image})
-  )
+  model = inference.Model(vit())
   with pytest.raises(errors.ModelError, match='does not group pixels'):
     model.segment(photo(33, 33), NAMES)
   assert set(model.classify(photo(33, 33), NAMES)) == set(NAMES)
 
 
 def test_a_model_without_tokenizer_says_so():
-  model = inference.Model(converted(tokenizer=None))
+  model = inference.Model(source(tokenizer=None))
   with pytest.raises(errors.ModelError, match='came without its tokenizer'):
     model.segment(photo(33, 33), NAMES)
 
@@ -342,7 +331,7 @@ def test_load_is_at_the_package_and_keeps_compiled_programs(
   model, monkeypatch, tmp_path
 ):
   folder = tmp_path / 'model'
-  model_folder.write(folder, converted())
+  model_folder.write(folder, model_folder.Converted(**vars(source())))
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   try:

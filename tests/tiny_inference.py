@@ -1,12 +1,14 @@
-"""A small GroupViT with random weights, whose groups differ."""
+"""A tiny trained model as conversion gives it: random, its groups differ."""
+
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from groupvit_jax.model_folder import Converted
 from groupvit_jax.models import build
 
+NAMES = ['dog', 'grass', 'sky', 'old boat', 'red house', 'sea', 'man']
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 ARCHITECTURE = {
   'image_encoder': 'groupvit',
@@ -35,8 +37,8 @@ ARCHITECTURE = {
 }
 
 
-def converted(architecture=ARCHITECTURE, **changes) -> Converted:
-  """What conversion returns; `changes` are fields of it."""
+def source(architecture=ARCHITECTURE, **changes):
+  """What conversion returns, of a random model whose groups differ."""
   module = build.build(architecture)
   rngs = {'params': jax.random.key(0), 'gumbel': jax.random.key(1)}
   shapes = jax.eval_shape(
@@ -56,11 +58,28 @@ def converted(architecture=ARCHITECTURE, **changes) -> Converted:
     size = 0.1 if name == 'bias' else size
     return rng.normal(0, size, x.shape).astype(np.float32)
 
-  fields = {
-    'architecture': architecture,
-    'variables': jax.tree_util.tree_map_with_path(draw, dict(shapes)),
-    'tokenizer': 'clip',
-    'preprocessing': {'mean': list(MEAN), 'std': list(STD), 'short_side': 32},
-    'metadata': {'source': 'a test', 'file': 'none', 'license': 'none'},
+  variables = jax.tree_util.tree_map_with_path(draw, dict(shapes))
+  return types.SimpleNamespace(
+    **{
+      'architecture': architecture,
+      'variables': variables,
+      'tokenizer': 'clip',
+      'preprocessing': {'mean': MEAN, 'std': STD, 'short_side': 32},
+      'metadata': {'source': 'a test', 'file': 'none', 'license': 'none'},
+    }
+    | changes
+  )
+
+
+def vit(**changes):
+  """The same with a ViT: patch tokens and no groups."""
+  image = {
+    'image_size': 16,
+    'patch_size': 4,
+    'width': 16,
+    'depth': 1,
+    'num_heads': 2,
   }
-  return Converted(**fields | changes)
+  return source(
+    ARCHITECTURE | {'image_encoder': 'vit', 'image': image}, **changes
+  )
