@@ -66,10 +66,13 @@ ROWS = {
   'patch_4': 'patch=4',
   'batch_128': 'batch=128,optimizer.reference_batch_size=128',
   'adamw': 'optimizer.name=adamw,lr=1e-3',
-  'clip_kmeans': 'clip',
-  'clip_pixels': 'clip,eval.regions=pixels',
-  'clip_parts_kmeans': 'clip,loss.part_weight=1.0',
-  'clip_parts_pixels': 'clip,loss.part_weight=1.0,eval.regions=pixels',
+  # Without the gate, as GroupViT in the rows above.
+  'clip_kmeans': 'clip,eval.top_k=0',
+  'clip_pixels': 'clip,eval.top_k=0,eval.regions=pixels',
+  'clip_parts_kmeans': 'clip,eval.top_k=0,loss.part_weight=1.0',
+  'clip_parts_pixels': (
+    'clip,eval.top_k=0,loss.part_weight=1.0,eval.regions=pixels'
+  ),
 }
 COLUMNS = {
   'mIoU': 'miou',

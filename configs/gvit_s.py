@@ -88,9 +88,13 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.noun_match = 'pooled'  # or 'best_group': max over groups
   c.loss.noun_scale = 6.0  # inverse temperature where nouns match groups
   c.loss.share_nouns = False  # equal nouns of a batch are no negatives
-  c.loss.balance_weight = 0.0  # use all groups over a batch
-  c.loss.sharpness_weight = 0.0  # one group per patch
-  c.loss.part_weight = 0.0  # image <-> nouns again, by their best patches
+  c.loss.balance_weight = 0.0  # use all groups of the last stage over a batch
+  c.loss.sharpness_weight = 0.0  # one group of the last stage per token of it
+  # image <-> nouns again, by their best part: what one token of the last
+  # grouping stage brings to its group. With one stage a token is a patch, with
+  # two a group of the first. What group_residual=True adds to a group is no
+  # part of it.
+  c.loss.part_weight = 0.0
   c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
 
   c.data = ml_collections.ConfigDict()
@@ -219,6 +223,7 @@ def _clip(c) -> None:
   c.loss.noun_match = 'pooled'
   c.loss.part_weight = 0.0
   c.eval.regions = 'kmeans'
+  c.eval.top_k = 5  # nouns do train the pooled picture here
 
 
 def _released(c) -> None:

@@ -33,7 +33,7 @@ def claim_workdir(
   Raises:
     WorkdirError: it cannot be written, or holds a run of another config.
   """
-  path = pathlib.Path(workdir).expanduser().absolute()
+  path = files.expanded(workdir).absolute()
   record = path / 'config.json'
   text = config_lib.to_json(config)
   try:

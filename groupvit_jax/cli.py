@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code (a wrong command line exits at once with code 2).
   """
   args = _make_parser().parse_args(argv)
+  if hasattr(sys.stdout, 'reconfigure'):  # a notebook's stream has none
+    # Names of files need not be text in any encoding.
+    sys.stdout.reconfigure(errors='backslashreplace')
   try:
     with messages.ShownWarnings():
       code = args.run(args)

@@ -9,6 +9,14 @@ import pathlib
 import secrets
 
 
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+  """A path with `~` resolved; `~nobody` stays as it is, and is not found.
+
+  pathlib's own expanduser raises RuntimeError for a user that does not exist.
+  """
+  return pathlib.Path(os.path.expanduser(path))
+
+
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes a file under a scratch name beside it, then renames it.
 

@@ -68,6 +68,12 @@ def prepare(source: decoding.Source, name: str, plan: canvases.Plan) -> Picture:
   return Picture(image, scaled, canvases.windows(size, plan))
 
 
+def check_batch_size(batch_size: int) -> None:
+  """Raises ValueError for a batch without pictures."""
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+
+
 def ahead(function, items: Sequence, chunk: int) -> Iterator[list]:
   """Lists of results of `function`, the next ones under way in threads.
 

@@ -72,6 +72,7 @@ class Encoder:
     Returns:
       float32, unit length.
     """
+    inference_batches.check_batch_size(batch_size)
     chunks = inference_batches.ahead(
       lambda item: inference_batches.crop(
         decoding.open_image(*item),

@@ -6,9 +6,11 @@ The released inference is the default, and every step of it an option of
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from groupvit_jax import (
   errors,
@@ -30,13 +32,25 @@ _READ_AHEAD = 2  # batches
 
 
 class Model(Encoder):
-  """A trained model, ready to be asked; see `Encoder` for its attributes."""
+  """A trained model, ready to be asked.
+
+  Attributes:
+    config: how it segments unless told otherwise: as released, with the gate
+      (`top_k`) that a run of one's own was evaluated with.
+    others: see `Encoder`.
+  """
+
+  def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
+    """Builds the model; see `Encoder`."""
+    super().__init__(source, dtype=dtype)
+    top_k = source.preprocessing.get('top_k', RELEASED.top_k)
+    self.config = dataclasses.replace(RELEASED, top_k=top_k)
 
   def segment(
     self,
     images: Source | Sequence[Source],
     names: Sequence[str],
-    config: SegmentConfig = RELEASED,
+    config: SegmentConfig | None = None,
     *,
     templates: str | Sequence[str] = 'simple',
     background: bool | None = None,
@@ -48,8 +62,9 @@ class Model(Encoder):
       images: a path, bytes, PIL image or uint8 array [H, W, 3], or a list.
       names: of the classes; synonyms as 'person|man|woman'. A picture or group
         is as near to a class as to the nearest of its names.
-      config: every step of the inference. The default is the released one, with
-        a background at threshold .95.
+      config: every step of the inference; None for the model's own (`config`):
+        the released one, with a background at threshold .95. To change a field
+        of that: `dataclasses.replace(model.config, ...)`.
       templates: prompts that names are put into: simple, subset, full, or your
         own with '{}'.
       background: whether class 0 is what no other class claims. None follows
@@ -78,16 +93,15 @@ class Model(Encoder):
     self,
     images: Source | Sequence[Source],
     names: Sequence[str],
-    config: SegmentConfig = RELEASED,
+    config: SegmentConfig | None = None,
     *,
     templates: str | Sequence[str] = 'simple',
     background: bool | None = None,
     batch_size: int = 8,
   ) -> Iterator[Segmentation]:
     """`segment`, result by result: for more pictures than memory holds."""
-    if batch_size < 1:
-      raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-    config = _with_background(config, background)
+    inference_batches.check_batch_size(batch_size)
+    config = _with_background(config or self.config, background)
     background = config.background_threshold is not None
     self._check_groups()
     plan = canvases.plan(config, self.short_side, self._programs.patch_size)
@@ -119,13 +133,14 @@ class Model(Encoder):
     images: Source | Sequence[Source],
     names: Sequence[str],
     *,
-    templates: str | Sequence[str] = 'simple',
+    templates: str | Sequence[str] = 'subset',
     batch_size: int = 32,
   ) -> dict[str, float] | list[dict[str, float]]:
     """How probable each class is, of a picture as a whole.
 
     Args:
-      images, names, templates: as in `segment`.
+      images, names: as in `segment`.
+      templates: the same; by default those of the released ImageNet figures.
       batch_size: pictures that go through the network together.
 
     Returns:

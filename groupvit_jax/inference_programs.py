@@ -7,7 +7,6 @@ number of classes for the scores; no picture and no vocabulary adds another.
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, UInt8
 
+from groupvit_jax import files
 from groupvit_jax.evaluation import segmentation
 
 CACHE = '~/.cache/groupvit_jax/compiled'
@@ -37,7 +37,7 @@ def keep_compiled(folder: str | os.PathLike | bool = True) -> None:
       return
     root = os.environ.get('XDG_CACHE_HOME')
     folder = f'{root}/groupvit_jax/compiled' if root else CACHE
-  folder = pathlib.Path(folder).expanduser()
+  folder = files.expanded(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError:

@@ -5,7 +5,6 @@ The only place where the `data` and `eval` fields of a config are interpreted.
 
 import functools
 import importlib.util
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from groupvit_jax import errors, sharding
+from groupvit_jax import errors, files, sharding
 from groupvit_jax.data import (
   captions,
   label_sets,
@@ -180,7 +179,7 @@ def _scenes(split, count, config):
         ', '.join(absent),
       )
     return sources.SceneSource(split, count, size, seed, masks=masks)
-  cache = pathlib.Path(config.data.cache).expanduser()
+  cache = files.expanded(config.data.cache)
   try:
     on_disk = sources.scenes_tfds(split, count, size, seed, data_dir=cache)
   except OSError as error:

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from groupvit_jax import collapse, files, report, run_log, visualize
+from groupvit_jax import collapse, files, report, run_log, tasks, visualize
 from groupvit_jax import config as config_lib
 from groupvit_jax.evaluation import evaluator
 
@@ -151,7 +151,7 @@ def write(
   figures = {k: v for k, v in summary.items() if k != 'collapses'}
   report.write_report(
     workdir / 'report',
-    title=f'GroupViT on {config.data.source}',
+    title=f'{tasks.TITLES[config.task]} on {config.data.source}',
     figures=figures | _class_figures(config, log),
     config_text=config_lib.to_json(config),
     curves=log.rows,

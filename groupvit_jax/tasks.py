@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from groupvit_jax import errors
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import contrastive, multi_label
@@ -51,17 +52,30 @@ def dual_encoder_task(
   mesh: jax.sharding.Mesh | None,
 ) -> Task:
   """The task of any dual encoder with the methods of `DualEncoder`."""
-  if config.loss.noun_match not in NOUN_MATCHES:
-    raise ValueError(
-      f'unknown loss.noun_match {config.loss.noun_match!r}; choose one of '
-      f'{NOUN_MATCHES}'
-    )
+  _check_loss(config.loss)
   return Task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),
     loss_fn=_make_loss_fn(model, config, mesh),
     predict_fns=_predict_fns(model),
   )
+
+
+def _check_loss(loss: ml_collections.ConfigDict) -> None:
+  """ConfigError for what would else fail only when the loss is traced."""
+  for name, known in (
+    ('noun_match', NOUN_MATCHES),
+    ('multi_label_form', multi_label.FORMS),
+  ):
+    if loss[name] not in known:
+      raise errors.ConfigError(
+        f'unknown loss.{name} {loss[name]!r}; choose one of {", ".join(known)}'
+      )
+  if loss.chunk_size < 0:
+    raise errors.ConfigError(
+      f'loss.chunk_size is {loss.chunk_size}; give the columns of the '
+      'similarity at a time, or 0 for all'
+    )
 
 
 def groupvit_task(config, vocab_size, mesh=None) -> Task:
@@ -75,6 +89,7 @@ def clip_task(config, vocab_size, mesh=None) -> Task:
 
 
 TASKS = {'groupvit': groupvit_task, 'clip': clip_task}
+TITLES = {'groupvit': 'GroupViT', 'clip': 'ViT without groups'}
 
 
 def architecture(
@@ -212,7 +227,11 @@ def _noun_loss(out, batch, loss, mesh, regions, scale):
 
 
 def _assignment_terms(out, loss):
-  """Returns the weighted regulariser and what the curves show of it."""
+  """Returns the weighted regulariser and what the curves show of it.
+
+  Both are of the last grouping stage alone: with two stages, nothing here
+  asks the first to use its groups (as the watch of `collapse` sees it too).
+  """
   # Without the noise: under it, near-zero logits look sharp and balanced, and
   # the terms would have nothing to push against.
   soft = out['assignments'][-1]

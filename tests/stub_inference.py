@@ -13,6 +13,7 @@ from PIL import Image
 
 import groupvit_jax
 from groupvit_jax import visualize
+from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 
 class Segmentation:
@@ -66,12 +67,14 @@ class Stub:
     configs: of every call.
     fail: called with every picture; may raise.
     no_groups: whether results have no groups.
+    config: the model's own.
   """
 
   def __init__(self):
     self.loaded, self.seen, self.configs, self.calls = [], [], [], []
     self.fail = lambda path: None
     self.no_groups = False
+    self.config = SegmentConfig(background_threshold=0.95)
 
   def load(self, path):
     if not path.exists():

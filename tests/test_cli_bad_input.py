@@ -69,6 +69,7 @@ def test_what_is_not_about_a_picture_is_told_once(stub, capsys):
     (['.', '--out', '.'], 'choose another --out'),
     (['photo.jpg', '--out', 'photo.jpg/x'], 'photo.jpg'),
     (['photo.jpg', '--model', 'no'], 'no: there is no model'),
+    (['~nosuchuser/x.jpg'], '~nosuchuser/x.jpg: there is no such file'),
   ],
 )
 def test_bad_paths(stub, capsys, args, words):

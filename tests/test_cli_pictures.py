@@ -5,71 +5,21 @@ import pathlib
 import struct
 import zlib
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_inference import source
 
 from groupvit_jax import cli, model_folder
-from groupvit_jax.models import build
 
 LABELS = ['--labels', 'a red thing|a rose,grass,the sky']
-ARCHITECTURE = {
-  'image_encoder': 'groupvit',
-  'image': {
-    'image_size': 32,
-    'patch_size': 8,
-    'width': 16,
-    'depths': [1, 1, 1],
-    'num_heads': 2,
-    'num_group_tokens': [6, 4, 0],
-    'num_output_groups': [6, 4, 0],
-  },
-  'text': {
-    'vocab_size': 49408,
-    'context_length': 77,
-    'width': 8,
-    'depth': 1,
-    'num_heads': 2,
-  },
-  'embed_dim': 12,
-  'projector_width': 20,
-  'projector_bias': True,
-  'separate_multi_label_scale': False,
-}
 
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
-  """A model folder with random weights, large enough to tell groups apart."""
-  module = build.build(ARCHITECTURE)
-  inputs = np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 1, 77), np.int32)
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-  rng = np.random.default_rng(0)
-
-  def random(path, leaf):
-    spread = 0.1 if path[-1].key == 'kernel' else 0.5
-    values = rng.normal(0, spread, leaf.shape).astype(np.float32)
-    positive = path[-1].key in ('scale', 'var')
-    return 1 + np.abs(values) if positive else values
-
-  variables = jax.tree_util.tree_map_with_path(random, dict(shapes))
+  """A model folder."""
   folder = tmp_path_factory.mktemp('models') / 'tiny'
-  model_folder.write(
-    folder,
-    model_folder.Converted(
-      architecture=ARCHITECTURE,
-      variables=variables,
-      tokenizer='clip',
-      preprocessing={
-        'mean': [0.485, 0.456, 0.406],
-        'std': [0.229, 0.224, 0.225],
-        'short_side': 64,
-      },
-      metadata={'source': 'a test', 'file': 'none', 'license': 'none'},
-    ),
-  )
-  return folder
+  return model_folder.write(folder, model_folder.Converted(**vars(source())))
 
 
 def noise(size=(60, 40)) -> Image.Image:

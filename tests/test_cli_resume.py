@@ -51,6 +51,28 @@ def test_a_half_written_journal_is_read(stub):
   assert len(path.read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+  'line',
+  [
+    b'[1]',
+    b'"text"',
+    b'{"picture": 3, "stem": "x", "files": {}, "bytes": 1, "modified": 1}',
+    b'{"picture": "a", "stem": "x", "files": [], "bytes": 1, "modified": 1}',
+    b'{"picture": "a", "stem": "x", "files": {"mask": 1}}',
+    b'\xff\xfe',
+  ],
+)
+def test_lines_that_nobody_wrote_are_passed_over(stub, line):
+  save('x.jpg')
+  assert run('photo.jpg') == 0
+  path = pathlib.Path('out', journal.NAME)
+  path.write_bytes(path.read_bytes() + line + b'\n')
+  assert run('photo.jpg', 'x.jpg') == 0
+  assert stub.seen[1:] == [['x.jpg']]
+  path.write_bytes(line + b'\n')
+  assert run('photo.jpg', 'x.jpg') == 0
+
+
 def test_results_of_other_settings_are_not_mixed(stub, capsys):
   assert run('photo.jpg') == 0
   assert run('photo.jpg', labels=('--labels', 'cat')) == 1

@@ -1,7 +1,9 @@
 """`groupvit segment`: what it writes, and what it asks the model for."""
 
+import dataclasses
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -10,9 +12,10 @@ import segment_runs
 from PIL import Image
 from segment_runs import run, save, written
 
+from groupvit_jax.commands import arguments, segment
 from groupvit_jax.commands import labels as label_options
-from groupvit_jax.commands import segment
 from groupvit_jax.data import label_sets
+from groupvit_jax.text import prompts
 
 
 @pytest.fixture
@@ -82,9 +85,13 @@ def test_folders_and_patterns(stub, capsys):
     'x_overlay.png', 'x.png_overlay.png', 'b/x_overlay.png'
   }  # fmt: skip
   assert capsys.readouterr().out == '3 pictures: 3 segmented; see a/out\n'
-  # What was written is not segmented in its turn.
+  # What was written is not segmented in its turn, nor by another run.
   assert run('a', out='a/out') == 0
   assert '3 skipped' in capsys.readouterr().out
+  for again in ('a', 'a/**/*.*'):
+    assert run(again, '--overwrite', out='a/again') == 0
+    assert '3 pictures: 3 segmented' in capsys.readouterr().out
+  assert run('a/out/x_overlay.png', out='a/named') == 0
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,48 @@ def test_steps_are_fields_of_the_config(stub):
   (config,) = stub.configs
   assert (config.mode, config.short_side) == ('slide', 336)
   assert (config.top_k, config.one_hot) == (3, False)
+  assert (config.window, config.stride) == (None, None)
   assert stub.calls[0][1:] == ('full', 3)
+  steps = ('--window', '96', '--stride', '32', '--top-k', 'all')
+  assert run('photo.jpg', *steps, out='windows') == 0
+  config = stub.configs[-1]
+  assert (config.mode, config.window, config.stride) == ('slide', 96, 32)
+  assert config.top_k is None
+
+
+def test_what_is_not_asked_for_is_the_models_own(stub):
+  stub.config = dataclasses.replace(stub.config, top_k=None)
+  assert run('photo.jpg') == 0
+  assert run('photo.jpg', '--top-k', 2, out='gate') == 0
+  assert [config.top_k for config in stub.configs] == [None, 2]
+
+
+def test_templates_of_ones_own(stub):
+  own = ('--templates', 'a {}.', '--templates', 'the {}, drawn.')
+  assert run('photo.jpg', *own[:2]) == 0
+  assert run('photo.jpg', *own, out='two') == 0
+  assert [call[1] for call in stub.calls] == [
+    'a {}.', ['a {}.', 'the {}, drawn.']
+  ]  # fmt: skip
+  assert set(arguments._TEMPLATES) == set(prompts.TEMPLATES)
+
+
+def test_a_name_that_is_not_utf8(stub, capsys):
+  name = os.fsdecode(b'caf\xe9.jpg')
+  pathlib.Path('photo.jpg').rename(name)
+  assert run(name, '--show', 'mask,json') == 0
+  path = pathlib.Path('out', os.fsdecode(b'caf\xe9.json'))
+  assert json.loads(path.read_text('utf-8'))['picture'] == name
+  assert 'caf\\udce9_mask.png' in capsys.readouterr().out
+
+
+def test_results_may_go_where_a_link_points(stub):
+  pathlib.Path('disk').mkdir()
+  pathlib.Path('out').symlink_to('disk/results')
+  assert run('photo.jpg') == 0
+  assert run('photo.jpg') == 0
+  assert len(stub.seen) == 1
+  assert pathlib.Path('disk/results/photo_overlay.png').exists()
 
 
 def test_a_progress_bar_on_a_terminal(stub, monkeypatch):

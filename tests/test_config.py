@@ -78,6 +78,11 @@ def test_released_recipes_have_the_original_numbers(get_config):
     assert c.text.context_length == 77
 
 
+def test_the_baseline_is_gated_by_the_picture_that_nouns_train(get_config):
+  assert get_config('demo').eval.top_k == 0
+  assert get_config('demo,clip').eval.top_k == 5
+
+
 def test_options_reach_fields_by_alias_and_by_path(get_config):
   config = get_config('demo,steps=7,lr=1e-3,depths=6x3x3,loss.share_nouns=true')
   assert config.num_steps == 7

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from groupvit_jax import convert
+from groupvit_jax import convert, model_folder
 from groupvit_jax.convert import architecture, sources, torch_to_flax
 from groupvit_jax.convert.keymaps_hf_groupvit import HF_GROUPVIT
 from groupvit_jax.convert.keymaps_nvlabs import NVLABS
@@ -68,6 +68,27 @@ def test_round_trip_is_bit_exact(tmp_path, state, config):
   )
 
 
+def test_a_round_trip_keeps_what_their_form_has_no_field_for(tmp_path, arrays):
+  import dataclasses
+
+  model = golden_models.converted(arrays)
+  model = dataclasses.replace(
+    model,
+    preprocessing=model.preprocessing | {'short_side': 77, 'top_k': None},
+    metadata=model.metadata | {'license': 'MIT', 'metrics': {'miou': 9.0}},
+  )
+  model.variables['params']['multi_label_logit_scale'] = np.float32(2)
+  model.architecture['separate_multi_label_scale'] = True
+  model_folder.write(tmp_path / 'ours', model)
+  told = convert.convert(tmp_path / 'ours', tmp_path / 'hf', to='huggingface')
+  again = convert.load_source(tmp_path / 'hf')
+  assert again.preprocessing['short_side'] == 77
+  assert again.metadata['license'] == 'MIT'
+  (line,) = (x for x in told.splitlines() if x.startswith('left out:'))
+  assert 'multi-label loss; top_k; metrics' in line
+  assert 'left out' not in convert.convert(tmp_path / 'ours', tmp_path / 'o2')
+
+
 def test_architecture_is_read_from_weights_and_config(arrays, config):
   converted = golden_models.converted(arrays)
   image, vision = converted.architecture['image'], config['vision_config']
@@ -120,6 +141,9 @@ def test_the_originals_form_is_the_same_model(state, config, monkeypatch):
   assert flat.pop('params/multi_label_logit_scale') == 2.5
   assert_same_arrays(flat, HF_GROUPVIT.to_flax(state))
   assert converted.metadata['metrics'] == {'max_miou': 51.5}
+  (note,) = converted.metadata['notes']
+  assert 'assumed: 2 of the text encoder are its attention heads' in note
+  assert note in convert.describe(converted)
   assert 'epoch 29' in convert.describe(converted)
   theirs = golden_models.converted_state(state, config).architecture
   image = converted.architecture['image'] | {'drop_path_rate': 0.0}

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_models
 from tiny_models import fast_jit
 
 from groupvit_jax import convert
@@ -19,25 +20,6 @@ torch = pytest.importorskip('torch', reason="needs the 'torch' extra")
 transformers = pytest.importorskip(
   'transformers', reason="needs the 'torch' extra"
 )
-
-
-def randomise(model, seed=0):
-  """Strong weights, and no parameter or statistic at a constant."""
-  generator = torch.Generator().manual_seed(seed)
-
-  def noise(x):
-    return torch.randn(x.shape, generator=generator)
-
-  with torch.no_grad():
-    for name, p in model.named_parameters():
-      if p.ndim > 1 and 'position' not in name and 'group_token' not in name:
-        p.copy_(noise(p) * p[0].numel() ** -0.5)
-      else:
-        p.add_(0.1 * noise(p))
-    for name, b in model.named_buffers():
-      if name.endswith(('running_mean', 'running_var')):
-        b.add_(0.2 * noise(b).abs())
-  return model.eval()
 
 
 def random_texts(n, config):
@@ -125,7 +107,7 @@ TINY_CLIP = {
 
 def clip(config=None):
   config = transformers.CLIPConfig(**config or {})
-  return randomise(transformers.CLIPModel(config))
+  return torch_models.randomise(transformers.CLIPModel(config))
 
 
 def test_tiny_clip_equals_transformers(tmp_path):

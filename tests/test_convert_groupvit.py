@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_models
 from PIL import Image
 from tiny_models import fast_jit
 
@@ -40,32 +41,11 @@ TEXTS = (
 )
 
 
-def randomise(model):
-  """No parameter or statistic at a constant; tokens told apart clearly."""
-  generator = torch.Generator().manual_seed(0)
-
-  def noise(x):
-    return torch.randn(x.shape, generator=generator)
-
-  with torch.no_grad():
-    for name, p in model.named_parameters():
-      if p.ndim > 1 and 'position' not in name and 'group_token' not in name:
-        p.copy_(noise(p) * 0.5 * p[0].numel() ** -0.5)
-      else:
-        p.add_(0.1 * noise(p))
-      if 'assign.q_proj.weight' in name or 'assign.k_proj.weight' in name:
-        p.mul_(4)
-    for name, b in model.named_buffers():
-      if name.endswith(('running_mean', 'running_var')):
-        b.add_(0.2 * noise(b).abs())
-  return model
-
-
 @pytest.fixture(scope='module')
 def theirs():
   torch.manual_seed(3)  # of what `randomise` only adds to
   model = transformers.GroupViTModel(transformers.GroupViTConfig())
-  return randomise(model).eval()
+  return torch_models.randomise(model, strength=0.5, sharpness=4)
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import keymaps, torch_to_flax
+from groupvit_jax.convert import keymaps, state_dict, torch_to_flax
 from groupvit_jax.errors import ModelError
 
 
@@ -92,6 +92,74 @@ def test_what_we_do_not_compute_is_refused(state, config, part, field, value):
     load(state, config)
 
 
+@pytest.mark.parametrize(
+  ('part', 'field', 'value'),
+  [
+    ('vision_config', 'num_attention_heads', '2'),
+    ('vision_config', 'num_attention_heads', 5),
+    ('vision_config', 'depths', 'many'),
+    ('vision_config', 'depths', [1, 'two']),
+    ('vision_config', 'image_size', 'large'),
+    ('vision_config', 'image_size', [20, 12, 3]),
+    ('text_config', 'num_attention_heads', [2]),
+    ('text_config', 'vocab_size', '41'),
+    (None, 'vision_config', 5),
+    (None, 'text_config', ['none']),
+    (None, 'groupvit_jax', {'short_side': '448'}),
+  ],
+)
+def test_odd_values_of_a_config_are_named(state, config, part, field, value):
+  (config[part] if part else config)[field] = value
+  with pytest.raises(ModelError, match=f'{field}.* should be|5 heads'):
+    load(state, config)
+
+
+@pytest.mark.parametrize(
+  'content', ['[1]', '3', '{"weight_map": [1]}', '{"weight_map": {"a": 1}}']
+)
+def test_odd_json_files_are_named(tmp_path, content):
+  path = tmp_path / 'model.safetensors.index.json'
+  path.write_text(content)
+  with pytest.raises(ModelError, match='index.json'):
+    convert.load_source(tmp_path)
+
+
+def test_odd_normalisation_is_named(state, config):
+  source = golden_models.as_state_dict(state, config)
+  source.preprocessor['image_mean'] = ['0.5', '0.5', '0.5']
+  with pytest.raises(ModelError, match='image_mean should be three numbers'):
+    torch_to_flax.from_state(source)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    'vision_model.embeddings.patch_embeddings.projection.weight',
+    'vision_model.embeddings.position_embeddings',
+    'vision_model.encoder.stages.0.layers.0.self_attn.q_proj.weight',
+    'vision_model.encoder.stages.0.layers.0.mlp.fc1.weight',
+    'vision_model.encoder.stages.0.group_token',
+    'vision_model.layernorm.weight',
+    'text_model.embeddings.token_embedding.weight',
+    'text_projection.1.running_var',
+  ],
+)
+@pytest.mark.parametrize('shape', [(), (0,), (2, 3, 4, 5, 6)])
+def test_arrays_with_other_axes_are_named(state, config, name, shape):
+  state[name] = np.ones(shape, np.float32)
+  with pytest.raises(ModelError, match='misshapen') as error:
+    load(state, config)
+  assert name in str(error.value)
+
+
+@pytest.mark.parametrize('dtype', [np.int64, np.bool_, np.complex64])
+def test_arrays_of_other_than_floats_are_named(state, config, dtype):
+  name = 'vision_model.layernorm.weight'
+  arrays = state_dict.as_floats(state | {name: state[name].astype(dtype)})
+  with pytest.raises(ModelError, match=f'1 not_floating .{name}'):
+    load(arrays, config)
+
+
 def test_weights_without_config_need_heads_of_64(state):
   with pytest.raises(ModelError, match='square|heads.*config.json'):
     load(state, {})
@@ -102,8 +170,9 @@ def test_strangers_are_refused(tmp_path, state):
     load({'conv.weight': np.zeros((2, 2), np.float32)}, {})
   with pytest.raises(ModelError, match='ResNet'):
     load({'visual.layer1.0.conv1.weight': np.zeros(2, np.float32)}, {})
-  with pytest.raises(ModelError, match='there is no .*nvidia/groupvit'):
-    convert.load_source('nvidia/groupvit-gcc-yfcc')
+  for nowhere in ('nvidia/groupvit-gcc-yfcc', '~nosuchuser/model'):
+    with pytest.raises(ModelError, match=f'there is no .*{nowhere}'):
+      convert.load_source(nowhere)
   with pytest.raises(ModelError, match='holds no model'):
     convert.load_source(tmp_path)
   (tmp_path / 'weights.h5').write_bytes(b'')

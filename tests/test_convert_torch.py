@@ -4,6 +4,8 @@ Runs where torch and transformers are installed (the `torch` extra).
 """
 
 import json
+import shlex
+import subprocess
 import sys
 import types
 
@@ -164,9 +166,21 @@ def test_broken_and_foreign_files_are_refused(tmp_path, weights):
 
 
 def test_torchscript_is_refused_with_the_way_out(tmp_path):
-  path = tmp_path / 'ViT-B-32.pt'
+  path = tmp_path / 'my ViT-B-32.pt'
   torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-  with pytest.raises(ModelError, match='TorchScript.*torch.jit.load'):
+  with pytest.raises(ModelError, match='TorchScript.*would run it') as error:
+    convert.load_source(path)
+  command = shlex.split(str(error.value).split('weights out: ')[1])
+  subprocess.run([sys.executable, *command[1:]], check=True)
+  # Its weights are read now, and are no known model's.
+  with pytest.raises(ModelError, match=r'unknown model \(weight, bias'):
+    convert.load_source(tmp_path / 'my ViT-B-32_weights.pth')
+
+
+def test_tensors_that_are_no_arrays_are_refused(tmp_path):
+  path = tmp_path / 'weights.pth'
+  torch.save({'a': torch.eye(3).to_sparse()}, path)
+  with pytest.raises(ModelError, match='a is sparse'):
     convert.load_source(path)
 
 
@@ -175,12 +189,16 @@ def test_torchscript_is_refused_with_the_way_out(tmp_path):
 
 def test_transformers_opens_an_exported_folder(tmp_path, arrays):
   converted = golden_models.converted(arrays)
+  converted.metadata['license'] = 'MIT'
   convert.save_huggingface(converted, tmp_path / 'hf')
   model, info = transformers.GroupViTModel.from_pretrained(
     tmp_path / 'hf', output_loading_info=True
   )
   for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
     assert not info[kind], (kind, info[kind])
+  model.save_pretrained(tmp_path / 'trained')
+  again = convert.load_source(tmp_path / 'trained')
+  assert again.metadata['license'] == converted.metadata['license']
   model.eval()
   with torch.no_grad():
     out = model(

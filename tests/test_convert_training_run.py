@@ -80,6 +80,7 @@ def test_the_newest_checkpoint_is_loaded(workdir, saved, config):
   assert converted.architecture == tasks.architecture(config, 49408)
   assert converted.tokenizer == 'clip'
   assert converted.preprocessing['short_side'] == 16
+  assert converted.preprocessing['top_k'] is None  # `demo` has no gate
   assert converted.metadata['metrics'] == {'miou': 31.5}
   assert 'step 10' in convert.describe(converted)
 
@@ -94,8 +95,9 @@ def test_a_run_becomes_a_model_folder(workdir, saved, tmp_path):
 
 
 def test_metrics_of_another_step_are_not_claimed(workdir):
-  (workdir / 'summary.json').write_text('{"steps": 20, "miou": 31.5}')
-  assert convert.load_source(workdir).metadata['metrics'] == {}
+  for text in ('{"steps": 20, "miou": 31.5}', '[10]'):
+    (workdir / 'summary.json').write_text(text)
+    assert convert.load_source(workdir).metadata['metrics'] == {}
 
 
 @pytest.mark.parametrize('broken', ['unlisted', 'cut', 'emptied'])

@@ -96,6 +96,14 @@ def test_sixteen_bits_keep_the_high_byte():
   np.testing.assert_array_equal(opened[..., 1], values >> 8)
 
 
+def test_integers_that_hold_bytes_are_not_made_black():
+  values = np.arange(64, dtype=np.int32).reshape(8, 8) * 4
+  opened = open_image(Image.fromarray(values))  # mode I
+  np.testing.assert_array_equal(opened[..., 1], values)
+  opened = open_image(Image.fromarray(values * 257))
+  np.testing.assert_array_equal(opened[..., 1], values * 257 >> 8)
+
+
 def test_floating_pixels_and_grey_and_bilevel():
   values = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
   opened = open_image(encoded(values, 'TIFF'))
@@ -119,6 +127,19 @@ def test_the_first_frame_of_an_animation_is_taken_and_said():
   with pytest.warns(UserWarning, match='the bytes has 3 frames; the first'):
     opened = open_image(data)
   assert opened[0, 0].tolist() == [255, 0, 0]
+  image = Image.open(io.BytesIO(data))
+  image.seek(2)
+  with pytest.warns(UserWarning, match='3 frames; number 3 is taken'):
+    opened = open_image(image)
+  assert opened[0, 0].tolist() == [0, 0, 255]
+  assert image.tell() == 2
+
+
+def test_pixels_are_a_copy():
+  pixels = photo()
+  opened = open_image(pixels)
+  pixels[:] = 0
+  np.testing.assert_array_equal(opened, photo())
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """The command: its errors in one line, its exit codes, a quiet screen."""
 
-import functools
 import logging
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
-import threading
 
+import ctrl_c
 import pytest
 from absl import app
 from absl.testing import flagsaver
@@ -202,29 +200,10 @@ def test_the_screen_shows_our_lines_and_nothing_else(tmp_path):
 def test_ctrl_c_while_scenes_are_made_is_one_line(tmp_path, moment):
   """While the workers start, and while they work."""
   options = f'demo,size=32,examples=100000,data.cache={tmp_path}/cache'
-  process = subprocess.Popen(
-    [*COMMAND, f'{CONFIG}:{options}', f'--workdir={tmp_path}/run'],
-    env=ENVIRONMENT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    start_new_session=True,
-    # A shell's background job ignores SIGINT, and what it starts inherits that.
-    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-  )
-  guard = threading.Timer(120, process.kill)
-  guard.start()
-  try:
-    shown = b''
-    while moment.encode() not in shown and (letter := process.stderr.read(1)):
-      shown += letter
-    os.killpg(process.pid, signal.SIGINT)
-    # Ends when the last process that holds the pipe, workers too, is gone.
-    _, rest = process.communicate(timeout=60)
-  finally:
-    guard.cancel()
-    process.kill()
-  assert process.returncode == 130
-  lines = re.split('[\r\n]+', (shown + rest).decode().strip())
+  command = [*COMMAND, f'{CONFIG}:{options}', f'--workdir={tmp_path}/run']
+  code, said = ctrl_c.press(command, moment, env=ENVIRONMENT)
+  assert code == 130
+  lines = re.split('[\r\n]+', said.decode().strip())
   # The line may follow a bar that was being drawn.
   assert lines[-1].endswith('stopped; what was saved before is kept')
   for line in lines[:-1]:

@@ -172,6 +172,31 @@ def test_other_formats_and_lost_fields_are_told(folder):
     model_folder.read(folder / 'nowhere')
 
 
+@pytest.mark.parametrize(
+  ('part', 'name', 'value'),
+  [
+    ('metadata', 'source', None),
+    ('metadata', 'license', 5),
+    ('metadata', 'metrics', [1]),
+    ('metadata', 'metrics', {'miou': 'good'}),
+    ('metadata', 'notes', 'one'),
+    ('metadata', 'step', 'last'),
+    ('preprocessing', 'mean', [1, 2]),
+    ('preprocessing', 'short_side', '448'),
+    (None, 'metadata', 'mine'),
+    (None, 'preprocessing', []),
+    (None, 'architecture', None),
+    (None, 'tokenizer', 3),
+  ],
+)
+def test_fields_of_another_kind_are_named(folder, part, name, value):
+  config = json.loads((folder / 'config.json').read_text())
+  (config[part] if part else config)[name] = value
+  edit(folder, **config)
+  with pytest.raises(ModelError, match=f'{name} should be|lacks {name}'):
+    model_folder.read(folder)
+
+
 def test_tensors_of_all_kinds_come_back(tmp_path):
   arrays = {
     'scalar': np.array(1.5, np.float32),

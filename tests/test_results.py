@@ -1,12 +1,15 @@
 """Snapshots of the same pictures: what report and TensorBoard get of them."""
 
 import collections
+import pathlib
+import runpy
 
 import numpy as np
 import pytest
 
-from groupvit_jax import report, results, run_log
+from groupvit_jax import report, results, run_log, tasks
 
+CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 SIZE = 8
 
 
@@ -67,6 +70,18 @@ def test_the_report_shows_the_same_pictures_at_every_step(
       final = first['groups'][-1][0]
       np.testing.assert_array_equal(picture['final_groups'], final)
     assert ('first_groups' in picture) == (stages == 2)
+
+
+@pytest.mark.parametrize('task', ['groupvit', 'clip'])
+def test_the_report_is_called_after_what_was_trained(tmp_path, task):
+  get_config = runpy.run_path(str(CONFIG))['get_config']
+  config = get_config('demo,clip' if task == 'clip' else 'demo')
+  snapshots = results.Snapshots(tmp_path, {})
+  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
+  results.write(tmp_path, config, (), log, snapshots, {}, ())
+  page = (tmp_path / 'report' / 'index.html').read_text()
+  assert f'<title>{tasks.TITLES[task]} on scenes</title>' in page
+  assert ('GroupViT' in tasks.TITLES[task]) == (task == 'groupvit')
 
 
 def events(folder):

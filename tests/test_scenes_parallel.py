@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 
+import ctrl_c
 import numpy as np
 import pytest
 
@@ -65,25 +65,9 @@ def test_workers_start_from_a_script_without_a_main_guard(tmp_path):
 
 
 def test_ctrl_c_ends_the_workers_too():
-  process = subprocess.Popen(
-    [sys.executable, '-c', textwrap.dedent(_SCRIPT.format(count=10**6))],
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    start_new_session=True,
-  )
-  guard = threading.Timer(60, process.kill)
-  guard.start()
-  try:
-    # Until the bar has moved: then the workers are at work.
-    shown = b''
-    while b' 8/1000000' not in shown and (letter := process.stderr.read(1)):
-      shown += letter
-    os.killpg(process.pid, signal.SIGINT)
-    # Ends when the last process that holds the pipe, workers too, is gone.
-    _, errors = process.communicate(timeout=60)
-  finally:
-    guard.cancel()
-    process.kill()
+  code = textwrap.dedent(_SCRIPT.format(count=10**6))
+  # Once the bar has moved, the workers are at work.
+  _, errors = ctrl_c.press([sys.executable, '-c', code], ' 8/1000000')
   assert b'KeyboardInterrupt' in errors and b'SpawnProcess' not in errors
 
 

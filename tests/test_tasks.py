@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny_models
 
-from groupvit_jax import tasks, train_state
+from groupvit_jax import errors, tasks, train_state
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 TERMS = {'contrastive', 'multi_label', 'part'}
@@ -39,10 +39,18 @@ def test_a_loss_is_finite_and_has_its_terms(options, terms):
   assert terms == TERMS & set(metrics)
 
 
-def test_an_unknown_way_to_match_nouns_is_refused():
+@pytest.mark.parametrize(
+  'option, told',
+  [
+    ('noun_match=best-group', "'best-group'; choose one of pooled, best_group"),
+    ('multi_label_form=papr', "'papr'; choose one of released, paper"),
+    ('chunk_size=-4', 'loss.chunk_size is -4; give'),
+  ],
+)
+def test_a_loss_that_there_is_not_is_refused_at_once(option, told):
   get_config = runpy.run_path(str(CONFIG))['get_config']
-  config = get_config('demo,loss.noun_match=best-group')
-  with pytest.raises(ValueError, match="'best-group'; choose one of"):
+  config = get_config(f'demo,loss.{option}')
+  with pytest.raises(errors.ConfigError, match=told):
     tasks.TASKS[config.task](config, 50)
 
 

@@ -25,7 +25,15 @@ ROOT = PACKAGE.parent
 # and from itself; rooms of one storey do not know each other.
 STOREYS = (
   ('allocator', 'errors', 'files'),
-  ('config', 'text', 'sharding', 'interrupts', 'run_log', 'collapse'),
+  (
+    'config',
+    'text',
+    'sharding',
+    'interrupts',
+    'run_log',
+    'collapse',
+    'fields',
+  ),
   (
     'models',
     'losses',

@@ -3,6 +3,9 @@
 import argparse
 import pathlib
 
+# As text/prompts.py has them; here for a --help that starts at once.
+_TEMPLATES = ('simple', 'subset', 'full')
+
 
 def add_group(parser: argparse.ArgumentParser):
   """Makes room for sub-commands, one of which is required."""
@@ -47,6 +50,36 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='pictures that go through the network together (default: %(default)s)',
   )
+
+
+def add_templates(parser, default: str) -> None:
+  """The prompts that a name is put into; read them by `templates`."""
+  parser.add_argument(
+    '--templates',
+    metavar='T',
+    type=_template,
+    action='append',
+    help=f'prompts that a name is put into: {", ".join(_TEMPLATES)} (of CLIP), '
+    'or one of your own, such as "a drawing of a {}."; several --templates are '
+    f'averaged (default: {default})',
+  )
+  parser.set_defaults(default_templates=default)
+
+
+def templates(args: argparse.Namespace) -> str | list[str]:
+  """The templates of a command line, as `Model.segment` takes them."""
+  given = args.templates or [args.default_templates]
+  return given[0] if len(given) == 1 else given
+
+
+def _template(text: str) -> str:
+  """An argparse type."""
+  if text not in _TEMPLATES and '{}' not in text:
+    raise argparse.ArgumentTypeError(
+      f'must be one of {", ".join(_TEMPLATES)}, or hold a {{}} where the name '
+      f'goes: {text!r}'
+    )
+  return text
 
 
 def positive(text: str) -> int:

@@ -21,13 +21,8 @@ def add(commands) -> None:
   arguments.add_pictures(parser)
   arguments.add_model(parser)
   labels.add(parser)
-  parser.add_argument(
-    '--templates',
-    choices=('simple', 'subset', 'full'),
-    default='subset',
-    help='prompts that a name is put into (default: %(default)s, as the '
-    'released model is measured on ImageNet)',
-  )
+  # As the released model is measured on ImageNet.
+  arguments.add_templates(parser, 'subset')
   parser.add_argument(
     '--top',
     metavar='N',
@@ -44,10 +39,10 @@ def add(commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-  from groupvit_jax.commands import batches, pictures
+  from groupvit_jax.commands import batches, journal, pictures
 
   names = list(labels.read(args).names)
-  found = pictures.find(args.pictures)
+  found = pictures.find(args.pictures, journal.Results())
 
   from groupvit_jax import inference
 
@@ -57,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
     return model.classify(
       [str(picture.path) for picture in chunk],
       names,
-      templates=args.templates,
+      templates=arguments.templates(args),
       batch_size=args.batch,
     )
 

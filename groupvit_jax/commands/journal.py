@@ -4,6 +4,7 @@
 every picture that is done. A picture that changed since is not done.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -43,22 +44,22 @@ class Journal:
       self._read(self._settings)
 
   def _read(self, settings):
-    lines = list(_objects(self._path.read_text(encoding='utf-8')))
-    if len(lines) < 2:  # nothing was done
+    first, *lines = _objects(self._path) or [{}]
+    if not lines:  # nothing was done
       return
-    other = [k for k in settings if lines[0].get(k) != settings[k]]
+    other = [k for k in settings if first.get(k) != settings[k]]
     if other:
       raise ValueError(
         f'{self._path} tells that the results there were made with another '
         f'{" and ".join(other)}: choose another --out, or replace them with '
         '--overwrite'
       )
-    for line in lines[1:]:
-      self._done[line['picture']] = line
+    self._done = {line['picture']: line for line in filter(_is_whole, lines)}
 
   def begin(self) -> None:
     """Makes the folder; has to come before `add`. OSError if it cannot."""
-    self._folder.mkdir(parents=True, exist_ok=True)
+    # What a link points to may still have to be made.
+    self._folder.resolve().mkdir(parents=True, exist_ok=True)
     # Written anew, as the last line may be half a line.
     lines = [self._settings, *self._done.values()]
     text = ''.join(json.dumps(line) + '\n' for line in lines)
@@ -118,10 +119,45 @@ def _stamp(picture: Picture) -> dict[str, int]:
   return {'bytes': state.st_size, 'modified': state.st_mtime_ns}
 
 
-def _objects(text: str):
-  """The lines that are whole."""
-  for line in text.splitlines():
-    try:
-      yield json.loads(line)
-    except ValueError:
-      continue
+class Results:
+  """Files that journals in the folders above them have noted."""
+
+  def __init__(self):
+    self._of = {}
+
+  def __contains__(self, path: pathlib.Path) -> bool:
+    path = pathlib.Path(os.path.abspath(path))
+    return any(path in self._noted(folder) for folder in path.parents)
+
+  def _noted(self, folder: pathlib.Path) -> set[pathlib.Path]:
+    if folder not in self._of:
+      self._of[folder] = {
+        folder / name
+        for line in filter(_is_whole, _objects(folder / NAME))
+        for names in line['files'].values()
+        for name in names
+      }
+    return self._of[folder]
+
+
+def _objects(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The objects of a journal's whole lines; [] if there is no journal."""
+  found = []
+  if path.is_file():
+    text = path.read_text(encoding='utf-8', errors='replace')
+    for line in text.splitlines():
+      with contextlib.suppress(ValueError):
+        found.append(json.loads(line))
+  return [line for line in found if isinstance(line, dict)]
+
+
+def _is_whole(line: dict[str, Any]) -> bool:
+  """Whether a line tells of a picture all that `Journal` has written."""
+  made = line.get('files')
+  return (
+    all(isinstance(line.get(name), str) for name in ('picture', 'stem'))
+    and {'bytes', 'modified'} <= line.keys()
+    and isinstance(made, dict)
+    and all(isinstance(names, list) for names in made.values())
+    and all(isinstance(name, str) for names in made.values() for name in names)
+  )

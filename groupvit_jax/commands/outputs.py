@@ -32,7 +32,8 @@ def make(kind: str, result: Any, source: str) -> Mapping[str, bytes]:
   """
   if kind == 'json':
     text = json.dumps(summary(result, source), indent=1, ensure_ascii=False)
-    return {'.json': f'{text}\n'.encode()}
+    # Of a name that is not UTF-8, JSON can hold the escaped bytes.
+    return {'.json': f'{text}\n'.encode(errors='backslashreplace')}
   return _MAKERS[kind](result)
 
 

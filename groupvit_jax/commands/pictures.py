@@ -3,8 +3,10 @@
 import glob
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from groupvit_jax import files
 
 _SUFFIXES = tuple(
   f'.{kind}'
@@ -29,12 +31,15 @@ class Picture(NamedTuple):
 
 
 def find(
-  arguments: Sequence[str], without: pathlib.Path | None = None
+  arguments: Sequence[str],
+  results: Container[pathlib.Path],
+  without: pathlib.Path | None = None,
 ) -> list[Picture]:
   """Pictures of files, folders (with all below them) and patterns.
 
   Args:
     arguments: as given on the command line.
+    results: what earlier runs wrote, which is meant only where it is named.
     without: a folder whose contents are not meant, as results may lie in it.
 
   Returns:
@@ -45,7 +50,7 @@ def find(
   """
   found = {}
   for argument in arguments:
-    pictures = list(_meant(argument, without))
+    pictures = list(_meant(argument, results, without))
     if not pictures:
       raise ValueError(f'{argument} holds no pictures: {_known()}')
     for picture in pictures:
@@ -53,27 +58,29 @@ def find(
   return list(found.values())
 
 
-def _meant(argument: str, without) -> Iterator[Picture]:
-  path = pathlib.Path(argument).expanduser()
+def _meant(argument: str, results, without) -> Iterator[Picture]:
+  path = files.expanded(argument)
   if path.is_dir():
     if without and path.resolve() == without.resolve():
       raise ValueError(
         f'{argument} has the pictures and would get the results: choose '
         'another --out'
       )
-    for inner in _pictures(path.rglob('*'), without):
+    for inner in _pictures(path.rglob('*'), results, without):
       yield Picture(inner, inner.relative_to(path))
   elif path.exists():
     yield Picture(path, pathlib.PurePath(path.name))
   elif glob.has_magic(argument):
     matches = glob.iglob(str(path), recursive=True)
-    for inner in _pictures(map(pathlib.Path, matches), without):
+    for inner in _pictures(map(pathlib.Path, matches), results, without):
       yield Picture(inner, pathlib.PurePath(inner.name))
   else:
     raise ValueError(f'{argument}: there is no such file or folder')
 
 
-def _pictures(paths: Iterable[pathlib.Path], without) -> list[pathlib.Path]:
+def _pictures(
+  paths: Iterable[pathlib.Path], results, without
+) -> list[pathlib.Path]:
   inside = without and without.resolve()
   return sorted(
     path
@@ -82,6 +89,7 @@ def _pictures(paths: Iterable[pathlib.Path], without) -> list[pathlib.Path]:
     and not path.name.startswith('.')
     and path.is_file()
     and not (inside and path.resolve().is_relative_to(inside))
+    and path not in results
   )
 
 

@@ -8,7 +8,7 @@ from groupvit_jax.commands import arguments, labels
 
 KINDS = {
   'overlay': 'the picture with its classes in colour, their names, a legend',
-  'mask': 'a palette PNG whose pixel values are the classes',
+  'mask': 'a PNG whose pixels are the classes: palette, above 256 16-bit grey',
   'pred': 'the classes alone, in colour, with names and a legend',
   'first_group': 'the groups of the first grouping stage',
   'final_group': 'the groups of the last one, which get the names',
@@ -79,16 +79,24 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     default=argparse.SUPPRESS,
     help="threshold in 0..1, or 'none' (default: .95; a label set has its own)",
   )
-  group.add_argument(
-    '--templates',
-    choices=('simple', 'subset', 'full'),
-    default='simple',
-    help='prompts that a name is put into (default: %(default)s)',
-  )
+  arguments.add_templates(group, 'simple')
   group.add_argument(
     '--slide',
     action='store_true',
     help='sliding windows, as in the benchmarks, not the whole picture at once',
+  )
+  group.add_argument(
+    '--window',
+    metavar='N',
+    type=arguments.positive,
+    help='pixels of their side, after scaling (default: the shorter side); '
+    'means --slide',
+  )
+  group.add_argument(
+    '--stride',
+    metavar='N',
+    type=arguments.positive,
+    help='pixels from one to the next (default: half of one); means --slide',
   )
   group.add_argument(
     '--short-side',
@@ -100,9 +108,10 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--top-k',
     metavar='K',
-    type=arguments.positive,
-    help='only the K classes nearest to the whole picture may be found '
-    '(default: 5)',
+    type=_top_k,
+    default=argparse.SUPPRESS,
+    help="only the K classes nearest to the whole picture may be found; 'all' "
+    "lets every class (default: the model's own, 5 for the released)",
   )
   group.add_argument(
     '--soft',
@@ -135,16 +144,21 @@ def _threshold(text: str) -> float | None:
   return value
 
 
+def _top_k(text: str) -> int | None:
+  """An argparse type."""
+  return None if text == 'all' else arguments.positive(text)
+
+
 def _run(args: argparse.Namespace) -> int:
   from groupvit_jax.commands import journal, pictures, segment_run
 
   chosen = labels.read(args)
   steps = _steps(args, chosen.threshold)
-  found = pictures.find(args.pictures, without=args.out)
+  found = pictures.find(args.pictures, journal.Results(), without=args.out)
   settings = {
     'model': _identity(args.model),
     'labels': list(chosen.names),
-    'templates': args.templates,
+    'templates': arguments.templates(args),
     'steps': steps,
   }
   done = journal.Journal(args.out, settings, args.overwrite)
@@ -158,13 +172,14 @@ def _run(args: argparse.Namespace) -> int:
 def _steps(args: argparse.Namespace, threshold: float | None) -> dict[str, Any]:
   """Fields of SegmentConfig that the command line sets."""
   steps = {'background_threshold': getattr(args, 'background', threshold)}
-  if args.slide:
+  if args.slide or args.window or args.stride:
     steps['mode'] = 'slide'
   if args.soft:
     steps['one_hot'] = False
-  if args.short_side:
-    steps['short_side'] = args.short_side
-  if args.top_k:
+  for name in ('short_side', 'window', 'stride'):
+    if getattr(args, name):
+      steps[name] = getattr(args, name)
+  if 'top_k' in args:
     steps['top_k'] = args.top_k
   return steps
 

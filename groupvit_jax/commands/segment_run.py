@@ -4,16 +4,16 @@ Imported only then: what it needs takes a second to import.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
 
 from groupvit_jax import files
-from groupvit_jax.commands import batches, outputs
+from groupvit_jax.commands import arguments, batches, outputs
 from groupvit_jax.commands.journal import Journal
 from groupvit_jax.commands.pictures import Picture
-from groupvit_jax.evaluation import segmentation
 
 
 class Run:
@@ -48,8 +48,8 @@ class Run:
     """Loads the model and goes through the pictures."""
     from groupvit_jax import inference
 
-    self._config = segmentation.SegmentConfig(**self._steps)
     self._model = inference.load(self._args.model)
+    self._config = dataclasses.replace(self._model.config, **self._steps)
     self._done.begin()
     # Quiet for one picture, and where nobody looks (not a terminal).
     hidden = True if len(self._todo) == 1 else None
@@ -76,7 +76,7 @@ class Run:
       [str(picture.path) for picture in chunk],
       self._names,
       self._config,
-      templates=self._args.templates,
+      templates=arguments.templates(self._args),
       batch_size=self._args.batch,
     )
 

@@ -12,7 +12,7 @@ are read from the weights; pickles are read without unpickling objects.
 import os
 
 from groupvit_jax import model_folder
-from groupvit_jax.convert.flax_to_torch import save_huggingface
+from groupvit_jax.convert.flax_to_torch import left_out, save_huggingface
 from groupvit_jax.convert.torch_to_flax import load_source
 from groupvit_jax.errors import ModelError
 from groupvit_jax.model_folder import Converted, describe
@@ -54,7 +54,10 @@ def convert(
   converted = load_source(source)
   write = save_huggingface if to == 'huggingface' else _write
   folder = write(converted, out, overwrite=overwrite)
-  return f'{describe(converted)}\n{"written to:":<15}{folder}'
+  lines = [describe(converted), f'{"written to:":<15}{folder}']
+  if to == 'huggingface' and (lost := left_out(converted)):
+    lines.append(f'{"left out:":<15}{"; ".join(lost)}')
+  return '\n'.join(lines)
 
 
 def _write(converted, out, *, overwrite):

@@ -1,8 +1,8 @@
 """The architecture of foreign weights, read from their shapes.
 
 Shapes tell all but the number of heads (and the sides of pictures that are not
-square): config.json says these, or a head is 64 wide, as in every released
-GroupViT and CLIP.
+square): config.json says these, or a head is assumed to be 64 wide, as in every
+released GroupViT and CLIP, and that is told.
 """
 
 import dataclasses
@@ -46,11 +46,16 @@ class _Shapes:
     self._shapes = {path: x.shape for path, x in flat.items()}
     self._keymap = keymap
 
-  def __getitem__(self, path: str) -> tuple[int, ...]:
+  def of(self, path: str, rank: int) -> tuple[int, ...]:
+    """The shape of an array that has to be there, with `rank` axes."""
     path = f'params/{path}'
+    names = self._keymap.names(path) or [path]
     if path not in self._shapes:
-      self._keymap.refuse(missing=self._keymap.names(path) or [path])
-    return self._shapes[path]
+      self._keymap.refuse(missing=names)
+    shape = self._shapes[path]
+    if len(shape) != rank or not all(shape):
+      self._keymap.refuse(misshapen=[f'{name}: {shape}' for name in names])
+    return shape
 
   def __contains__(self, path: str) -> bool:
     return f'params/{path}' in self._shapes
@@ -88,8 +93,8 @@ def read(
   shapes = _Shapes(flat, keymap)
   clip = 'image/embed/class_token' in shapes
   projector = 'image_projector/fc1/kernel' in shapes
-  embed = shapes['image_projector/fc2/kernel'][-1]
-  width = shapes['image_projector/fc1/kernel'][-1] if projector else 0
+  embed = shapes.of('image_projector/fc2/kernel', 2)[-1]
+  width = shapes.of('image_projector/fc1/kernel', 2)[-1] if projector else 0
   return {
     'image_encoder': 'clip_vit' if clip else 'groupvit',
     'image': _clip_vit(shapes, hints) if clip else _groupvit(shapes, hints),
@@ -101,9 +106,29 @@ def read(
   }
 
 
+def assumptions(described: Mapping[str, Any], hints: Hints) -> list[str]:
+  """Sentences on what `read` took for granted, as nothing tells it."""
+  heads = [
+    f'{described[part]["num_heads"]} of the {part} encoder'
+    for part, known in (
+      ('image', hints.image_heads),
+      ('text', hints.text_heads),
+    )
+    if known is None
+  ]
+  if not heads:
+    return []
+  return [
+    f'assumed: {" and ".join(heads)} are its attention heads, {HEAD_WIDTH} '
+    'wide each as in every released GroupViT and CLIP; weights do not tell, a '
+    'config.json beside them would'
+  ]
+
+
 def _groupvit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
   stages = range(shapes.count('image/stage_'))
-  patch, width = shapes['image/embed/kernel'][0], _image_width(shapes)
+  patch, width = shapes.of('image/embed/kernel', 4)[0], _image_width(shapes)
+  positions = shapes.of('image/embed/positions', 3)[1]
   depths = [shapes.count(f'image/stage_{i}/block_') for i in stages]
   tokens = [_group_tokens(shapes, i) for i in stages]
   if hints.depths is not None:
@@ -120,7 +145,7 @@ def _groupvit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
   inner = [f'image/stage_{i}/grouping/pre_assign' for i in grouping]
   assign = [f'image/stage_{i}/grouping' for i in grouping]
   return {
-    'image_size': _image_size(shapes['image/embed/positions'][1], patch, hints),
+    'image_size': _image_size(positions, patch, hints),
     'patch_size': patch,
     'width': width,
     'depths': depths,
@@ -135,8 +160,8 @@ def _groupvit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
 
 
 def _clip_vit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
-  patch, width = shapes['image/embed/kernel'][0], _image_width(shapes)
-  positions = shapes['image/embed/positions'][0] - 1  # the class token
+  patch, width = shapes.of('image/embed/kernel', 4)[0], _image_width(shapes)
+  positions = shapes.of('image/embed/positions', 2)[0] - 1  # the class token
   return {
     'image_size': _image_size(positions, patch, hints),
     'patch_size': patch,
@@ -148,10 +173,10 @@ def _clip_vit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
 
 
 def _text(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
-  vocab_size, width = shapes['text/tokens']
+  vocab_size, width = shapes.of('text/tokens', 2)
   return {
     'vocab_size': vocab_size,
-    'context_length': shapes['text/positions'][0],
+    'context_length': shapes.of('text/positions', 2)[0],
     'width': width,
     'depth': shapes.count('text/block_'),
     'num_heads': _heads('text', width, hints.text_heads),
@@ -160,7 +185,7 @@ def _text(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
 
 
 def _image_width(shapes: _Shapes) -> int:
-  return shapes['image/norm/scale'][0]
+  return shapes.of('image/norm/scale', 1)[0]
 
 
 def _group_tokens(shapes: _Shapes, stage: int) -> tuple[int, int]:
@@ -168,27 +193,33 @@ def _group_tokens(shapes: _Shapes, stage: int) -> tuple[int, int]:
   path = f'image/stage_{stage}'
   if f'{path}/group_tokens' not in shapes:
     return 0, 0
-  groups = shapes[f'{path}/grouping/mixer/mlp/fc2/kernel'][-1]
-  return shapes[f'{path}/group_tokens'][1], groups
+  groups = shapes.of(f'{path}/grouping/mixer/mlp/fc2/kernel', 2)[-1]
+  return shapes.of(f'{path}/group_tokens', 3)[1], groups
 
 
 def _mlp_ratio(shapes: _Shapes, modules: list[str], width: int) -> float:
   """Hidden over outer width of the first module that is there; 4 if none."""
   if not modules:
     return 4.0
-  hidden = shapes[f'{modules[0]}/mlp/fc1/kernel'][-1]
+  hidden = shapes.of(f'{modules[0]}/mlp/fc1/kernel', 2)[-1]
   ratio = hidden / width
   # The module computes int(width * ratio), which rounding must not lower.
   return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _heads(part: str, width: int, known: int | None) -> int:
+  heads = width // HEAD_WIDTH if known is None else known
   if known is None and width % HEAD_WIDTH:
     raise ModelError(
       f'the number of heads of the {part} encoder cannot be read from weights '
       f'of width {width}; put the config.json of the model beside them'
     )
-  return known or width // HEAD_WIDTH
+  if not heads or width % heads:
+    raise ModelError(
+      f'the config says {heads} heads of the {part} encoder, which do not '
+      f'divide the width {width} of its weights'
+    )
+  return heads
 
 
 def _image_size(positions: int, patch: int, hints: Hints) -> Any:

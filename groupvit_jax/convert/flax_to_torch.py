@@ -1,6 +1,7 @@
 """A model as the folder that Hugging Face's GroupViTModel opens.
 
-What their class cannot compute is refused by name.
+What their class cannot compute is refused by name; what their form has no field
+for stands under a key of our own, or is told to be left out.
 """
 
 import json
@@ -16,8 +17,12 @@ from groupvit_jax import model_folder
 from groupvit_jax.convert import clip_vocabulary
 from groupvit_jax.convert.keymaps_hf_groupvit import HF_GROUPVIT
 from groupvit_jax.errors import ModelError
+from groupvit_jax.evaluation import segmentation
 from groupvit_jax.model_folder import Converted, tensors
 
+# In their config.json, which keeps keys that it does not know, also when the
+# model is trained on there: short_side and license, read back by `from_state`.
+OURS = 'groupvit_jax'
 _SECOND_SCALE = 'params/multi_label_logit_scale'
 # Fields that GroupViTModel fixes: another value computes something else.
 _FIXED = {
@@ -34,8 +39,7 @@ def save_huggingface(
 ) -> pathlib.Path:
   """Writes a folder for `transformers.GroupViTModel.from_pretrained`.
 
-  Fields that only matter in training (drop path, Gumbel noise, initialisation,
-  the multi-label temperature) have no place in it and are left out.
+  What has no place in it is left out, see `left_out`.
 
   Args:
     converted: a GroupViT.
@@ -54,6 +58,10 @@ def save_huggingface(
       + '; '.join(reasons)
     )
   config = huggingface_config(converted.architecture)
+  config[OURS] = {
+    'short_side': converted.preprocessing['short_side'],
+    'license': converted.metadata['license'],
+  }
   state = state_dict(converted.variables)
 
   def fill(scratch: pathlib.Path) -> None:
@@ -94,6 +102,25 @@ def inexpressible(architecture: Mapping[str, Any]) -> list[str]:
         f'num_output_groups[{i - 1}]={groups[i - 1]}'
       )
   return reasons
+
+
+def left_out(converted: Converted) -> list[str]:
+  """What of a model their form does not hold, in words.
+
+  Not worth a word: what every model has and only training reads (drop path,
+  Gumbel noise, initialisation).
+  """
+  lost = []
+  if 'multi_label_logit_scale' in converted.variables['params']:
+    lost.append('the temperature of the multi-label loss')
+  released = segmentation.SegmentConfig.top_k
+  if converted.preprocessing.get('top_k', released) != released:
+    lost.append('top_k')
+  told = converted.metadata
+  lost += [name for name in ('metrics', 'step', 'epoch') if told.get(name)]
+  if converted.tokenizer not in ('clip', None):
+    lost.append('a tokenizer that transformers can open (ours is there)')
+  return lost
 
 
 def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

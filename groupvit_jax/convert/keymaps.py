@@ -111,27 +111,6 @@ def split_qkv(theirs: Sequence[str], ours: str) -> tuple[Row, ...]:
   return rows
 
 
-# The transformer block in Hugging Face's GroupViT and CLIP.
-HF_BLOCK = (
-  *norm('layer_norm1', 'norm1'),
-  *norm('layer_norm2', 'norm2'),
-  *split_qkv([f'self_attn.{x}_proj' for x in 'qkv'], 'attn/qkv'),
-  *linear('self_attn.out_proj', 'attn/out'),
-  *linear('mlp.fc1', 'mlp/fc1'),
-  *linear('mlp.fc2', 'mlp/fc2'),
-)
-# The one in OpenAI's CLIP, which the original GroupViT's text encoder keeps.
-OPENAI_BLOCK = (
-  *norm('ln_1', 'norm1'),
-  *norm('ln_2', 'norm2'),
-  Row('attn.in_proj_weight', 'attn/qkv/kernel', LINEAR),
-  Row('attn.in_proj_bias', 'attn/qkv/bias'),
-  *linear('attn.out_proj', 'attn/out'),
-  *linear('mlp.c_fc', 'mlp/fc1'),
-  *linear('mlp.c_proj', 'mlp/fc2'),
-)
-
-
 class KeyMap:
   """A table of rows, usable both ways.
 
@@ -167,11 +146,12 @@ class KeyMap:
       Arrays by path ('params/image/norm/scale').
 
     Raises:
-      ModelError: for names that no row maps or that mean the same array, and
-        for parts of a fused array that are not there.
+      ModelError: for names that no row maps or that mean the same array, for
+        parts of a fused array that are not there, and for arrays without the
+        axes that they should have.
     """
     found = collections.defaultdict(dict)
-    unmapped, doubled, missing = [], [], []
+    unmapped, doubled, missing, misshapen = [], [], [], []
     for name, value in state.items():
       if self._ignored.fullmatch(name):
         continue
@@ -182,12 +162,17 @@ class KeyMap:
       path, row = place
       if row.part in found[path]:
         doubled.append(name)
-      found[path][row.part] = row.layout.to_flax(value)
+      try:
+        found[path][row.part] = row.layout.to_flax(value)
+      except (ValueError, IndexError):  # it has other axes
+        misshapen.append(f'{name}: {value.shape}')
     for path, parts in found.items():
       names = self.names(path)
       missing += [n for i, n in enumerate(names) if i not in parts]
-    self.refuse(unmapped=unmapped, doubled=doubled, missing=missing)
-    return {path: _join(parts) for path, parts in found.items()}
+    self.refuse(
+      misshapen=misshapen, unmapped=unmapped, doubled=doubled, missing=missing
+    )
+    return {path: self._join(path, parts) for path, parts in found.items()}
 
   def to_torch(self, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The state dict of our variables (by path); ModelError as `to_flax`."""
@@ -218,6 +203,16 @@ class KeyMap:
     if told:
       raise ModelError(f'not the weights of {self.title}: {"; ".join(told)}')
 
+  def _join(self, path: str, parts: Mapping[int, np.ndarray]) -> np.ndarray:
+    arrays = [parts[i] for i in sorted(parts)]
+    if len(arrays) == 1:
+      return arrays[0]
+    shapes = [x.shape for x in arrays]
+    if not arrays[0].ndim or len(set(shapes)) > 1:
+      named = zip(self.names(path), shapes, strict=True)
+      self.refuse(misshapen=[f'{name}: {shape}' for name, shape in named])
+    return np.concatenate(arrays, axis=-1)
+
   def _find(self, name: str) -> tuple[str, Row] | None:
     for pattern, row in self._theirs:
       if match := pattern.fullmatch(name):
@@ -235,11 +230,6 @@ def _pattern(template: str) -> re.Pattern:
   """Matches a template; every `{name}` is a number, and equal ones agree."""
   escaped = re.escape(template)
   return re.compile(re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>\\d+)', escaped))
-
-
-def _join(parts: Mapping[int, np.ndarray]) -> np.ndarray:
-  arrays = [parts[i] for i in sorted(parts)]
-  return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
 
 
 def _tell(kind: str, names: Sequence[str]) -> str:

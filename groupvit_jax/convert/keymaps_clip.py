@@ -4,15 +4,21 @@ The text encoder and the temperature are those of GroupViT; the projections are
 single matrices.
 """
 
+from dataclasses import replace
+
 from groupvit_jax.convert.keymaps import (
   CONV2D,
-  HF_BLOCK,
-  OPENAI_BLOCK,
   KeyMap,
   Row,
   linear,
   norm,
   under,
+)
+from groupvit_jax.convert.keymaps_shared import (
+  HF_BLOCK,
+  HF_TEXT,
+  OPENAI_BLOCK,
+  OPENAI_TEXT,
 )
 
 _HF_VISION = (
@@ -23,12 +29,6 @@ _HF_VISION = (
   *norm('pre_layrnorm', 'norm_pre'),
   *under('encoder.layers.{layer}', 'block_{layer}', HF_BLOCK),
   *norm('post_layernorm', 'norm'),
-)
-_HF_TEXT = (
-  Row('embeddings.token_embedding.weight', 'tokens'),
-  Row('embeddings.position_embedding.weight', 'positions'),
-  *under('encoder.layers.{layer}', 'block_{layer}', HF_BLOCK),
-  *norm('final_layer_norm', 'norm'),
 )
 _OPENAI_VISUAL = (
   Row('class_embedding', 'embed/class_token'),
@@ -44,7 +44,7 @@ HF_CLIP = KeyMap(
   'vision_model.embeddings.class_embedding',
   (
     *under('vision_model', 'image', _HF_VISION),
-    *under('text_model', 'text', _HF_TEXT),
+    *under('text_model', 'text', HF_TEXT),
     *linear('visual_projection', 'image_projector/fc2', bias=False),
     *linear('text_projection', 'text_projector/fc2', bias=False),
     Row('logit_scale', 'logit_scale'),
@@ -56,10 +56,7 @@ OPENAI_CLIP = KeyMap(
   'visual.class_embedding',
   (
     *under('visual', 'image', _OPENAI_VISUAL),
-    Row('token_embedding.weight', 'text/tokens'),
-    Row('positional_embedding', 'text/positions'),
-    *under('transformer.resblocks.{layer}', 'text/block_{layer}', OPENAI_BLOCK),
-    *norm('ln_final', 'text/norm'),
+    *(replace(row, ours=f'text/{row.ours}') for row in OPENAI_TEXT),
     # Stored as (in, out).
     Row('visual.proj', 'image_projector/fc2/kernel'),
     Row('text_projection', 'text_projector/fc2/kernel'),

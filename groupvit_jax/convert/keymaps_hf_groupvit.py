@@ -2,7 +2,6 @@
 
 from groupvit_jax.convert.keymaps import (
   CONV2D,
-  HF_BLOCK,
   KeyMap,
   Row,
   batch_norm,
@@ -11,6 +10,7 @@ from groupvit_jax.convert.keymaps import (
   under,
 )
 from groupvit_jax.convert.keymaps_grouping import stage
+from groupvit_jax.convert.keymaps_shared import HF_BLOCK, HF_TEXT
 
 _VISION = (
   Row('embeddings.position_embeddings', 'embed/positions'),
@@ -23,12 +23,6 @@ _VISION = (
   ),
   *norm('layernorm', 'norm'),
 )
-_TEXT = (
-  Row('embeddings.token_embedding.weight', 'tokens'),
-  Row('embeddings.position_embedding.weight', 'positions'),
-  *under('encoder.layers.{layer}', 'block_{layer}', HF_BLOCK),
-  *norm('final_layer_norm', 'norm'),
-)
 _PROJECTOR = (
   *linear('0', 'fc1'),
   *batch_norm('1', 'norm'),
@@ -40,7 +34,7 @@ HF_GROUPVIT = KeyMap(
   'vision_model.embeddings.patch_embeddings.projection.weight',
   (
     *under('vision_model', 'image', _VISION),
-    *under('text_model', 'text', _TEXT),
+    *under('text_model', 'text', HF_TEXT),
     *under('visual_projection', 'image_projector', _PROJECTOR),
     *under('text_projection', 'text_projector', _PROJECTOR),
     Row('logit_scale', 'logit_scale'),

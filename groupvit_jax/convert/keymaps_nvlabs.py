@@ -6,7 +6,6 @@ qkv is one layer, and the projectors are convolutions of width 1.
 from groupvit_jax.convert.keymaps import (
   CONV1D,
   CONV2D,
-  OPENAI_BLOCK,
   KeyMap,
   Row,
   batch_norm,
@@ -15,6 +14,7 @@ from groupvit_jax.convert.keymaps import (
   under,
 )
 from groupvit_jax.convert.keymaps_grouping import stage
+from groupvit_jax.convert.keymaps_shared import OPENAI_TEXT
 
 _BLOCK = (
   *norm('norm1', 'norm1'),
@@ -31,12 +31,6 @@ _IMAGE = (
   *under('layers.{stage}', 'stage_{stage}', stage('blocks', _BLOCK, 'proj')),
   *norm('norm', 'norm'),
 )
-_TEXT = (
-  Row('token_embedding.weight', 'tokens'),
-  Row('positional_embedding', 'positions'),
-  *under('transformer.resblocks.{layer}', 'block_{layer}', OPENAI_BLOCK),
-  *norm('ln_final', 'norm'),
-)
 _PROJECTOR = (
   *linear('linear_hidden.0', 'fc1', layout=CONV1D),
   *batch_norm('linear_hidden.1', 'norm'),
@@ -48,7 +42,7 @@ NVLABS = KeyMap(
   'img_encoder.patch_embed.proj.weight',
   (
     *under('img_encoder', 'image', _IMAGE),
-    *under('text_encoder', 'text', _TEXT),
+    *under('text_encoder', 'text', OPENAI_TEXT),
     *under('img_projector', 'image_projector', _PROJECTOR),
     *under('text_projector', 'text_projector', _PROJECTOR),
     Row('logit_scale', 'logit_scale'),

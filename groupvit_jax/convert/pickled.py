@@ -7,6 +7,7 @@ config as well: its classes are replaced by stand-ins that only keep values.
 
 import pathlib
 import re
+import shlex
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -81,9 +82,8 @@ def read(
       f'{f"{others[0]!r} is no tensor" if others else "it is empty"}; known '
       f'wrappers are {", ".join(_WRAPPERS)}'
     )
-  return {k: _numpy(torch, v) for k, v in content.items()}, _without_none(
-    extras
-  )
+  arrays = {k: _numpy(torch, k, v) for k, v in content.items()}
+  return arrays, _without_none(extras)
 
 
 def _load(torch, path: pathlib.Path) -> Any:
@@ -114,20 +114,31 @@ def _load(torch, path: pathlib.Path) -> Any:
 
 
 def _refuse_torchscript(path: pathlib.Path) -> None:
-  """OpenAI's downloads are programs; torch.jit.load would run them."""
+  """OpenAI's downloads are programs, which torch.jit.load makes run.
+
+  It unpickles no Python object, but TorchScript may read and write files.
+  """
   if not zipfile.is_zipfile(path):
     return
   with zipfile.ZipFile(path) as archive:
     names = archive.namelist()
   if any(name.endswith('/constants.pkl') for name in names):
+    out = path.with_name(f'{path.stem}_weights.pth')
+    code = (
+      'import sys, torch; torch.save(dict(torch.jit.load(sys.argv[1], '
+      "map_location='cpu').state_dict()), sys.argv[2])"
+    )
     raise ModelError(
-      f'{path} is a TorchScript program, not a state dict. If you trust it, '
-      'take its weights out: torch.save({k: v for k, v in torch.jit.load(FILE, '
-      "map_location='cpu').state_dict().items()}, 'weights.pth')"
+      f"{path} is a TorchScript program, as OpenAI's CLIP is published, and to "
+      'load it would run it. If you trust it, this takes its weights out: '
+      + shlex.join(['python', '-c', code, str(path), str(out)])
     )
 
 
-def _numpy(torch, tensor) -> np.ndarray:
+def _numpy(torch, name: str, tensor) -> np.ndarray:
+  if tensor.layout != torch.strided or tensor.is_quantized:
+    kind = 'quantised' if tensor.is_quantized else 'sparse'
+    raise ModelError(f'{name} is {kind}; save the weights dense and in float32')
   if tensor.is_floating_point():
     tensor = tensor.float()  # numpy has no bfloat16
   # A copy: the file may be mapped, and be replaced while we still compute.

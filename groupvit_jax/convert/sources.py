@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from groupvit_jax import fields
 from groupvit_jax.convert import keymaps_clip
 from groupvit_jax.convert.architecture import Hints
 from groupvit_jax.convert.keymaps import KeyMap
@@ -28,6 +29,8 @@ _NVIDIA = (
   'that these chose.'
 )
 _OPENAI = 'The weights released by OpenAI are under the MIT License.'
+# What messages call the parts of Hugging Face's config.
+_VISION, _TEXT = 'config.json, vision_config', 'config.json, text_config'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,21 +78,23 @@ def _nvlabs_hints(state: StateDict) -> Hints:
 
   The text encoder's heads are width // 64 in the original's code.
   """
-  config = state.extras.get('config', {}).get('model', {})
-  encoder = config.get('img_encoder', {})
-  heads = encoder.get('num_heads', [])
+  where, encoder = 'the config in the checkpoint', state.extras
+  for part in ('config', 'model', 'img_encoder'):
+    encoder = fields.get(encoder, part, fields.MAPPING, where, {})
+  heads = fields.get(encoder, 'num_heads', fields.COUNTS, where, [])
   if len(set(heads)) > 1:
     raise ModelError(
       f'{state.path} has other numbers of heads in other stages ({heads}); '
       'only one for all of them is supported'
     )
   hard = encoder.get('hard_assignment', True)
-  depths = encoder.get('depths')
+  depths = fields.get(encoder, 'depths', fields.COUNTS, where)
+  rate = fields.get(encoder, 'drop_path_rate', fields.NUMBER, where, 0.1)
   return Hints(
-    image_size=encoder.get('img_size'),
+    image_size=fields.get(encoder, 'img_size', fields.SIDES, where),
     image_heads=heads[0] if heads else None,
     depths=tuple(depths) if depths else None,
-    drop_path_rate=encoder.get('drop_path_rate', 0.1),
+    drop_path_rate=rate,
     assignment='hard' if hard else 'soft',
   )
 
@@ -98,12 +103,9 @@ def _hf_groupvit_hints(state: StateDict) -> Hints:
   vision, text = _parts(state.config)
   _require('vision', vision, hidden_act='gelu', assign_eps=1.0)
   _require_text(text)
-  depths = vision.get('depths')
-  return Hints(
-    image_size=vision.get('image_size'),
-    image_heads=vision.get('num_attention_heads'),
-    text_heads=text.get('num_attention_heads'),
-    depths=tuple(depths) if depths else None,
+  depths = fields.get(vision, 'depths', fields.COUNTS, _VISION)
+  return dataclasses.replace(
+    _hf_hints(vision, text), depths=tuple(depths) if depths else None
   )
 
 
@@ -111,17 +113,25 @@ def _hf_clip_hints(state: StateDict) -> Hints:
   vision, text = _parts(state.config)
   _require('vision', vision, hidden_act='quick_gelu')
   _require_text(text)
+  return _hf_hints(vision, text)
+
+
+def _hf_hints(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Hints:
+  heads = 'num_attention_heads'
   return Hints(
-    image_size=vision.get('image_size'),
-    image_heads=vision.get('num_attention_heads'),
-    text_heads=text.get('num_attention_heads'),
+    image_size=fields.get(vision, 'image_size', fields.SIDES, _VISION),
+    image_heads=fields.get(vision, heads, fields.COUNT, _VISION),
+    text_heads=fields.get(text, heads, fields.COUNT, _TEXT),
   )
 
 
 def _parts(
   config: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-  return config.get('vision_config') or {}, config.get('text_config') or {}
+  return tuple(
+    fields.get(config, f'{part}_config', fields.MAPPING, 'config.json', {})
+    for part in ('vision', 'text')
+  )
 
 
 def _require(part: str, config: Mapping[str, Any], **wanted: Any) -> None:
@@ -138,7 +148,10 @@ def _require(part: str, config: Mapping[str, Any], **wanted: Any) -> None:
 def _require_text(config: Mapping[str, Any]) -> None:
   """Refuses a text encoder that is not read at its highest id."""
   _require('text', config, hidden_act='quick_gelu')
-  end, size = config.get('eos_token_id'), config.get('vocab_size')
+  end, size = (
+    fields.get(config, name, fields.COUNT, _TEXT)
+    for name in ('eos_token_id', 'vocab_size')
+  )
   # 2 is an old mistake in published configs, by which the highest is meant.
   if None not in (end, size) and end not in (2, size - 1):
     raise ModelError(
@@ -149,8 +162,13 @@ def _require_text(config: Mapping[str, Any]) -> None:
 
 def _of_file(state: StateDict, default: dict) -> dict[str, list[float]]:
   found = {
-    'mean': state.preprocessor.get('image_mean'),
-    'std': state.preprocessor.get('image_std'),
+    name: fields.get(
+      state.preprocessor,
+      f'image_{name}',
+      fields.COLOUR,
+      'preprocessor_config.json',
+    )
+    for name in ('mean', 'std')
   }
   return found if all(found.values()) else default
 

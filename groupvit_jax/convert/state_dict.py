@@ -7,10 +7,12 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from groupvit_jax import fields
 from groupvit_jax.convert import pickled
 from groupvit_jax.errors import ModelError
 from groupvit_jax.model_folder import tensors
@@ -65,7 +67,7 @@ def read(path: str | os.PathLike) -> StateDict:
     arrays |= more
     extras |= others
   return StateDict(
-    arrays={name: _float32(x) for name, x in _unwrapped(arrays).items()},
+    arrays=as_floats(_unwrapped(arrays)),
     config=_json(folder / 'config.json'),
     preprocessor=_json(folder / 'preprocessor_config.json'),
     extras=extras,
@@ -80,9 +82,14 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
       return [folder / name]
     index = folder / f'{name}.index.json'
     if index.is_file():
-      shards = sorted(set(_json(index).get('weight_map', {}).values()))
+      places = fields.need(
+        _json(index), 'weight_map', fields.TEXTS_BY_NAME, str(index)
+      )
       # Names only: an index must not point out of its folder.
-      found = [folder / pathlib.PurePath(shard).name for shard in shards]
+      found = [
+        folder / pathlib.PurePath(shard).name
+        for shard in sorted(set(places.values()))
+      ]
       if missing := [path.name for path in found if not path.is_file()]:
         raise ModelError(f'{folder} lacks {", ".join(missing)} of {index.name}')
       if not found:
@@ -113,11 +120,12 @@ def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _float32(x: np.ndarray) -> np.ndarray:
-  """float32, widened from half or bfloat16; integers stay."""
-  # bfloat16 is no np.floating.
-  keep = np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_
-  return x if keep else x.astype(np.float32, copy=False)
+def as_floats(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """float32, also of half and bfloat16; integers and complex numbers stay."""
+  return {
+    name: x if x.dtype.kind in 'iubc' else x.astype(np.float32, copy=False)
+    for name, x in arrays.items()
+  }
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -127,4 +135,6 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
   except ValueError as error:
     raise ModelError(f'{path} is not readable as JSON ({error})') from error
-  return content if isinstance(content, dict) else {}
+  if not isinstance(content, dict):
+    raise ModelError(f'{path} holds a {type(content).__name__}, not an object')
+  return content

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from groupvit_jax import model_folder
+from groupvit_jax import fields, files, model_folder
 from groupvit_jax.convert import (
   architecture,
   sources,
   state_dict,
   training_run,
 )
+from groupvit_jax.convert.flax_to_torch import OURS
 from groupvit_jax.convert.keymaps import KeyMap
 from groupvit_jax.convert.state_dict import StateDict
 from groupvit_jax.errors import ModelError
@@ -42,7 +43,7 @@ def load_source(path: str | os.PathLike) -> Converted:
   Raises:
     ModelError: there is none, or it cannot be read as one; says why.
   """
-  path = pathlib.Path(path).expanduser().absolute()
+  path = files.expanded(path).absolute()
   if not path.exists():
     raise ModelError(
       f'there is no {path}; give a folder or file on this machine (models are '
@@ -64,18 +65,28 @@ def from_state(state: StateDict) -> Converted:
   """The model of a foreign state dict; ModelError as `load_source`."""
   source = sources.identify(state)
   flat = source.keymap.to_flax(state.arrays)
-  described = architecture.read(flat, source.keymap, source.hints(state))
+  hints = source.hints(state)
+  described = architecture.read(flat, source.keymap, hints)
   check(flat, described, source.keymap)
   tokenizer = _tokenizer(state.path, described['text']['vocab_size'])
+  # What we once wrote there ourselves.
+  ours = fields.get(state.config, OURS, fields.MAPPING, 'config.json', {})
+  where = f'config.json, {OURS}'
   return Converted(
     architecture=described,
     variables=tensors.nest(flat),
     tokenizer=tokenizer,
     preprocessing={
       **source.normalization(state),
-      'short_side': _short_side(described),
+      'short_side': fields.get(ours, 'short_side', fields.COUNT, where)
+      or _short_side(described),
     },
-    metadata=_metadata(source, state),
+    metadata={
+      **_metadata(source, state),
+      'license': fields.get(ours, 'license', fields.TEXT, where)
+      or source.license,
+      'notes': architecture.assumptions(described, hints),
+    },
   )
 
 
@@ -90,8 +101,8 @@ def check(
     keymap: whose names to tell.
 
   Raises:
-    ModelError: arrays are missing or too many, of another shape, or not
-      finite; names them all.
+    ModelError: arrays are missing or too many, of another shape, no floating
+      numbers, or not finite; names them all.
   """
   wanted = expected_shapes(described)
 
@@ -107,6 +118,11 @@ def check(
       f'{theirs(path)}: here as {flat[path].shape}, needed as {shape}'
       for path, shape in wanted.items()
       if flat[path].shape != shape
+    ]
+  )
+  keymap.refuse(
+    not_floating=[
+      f'{theirs(p)}: {x.dtype}' for p, x in flat.items() if x.dtype.kind != 'f'
     ]
   )
   keymap.refuse(
@@ -145,7 +161,8 @@ def _tokenizer(path: pathlib.Path, vocab_size: int) -> str | None:
 
 def _metadata(source: sources.Source, state: StateDict) -> dict[str, Any]:
   """Where the model comes from, and what its checkpoint told of training."""
-  told = state.extras.get('metrics') or {}
+  told = state.extras.get('metrics')
+  told = told if isinstance(told, Mapping) else {}
   told = {k: v for k, v in told.items() if isinstance(v, int | float)}
   top = {
     k: v
@@ -155,7 +172,6 @@ def _metadata(source: sources.Source, state: StateDict) -> dict[str, Any]:
   metadata = {
     'source': source.name,
     'file': state.path.name,
-    'license': source.license,
     'metrics': {k: float(v) for k, v in (top | told).items()},
   }
   if isinstance(state.extras.get('epoch'), int):

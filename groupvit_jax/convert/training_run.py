@@ -39,7 +39,7 @@ def read(workdir: pathlib.Path) -> Converted:
   try:
     architecture = tasks.architecture(config, vocab_size)
     tokenizer = _tokenizer(config, vocab_size)
-    short_side = config['image_size']
+    short_side, top_k = config['image_size'], config['eval']['top_k']
   except (KeyError, TypeError) as error:
     raise ModelError(
       f'{workdir}/config.json lacks {error}; it is of another version'
@@ -52,6 +52,8 @@ def read(workdir: pathlib.Path) -> Converted:
       'mean': list(on_device.MEAN),
       'std': list(on_device.STD),
       'short_side': short_side,
+      # As the run was evaluated; there, 0 is no gate.
+      'top_k': top_k or None,
     },
     metadata={
       'source': 'trained by groupvit_jax',
@@ -130,7 +132,7 @@ def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
     summary = json.loads(path.read_text())
   except (OSError, ValueError):
     return {}
-  if summary.get('steps') != step:
+  if not isinstance(summary, dict) or summary.get('steps') != step:
     return {}
   shown = ('miou', 'oracle_miou', 'pixel_accuracy', 'train_loss')
   return {

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from groupvit_jax import files
 from groupvit_jax.data import images
 from groupvit_jax.errors import ImageError
 
@@ -37,11 +38,12 @@ def open_image(
 
   EXIF rotation is applied unless `upright` is off; transparent parts become
   white; 16-bit pictures keep their high bytes; CMYK, grey and palette pictures
-  become RGB; of an animation the first frame is taken, with a warning.
+  become RGB; of an animation the first frame is taken (of a PIL image, the one
+  it is at), with a warning.
 
   Args:
     source: a path, the bytes of an image file, a PIL image, or RGB pixels
-      (uint8 [h, w, 3]), which are returned as they are.
+      (uint8 [h, w, 3]), which are copied.
     name: what messages call the picture; by default its path or kind.
     upright: whether EXIF rotation is applied. A label map is drawn over the
       pixels as they are stored, more often than not.
@@ -57,7 +59,7 @@ def open_image(
   if isinstance(source, np.ndarray):
     pixels = _check_array(source, name)
     _check_size(pixels.shape[:2], name)
-    return pixels
+    return pixels.copy()  # the caller may draw into its own
   if isinstance(source, Image.Image):
     return _decode(source, name, upright)
   if isinstance(source, bytes | bytearray | memoryview):
@@ -108,7 +110,7 @@ def describe(source: Source) -> str:
 
 def _read(path, name):
   try:
-    return path.expanduser().read_bytes()
+    return files.expanded(path).read_bytes()
   except FileNotFoundError:
     raise ImageError(f'{name}: there is no such file.') from None
   except OSError as error:
@@ -181,9 +183,9 @@ def _decode(image, name, upright):
     frames = getattr(image, 'n_frames', 1)
     # A camera's JPEG may hold previews of itself (MPO): no animation.
     if frames > 1 and image.format != 'MPO':
-      image.seek(0)
+      which = f'number {image.tell() + 1}' if image.tell() else 'the first'
       warnings.warn(
-        f'{name} has {frames} frames; the first is taken.', stacklevel=2
+        f'{name} has {frames} frames; {which} is taken.', stacklevel=2
       )
     image.load()
     return _rgb(_upright(image) if upright else image)
@@ -205,9 +207,11 @@ def _upright(image):
 
 def _rgb(image):
   """RGB pixels of any mode."""
-  if image.mode.startswith('I'):  # 16 bits, or 32 that hold 16
-    high = np.asarray(image).astype(np.int64) >> 8
-    image = Image.fromarray(np.clip(high, 0, 255).astype(np.uint8))
+  if image.mode.startswith('I'):  # 16 bits, or 32 that hold 16 or 8
+    values = np.asarray(image).astype(np.int64)
+    bits = 8 if image.mode == 'I' and values.max() <= 255 else 16
+    values = np.clip(values >> (bits - 8), 0, 255)
+    image = Image.fromarray(values.astype(np.uint8))
   elif image.mode == 'F':
     image = Image.fromarray(_float_to_bytes(np.asarray(image)))
   elif image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or (

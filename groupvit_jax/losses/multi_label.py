@@ -22,6 +22,8 @@ from groupvit_jax.losses.contrastive import (
   similarity,
 )
 
+FORMS = 'released', 'paper'
+
 
 def multi_label_loss(
   image: Float[Array, 'b e'] | Float[Array, 'b g e'],
@@ -69,7 +71,7 @@ def multi_label_loss(
   Raises:
     ValueError: Unknown form; b does not divide over the mesh; bad chunk_size.
   """
-  if form not in ('released', 'paper'):
+  if form not in FORMS:
     raise ValueError(f"form is {form!r}; choose 'released' or 'paper'.")
   image, nouns = as_float32(image), as_float32(nouns)
   options = {'form': form, 'chunk_size': chunk_size}

@@ -128,7 +128,8 @@ def _preprocessing(p: Mapping[str, Any]) -> str:
   mean, std = (
     ' '.join(f'{x:.3f}' for x in p[name]) for name in ('mean', 'std')
   )
-  return f'short side {p["short_side"]} px, mean {mean}, std {std}'
+  told = f'short side {p["short_side"]} px, mean {mean}, std {std}'
+  return f'{told}, top_k {p["top_k"]}' if 'top_k' in p else told
 
 
 def _parameters(variables: Mapping[str, Any]) -> str:

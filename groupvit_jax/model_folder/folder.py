@@ -15,13 +15,13 @@ from typing import Any
 
 import safetensors
 
+from groupvit_jax import files
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import card, tensors
+from groupvit_jax.model_folder import card, config_json, tensors
+from groupvit_jax.model_folder.config_json import CONFIG, WEIGHTS
 from groupvit_jax.model_folder.converted import Converted
 
-FORMAT = 1
-WEIGHTS, CONFIG, CARD = 'model.safetensors', 'config.json', 'README.md'
-TOKENIZER = 'tokenizer.model'
+CARD, TOKENIZER = 'README.md', 'tokenizer.model'
 # All that our folders, and those we write for Hugging Face, consist of.
 _FILES = {
   WEIGHTS,
@@ -65,7 +65,7 @@ def write(
       tokenizer = TOKENIZER
     (scratch / CARD).write_text(card.model_card(converted))
     config = {
-      'format': FORMAT,
+      'format': config_json.FORMAT,
       'architecture': converted.architecture,
       'preprocessing': converted.preprocessing,
       'tokenizer': tokenizer,
@@ -99,8 +99,8 @@ def read(folder: str | os.PathLike) -> Converted:
   Raises:
     ModelError: it is missing, half-written, damaged, or of a later version.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
-  config = _read_config(folder)
+  folder = files.expanded(folder).absolute()
+  config = config_json.read(folder)
   arrays, _ = tensors.read(folder / WEIGHTS)
   if _digest(config, arrays) != config['sha256']:
     raise ModelError(
@@ -129,33 +129,6 @@ def _digest(config: dict[str, Any], arrays: dict[str, Any]) -> str:
   return hashlib.sha256(f'{text}{tensors.digest(arrays)}'.encode()).hexdigest()
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
-  path = folder / CONFIG
-  if not folder.is_dir():
-    raise ModelError(f'there is no model folder {folder}')
-  half = f'{folder} is a half-written model folder'
-  again = 'convert or copy the model again (--overwrite replaces the folder)'
-  for name in (CONFIG, WEIGHTS):
-    if not (folder / name).is_file():
-      raise ModelError(f'{half}, it lacks {name}; {again}')
-  try:
-    config = json.loads(path.read_text())
-  except ValueError as error:
-    raise ModelError(
-      f'{half}, {CONFIG} breaks off ({error}); {again}'
-    ) from error
-  if not isinstance(config, dict) or config.get('format') != FORMAT:
-    found = config.get('format') if isinstance(config, dict) else None
-    raise ModelError(
-      f'{path} has format {found!r}, this version reads {FORMAT}; update '
-      'groupvit_jax, or convert the model with this version'
-    )
-  fields = ('architecture', 'preprocessing', 'tokenizer', 'metadata', 'sha256')
-  if missing := [name for name in fields if name not in config]:
-    raise ModelError(f'{path} lacks {", ".join(missing)}; {again}')
-  return config
-
-
 def write_folder(
   folder: str | os.PathLike,
   fill: Callable[[pathlib.Path], None],
@@ -172,7 +145,7 @@ def write_folder(
   Returns:
     The absolute path of the folder.
   """
-  folder = pathlib.Path(folder).expanduser().resolve()  # not a link to it
+  folder = files.expanded(folder).resolve()  # not a link to it
   occupied = folder.exists() and not (
     folder.is_dir() and not any(folder.iterdir())
   )

@@ -107,8 +107,8 @@ class DualEncoder(nn.Module):
         'drop_path' and 'gumbel'); make 'batch_stats' mutable.
       with_groups: project the regions too; by the stored statistics, as
         the original does (only pooled images make batch statistics).
-
-      with_parts: project what each group is made of too (`GroupViT`).
+      with_parts: project what each group is made of too (`GroupViT`): with
+        several grouping stages, what groups of the stage before bring.
 
     Returns:
       image (b e), texts (b t e), groups (b g e) and parts (b n e; both only if

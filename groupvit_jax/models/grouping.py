@@ -262,7 +262,8 @@ class GroupingBlock(nn.Module):
   ]:
     """Returns groups, soft maps without and with noise, and tokens.
 
-    The tokens are as each would leave the block as a group of many like it;
+    The tokens are as each would leave the block as a group of many like it, but
+    without the group token that `group_residual` adds to a group;
     those that are padding (False in `mask`) mean nothing and change nothing.
     """
     dtype = self.dtype
