@@ -1,7 +1,7 @@
 """Pictures and texts as unit vectors: the encoders of a trained model."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -119,6 +119,26 @@ class Encoder:
     if not len(texts):
       raise inference_words.LabelError('The list of texts is empty.')
     return self._text_encoder(list(texts))
+
+  @property
+  def predict_fns(self) -> Mapping[str, Callable[..., Any]]:
+    """What evaluators call: the contract of docs/architecture.md.
+
+    Pure functions of (variables, inputs), the same objects every time. Pixels
+    are normalised by the model's own mean and deviation, and 'scale' is the
+    learned temperature.
+    """
+    return self._programs.predict_fns
+
+  @property
+  def patch_size(self) -> int:
+    """Side of a token in pixels."""
+    return self._programs.patch_size
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Texts to rows of ids. ModelError if the model came without its own."""
+    return self._text_encoder.tokenizer
 
   def __repr__(self) -> str:
     count = sum(x.size for x in jax.tree.leaves(self.variables['params']))

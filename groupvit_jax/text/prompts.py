@@ -108,6 +108,13 @@ SIMPLE = ('a photo of a {}.',)
 
 TEMPLATES = {'full': FULL, 'subset': SUBSET, 'simple': SIMPLE}
 
+SYNONYM = '|'  # between the names of a class, as in 'person|man|woman'
+
+
+def synonyms(name: str) -> tuple[str, ...]:
+  """The names of a class, the one that is shown first; blanks put right."""
+  return tuple(' '.join(word.split()) for word in name.split(SYNONYM))
+
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
   """Returns the templates; ValueError where one has no place for a name."""
