@@ -12,11 +12,12 @@ from jaxtyping import Float32
 
 from groupvit_jax import (
   errors,
-  inference_batches,
   inference_programs,
   inference_words,
+  judge_question,
+  threads,
 )
-from groupvit_jax.data import decoding
+from groupvit_jax.data import crops, decoding
 from groupvit_jax.data.decoding import Source
 from groupvit_jax.evaluation import canvases
 from groupvit_jax.models import build
@@ -72,8 +73,8 @@ class Encoder:
     Returns:
       float32, unit length.
     """
-    chunks = inference_batches.ahead(
-      lambda item: inference_batches.crop(
+    chunks = threads.ahead(
+      lambda item: crops.crop(
         decoding.open_image(*item),
         self.image_size,
         clip=self.architecture['image_encoder'] == 'clip_vit',
@@ -139,6 +140,22 @@ class Encoder:
   def tokenizer(self) -> tokenizers.Tokenizer:
     """Texts to rows of ids. ModelError if the model came without its own."""
     return self._text_encoder.tokenizer
+
+  def as_encoder(self) -> judge_question.Encoder:
+    """What `judge.make` has to know of the model."""
+    kind = self.architecture['image_encoder']
+    return judge_question.Encoder(
+      tokenizer=self.tokenizer,
+      image_size=self.image_size,
+      patch_size=self.patch_size,
+      groups=self.groups,
+      clip=kind == 'clip_vit',
+    )
+
+  @property
+  def groups(self) -> bool:
+    """Whether it groups pixels, as a ViT does not."""
+    return any(self.architecture['image'].get('num_group_tokens', ()))
 
   def __repr__(self) -> str:
     count = sum(x.size for x in jax.tree.leaves(self.variables['params']))
