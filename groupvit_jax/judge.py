@@ -13,9 +13,18 @@ from jax.sharding import Mesh
 from groupvit_jax import judge_pixels, judge_wholes
 from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError, explained_as
+from groupvit_jax.judge_pixels import at_size
 from groupvit_jax.judge_question import Encoder, Judge, Question
 
-__all__ = ['NAMES', 'WHOLES', 'Encoder', 'Judge', 'Question', 'make']
+__all__ = [
+  'NAMES',
+  'WHOLES',
+  'Encoder',
+  'Judge',
+  'Question',
+  'at_size',
+  'make',
+]
 
 WHOLES: Mapping[str, str] = judge_wholes.TITLES
 NAMES = (*benchmarks.BENCHMARKS, *WHOLES)

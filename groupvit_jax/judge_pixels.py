@@ -58,6 +58,7 @@ def make(
     journal=journal,
     skip_bad=question.skip_bad,
     boundary=question.boundary,
+    diagnosis=question.diagnosis,
     progress=progress,
   )
   return Judge(

@@ -26,6 +26,8 @@ class Question:
     num_groups: of those that are told how many.
     skip_bad: pass over pictures that cannot be used, and list them.
     boundary: measure boundary mIoU too, which costs time.
+    diagnosis: measure what oracle labels and a given background would bring,
+      and the best groups.
   """
 
   benchmark: str
@@ -40,6 +42,7 @@ class Question:
   num_groups: int = 8
   skip_bad: bool = False
   boundary: bool = True
+  diagnosis: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

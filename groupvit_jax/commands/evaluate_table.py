@@ -1,4 +1,4 @@
-"""What `groupvit evaluate` prints: figures in a line each, classes in a table."""
+"""What `groupvit evaluate` prints: the classes in a table, then the figures."""
 
 import math
 from collections.abc import Mapping, Sequence
