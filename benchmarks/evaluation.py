@@ -87,7 +87,7 @@ def make_sides(args, folder, data, dtype) -> dict:
 
 def _protocol(args) -> protocols.Protocol:
   overrides = {} if args.size == 448 else judge.at_size(args.size)
-  return protocols.make('groupvit', 'voc21', overrides)
+  return protocols.make('groupvit', 'voc21', **overrides)
 
 
 def _ours(model, data, args, figures):

@@ -30,19 +30,19 @@ def make(
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `judge.make`."""
   grouping = _grouping(question, encoder)
-  benchmark = benchmarks.BENCHMARKS[question.benchmark]
-  protocol = protocols.make(
-    question.protocol,
-    question.benchmark,
-    question.overrides,
-    background=benchmark.background,
-  )
   examples = benchmarks.open_set(
     question.benchmark,
     question.folder,
     split=question.split,
     limit=question.limit,
     **question.options,
+  )
+  protocol = protocols.make(
+    question.protocol,
+    question.benchmark,
+    background=examples.background,
+    # So written, no field can be taken for another argument.
+    **{f'segment.{key}': value for key, value in question.overrides.items()},
   )
   names = _names(question, protocol, examples)
   evaluator = benchmark_evaluator.BenchmarkEvaluator(
