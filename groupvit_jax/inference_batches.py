@@ -20,7 +20,7 @@ from groupvit_jax import (
   inference_programs,
 )
 from groupvit_jax.data import decoding
-from groupvit_jax.evaluation import canvases
+from groupvit_jax.evaluation import canvases, segmentation
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -186,15 +186,11 @@ def _tables(
   none = [None] * len(scores)
   if config.background_threshold is None:
     return scores, none
-  best = scores.max((1, 2))
-  limit = np.full_like(best, config.background_threshold)
-  if config.relative_threshold:
-    limit = np.minimum(limit, best)
+  if config.one_hot or config.constant_background:
+    return segmentation.with_background(scores, config), none
+  limit = segmentation.background_limit(scores, config)
   background = np.zeros((*scores.shape[:2], 1), np.float32)
-  if config.one_hot:
-    background[..., 0] = scores.max(-1) < limit[:, None]
-  limits = none if config.one_hot else limit.tolist()
-  return np.concatenate([background, scores], -1), limits
+  return np.concatenate([background, scores], -1), limit.tolist()
 
 
 def _window(result, j, window, table, limit, plan, config):
