@@ -17,13 +17,8 @@ from groupvit_jax import (
   inference_programs,
 )
 from groupvit_jax.data import decoding
-from groupvit_jax.evaluation import canvases
+from groupvit_jax.evaluation import canvases, segmentation
 from groupvit_jax.evaluation.segmentation import SegmentConfig
-
-# At 448 px (784 tokens) the released network takes 206 ms for a picture alone
-# and 344 ms a picture in a batch of 8, whose attention leaves the caches; at
-# 224 px (196 tokens) 76 and 63 ms (2 cores; benchmarks/RESULTS.md).
-_CPU_PAIRS = 700_000  # of tokens that attend to each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +112,7 @@ def fields(
 
 
 def _for_caches(places, canvas, plan):
-  """On a CPU, few enough at a time for its caches (see `_CPU_PAIRS`)."""
-  if jax.default_backend() != 'cpu':
-    return [places]
-  tokens = (canvas[0] // plan.patch_size) * (canvas[1] // plan.patch_size)
-  step = max(1, _CPU_PAIRS // tokens**2)
+  step = canvases.at_a_time(canvas, plan.patch_size, len(places))
   return [places[i : i + step] for i in range(0, len(places), step)]
 
 
@@ -156,15 +147,11 @@ def _tables(
   none = [None] * len(scores)
   if config.background_threshold is None:
     return scores, none
-  best = scores.max((1, 2))
-  limit = np.full_like(best, config.background_threshold)
-  if config.relative_threshold:
-    limit = np.minimum(limit, best)
+  if config.one_hot or config.constant_background:
+    return segmentation.with_background(scores, config), none
+  limit = segmentation.background_limit(scores, config)
   background = np.zeros((*scores.shape[:2], 1), np.float32)
-  if config.one_hot:
-    background[..., 0] = scores.max(-1) < limit[:, None]
-  limits = none if config.one_hot else limit.tolist()
-  return np.concatenate([background, scores], -1), limits
+  return np.concatenate([background, scores], -1), limit.tolist()
 
 
 def _window(result, j, window, table, limit, plan, config):

@@ -129,17 +129,9 @@ class Programs:
       pixels: b h w of groups, or b h w g of their shares.
     """
     regions = self._encode_regions(variables, images, sizes)
-    maps = segmentation.final_maps(regions)
-    canvas = images.shape[1:3]
-    if sizes is None:
-      pixels = segmentation.resize_maps(maps, canvas)
-    else:
-      pixels = segmentation.resize_maps_to(
-        maps, sizes // self.patch_size, sizes, canvas
-      )
-    if not soft:
-      small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
-      pixels = pixels.argmax(-1).astype(small)
+    pixels = segmentation.pixel_maps(
+      regions, images.shape[1:3], sizes, soft=soft
+    )
     return {
       'image': regions['image'],
       'embeddings': regions['embeddings'],

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.evaluation import zero_shot
@@ -35,6 +36,10 @@ class SegmentConfig:
       score is below it (released: VOC .95, Context .35, COCO .95).
     relative_threshold: lower the threshold to the best score of the picture, so
       that something is always found.
+    constant_background: the background competes everywhere with the threshold
+      as its score (TCL), instead of taking the pixels below it with a score of
+      1 (released). Only where windows overlap or scores are enlarged do the two
+      differ.
     scale: multiplies the cosines; None for the learned temperature.
     mode: 'whole' pictures (the released demo) or 'slide', windows whose scores
       are averaged where they overlap (the released benchmarks). This and what
@@ -53,6 +58,7 @@ class SegmentConfig:
   one_hot: bool = True
   background_threshold: float | int | None = None
   relative_threshold: bool = True
+  constant_background: bool = False
   scale: float | int | None = None
   mode: str = 'whole'
   short_side: int | None = None
@@ -247,7 +253,7 @@ def segment_scores(
   )
   maps = final_maps(regions)
   if config.one_hot:
-    pixels = _take_groups(scores, pixel_groups(maps, size))
+    pixels = take_groups(scores, pixel_groups(maps, size))
   else:
     pixels = jnp.einsum(
       'bhwg,bgc->bhwc',
@@ -257,9 +263,7 @@ def segment_scores(
     )
   if config.background_threshold is None:
     return pixels
-  threshold = _threshold(scores, config)[:, None, None]
-  background = (pixels.max(-1) < threshold)[..., None]
-  return jnp.concatenate([background.astype(pixels.dtype), pixels], -1)
+  return with_background(pixels, config, background_limit(scores, config))
 
 
 def segment(
@@ -290,12 +294,11 @@ def segment(
     scores = group_scores(
       regions['image'], regions['embeddings'], text, scale, config
     )
-    names = scores.argmax(-1).astype(jnp.int32)
     if config.background_threshold is not None:
-      found = scores.max(-1) >= _threshold(scores, config)[:, None]
-      names = jnp.where(found, names + 1, 0)
+      scores = with_background(scores, config)
+    names = scores.argmax(-1).astype(jnp.int32)
     groups = pixel_groups(final_maps(regions), size)
-    return _take_groups(names[..., None], groups)[..., 0]
+    return take_groups(names[..., None], groups)[..., 0]
   scores = segment_scores(regions, text, scale, size, config)
   scores = resize_maps(scores, output_size or size)
   return scores.argmax(-1).astype(jnp.int32)
@@ -322,15 +325,82 @@ def final_maps(regions: Mapping[str, Any]) -> Float[Array, 'b h w g']:
   return regions['stages'][-1]
 
 
-def _threshold(
-  scores: Float[Array, 'b g c'], config: SegmentConfig
-) -> Float[Array, 'b']:
+def pixel_maps(
+  regions: Mapping[str, Any],
+  canvas: tuple[int, int],
+  sizes: Int[Array, 'b 2'] | None = None,
+  *,
+  soft: bool = False,
+) -> Array:
+  """The groups of all pixels that the network saw.
+
+  Args:
+    regions: what predict_fns['regions'] returns.
+    canvas: (H, W) in pixels of the pictures it was given.
+    sizes: (h, w) of each in the canvas's top left corner, as it was given;
+      None if all fill it.
+    soft: return the share of every group instead of the strongest group.
+
+  Returns:
+    b H W g shares, or b H W groups (uint8 if that is enough). Beyond `sizes`
+    they mean nothing.
+  """
+  maps = final_maps(regions)
+  if sizes is None:
+    maps = resize_maps(maps, canvas)
+  else:
+    maps = resize_maps_to(maps, regions['grids'], sizes, canvas)
+  if soft:
+    return maps
+  small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
+  return maps.argmax(-1).astype(small)
+
+
+def background_limit(
+  scores: Float[Array | np.ndarray, 'b g c'], config: SegmentConfig
+) -> Float[Array | np.ndarray, 'b']:
+  """The score below which a pixel of each window is background.
+
+  Released: t = min(threshold, the best score in that window).
+
+  Args:
+    scores: of every group, from `group_scores`; of numpy or jax.
+    config: with a threshold.
+  """
   best = scores.max((1, 2))
-  limit = jnp.full_like(best, config.background_threshold)
-  return jnp.minimum(limit, best) if config.relative_threshold else limit
+  xp = scores.__array_namespace__()
+  limit = xp.full_like(best, config.background_threshold)
+  return xp.minimum(limit, best) if config.relative_threshold else limit
 
 
-def _take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
+def with_background(
+  scores: Float[Array | np.ndarray, 'b *n c'],
+  config: SegmentConfig,
+  limit: Float[Array | np.ndarray, 'b'] | None = None,
+) -> Float[Array | np.ndarray, 'b *n k']:
+  """Scores with the background's before them: k = 1 + c.
+
+  Args:
+    scores: of every group (b g c) or of every pixel (b h w c), of numpy or jax:
+      device and host obey one rule.
+    config: with a threshold.
+    limit: from `background_limit`; None computes it from `scores`, which are
+      then those of the groups.
+
+  Returns:
+    Scores; see `SegmentConfig.constant_background` for the first.
+  """
+  xp = scores.__array_namespace__()
+  limit = background_limit(scores, config) if limit is None else limit
+  limit = limit.reshape(-1, *[1] * (scores.ndim - 1))
+  if config.constant_background:
+    column = xp.broadcast_to(limit, (*scores.shape[:-1], 1))
+  else:
+    column = scores.max(-1, keepdims=True) < limit
+  return xp.concat([column.astype(scores.dtype), scores], axis=-1)
+
+
+def take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
   """values b g k, looked up at each pixel's group: b h w k."""
   batch, height, width = groups.shape
   flat = jnp.take_along_axis(
