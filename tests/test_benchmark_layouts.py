@@ -1,5 +1,6 @@
 """Every benchmark is read from a folder in its published layout."""
 
+import concurrent.futures
 import json
 
 import numpy as np
@@ -84,6 +85,18 @@ def test_context_from_its_json(tmp_path):
   check(examples, {'2008_000007': [33, 255], '2008_000009': [0, 58, 255]})
   train = open_set('context59', tmp_path, split='train')
   assert [train.name(i) for i in range(len(train))] == ['2007_000001']
+
+
+def test_threads_read_what_one_thread_reads(tmp_path):
+  values = {f'2008_{i:06d}': [2, 458, i] for i in range(20)}
+  context_json(tmp_path, values)
+  examples = open_set('context60', tmp_path)
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    read = list(pool.map(examples.__getitem__, range(20)))
+  for i, example in enumerate(read):
+    assert example.name == examples.name(i)
+    np.testing.assert_array_equal(example.image, examples[i].image)
+    np.testing.assert_array_equal(example.label, examples[i].label)
 
 
 def test_ids_of_context_are_in_the_order_of_the_names():

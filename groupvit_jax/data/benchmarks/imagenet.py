@@ -1,7 +1,7 @@
 """ImageNet-1k: the class names that CLIP prompts, and their WordNet ids.
 
-In label order, which is the order of the ids. Templates: `text/prompts.py`
-(`FULL`, and `SUBSET`, which the released classification uses).
+In label order, which is the order of the ids. CLIP's templates are in
+`text/prompts.py`.
 """
 
 import pathlib

@@ -32,7 +32,7 @@ class Benchmark:
     title: as people call it.
     where: where to get it.
     layout: how its folder must look.
-    background: whether class 0 is the background.
+    background: whether class 0 is the background (of `folder`: see the set).
     label_set: its key in `label_sets.LABEL_SETS`; None if its folder names the
       classes.
     split: the one that figures are reported on; None for all there is.
