@@ -177,10 +177,17 @@ def _check(args: argparse.Namespace) -> None:
     return
   if args.out.is_dir():
     raise ValueError(f'{args.out} is a folder: --out names a file')
-  if args.out.exists() and not args.overwrite:
+  # Beside a journal, it is what an interrupted run was to replace.
+  going_on = journal_of(args.out).exists()
+  if args.out.exists() and not (args.overwrite or going_on):
     raise ValueError(
       f'{args.out} exists: choose another --out, or replace it with --overwrite'
     )
+
+
+def journal_of(out: pathlib.Path) -> pathlib.Path:
+  """Where an interrupted run keeps what it has done."""
+  return out.with_name(f'{out.name}.journal')
 
 
 def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:

@@ -13,7 +13,12 @@ import jax
 import tqdm
 
 from groupvit_jax import files, judge, sharding
-from groupvit_jax.commands import evaluate_report, evaluate_table, messages
+from groupvit_jax.commands import (
+  evaluate,
+  evaluate_report,
+  evaluate_table,
+  messages,
+)
 from groupvit_jax.data import label_sets
 
 
@@ -53,13 +58,14 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if jax.process_index():
-    return 0
+    return _forget(args, asked)
   report = evaluate_report.make(
     args.model, model, asked, found, time.perf_counter() - begin
   )
   if args.out is not None:
-    _write(args.out, report)
-    _journal(args).unlink(missing_ok=True)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(args.out, evaluate_report.as_json(report))
+  _forget(args, asked)
   print(evaluate_table.text(report))
   _tell_skipped(report)
   return 0
@@ -108,13 +114,17 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
   """Where an interrupted run keeps what it has done."""
   if args.out is None:
     return None
-  part = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
-  return args.out.with_name(f'{args.out.name}.journal{part}')
+  journal = evaluate.journal_of(args.out)
+  if args.overwrite:
+    journal.unlink(missing_ok=True)
+  return journal
 
 
-def _write(path: pathlib.Path, report: Mapping[str, Any]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_atomically(path, evaluate_report.as_json(report))
+def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
+  """What was kept to go on from is of no use to a run that is done."""
+  if args.out is not None and asked.kind == 'segmentation':
+    asked.evaluator.journal.remove()
+  return 0
 
 
 def _interrupted(args: argparse.Namespace) -> str:
