@@ -131,8 +131,7 @@ def _run(programs, variables, items, canvas, words, config):
   result = programs.regions(variables, images, sizes, soft=not config.one_hot)
   result['scores'] = inference_programs.score_groups(
     config,
-    result['image'],
-    result['embeddings'],
+    result,
     words.text,
     words.valid,
     words.scale,

@@ -93,6 +93,7 @@ class Model(Encoder):
     self._check_groups()
     plan = canvases.plan(config, self.short_side, self._programs.patch_size)
     words, shown = self._words(names, templates, background)
+    _check_thresholds(config, len(shown) - background)
     chunks = threads.ahead(
       lambda item: inference_batches.prepare(*item, plan),
       decoding.named(images),
@@ -167,6 +168,15 @@ class Model(Encoder):
         'this model does not group pixels and cannot segment; classify, '
         'encode_image and encode_text work with it'
       )
+
+
+def _check_thresholds(config: SegmentConfig, classes: int) -> None:
+  thresholds = config.class_thresholds
+  if thresholds is not None and len(thresholds) not in (1, classes):
+    raise inference_words.LabelError(
+      f'class_thresholds has {len(thresholds)} numbers for {classes} classes '
+      '(the background has none); give one for each, or a single one.'
+    )
 
 
 def _with_background(

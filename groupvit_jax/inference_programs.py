@@ -125,45 +125,56 @@ class Programs:
       soft: return the share of every group instead of the strongest group.
 
     Returns:
-      image (b e), embeddings (b g e), stages (maps on the token grid), and
-      pixels: b h w of groups, or b h w g of their shares.
+      image (b e), embeddings (b g e), stages (maps on the token grid),
+      background (b g) of a model that has learned one, and pixels: b h w of
+      groups, or b h w g of their shares.
     """
     regions = self._encode_regions(variables, images, sizes)
     pixels = segmentation.pixel_maps(
       regions, images.shape[1:3], sizes, soft=soft
     )
-    return {
-      'image': regions['image'],
-      'embeddings': regions['embeddings'],
-      'stages': regions['stages'],
-      'pixels': pixels,
+    kept = ('image', 'embeddings', 'stages', 'background')
+    return {name: regions[name] for name in kept if name in regions} | {
+      'pixels': pixels
     }
 
 
 def score_groups(
   config: segmentation.SegmentConfig,
-  image: Float[Array, 'b e'],
-  embeddings: Float[Array, 'b g e'],
+  regions: Mapping[str, Any],
   text: Float[Array, 'c *s e'],
   valid: Array,
   scale: Float[Array, ''],
 ) -> Float[Array, 'b g c']:
-  """`segmentation.group_scores`, compiled once per shape and rule."""
+  """`segmentation.region_scores`, compiled once per shape and rule."""
   if config.scale is not None:
     scale = config.scale
   # Of the options only those that the rule reads: the others would compile the
   # same program again.
-  rule = dataclasses.replace(
-    segmentation.SegmentConfig(),
-    top_k=config.top_k,
-    group_softmax=config.group_softmax,
-    gated_softmax=config.gated_softmax,
-  )
-  return _score_groups(rule, image, embeddings, text, valid, jnp.float32(scale))
+  plain = segmentation.SegmentConfig()
+  unread = {name: getattr(plain, name) for name in _UNREAD}
+  if not config.refuses:
+    unread['relative_threshold'] = plain.relative_threshold
+    unread['background_threshold'] = plain.background_threshold
+  rule = dataclasses.replace(config, **unread)
+  names = ('image', 'embeddings', 'background')
+  read = {name: regions[name] for name in names if name in regions}
+  return _score_groups(rule, read, text, valid, jnp.float32(scale))
+
+
+# Fields of a config that change no score of a group.
+_UNREAD = (
+  'one_hot',
+  'constant_background',
+  'scale',
+  'mode',
+  'short_side',
+  'long_side',
+  'window',
+  'stride',
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score_groups(rule, image, embeddings, text, valid, scale):
-  return segmentation.group_scores(
-    image, embeddings, text, scale, rule, valid=valid
-  )
+def _score_groups(rule, regions, text, valid, scale):
+  return segmentation.region_scores(regions, text, scale, rule, valid)

@@ -13,6 +13,7 @@ from groupvit_jax.evaluation import (
   benchmark_evaluator,
   grouping_baselines,
   protocols,
+  refinement,
 )
 from groupvit_jax.judge_question import Encoder, Judge, Question
 
@@ -53,6 +54,7 @@ def make(
     background=examples.background,
     patch_size=encoder.patch_size,
     grouping=grouping,
+    refine=refinement.make() if protocol.refine == 'pamr' else None,
     batch_size=batch_size,
     mesh=mesh,
     journal=journal,

@@ -320,6 +320,8 @@ def test_values_of_settings():
     'd': 0.5,
     'e': 'a {}',
     'f': 'x=y',
+    'g': (0.5, 1),
+    'h': 'one, two',
   }
 
 

@@ -11,7 +11,7 @@ def read(settings: Sequence[str]) -> dict[str, Any]:
 
   Args:
     settings: texts such as 'top_k=none'. A value is none, true, false, a
-      number, or text.
+      number, numbers between commas, or text.
 
   Raises:
     ValueError: one without a field or value, or a field that stands twice.
@@ -32,6 +32,9 @@ def read(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+  if ',' in text:
+    values = tuple(_value(part.strip()) for part in text.split(','))
+    return values if all(map(_is_number, values)) else text
   if text.lower() in _WORDS:
     return _WORDS[text.lower()]
   for kind in (int, float):
@@ -40,3 +43,7 @@ def _value(text: str) -> Any:
     except ValueError:
       continue
   return text
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
