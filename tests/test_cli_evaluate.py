@@ -305,14 +305,8 @@ def test_data_that_are_not_there(places, tmp_path, capsys):
 
 
 def test_values_of_settings():
-  settings = [
-    'a=none',
-    'b=True',
-    'segment.c=3',
-    'd=.5',
-    'e=a {} of it',
-    'f=x=y',
-  ]
+  settings = ['a=none', 'b=True', 'segment.c=3', 'd=.5', 'e=a {}', 'f=x=y']
+  settings += ['g=.5, 1', 'h=one, two']
   assert evaluate_settings.read(settings) == {
     'a': None,
     'b': True,
