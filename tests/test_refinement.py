@@ -72,9 +72,7 @@ def test_it_is_the_definition_for_pictures_of_several_sizes():
       3,
       DILATIONS,
     )
-    np.testing.assert_allclose(
-      got[i, :height, :width], want, rtol=0, atol=2e-5
-    )
+    np.testing.assert_allclose(got[i, :height, :width], want, rtol=0, atol=2e-5)
 
 
 def test_what_lies_beyond_a_picture_changes_nothing():
