@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# What the scores of a refused group are multiplied by, and the global
-# threshold between those and all others: with 171 classes the best score is
-# above 3e-5.
-QUIET = 1e-9
+# What the scores of a refused group are multiplied by (cosines, above their
+# floor of -1, where 1e-9 would be lost to rounding), and the global threshold
+# between those and all others: with 171 classes the best score is above 3e-5.
+_QUIET, _QUIET_COSINES = 1e-9, 1e-2
 LOWEST = 1e-6
 
 
@@ -56,7 +56,7 @@ def config_with(
 def refuse(
   scores: Float[Array, 'b g c'],
   values: Float[Array, 'b g c'],
-  least: Float[Array, '*b c'],
+  least: Float[Array, 'c'] | Float[Array, 'b g 1'],
   *,
   relative: bool,
   floor: float,
@@ -66,7 +66,7 @@ def refuse(
   Args:
     scores: of every group.
     values: what is compared: the scores, or cosines.
-    least: the value that each class needs, c; or of each group too, b g c.
+    least: the value that each class needs, or each group.
     relative: the group that is nearest to being accepted always is, as the
       released code lowers its threshold to the best score of the picture.
     floor: the lowest score that there is (0, of cosines -1).
@@ -79,7 +79,8 @@ def refuse(
   accepted = margin >= 0
   if relative:
     accepted |= margin >= margin.max(1, keepdims=True)
-  return jnp.where(accepted, scores, floor + (scores - floor) * QUIET)
+  quiet = _QUIET_COSINES if floor < 0 else _QUIET
+  return jnp.where(accepted, scores, floor + (scores - floor) * quiet)
 
 
 def per_class(

@@ -5,7 +5,7 @@ it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,7 +71,7 @@ class SegmentConfig:
   background_threshold: float | int | None = None
   relative_threshold: bool = True
   constant_background: bool = False
-  class_thresholds: tuple[float, ...] | None = None
+  class_thresholds: Sequence[float] | None = None
   threshold_cosines: bool = False
   learned_background: bool = False
   background_prompts: bool = False
