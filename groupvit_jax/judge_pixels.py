@@ -11,6 +11,7 @@ from groupvit_jax.data import benchmarks, label_sets
 from groupvit_jax.errors import ConfigError
 from groupvit_jax.evaluation import (
   benchmark_evaluator,
+  canvases,
   grouping_baselines,
   protocols,
   refinement,
@@ -69,6 +70,14 @@ def make(
     total=len(examples),
     settings={
       'protocol': describe(protocol),
+      # What the protocol leaves to follow, followed.
+      'sizes': dataclasses.asdict(
+        canvases.plan(
+          protocol.segment,
+          protocol.segment.short_side or benchmark_evaluator.SHORT_SIDE,
+          encoder.patch_size,
+        )
+      ),
       'class_names': list(names),
       'background': examples.background,
       'regions': question.regions,

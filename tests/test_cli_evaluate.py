@@ -130,6 +130,13 @@ def test_the_report_says_how_it_was_made(places, done):
   assert protocol['segment']['top_k'] == 5
   assert 'background_threshold' in protocol['changed']
   assert protocol['templates'] == ['a photo of a {}.']
+  assert settings['sizes'] == {
+    'short_side': 16,
+    'long_side': 73,
+    'window': 16,
+    'stride': 8,
+    'patch_size': 4,
+  }
   assert settings['class_names'] == list(evaluation_folders.CLASSES)
   assert settings['benchmark'] == 'folder' and settings['background']
   assert done['images'] == COUNT and done['skipped'] == []
@@ -138,8 +145,24 @@ def test_the_report_says_how_it_was_made(places, done):
   assert done['seconds'] > 0 and done['date'].startswith('2')
 
 
+def test_the_report_holds_a_diagnosis(places, done):
+  from groupvit_jax.evaluation import diagnosis
+
+  found = diagnosis.of_result(done)  # of the file alone
+  assert found.miou == pytest.approx(done['miou'] / 100)
+  held = done['diagnosis']
+  assert held['grouping_error'] == pytest.approx(100 * found.grouping)
+  assert held['confusions'][0]['pixels'] == found.confusions[0].pixels
+  parts = held['grouping_error'] + held['labelling_error']
+  assert parts == pytest.approx(100 - done['miou'])
+  # A row of a matrix is a line.
+  lines = (places['root'] / 'photos.json').read_text().splitlines()
+  row = ', '.join(map(str, done['confusion_matrix'][1]))
+  assert any(line.strip(' ,') == f'[{row}]' for line in lines)
+
+
 def test_the_table_shows_classes_and_figures(places, capsys):
-  args = *RULE, '--no-boundary', '--limit', '2'
+  args = *RULE, '--no-boundary', '--limit', '2', '--diagnosis'
   assert run(places, 'folder', *args) == 0
   out = capsys.readouterr().out.splitlines()
   assert out[0].startswith('folder; protocol groupvit, but for')
@@ -149,6 +172,7 @@ def test_the_table_shows_classes_and_figures(places, capsys):
   assert any(line.split()[:1] == ['dog'] for line in out)
   assert any(line.endswith(' mIoU') for line in out)
   assert not any('boundary' in line for line in out)
+  assert any(line.startswith('| grouping | ') for line in out)
 
 
 def test_a_file_is_not_replaced_unasked(places, done, capsys):

@@ -79,6 +79,11 @@ def add(commands) -> None:
     '--overwrite', action='store_true', help='replace FILE; begin anew'
   )
   parser.add_argument(
+    '--diagnosis',
+    action='store_true',
+    help='also print where the errors come from, and the worst confusions',
+  )
+  parser.add_argument(
     '--distributed',
     action='store_true',
     help='one process of several, found through the cluster environment',
@@ -168,8 +173,8 @@ def _check(args: argparse.Namespace) -> None:
       'tells how it must look'
     )
   if args.benchmark in WHOLE:
-    for name in ('protocol', 'size'):
-      if getattr(args, name) is not None:
+    for name in ('protocol', 'size', 'diagnosis'):
+      if getattr(args, name):
         raise ValueError(
           f'--{name} is of segmentation; leave it out for {args.benchmark}'
         )

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 
 import groupvit_jax
 from groupvit_jax import metrics, model_folder
-from groupvit_jax.evaluation import boundary, evaluator
+from groupvit_jax.evaluation import boundary, diagnosis, evaluator
 from groupvit_jax.text import prompts
 
 FORMAT = 1
+_NUMBERS = re.compile(r'\[\s+([-\d.,\s]+?)\s+\]')  # a list of nothing else
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'Pillow', 'scikit-learn')
 
 
@@ -60,8 +62,13 @@ def make(
 
 
 def as_json(report: Mapping[str, Any]) -> str:
-  """The file's text; what is not a number is null."""
-  return json.dumps(_finite(report), indent=1, ensure_ascii=False) + '\n'
+  """The file's text; what is not a number is null, rows are one line each."""
+  text = json.dumps(_finite(report), indent=1, ensure_ascii=False)
+  return _NUMBERS.sub(_joined, text) + '\n'
+
+
+def _joined(numbers: re.Match) -> str:
+  return f'[{", ".join(numbers[1].replace(",", " ").split())}]'
 
 
 def _percent(figures: Mapping[str, float]) -> dict[str, float]:
@@ -101,13 +108,33 @@ def _segmentation(found: Any) -> dict[str, Any]:
   )
   return {
     'miou': 100 * found.miou,
+    'class_names': names,
+    'background': found.background,
     'classes': classes,
+    'diagnosis': _diagnosis(found),
     **{
       name: getattr(found, name).tolist()
       for name in matrices
       if getattr(found, name) is not None
     },
   }
+
+
+def _diagnosis(found: Any) -> dict[str, Any] | None:
+  if found.oracle_confusion_matrix is None:
+    return None
+  return _in_percent(diagnosis.of_result(found).as_json())
+
+
+def _in_percent(value: Any) -> Any:
+  """Plain values whose fractions are shares."""
+  if isinstance(value, float):
+    return 100 * value
+  if isinstance(value, Mapping):
+    return {key: _in_percent(inner) for key, inner in value.items()}
+  if isinstance(value, list | tuple):
+    return [_in_percent(inner) for inner in value]
+  return value
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

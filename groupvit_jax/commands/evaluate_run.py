@@ -20,6 +20,7 @@ from groupvit_jax.commands import (
   messages,
 )
 from groupvit_jax.data import label_sets
+from groupvit_jax.evaluation import diagnosis
 
 
 def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
@@ -67,6 +68,9 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
     files.write_atomically(args.out, evaluate_report.as_json(report))
   _forget(args, asked)
   print(evaluate_table.text(report))
+  if args.diagnosis:
+    print()
+    print(diagnosis.as_text(diagnosis.of_result(found)))
   _tell_skipped(report)
   return 0
 
