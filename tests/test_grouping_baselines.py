@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.cluster
 from stub_models import (
   GROUPS,
   NAMES,
@@ -15,7 +16,7 @@ from stub_models import (
 )
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import grouping_baselines
+from groupvit_jax.evaluation import grouping_baselines, modes
 from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 
@@ -96,8 +97,22 @@ def test_mean_shift_finds_its_own_number():
   )
   assert got['embeddings'].shape == (1, 8, 8)
   assert got['stages'][0].shape == (1, 5, 6, 8)
-  group = grouping_baselines.mean_shift(np.eye(3)[[0, 1, 2] * 4], (3, 4), 1, 0)
-  assert len(set(group)) == 3
+  points = np.eye(3)[[0, 1, 2] * 10]
+  assert len(set(grouping_baselines.mean_shift(points, (5, 6), 1, 0))) == 3
+
+
+@pytest.mark.parametrize('spread', [0.05, 0.3])
+def test_mean_shift_is_that_of_sklearn(spread):
+  rng = np.random.default_rng(3)
+  points = np.eye(3, 6)[rng.integers(0, 3, 40)]
+  points += spread * rng.normal(size=points.shape)
+  bandwidth = sklearn.cluster.estimate_bandwidth(points)
+  assert modes.estimate_bandwidth(points) == pytest.approx(bandwidth)
+  for radius in (bandwidth, 0.6 * bandwidth):
+    expected = sklearn.cluster.MeanShift(bandwidth=radius).fit_predict(points)
+    found = modes.mean_shift(points, radius)
+    np.testing.assert_array_equal(found, expected)
+    assert len(set(found)) > 1
 
 
 def test_padding_is_in_no_group():

@@ -22,7 +22,9 @@ from groupvit_jax.evaluation import boundary, diagnosis, evaluator
 from groupvit_jax.text import prompts
 
 FORMAT = 1
-_NUMBERS = re.compile(r'\[\s+([-\d.,\s]+?)\s+\]')  # a list of nothing else
+_NUMBERS = re.compile(
+  r'\[\n\s*([-+\d.e,\s]+?)\n\s*\]'
+)  # a list of nothing else
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'Pillow', 'scikit-learn')
 
 

@@ -15,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from groupvit_jax.evaluation import modes
+
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -64,17 +66,9 @@ def kmeans(
 def mean_shift(
   features: np.ndarray, grid: tuple[int, int], num_groups: int, seed: int
 ) -> np.ndarray:
-  """scikit-learn's mean-shift (20.7 on VOC), which finds its own number.
-
-  The bandwidth is its estimate: the mean distance to the 30 % nearest tokens.
-  """
-  del grid, num_groups
-  from sklearn import cluster  # noqa: PLC0415  (extra 'train')
-
-  bandwidth = cluster.estimate_bandwidth(features, random_state=seed)
-  if bandwidth <= 0:  # all tokens are equal
-    return np.zeros(len(features), int)
-  return cluster.MeanShift(bandwidth=bandwidth).fit_predict(features)
+  """Mean-shift (20.7 on VOC), which finds its own number; see `modes`."""
+  del grid, num_groups, seed
+  return modes.mean_shift(features)
 
 
 def spectral(
@@ -123,7 +117,10 @@ def make(
     raise ValueError(
       f'Unknown grouping {name!r}; choose one of {sorted(GROUPINGS)}.'
     )
-  if name != 'pixels' and importlib.util.find_spec('sklearn') is None:
+  if (
+    name in ('kmeans', 'spectral')
+    and importlib.util.find_spec('sklearn') is None
+  ):
     raise ImportError(
       f"The grouping {name!r} needs: pip install 'groupvit_jax[train]'"
     )
