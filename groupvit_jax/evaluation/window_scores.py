@@ -88,7 +88,7 @@ def on_canvas(
 
 def mean_scores(
   windows: Windows,
-  tables: Float[Array, 'b n g k'],
+  tables: Float[Array, 'b n g m'],
   canvas: tuple[int, int],
   config: segmentation.SegmentConfig,
 ) -> Float[Array, 'b H W k']:
