@@ -108,17 +108,8 @@ def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
   Raises:
     LabelError: an unknown name, or a template without a place for the class.
   """
-  if isinstance(templates, str):
-    if templates in prompts.TEMPLATES:
-      return prompts.TEMPLATES[templates]
-    if '{}' in templates:
-      return (templates,)
-    raise LabelError(
-      f'templates={templates!r} is unknown; choose one of '
-      f"{', '.join(prompts.TEMPLATES)}, or write your own with '{{}}'."
-    )
   with errors.explained_as(LabelError):
-    return prompts.check_templates(list(templates))
+    return prompts.named(templates)
 
 
 class TextEncoder:

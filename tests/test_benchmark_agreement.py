@@ -4,8 +4,6 @@ The one works on the device, in batches of static shapes; the other on the host,
 picture by picture.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -99,15 +97,11 @@ def test_labels_are_those_of_inference(model, predict_fns, case):
   want = sklearn.metrics.confusion_matrix(
     truth[valid], labels[valid], labels=range(len(names))
   )
-  assert len(np.unique(labels)) > 2, 'a test without borders tests little'
+  common = np.sort(np.bincount(labels))[-2]
+  assert common > 40, 'a test without borders tests little'
   np.testing.assert_array_equal(result.confusion_matrix, want)
   assert result.miou == pytest.approx(
     np.mean(
       sklearn.metrics.jaccard_score(truth[valid], labels[valid], average=None)
     )
   )
-
-
-def test_a_protocol_can_be_copied_with_another_rule():
-  protocol = protocols.make('tcl', 'voc21')
-  assert dataclasses.replace(protocol, name='own').name == 'own'

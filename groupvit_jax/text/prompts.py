@@ -132,6 +132,24 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
   return tuple(templates)
 
 
+def named(templates: str | Sequence[str]) -> tuple[str, ...]:
+  """Templates by name (a key of `TEMPLATES`), or the user's own.
+
+  Raises:
+    ValueError: an unknown name, or a template without a place for the class.
+  """
+  if not isinstance(templates, str):
+    return check_templates(list(templates))
+  if templates in TEMPLATES:
+    return TEMPLATES[templates]
+  if '{}' in templates:
+    return (templates,)
+  raise ValueError(
+    f'templates={templates!r} is unknown; choose one of '
+    f"{', '.join(TEMPLATES)}, or write your own with '{{}}'."
+  )
+
+
 def fill(template: str, name: str) -> str:
   """The template with a name in it; braces inside the name stay as they are."""
   return template.replace('{}', name)
