@@ -92,10 +92,12 @@ FULL = (
   'a tattoo of the {}.',
 )
 
-# The seven that the same notebook found to do nearly as well together.
+# The seven that the same notebook found to do nearly as well together, as
+# released (NVlabs/GroupViT datasets/imagenet_template.py; CLIP has 'a bad photo
+# of the {}.').
 SUBSET = (
   'itap of a {}.',
-  'a bad photo of the {}.',
+  'a bad photo of a {}.',
   'a origami {}.',
   'a photo of the large {}.',
   'a {} in a video game.',
