@@ -24,10 +24,6 @@ from groupvit_jax.evaluation import canvases, segmentation
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 _THREADS = min(8, os.cpu_count() or 1)
-# At 448 px (784 tokens) the released network takes 206 ms for a picture alone
-# and 344 ms a picture in a batch of 8, whose attention leaves the caches; at
-# 224 px (196 tokens) 76 and 63 ms (2 cores; benchmarks/RESULTS.md).
-_CPU_PAIRS = 700_000  # of tokens that attend to each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +143,7 @@ def fields(
 
 
 def _for_caches(places, canvas, plan):
-  """On a CPU, few enough at a time for its caches (see `_CPU_PAIRS`)."""
-  if jax.default_backend() != 'cpu':
-    return [places]
-  tokens = (canvas[0] // plan.patch_size) * (canvas[1] // plan.patch_size)
-  step = max(1, _CPU_PAIRS // tokens**2)
+  step = canvases.at_a_time(canvas, plan.patch_size, len(places))
   return [places[i : i + step] for i in range(0, len(places), step)]
 
 

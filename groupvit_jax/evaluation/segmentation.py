@@ -351,7 +351,7 @@ def segment_scores(
   scores = region_scores(regions, text, scale, config)
   maps = final_maps(regions)
   if config.one_hot:
-    pixels = _take_groups(scores, pixel_groups(maps, size))
+    pixels = take_groups(scores, pixel_groups(maps, size))
   else:
     pixels = jnp.einsum(
       'bhwg,bgc->bhwc',
@@ -394,7 +394,7 @@ def segment(
       scores = with_background(scores, config)
     names = scores.argmax(-1).astype(jnp.int32)
     groups = pixel_groups(final_maps(regions), size)
-    return _take_groups(names[..., None], groups)[..., 0]
+    return take_groups(names[..., None], groups)[..., 0]
   scores = segment_scores(regions, text, scale, size, config)
   scores = resize_maps(scores, output_size or size)
   return scores.argmax(-1).astype(jnp.int32)
@@ -496,7 +496,7 @@ def with_background(
   return xp.concat([column.astype(scores.dtype), scores], axis=-1)
 
 
-def _take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
+def take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
   """values b g k, looked up at each pixel's group: b h w k."""
   batch, height, width = groups.shape
   flat = jnp.take_along_axis(

@@ -18,7 +18,12 @@ from jaxtyping import Array, Float
 
 from groupvit_jax import metrics
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import oracle, segmentation, zero_shot
+from groupvit_jax.evaluation import (
+  oracle,
+  region_source,
+  segmentation,
+  zero_shot,
+)
 
 # A group wins if it holds at least this share of all pixels.
 WINS = 0.01
@@ -225,14 +230,7 @@ class SegmentationEvaluator:
 
   def _check(self, label: np.ndarray, mask: np.ndarray) -> None:
     # Padding is checked as well: its labels are 255.
-    num_classes = len(self._names)
-    wrong = (label != metrics.IGNORE) & ((label < 0) | (label >= num_classes))
-    if wrong.any():
-      raise ValueError(
-        f'Truth holds label {label[wrong].flat[0]}, but there are '
-        f'{num_classes} classes (0 to {num_classes - 1}; {metrics.IGNORE} is '
-        'ignored). Check that the class list belongs to this data.'
-      )
+    metrics.check_labels(label, len(self._names))
 
   def _measure_batch(
     self,
@@ -251,16 +249,8 @@ class SegmentationEvaluator:
   def _source(
     self, predict_fns: evaluator_lib.PredictFns, variables: Any, images: Any
   ) -> tuple[Callable[..., Any], Any]:
-    """Where the jitted functions get regions from: the model, or the host.
-
-    Host grouping runs between two jitted functions rather than inside one (by
-    jax.pure_callback), which may deadlock on a CPU with few threads and cannot
-    be split over devices.
-    """
-    if self._grouping is None:
-      return predict_fns['regions'], None
-    regions = self._grouping(predict_fns['regions'], variables, images)
-    return _given_regions, regions
+    regions_fn = predict_fns['regions']
+    return region_source.source(self._grouping, regions_fn, variables, images)
 
   def _measure_images(
     self,
@@ -272,7 +262,7 @@ class SegmentationEvaluator:
     given: Any,
     batch: Mapping[str, Array],
   ) -> SegmentationCounts:
-    regions = _regions(regions_fn, variables, images, given)
+    regions = region_source.regions(regions_fn, variables, images, given)
     maps = segmentation.final_maps(regions)
     label, mask = batch['label'].astype(jnp.int32), batch['mask']
     size, label_size = images.shape[1:3], label.shape[1:]
@@ -316,7 +306,7 @@ class SegmentationEvaluator:
     images: Array,
     given: Any,
   ) -> dict[str, Any]:
-    regions = _regions(regions_fn, variables, images, given)
+    regions = region_source.regions(regions_fn, variables, images, given)
     size = images.shape[1:3]
     scale = scale_fn(variables)
     return {
@@ -345,18 +335,6 @@ class SegmentationEvaluator:
       image_recall=float(counts.recall) / images,
       images=round(images),
     )
-
-
-def _given_regions(given: Any) -> Any:
-  return given
-
-
-def _regions(
-  regions_fn: Callable[..., Any], variables: Any, images: Any, given: Any
-) -> Mapping[str, Any]:
-  if regions_fn is _given_regions:
-    return given
-  return regions_fn(variables, images)
 
 
 def _index_groups(

@@ -106,7 +106,17 @@ SUBSET = (
 # What the released segmentation uses.
 SIMPLE = ('a photo of a {}.',)
 
-TEMPLATES = {'full': FULL, 'subset': SUBSET, 'simple': SIMPLE}
+# TCL's nine ('custom' in kakaobrain/tcl datasets/templates.py): seven as in the
+# released GroupViT, whose second has 'a' where the notebook has 'the'.
+TCL = (
+  'itap of a {}.',
+  'a bad photo of a {}.',
+  *SUBSET[2:],
+  'a photo of many {}.',
+  'a photo of {}s.',
+)
+
+TEMPLATES = {'full': FULL, 'subset': SUBSET, 'simple': SIMPLE, 'tcl': TCL}
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
