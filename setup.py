@@ -65,7 +65,9 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['groupvit_jax*']),
-  package_data={'groupvit_jax': ['text/assets/*', '*.html', '*.css']},
+  package_data={
+    'groupvit_jax': ['text/assets/*', 'data/assets/*', '*.html', '*.css']
+  },
   install_requires=_BASE,
   extras_require={
     'train': _TRAIN,

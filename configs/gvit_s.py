@@ -122,12 +122,16 @@ def _base() -> ml_collections.ConfigDict:
   c.optimizer.clip_norm = 5.0  # global norm of the gradient
 
   c.eval = ml_collections.ConfigDict()
-  c.eval.source = 'scenes'  # or '': no zero-shot evaluation on the way
-  c.eval.examples = 1000  # validation scenes
+  # Zero-shot evaluation on the way: 'scenes', '' for none, or NAME:PATH of a
+  # benchmark of `groupvit evaluate`, as in 'voc21:/data/VOC2012'.
+  c.eval.source = 'scenes'
+  c.eval.examples = 1000  # validation pictures; of a benchmark, 0 is all
   c.eval.batch_size = 100
-  c.eval.templates = 'simple'  # prompts of the class names
+  c.eval.protocol = 'groupvit'  # of a benchmark, or 'tcl'
+  c.eval.short_side = 0  # of a benchmark's pictures; 0 is image_size
+  c.eval.templates = 'simple'  # prompts of scenes; a protocol has its own
   c.eval.top_k = 5  # classes that the whole image may name; 0 is all
-  c.eval.regions = 'model'  # 'kmeans' or 'pixels' for a task without groups
+  c.eval.regions = 'model'  # 'kmeans', ... for a task without groups
 
   # How the run is watched; may change when it is resumed.
   c.run = ml_collections.ConfigDict()

@@ -14,6 +14,7 @@ from groupvit_jax import (
   errors,
   inference_batches,
   inference_words,
+  threads,
 )
 from groupvit_jax.data import decoding
 from groupvit_jax.data.decoding import Source
@@ -93,7 +94,7 @@ class Model(Encoder):
     plan = canvases.plan(config, self.short_side, self._programs.patch_size)
     words, shown = self._words(names, templates, background)
     _check_thresholds(config, len(shown) - background)
-    chunks = inference_batches.ahead(
+    chunks = threads.ahead(
       lambda item: inference_batches.prepare(*item, plan),
       decoding.named(images),
       _READ_AHEAD * batch_size,
@@ -162,8 +163,7 @@ class Model(Encoder):
     return words, first + vocabulary.names
 
   def _check_groups(self):
-    tokens = self.architecture['image'].get('num_group_tokens', ())
-    if not any(tokens):
+    if not self.groups:
       raise errors.ModelError(
         'this model does not group pixels and cannot segment; classify, '
         'encode_image and encode_text work with it'

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -55,6 +55,7 @@ class Programs:
   Attributes:
     module: the dual encoder.
     patch_size: side of its tokens in pixels.
+    predict_fns: what evaluators call (docs/architecture.md), not compiled.
   """
 
   def __init__(
@@ -73,6 +74,12 @@ class Programs:
     self.patch_size = module.image.patch_size
     self._scale = 1 / (255 * np.asarray(std, np.float32))
     self._shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    self.predict_fns: Mapping[str, Callable[..., Any]] = {
+      'image': self._image,
+      'text': self._text,
+      'regions': self._encode_regions,
+      'scale': self._temperature,
+    }
     self.regions = jax.jit(self._regions, static_argnames='soft')
     self.image = jax.jit(self._image)
     self.text = jax.jit(self._text)
@@ -86,9 +93,13 @@ class Programs:
       return images
     return images.astype(jnp.float32) * self._scale - self._shift
 
-  def _image(self, variables, images):
+  def _image(self, variables, images, sizes=None):
     images = self.normalize(images)
-    return self.module.apply(variables, images, method='encode_image')
+    return self.module.apply(variables, images, sizes, method='encode_image')
+
+  def _encode_regions(self, variables, images, sizes=None):
+    images = self.normalize(images)
+    return self.module.apply(variables, images, sizes, method='encode_regions')
 
   def _text(self, variables, tokens):
     return self.module.apply(
@@ -118,10 +129,7 @@ class Programs:
       background (b g) of a model that has learned one, and pixels: b h w of
       groups, or b h w g of their shares.
     """
-    images = self.normalize(images)
-    regions = self.module.apply(
-      variables, images, sizes, method='encode_regions'
-    )
+    regions = self._encode_regions(variables, images, sizes)
     pixels = segmentation.pixel_maps(
       regions, images.shape[1:3], sizes, soft=soft
     )

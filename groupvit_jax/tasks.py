@@ -277,15 +277,15 @@ def _predict_fns(model: nn.Module) -> dict[str, Callable]:
 
     return predict
 
-  def of_texts(method):
-    def predict(variables, tokens):
-      return model.apply(variables, tokens, method=method)
-
-    return predict
+  def text(variables, tokens):
+    # As the projector gives them: templates are averaged before normalising.
+    return model.apply(
+      variables, tokens, normalize=False, method=cls.encode_text
+    )
 
   return {
     'image': of_images(cls.encode_image),
-    'text': of_texts(cls.encode_text),
+    'text': text,
     'regions': of_images(cls.encode_regions),
     'scale': lambda variables: model.apply(variables, method=cls.scale),
   }

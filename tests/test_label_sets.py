@@ -15,6 +15,9 @@ from groupvit_jax.data import label_sets
     ('context59', 59, {28: 'grass', 39: 'plant', 46: 'sky', 52: 'tree'}),
     ('coco', 80, {0: 'person', 15: 'cat', 62: 'tv', 79: 'toothbrush'}),
     ('ade20k', 150, {0: 'wall', 7: 'bed', 126: 'animal', 149: 'flag'}),
+    ('coco_stuff', 171, {79: 'toothbrush', 80: 'banner', 159: 'brick wall'}),
+    ('coco_stuff', 171, {98: 'desk', 168: 'window blind', 170: 'wood'}),
+    ('pet', 2, {0: 'cat', 1: 'dog'}),
     ('cityscapes', 19, {0: 'road', 9: 'terrain', 13: 'car', 18: 'bicycle'}),
   ],
 )
@@ -39,6 +42,50 @@ def test_backgrounds_belong_to_sets_that_have_one():
   }
   for name in label_sets.BACKGROUND_THRESHOLDS:
     assert 'background' not in label_sets.LABEL_SETS[name]
+
+
+@pytest.mark.parametrize('name', label_sets.BENCHMARK_SETS)
+def test_names_by_protocol(name):
+  label_set, background = label_sets.BENCHMARK_SETS[name]
+  known = label_sets.LABEL_SETS[label_set]
+  first = ('background',) if background else ()
+  assert label_sets.class_names(name) == (*first, *known)
+  unified = label_sets.class_names(name, 'tcl')
+  assert len(unified) == len(set(unified)) == len(first + known)
+  assert (unified[0] == 'background') == background
+
+
+def test_what_the_unified_protocol_calls_otherwise():
+  def changed(name):
+    pairs = zip(
+      label_sets.class_names(name),
+      label_sets.class_names(name, 'tcl'),
+      strict=True,
+    )
+    return {ours: theirs for ours, theirs in pairs if ours != theirs}
+
+  voc = {'table': 'diningtable', 'plant': 'pottedplant', 'monitor': 'tvmonitor'}
+  context = {
+    'airplane': 'aeroplane',
+    'plant': 'pottedplant',
+    'monitor': 'tvmonitor',
+  }
+  assert changed('voc21') == changed('voc20') == voc
+  assert changed('context60') == changed('context59') == context
+  for name in ('coco_object', 'ade20k', 'cityscapes', 'pet', 'scenes'):
+    assert not changed(name)
+  stuff = changed('coco_stuff')
+  assert stuff['brick wall'] == 'wall-brick' and stuff['sky'] == 'sky-other'
+  assert all('-' in theirs for theirs in stuff.values())
+
+
+def test_names_that_nobody_has():
+  with pytest.raises(
+    ValueError, match="'folder' has no class names of its own"
+  ):
+    label_sets.class_names('folder')
+  with pytest.raises(ValueError, match="'groupvit' and 'tcl', not 'mmseg'"):
+    label_sets.class_names('voc21', 'mmseg')
 
 
 def test_names_from_a_file(tmp_path):

@@ -31,18 +31,20 @@ _POSTSCRIPT = (b'%!PS', b'\xc5\xd0\xd3\xc6')
 
 
 def open_image(
-  source: Source, name: str | None = None
+  source: Source, name: str | None = None, *, upright: bool = True
 ) -> UInt8[np.ndarray, 'h w 3']:
   """Reads a picture as people see it.
 
-  EXIF rotation is applied; transparent parts become white; 16-bit pictures keep
-  their high bytes; CMYK, grey and palette pictures become RGB; of an animation
-  the first frame is taken, with a warning.
+  EXIF rotation is applied unless `upright` is off; transparent parts become
+  white; 16-bit pictures keep their high bytes; CMYK, grey and palette pictures
+  become RGB; of an animation the first frame is taken, with a warning.
 
   Args:
     source: a path, the bytes of an image file, a PIL image, or RGB pixels
       (uint8 [h, w, 3]), which are returned as they are.
     name: what messages call the picture; by default its path or kind.
+    upright: whether EXIF rotation is applied. A label map is drawn over the
+      pixels as they are stored, more often than not.
 
   Returns:
     RGB pixels.
@@ -57,11 +59,11 @@ def open_image(
     _check_size(pixels.shape[:2], name)
     return pixels
   if isinstance(source, Image.Image):
-    return _decode(source, name)
+    return _decode(source, name, upright)
   if isinstance(source, bytes | bytearray | memoryview):
-    return _decode_bytes(bytes(source), name)
+    return _decode_bytes(bytes(source), name, upright)
   if isinstance(source, str | os.PathLike):
-    return _decode_bytes(_read(pathlib.Path(source), name), name)
+    return _decode_bytes(_read(pathlib.Path(source), name), name, upright)
   raise ImageError(
     f'{name} is no picture: give a path, bytes, a PIL image or a uint8 array '
     '[h, w, 3].'
@@ -137,7 +139,7 @@ def _check_size(size, name):
     )
 
 
-def _decode_bytes(data, name):
+def _decode_bytes(data, name, upright):
   if not data:
     raise ImageError(f'{name} is empty (zero bytes).')
   # From the header, before Pillow warns of large pictures or refuses them. (To
@@ -157,7 +159,7 @@ def _decode_bytes(data, name):
     raise ImageError(f'{name} is not an image that can be read.') from None
   except Exception as error:  # Pillow's readers raise whatever they met
     raise ImageError(f'{name} is a broken image: {_short(error)}.') from error
-  return _decode(image, name)
+  return _decode(image, name, upright)
 
 
 def _size_in_header(data, name):
@@ -173,7 +175,7 @@ def _size_in_header(data, name):
     raise ImageError(f'{name} is a broken image: {error}.') from error
 
 
-def _decode(image, name):
+def _decode(image, name, upright):
   _check_size(image.size[::-1], name)
   try:
     frames = getattr(image, 'n_frames', 1)
@@ -184,7 +186,7 @@ def _decode(image, name):
         f'{name} has {frames} frames; the first is taken.', stacklevel=2
       )
     image.load()
-    return _rgb(_upright(image))
+    return _rgb(_upright(image) if upright else image)
   except Image.DecompressionBombError:
     raise ImageError(f'{name} is a decompression bomb.') from None
   except Exception as error:  # Pillow's readers raise whatever they met

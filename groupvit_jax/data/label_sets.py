@@ -69,6 +69,32 @@ _CITYSCAPES = _split("""
   bicycle
 """)
 
+# The 91 stuff classes, which follow the 80 objects (mmsegmentation
+# mmseg/datasets/coco_stuff.py; the order of cocostuff/labels.md).
+_STUFF = _split("""
+  banner, blanket, branch, bridge, building-other, bush, cabinet, cage,
+  cardboard, carpet, ceiling-other, ceiling-tile, cloth, clothes, clouds,
+  counter, cupboard, curtain, desk-stuff, dirt, door-stuff, fence, floor-marble,
+  floor-other, floor-stone, floor-tile, floor-wood, flower, fog, food-other,
+  fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves,
+  light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper,
+  pavement, pillow, plant-other, plastic, platform, playingfield, railing,
+  railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, sky-other,
+  skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table,
+  tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete,
+  wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other,
+  waterdrops, window-blind, window-other, wood
+""")
+
+
+def _in_words(name: str) -> str:
+  """A name of COCO-Stuff as one would say it: wall-brick is a brick wall."""
+  kind, _, detail = name.partition('-')
+  if detail in ('', 'other', 'stuff'):
+    return kind
+  return 'window blind' if detail == 'blind' else f'{detail} {kind}'
+
+
 # Without the background: it has no prompt. voc20 and context59 are the
 # benchmarks that leave it out of the truth as well.
 LABEL_SETS: dict[str, tuple[str, ...]] = {
@@ -80,13 +106,82 @@ LABEL_SETS: dict[str, tuple[str, ...]] = {
   'context': _CONTEXT,
   'context59': _CONTEXT,
   'coco': _COCO,
+  'coco_stuff': (*_COCO, *map(_in_words, _STUFF)),
   'ade20k': _ADE20K,
   'cityscapes': _CITYSCAPES,
+  'pet': ('cat', 'dog'),
 }
 
 # Sets whose mask value 0 is the background, the first name then being 1; in all
 # others the first name is 0. The thresholds are the released ones.
 BACKGROUND_THRESHOLDS = {'voc': 0.95, 'context': 0.35, 'coco': 0.95}
+
+# Benchmarks by the name of their label set, and whether their truth has a
+# background (class 0).
+BENCHMARK_SETS = {
+  'voc21': ('voc', True),
+  'voc20': ('voc20', False),
+  'context60': ('context', True),
+  'context59': ('context59', False),
+  'coco_object': ('coco', True),
+  'coco_stuff': ('coco_stuff', False),
+  'ade20k': ('ade20k', False),
+  'cityscapes': ('cityscapes', False),
+  'pet': ('pet', True),
+  'scenes': ('scenes', False),
+}
+
+# What kakaobrain/tcl prompts instead: the names of mmsegmentation 0.27 as they
+# are (its segmentation/datasets and segmentation/evaluation/builder.py), which
+# the released GroupViT renames.
+_UNIFIED = {
+  'voc': {
+    'table': 'diningtable',
+    'plant': 'pottedplant',
+    'monitor': 'tvmonitor',
+  },
+  'context': {
+    'airplane': 'aeroplane',
+    'plant': 'pottedplant',
+    'monitor': 'tvmonitor',
+  },
+}
+_UNIFIED |= {'voc20': _UNIFIED['voc'], 'context59': _UNIFIED['context']}
+
+
+def class_names(benchmark: str, protocol: str = 'groupvit') -> tuple[str, ...]:
+  """The classes of a benchmark as a protocol calls them.
+
+  Args:
+    benchmark: a key of `BENCHMARK_SETS`.
+    protocol: 'groupvit' (with what the released code renames; for sets that it
+      does not have, the usual names in words) or 'tcl' (mmsegmentation's names
+      letter by letter).
+
+  Returns:
+    The names in label order, 'background' first where the truth has one.
+
+  Raises:
+    ValueError: an unknown benchmark or protocol.
+  """
+  if benchmark not in BENCHMARK_SETS:
+    raise ValueError(
+      f'{benchmark!r} has no class names of its own; those with some are '
+      f'{", ".join(BENCHMARK_SETS)}.'
+    )
+  if protocol not in ('groupvit', 'tcl'):
+    raise ValueError(
+      f"There are class names for the protocols 'groupvit' and 'tcl', not "
+      f'{protocol!r}.'
+    )
+  label_set, background = BENCHMARK_SETS[benchmark]
+  names = LABEL_SETS[label_set]
+  if protocol == 'tcl':
+    renamed = _UNIFIED.get(label_set, {})
+    names = tuple(renamed.get(name, name) for name in names)
+    if label_set == 'coco_stuff':
+      names = (*_COCO, *_STUFF)
+  return ('background', *names) if background else names
 
 
 def read_names(path: pathlib.Path) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from absl import logging
 
 from groupvit_jax.data import images, shards
 
-_IMAGES = ('jpg', 'jpeg', 'png', 'webp')
+IMAGES = ('jpg', 'jpeg', 'png', 'webp')
 _CAPTIONS = ('txt', 'text', 'json')
-_BLOCK = 512
+BLOCK = 512
 # A caption member larger than this is no caption.
 _MAX_CAPTION_BYTES = 1 << 20
 
@@ -44,7 +44,7 @@ class TarSource:
     if not len(self._table):
       raise ValueError(
         f'{self.name}: {len(self.paths)} shards hold no pair of an image '
-        f'({", ".join(_IMAGES)}) and a caption ({", ".join(_CAPTIONS)}) under '
+        f'({", ".join(IMAGES)}) and a caption ({", ".join(_CAPTIONS)}) under '
         'one key.'
       )
     self._files = shards.Files(self.paths)
@@ -56,9 +56,9 @@ class TarSource:
     """Returns {'image': encoded bytes, 'caption': str}."""
     shard, row = self._shard[index], self._table[index].tolist()
     image_at, image_size, caption_at, caption_size, is_json = row
-    image = self._files.read(shard, image_at * _BLOCK, image_size)
+    image = self._files.read(shard, image_at * BLOCK, image_size)
     caption = self._files.read(
-      shard, caption_at * _BLOCK, min(caption_size, _MAX_CAPTION_BYTES)
+      shard, caption_at * BLOCK, min(caption_size, _MAX_CAPTION_BYTES)
     )
     return {'image': image, 'caption': _text(caption, is_json)}
 
@@ -94,28 +94,14 @@ def scan(path):
     int64 [n, 5]: for each pair the 512-byte block where the image starts, its
     size in bytes, the same of the caption, and whether that is JSON.
   """
-  rows, unpaired, key, parts = [], 0, None, {}
-
-  def finish():
-    nonlocal unpaired
-    image = next((parts[e] for e in _IMAGES if e in parts), None)
+  rows, unpaired = [], 0
+  for parts in samples(path):
+    image = next((parts[e] for e in IMAGES if e in parts), None)
     kind = next((e for e in _CAPTIONS if e in parts), None)
     if image and kind:
       rows.append((*image, *parts[kind], kind == 'json'))
-    elif parts:
+    else:
       unpaired += 1
-
-  for name, block, size in members(path):
-    folder, slash, base = name.rpartition('/')
-    stem, dot, extension = base.partition('.')
-    if not stem or not dot:
-      continue
-    extension = extension.lower()
-    if folder + slash + stem != key or extension in parts:
-      finish()
-      key, parts = folder + slash + stem, {}
-    parts[extension] = (block, size)
-  finish()
   if unpaired:
     logging.warning(
       '%s: %d samples lack an image or a caption and are left out',
@@ -123,6 +109,34 @@ def scan(path):
       unpaired,
     )
   return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def samples(path):
+  """Walks the samples of a tar: neighbours whose names differ in suffix alone.
+
+  Args:
+    path: of the tar.
+
+  Yields:
+    dict of (block, size) by suffix in lower case, without its dot.
+
+  Raises:
+    ValueError: the file is no tar.
+  """
+  key, parts = None, {}
+  for name, block, size in members(path):
+    folder, slash, base = name.rpartition('/')
+    stem, dot, extension = base.partition('.')
+    if not stem or not dot:
+      continue
+    extension = extension.lower()
+    if folder + slash + stem != key or extension in parts:
+      if parts:
+        yield parts
+      key, parts = folder + slash + stem, {}
+    parts[extension] = (block, size)
+  if parts:
+    yield parts
 
 
 def members(path):
@@ -141,15 +155,15 @@ def members(path):
   end = os.path.getsize(path)
   with open(path, 'rb', buffering=0) as file:
     at, extra = 0, {}
-    while at + _BLOCK <= end:
-      header = os.pread(file.fileno(), _BLOCK, at)
+    while at + BLOCK <= end:
+      header = os.pread(file.fileno(), BLOCK, at)
       if not header.strip(b'\0'):
         return
       size = _header_size(header, path, at)
       kind = header[156:157]
       size = extra.get('size', size) if kind not in b'xgLK' else size
-      data = at + _BLOCK
-      at = data + -(-size // _BLOCK) * _BLOCK
+      data = at + BLOCK
+      at = data + -(-size // BLOCK) * BLOCK
       if data + size > end:
         break
       if kind in (b'L', b'x'):
@@ -159,7 +173,7 @@ def members(path):
         pass
       else:
         if kind in b'0\x007':
-          yield extra.get('path') or _name(header), data // _BLOCK, size
+          yield extra.get('path') or _name(header), data // BLOCK, size
         extra = {}
     else:
       return

@@ -331,7 +331,7 @@ def pixel_groups(
 
 def segment_scores(
   regions: Mapping[str, Any],
-  text: Float[Array, 'c e'],
+  text: Float[Array, 'c *s e'],
   scale: Float[Array, ''] | float | int,
   size: tuple[int, int],
   config: SegmentConfig = SegmentConfig(),
@@ -366,7 +366,7 @@ def segment_scores(
 
 def segment(
   regions: Mapping[str, Any],
-  text: Float[Array, 'c e'],
+  text: Float[Array, 'c *s e'],
   scale: Float[Array, ''] | float | int,
   size: tuple[int, int],
   config: SegmentConfig = SegmentConfig(),

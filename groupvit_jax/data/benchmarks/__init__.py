@@ -1,0 +1,55 @@
+"""Labelled sets: readers of the benchmarks' layouts, checked and uniform.
+
+    from groupvit_jax.data import benchmarks
+
+    examples = benchmarks.open_set('voc21', '/data/VOCdevkit/VOC2012')
+    example = examples[0]  # name, image [h w 3], label [h w]
+
+Only evaluation sees them: masks never reach training.
+"""
+
+from groupvit_jax.data.benchmarks.caption_sets import (
+  CaptionedImage,
+  CaptionSet,
+  open_captions,
+)
+from groupvit_jax.data.benchmarks.example import (
+  IGNORED,
+  Example,
+  First,
+  LabelledSet,
+)
+from groupvit_jax.data.benchmarks.imagenet import (
+  IMAGENET_CLASSES,
+  IMAGENET_IDS,
+)
+from groupvit_jax.data.benchmarks.labelled_images import (
+  LabelledImage,
+  LabelledImages,
+  open_labelled_images,
+)
+from groupvit_jax.data.benchmarks.registry import (
+  BENCHMARKS,
+  Benchmark,
+  open_set,
+)
+from groupvit_jax.data.benchmarks.scenes_set import ScenesSet
+
+__all__ = [
+  'BENCHMARKS',
+  'IGNORED',
+  'IMAGENET_CLASSES',
+  'IMAGENET_IDS',
+  'Benchmark',
+  'CaptionSet',
+  'CaptionedImage',
+  'Example',
+  'First',
+  'LabelledImage',
+  'LabelledImages',
+  'LabelledSet',
+  'ScenesSet',
+  'open_captions',
+  'open_labelled_images',
+  'open_set',
+]

@@ -1,0 +1,85 @@
+"""Anybody's own data: images/, masks/ and classes.txt.
+
+A mask is a PNG of the picture's name whose pixel value is the line of
+classes.txt, the first line being 0; 255 is ignored.
+"""
+
+import os
+import pathlib
+
+from groupvit_jax.data import label_sets
+from groupvit_jax.data.benchmarks import folders, label_maps, pairs
+from groupvit_jax.errors import SourceError
+
+_MASKS = ('.png', '.tif', '.tiff', '.bmp')
+
+
+def open_folder(
+  folder: str | os.PathLike, split: str | None = None
+) -> pairs.PairSet:
+  """Opens a folder of one's own.
+
+  Args:
+    folder: holds images/, masks/ (with the same sub-folders) and classes.txt, a
+      class name per line. If the first is 'background', it is one: it gets no
+      prompt, and pixels become it by the protocol's rule.
+    split: None for all pictures; else images/SPLIT and masks/SPLIT, or the
+      names that SPLIT.txt lists, one a line, with or without suffix.
+
+  Raises:
+    SourceError: a part is missing or empty, or there are too many classes.
+  """
+  root = folders.root_of(folder, ('images', 'masks', 'classes.txt'))
+  names = _class_names(root / 'classes.txt')
+  files = _files(root, split)
+  return pairs.from_files(
+    names,
+    files,
+    label_maps.as_stored(len(names)),
+    background=names[0].lower() == 'background',
+  )
+
+
+def _class_names(path):
+  try:
+    names = label_sets.read_names(path)
+  except (OSError, ValueError) as error:
+    raise SourceError(f'{error}.'.replace('..', '.')) from error
+  if len(names) > label_maps.IGNORED:
+    raise SourceError(
+      f'{path} names {len(names)} classes; there can be {label_maps.IGNORED}, '
+      'since a mask value of 255 means: ignored.'
+    )
+  if len(set(names)) < len(names):
+    twice = next(name for name in names if names.count(name) > 1)
+    raise SourceError(
+      f'{path} names {twice!r} twice; give each class one line.'
+    )
+  return names
+
+
+def _files(root, split):
+  images, masks = root / 'images', root / 'masks'
+  if split is None:
+    return folders.paired(images, masks, truth_suffixes=_MASKS)
+  if (images / split).is_dir():
+    return folders.paired(
+      images / split, folders.existing(masks / split), truth_suffixes=_MASKS
+    )
+  listed = folders.read_list(root / f'{split}.txt')
+  there = {
+    name: (picture, mask)
+    for name, picture, mask in folders.paired(
+      images, masks, truth_suffixes=_MASKS
+    )
+  }
+  return [_listed(name, there, images, masks) for name in listed]
+
+
+def _listed(name, there, images, masks):
+  """Also what is listed and not there: its reader names it."""
+  path = pathlib.PurePosixPath(name)
+  if path.suffix.lower() in folders.PICTURES:
+    name = path.with_suffix('').as_posix()
+  absent = (images / f'{name}.jpg', masks / f'{name}.png')
+  return name, *there.get(name, absent)
