@@ -33,7 +33,7 @@ from groupvit_jax.evaluation.benchmark_result import BenchmarkResult
 from groupvit_jax.evaluation.protocols import Protocol
 
 # Of the released protocol, where a protocol leaves it open.
-_SHORT_SIDE = 448
+SHORT_SIDE = 448
 
 
 class BenchmarkEvaluator:
@@ -114,7 +114,7 @@ class BenchmarkEvaluator:
     self._examples, self._background = examples, background
     self._skip_bad, self._progress = skip_bad, progress
     self._journal_path, self._journal_every = journal, journal_every
-    short_side = config.short_side or _SHORT_SIDE
+    short_side = config.short_side or SHORT_SIDE
     self._plan = canvases.plan(config, short_side, patch_size)
     self._tokens = zero_shot.tokenize_classes(
       tokenizer, self.class_names[int(threshold) :], protocol.templates

@@ -127,7 +127,7 @@ def make(
   segment = {key: overrides[key] for key in overrides if key in steps}
   own |= {key: overrides[key] for key in overrides if key not in steps}
   own['segment'] = dataclasses.replace(own['segment'], **segment)
-  own['templates'] = prompts.named(own['templates'])
+  own['templates'] = prompts.find_templates(own['templates'])
   return Protocol(name, benchmark, changed=tuple(sorted(overrides)), **own)
 
 

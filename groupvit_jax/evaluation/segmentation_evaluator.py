@@ -24,6 +24,7 @@ from groupvit_jax.evaluation import (
   segmentation,
   zero_shot,
 )
+from groupvit_jax.text import prompts
 
 # A group wins if it holds at least this share of all pixels.
 WINS = 0.01
@@ -142,8 +143,9 @@ class SegmentationEvaluator:
     Args:
       batches_fn: starts one pass: dicts of image (uint8 b h w 3), label
         (integers b H W, 255 ignored) and mask (b, 0 for padding; optional).
-      class_names: c names in label order; with a background threshold the
-        first one stands for the background and gets no prompt.
+      class_names: c names in label order, synonyms as in 'person|man' (the
+        first is shown); with a background threshold the first class is the
+        background and gets no prompt.
       tokenizer: texts -> int32 [n, l].
       templates: prompts with one `{}` each.
       config: see `segmentation.SegmentConfig`; None for the released one.
@@ -156,14 +158,14 @@ class SegmentationEvaluator:
       ValueError: for an unknown class in label_groups, or no class to name.
     """
     self._batches_fn = batches_fn
-    self._names = tuple(class_names)
+    self._names = tuple(prompts.synonyms(name)[0] for name in class_names)
     self._config = config or segmentation.SegmentConfig()
     self._groups = _index_groups(self._names, label_groups or {})
     self._grouping = grouping
     self._mesh = mesh
     offset = 0 if self._config.background_threshold is None else 1
     self._tokens = zero_shot.tokenize_classes(
-      tokenizer, self._names[offset:], templates
+      tokenizer, class_names[offset:], templates
     )
     self._confusion = metrics.ConfusionMatrix.of(len(self._names))
     self._measure = evaluator_lib.jit_measure(
@@ -224,7 +226,7 @@ class SegmentationEvaluator:
 
   def class_embeddings(
     self, predict_fns: evaluator_lib.PredictFns, variables: Any
-  ) -> Float[Array, 'c e']:
+  ) -> Float[Array, 'c *s e']:
     """Unit embeddings of the classes, background left out."""
     return zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
 
