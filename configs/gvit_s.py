@@ -91,6 +91,8 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.balance_weight = 0.0  # use all groups over a batch
   c.loss.sharpness_weight = 0.0  # one group per patch
   c.loss.part_weight = 0.0  # image <-> nouns again, by their best patches
+  c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
+  c.loss.background_shapes = False  # its gradient reaches groups and words too
   c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
 
   c.data = ml_collections.ConfigDict()
@@ -154,7 +156,7 @@ def _demo(c) -> None:
   """2 CPU cores, under 12 minutes, data and compilation included."""
   c.image_size = 64
   c.batch_size = 64
-  c.num_steps = 4000
+  c.num_steps = 5000
   c.dtype = 'float32'
   c.model.patch_size = 8
   c.model.width = 64

@@ -16,6 +16,7 @@ import ml_collections
 
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
+from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
 from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
@@ -55,6 +56,11 @@ def dual_encoder_task(
     raise ValueError(
       f'unknown loss.noun_match {config.loss.noun_match!r}; choose one of '
       f'{NOUN_MATCHES}'
+    )
+  if config.loss.background_weight and not config.loss.num_nouns:
+    raise ValueError(
+      'a background is learned from nouns; set loss.num_nouns above 0, or '
+      'loss.background_weight to 0'
     )
   return Task(
     model=model,
@@ -101,6 +107,8 @@ def architecture(
     image = {name: image[name] for name in build.fields(kind) if name in image}
   loss = config['loss']
   text = {'vocab_size': vocab_size, **config['text']}
+  # Absent from the config of a run before there was one.
+  learned = dict(loss).get('background_weight', 0) > 0
   return {
     'image_encoder': 'vit' if kind is vit.ViT else 'groupvit',
     'image': _complete(kind, image),
@@ -111,6 +119,7 @@ def architecture(
     'separate_multi_label_scale': (
       loss['num_nouns'] > 0 and loss['noun_match'] == 'pooled'
     ),
+    **({'learned_background': True} if learned else {}),
   }
 
 
@@ -159,7 +168,7 @@ def _make_loss_fn(model, config, mesh):
       images,
       batch['tokens'],
       train=True,
-      with_groups=match_groups,
+      with_groups=match_groups or loss.background_weight > 0,
       with_parts=match_parts,
       rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
@@ -186,6 +195,9 @@ def _make_loss_fn(model, config, mesh):
     if match_parts:
       terms['part'] = match(out['parts'], loss.noun_scale)
       total += loss.part_weight * terms['part']
+    if loss.background_weight:
+      terms['background'] = _background_loss(out, batch, loss, mesh)
+      total += loss.background_weight * terms['background']
     if out.get('assignments'):
       regulariser, statistics = _assignment_terms(out, loss)
       total += regulariser
@@ -206,6 +218,23 @@ def _noun_loss(out, batch, loss, mesh, regions, scale):
     scale,
     form=loss.multi_label_form,
     noun_ids=text_ids(noun_tokens) if loss.share_nouns else None,
+    mesh=mesh,
+    chunk_size=loss.chunk_size or None,
+  )
+
+
+def _background_loss(out, batch, loss, mesh):
+  """What the background is, from the groups and nouns of the batch."""
+  given = out['groups'], out['texts'][:, 1:], out['scale']
+  if not loss.background_shapes:
+    given = jax.lax.stop_gradient(given)
+  groups, nouns, scale = given
+  return background_losses.background_loss(
+    groups,
+    nouns,
+    out['background_token'],
+    scale,
+    noun_ids=text_ids(batch['tokens'][:, 1:]),
     mesh=mesh,
     chunk_size=loss.chunk_size or None,
   )

@@ -69,7 +69,7 @@ def test_right_by_design_is_one_and_wrong_is_zero(stub):
 
 
 def test_a_background_by_threshold_by_prompt_and_given(stub):
-  examples = bands(shift=1)
+  examples = bands(shift=1, widths=(11,))[:2]
   for example in examples:
     example.label[:3] = 0  # what the stub sees there is something else
   result = evaluator(examples, background=True).evaluate(
@@ -96,23 +96,23 @@ def test_a_background_by_threshold_by_prompt_and_given(stub):
 
 def test_nothing_compiles_for_another_picture():
   stub = Stub()
-  first = evaluator(bands(20))
+  first = evaluator(bands(18))
   encoders, counters = first.programs.compiled
   first.evaluate(stub.predict_fns, PERFECT)
   after = first.programs.compiled
   # One window for all; a program per grid of windows and size of truth.
   assert after[0] - encoders == 1
-  assert after[1] - counters <= 6
+  assert after[1] - counters <= 3
   assert stub.traces['regions'] == 1
   for seed in (1, 2):
     for variables in (PERFECT, WORST):
-      evaluator(bands(20, seed)).evaluate(stub.predict_fns, variables)
+      evaluator(bands(18, seed)).evaluate(stub.predict_fns, variables)
   assert first.programs.compiled == after
   assert stub.traces['regions'] == 1
 
 
 def test_batches_and_devices_change_nothing(stub, mesh8):
-  examples = bands(13)
+  examples = bands(11, widths=(8,))
   # Some truth that the stub does not see, for a matrix that is not diagonal.
   for i, example in enumerate(examples):
     example.label[i % 8 // 2, :] = 255 if i % 2 else 3
@@ -126,14 +126,14 @@ def test_batches_and_devices_change_nothing(stub, mesh8):
 
 def test_a_crash_resumes_where_it_was(stub, tmp_path):
   path = tmp_path / 'deep' / 'journal.json'
-  whole = evaluator(bands(20)).evaluate(stub.predict_fns, PERFECT)
-  broken = Examples(bands(20), bad=[15])
+  whole = evaluator(bands(18)).evaluate(stub.predict_fns, PERFECT)
+  broken = Examples(bands(18), bad=[15])
   judge = evaluator(broken, journal=path, journal_every=4)
   with pytest.raises(errors.ImageError, match='picture 15 is not an image'):
     judge.evaluate(stub.predict_fns, PERFECT)
   held = json.loads(path.read_text())
   assert 8 <= len(held['done']) <= 15
-  mended = Examples(bands(20))
+  mended = Examples(bands(18))
   seen = []
   judge = evaluator(
     mended,
@@ -141,10 +141,10 @@ def test_a_crash_resumes_where_it_was(stub, tmp_path):
     progress=lambda done, total: seen.append((done, total)),
   )
   same(judge.evaluate(stub.predict_fns, PERFECT), whole)
-  assert sorted(mended.read) == sorted(set(range(20)) - set(held['done']))
-  assert seen[0][0] >= len(held['done']) and seen[-1] == (20, 20)
+  assert sorted(mended.read) == sorted(set(range(18)) - set(held['done']))
+  assert seen[0][0] >= len(held['done']) and seen[-1] == (18, 18)
   # Once more, nothing is read at all.
-  again = Examples(bands(20))
+  again = Examples(bands(18))
   judge = evaluator(again, journal=path)
   same(judge.evaluate(stub.predict_fns, PERFECT), whole)
   assert again.read == []
@@ -198,7 +198,7 @@ def test_says_what_does_not_fit():
 
 
 def test_what_is_not_wanted_is_not_counted(stub):
-  result = evaluator(boundary=False, diagnosis=False).evaluate(
+  result = evaluator(bands(2), boundary=False, diagnosis=False).evaluate(
     stub.predict_fns, PERFECT
   )
   names = {name for name, _ in result.figures() if '/' not in name}
@@ -224,7 +224,7 @@ def test_scores_are_refined_where_the_network_saw(stub):
     )
     return jnp.where(valid[..., None], scores[..., ::-1], right)
 
-  examples = bands(4)
+  examples = bands(4, widths=(8,))
   plain = evaluator(examples).evaluate(stub.predict_fns, PERFECT)
   result = evaluator(examples, refine=refine).evaluate(
     stub.predict_fns, PERFECT
