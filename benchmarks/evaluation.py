@@ -16,7 +16,9 @@ import os
 import pathlib
 import statistics
 import time
+from importlib import metadata
 
+import demo
 import evaluation_peer
 import inference
 import inference_peer
@@ -55,10 +57,23 @@ def main() -> None:
   data = draw_set(workdir / f'voc_{args.pictures}', args.pictures)
   if os.getloadavg()[0] > 0.5:
     inference.log(['others are computing here: the ratios mean little'])
-  print(inference.environment(), '\n', sep='')
+  print(environment(args), '\n', sep='')
   for dtype in inference.dtypes():
     sides = make_sides(args, folder, data, dtype)
     table(measure(sides, args), args, dtype)
+
+
+def environment(args) -> str:
+  """What the figures are measured on."""
+  versions = ', '.join(
+    f'{name} {metadata.version(name)}' for name in ('torch', 'transformers')
+  )
+  return (
+    f'{demo.environment()}, {versions} ({torch.get_num_threads()} threads); '
+    f'device {jax.devices()[0].device_kind}; {args.pictures} pictures of about '
+    f'375 x 500, 21 classes, batches of {args.batch}; the peer resizes by '
+    f'{inference_peer.RESIZER}; load {os.getloadavg()[0]:.1f}'
+  )
 
 
 def make_sides(args, folder, data, dtype) -> dict:

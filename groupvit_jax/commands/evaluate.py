@@ -23,9 +23,9 @@ benchmarks:
   captions            retrieval (captions.jsonl, or COCO's, or Karpathy's)
 docs/evaluation.md tells where to get each, and how its folder must look.
 
-protocols of segmentation:
-  groupvit   the released one: windows of 448, thresholds .95/.35/.95
-  tcl        the unified one of later papers: one threshold, nine prompts
+protocols of segmentation: groupvit, the released one (windows of 448,
+thresholds .95/.35/.95), and tcl, the unified one of later papers (one
+threshold, nine prompts).
 
 --set replaces a step of the protocol: top_k, background_threshold, one_hot,
 short_side, window, stride, templates, refine, ... (docs/evaluation.md);
