@@ -34,6 +34,7 @@ from groupvit_jax import (
   convert,
   inference_batches,
   inference_programs,
+  threads,
 )
 from groupvit_jax.data import on_device
 from groupvit_jax.evaluation import canvases
@@ -173,7 +174,7 @@ class Pair:
     )
 
   def _files(self, paths):
-    chunks = inference_batches.ahead(
+    chunks = threads.ahead(
       lambda path: inference_batches.prepare(path, path, self._plan),
       paths,
       len(paths),

@@ -95,6 +95,8 @@ def _base() -> ml_collections.ConfigDict:
   # two a group of the first. What group_residual=True adds to a group is no
   # part of it.
   c.loss.part_weight = 0.0
+  c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
+  c.loss.background_shapes = False  # its gradient reaches groups and words too
   c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
 
   c.data = ml_collections.ConfigDict()
@@ -124,12 +126,16 @@ def _base() -> ml_collections.ConfigDict:
   c.optimizer.clip_norm = 5.0  # global norm of the gradient
 
   c.eval = ml_collections.ConfigDict()
-  c.eval.source = 'scenes'  # or '': no zero-shot evaluation on the way
-  c.eval.examples = 1000  # validation scenes
+  # Zero-shot evaluation on the way: 'scenes', '' for none, or NAME:PATH of a
+  # benchmark of `groupvit evaluate`, as in 'voc21:/data/VOC2012'.
+  c.eval.source = 'scenes'
+  c.eval.examples = 1000  # validation pictures; of a benchmark, 0 is all
   c.eval.batch_size = 100
-  c.eval.templates = 'simple'  # prompts of the class names
+  c.eval.protocol = 'groupvit'  # of a benchmark, or 'tcl'
+  c.eval.short_side = 0  # of a benchmark's pictures; 0 is image_size
+  c.eval.templates = 'simple'  # prompts of scenes; a protocol has its own
   c.eval.top_k = 5  # classes that the whole image may name; 0 is all
-  c.eval.regions = 'model'  # 'kmeans' or 'pixels' for a task without groups
+  c.eval.regions = 'model'  # 'kmeans', ... for a task without groups
 
   # How the run is watched; may change when it is resumed.
   c.run = ml_collections.ConfigDict()

@@ -18,6 +18,7 @@ from groupvit_jax.commands import (
   arguments,
   classify,
   convert,
+  evaluate,
   info,
   messages,
   segment,
@@ -26,7 +27,7 @@ from groupvit_jax.commands import (
 
 OK, FAILED, INTERRUPTED = 0, 1, 130  # argparse adds 2, a wrong command line
 
-_COMMANDS = (segment, classify, convert, info, tokenizer)
+_COMMANDS = (segment, classify, evaluate, convert, info, tokenizer)
 
 _EXAMPLES = """\
 examples:
@@ -35,6 +36,7 @@ examples:
   groupvit segment photo.jpg --model my_model --labels "dog,grass,sky" \\
     --out out
   groupvit classify photo.jpg --model my_model --labels "a cat,a dog"
+  groupvit evaluate --model my_model --benchmark voc21 --data VOC2012
   groupvit tokenizer show "a photo of a cat"
 
 `groupvit COMMAND --help` explains each command.

@@ -1,33 +1,24 @@
 """Pictures through the network in batches of few shapes.
 
-Files are read and scaled by threads while the batch before is computed.
+What the network is given of them, and what it says.
 """
 
 import dataclasses
-import os
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, UInt8
-from PIL import Image
 
 from groupvit_jax import (
   inference_field,
   inference_programs,
 )
 from groupvit_jax.data import decoding
-from groupvit_jax.evaluation import canvases
+from groupvit_jax.evaluation import canvases, segmentation
 from groupvit_jax.evaluation.segmentation import SegmentConfig
-
-_THREADS = min(8, os.cpu_count() or 1)
-# At 448 px (784 tokens) the released network takes 206 ms for a picture alone
-# and 344 ms a picture in a batch of 8, whose attention leaves the caches; at
-# 224 px (196 tokens) 76 and 63 ms (2 cores; benchmarks/RESULTS.md).
-_CPU_PAIRS = 700_000  # of tokens that attend to each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,32 +63,6 @@ def check_batch_size(batch_size: int) -> None:
   """Raises ValueError for a batch without pictures."""
   if batch_size < 1:
     raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-
-
-def ahead(function, items: Sequence, chunk: int) -> Iterator[list]:
-  """Lists of results of `function`, the next ones under way in threads.
-
-  Args:
-    function: of one item.
-    items: its arguments.
-    chunk: results in a list; two such lists are held at most.
-
-  Yields:
-    The results in order. An error of `function` is raised here.
-  """
-  parts = [items[i : i + chunk] for i in range(0, len(items), chunk)]
-  if len(items) == 1:
-    yield [function(items[0])]
-    return
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    try:
-      pending = [pool.submit(function, item) for item in parts[0]]
-      for following in [*parts[1:], []]:
-        done = [future.result() for future in pending]
-        pending = [pool.submit(function, item) for item in following]
-        yield done
-    finally:
-      pool.shutdown(wait=False, cancel_futures=True)
 
 
 def fields(
@@ -153,11 +118,7 @@ def fields(
 
 
 def _for_caches(places, canvas, plan):
-  """On a CPU, few enough at a time for its caches (see `_CPU_PAIRS`)."""
-  if jax.default_backend() != 'cpu':
-    return [places]
-  tokens = (canvas[0] // plan.patch_size) * (canvas[1] // plan.patch_size)
-  step = max(1, _CPU_PAIRS // tokens**2)
+  step = canvases.at_a_time(canvas, plan.patch_size, len(places))
   return [places[i : i + step] for i in range(0, len(places), step)]
 
 
@@ -176,8 +137,7 @@ def _run(programs, variables, items, canvas, words, config):
   result = programs.regions(variables, images, sizes, soft=not config.one_hot)
   result['scores'] = inference_programs.score_groups(
     config,
-    result['image'],
-    result['embeddings'],
+    result,
     words.text,
     words.valid,
     words.scale,
@@ -192,15 +152,11 @@ def _tables(
   none = [None] * len(scores)
   if config.background_threshold is None:
     return scores, none
-  best = scores.max((1, 2))
-  limit = np.full_like(best, config.background_threshold)
-  if config.relative_threshold:
-    limit = np.minimum(limit, best)
+  if config.one_hot or config.constant_background:
+    return segmentation.with_background(scores, config), none
+  limit = segmentation.background_limit(scores, config)
   background = np.zeros((*scores.shape[:2], 1), np.float32)
-  if config.one_hot:
-    background[..., 0] = scores.max(-1) < limit[:, None]
-  limits = none if config.one_hot else limit.tolist()
-  return np.concatenate([background, scores], -1), limits
+  return np.concatenate([background, scores], -1), limit.tolist()
 
 
 def _window(result, j, window, table, limit, plan, config):
@@ -219,33 +175,3 @@ def _window(result, j, window, table, limit, plan, config):
       maps[j, : grid[0], : grid[1]].copy() for maps in result['stages']
     ),
   )
-
-
-def crop(
-  image: UInt8[np.ndarray, 'h w 3'],
-  size: tuple[int, int],
-  *,
-  clip: bool = False,
-) -> UInt8[np.ndarray, 'H W 3']:
-  """The middle of a picture, as it is classified.
-
-  Args:
-    image: RGB pixels.
-    size: (H, W) that the model was trained on.
-    clip: as CLIP does: the shorter side is scaled to the crop's, bicubically,
-      instead of 8/7 of it (256 for 224), bilinearly.
-
-  Returns:
-    RGB pixels, as torchvision's Resize and CenterCrop give them.
-  """
-  short = max(round(min(size) * (1 if clip else 256 / 224)), *size)
-  resample = Image.Resampling.BICUBIC if clip else Image.Resampling.BILINEAR
-  sides = image.shape[:2]
-  # The longer side is rounded down, as there.
-  scaled = [short * side // min(sides) for side in sides]
-  picture = Image.fromarray(image).resize(scaled[::-1], resample)
-  top, left = (
-    round((old - new) / 2) for old, new in zip(scaled, size, strict=True)
-  )
-  picture = picture.crop((left, top, left + size[1], top + size[0]))
-  return np.asarray(picture)

@@ -1,7 +1,7 @@
 """Pictures and texts as unit vectors: the encoders of a trained model."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,10 @@ from groupvit_jax import (
   inference_batches,
   inference_programs,
   inference_words,
+  judge_question,
+  threads,
 )
-from groupvit_jax.data import decoding
+from groupvit_jax.data import crops, decoding
 from groupvit_jax.data.decoding import Source
 from groupvit_jax.evaluation import canvases
 from groupvit_jax.models import build
@@ -73,8 +75,8 @@ class Encoder:
       float32, unit length.
     """
     inference_batches.check_batch_size(batch_size)
-    chunks = inference_batches.ahead(
-      lambda item: inference_batches.crop(
+    chunks = threads.ahead(
+      lambda item: crops.crop(
         decoding.open_image(*item),
         self.image_size,
         clip=self.architecture['image_encoder'] == 'clip_vit',
@@ -120,6 +122,42 @@ class Encoder:
     if not len(texts):
       raise inference_words.LabelError('The list of texts is empty.')
     return self._text_encoder(list(texts))
+
+  @property
+  def predict_fns(self) -> Mapping[str, Callable[..., Any]]:
+    """What evaluators call: the contract of docs/architecture.md.
+
+    Pure functions of (variables, inputs), the same objects every time. Pixels
+    are normalised by the model's own mean and deviation, and 'scale' is the
+    learned temperature.
+    """
+    return self._programs.predict_fns
+
+  @property
+  def patch_size(self) -> int:
+    """Side of a token in pixels."""
+    return self._programs.patch_size
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Texts to rows of ids. ModelError if the model came without its own."""
+    return self._text_encoder.tokenizer
+
+  def as_encoder(self) -> judge_question.Encoder:
+    """What `judge.make` has to know of the model."""
+    kind = self.architecture['image_encoder']
+    return judge_question.Encoder(
+      tokenizer=self.tokenizer,
+      image_size=self.image_size,
+      patch_size=self.patch_size,
+      groups=self.groups,
+      clip=kind == 'clip_vit',
+    )
+
+  @property
+  def groups(self) -> bool:
+    """Whether it groups pixels, as a ViT does not."""
+    return any(self.architecture['image'].get('num_group_tokens', ()))
 
   def __repr__(self) -> str:
     count = sum(x.size for x in jax.tree.leaves(self.variables['params']))

@@ -16,6 +16,7 @@ from groupvit_jax import (
   errors,
   inference_batches,
   inference_words,
+  threads,
 )
 from groupvit_jax.data import decoding
 from groupvit_jax.data.decoding import Source
@@ -106,7 +107,8 @@ class Model(Encoder):
     self._check_groups()
     plan = canvases.plan(config, self.short_side, self._programs.patch_size)
     words, shown = self._words(names, templates, background)
-    chunks = inference_batches.ahead(
+    _check_thresholds(config, len(shown) - background)
+    chunks = threads.ahead(
       lambda item: inference_batches.prepare(*item, plan),
       decoding.named(images),
       _READ_AHEAD * batch_size,
@@ -176,12 +178,20 @@ class Model(Encoder):
     return words, first + vocabulary.names
 
   def _check_groups(self):
-    tokens = self.architecture['image'].get('num_group_tokens', ())
-    if not any(tokens):
+    if not self.groups:
       raise errors.ModelError(
         'this model does not group pixels and cannot segment; classify, '
         'encode_image and encode_text work with it'
       )
+
+
+def _check_thresholds(config: SegmentConfig, classes: int) -> None:
+  thresholds = config.class_thresholds
+  if thresholds is not None and len(thresholds) not in (1, classes):
+    raise inference_words.LabelError(
+      f'class_thresholds has {len(thresholds)} numbers for {classes} classes '
+      '(the background has none); give one for each, or a single one.'
+    )
 
 
 def _with_background(

@@ -8,9 +8,10 @@ be mixed, so only borders are.
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from groupvit_jax import inference_field
+from groupvit_jax.evaluation.enlarging import mix, taps
 
 # Floats that a step works on: 4 MB stay in a cache; 64 MB took four times as
 # long.
@@ -138,28 +139,3 @@ def _border(labels: Int[np.ndarray, 'h w']) -> Bool[np.ndarray, 'h w']:
   differ |= labels != across
   differ[:, :-1] |= labels[:, :-1] != down[:, 1:]
   return differ
-
-
-def taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Both neighbours of each new pixel, and the second's weight (float32).
-
-  As PyTorch places them with align_corners=False.
-  """
-  return neighbours((np.arange(new) + 0.5) * (old / new) - 0.5, old)
-
-
-def neighbours(
-  places: Float[np.ndarray, 'n'], count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Both pixels around each place, and the second's weight (float32)."""
-  places = np.clip(places, 0, count - 1)
-  first = np.floor(places).astype(np.intp)
-  weight = (places - first).astype(np.float32)
-  return first, np.minimum(first + 1, count - 1), weight
-
-
-def mix(
-  first: np.ndarray, second: np.ndarray, weight: np.ndarray
-) -> np.ndarray:
-  """The values in between; always in this order, so that all round alike."""
-  return first * (1 - weight) + second * weight

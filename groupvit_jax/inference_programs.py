@@ -7,7 +7,7 @@ number of classes for the scores; no picture and no vocabulary adds another.
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -55,6 +55,7 @@ class Programs:
   Attributes:
     module: the dual encoder.
     patch_size: side of its tokens in pixels.
+    predict_fns: what evaluators call (docs/architecture.md), not compiled.
   """
 
   def __init__(
@@ -73,6 +74,12 @@ class Programs:
     self.patch_size = module.image.patch_size
     self._scale = 1 / (255 * np.asarray(std, np.float32))
     self._shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    self.predict_fns: Mapping[str, Callable[..., Any]] = {
+      'image': self._image,
+      'text': self._text,
+      'regions': self._encode_regions,
+      'scale': self._temperature,
+    }
     self.regions = jax.jit(self._regions, static_argnames='soft')
     self.image = jax.jit(self._image)
     self.text = jax.jit(self._text)
@@ -86,9 +93,13 @@ class Programs:
       return images
     return images.astype(jnp.float32) * self._scale - self._shift
 
-  def _image(self, variables, images):
+  def _image(self, variables, images, sizes=None):
     images = self.normalize(images)
-    return self.module.apply(variables, images, method='encode_image')
+    return self.module.apply(variables, images, sizes, method='encode_image')
+
+  def _encode_regions(self, variables, images, sizes=None):
+    images = self.normalize(images)
+    return self.module.apply(variables, images, sizes, method='encode_regions')
 
   def _text(self, variables, tokens):
     return self.module.apply(
@@ -114,56 +125,56 @@ class Programs:
       soft: return the share of every group instead of the strongest group.
 
     Returns:
-      image (b e), embeddings (b g e), stages (maps on the token grid), and
-      pixels: b h w of groups, or b h w g of their shares.
+      image (b e), embeddings (b g e), stages (maps on the token grid),
+      background (b g) of a model that has learned one, and pixels: b h w of
+      groups, or b h w g of their shares.
     """
-    images = self.normalize(images)
-    regions = self.module.apply(
-      variables, images, sizes, method='encode_regions'
+    regions = self._encode_regions(variables, images, sizes)
+    pixels = segmentation.pixel_maps(
+      regions, images.shape[1:3], sizes, soft=soft
     )
-    maps = segmentation.final_maps(regions)
-    canvas = images.shape[1:3]
-    if sizes is None:
-      pixels = segmentation.resize_maps(maps, canvas)
-    else:
-      pixels = segmentation.resize_maps_to(
-        maps, sizes // self.patch_size, sizes, canvas
-      )
-    if not soft:
-      small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
-      pixels = pixels.argmax(-1).astype(small)
-    return {
-      'image': regions['image'],
-      'embeddings': regions['embeddings'],
-      'stages': regions['stages'],
-      'pixels': pixels,
+    kept = ('image', 'embeddings', 'stages', 'background')
+    return {name: regions[name] for name in kept if name in regions} | {
+      'pixels': pixels
     }
 
 
 def score_groups(
   config: segmentation.SegmentConfig,
-  image: Float[Array, 'b e'],
-  embeddings: Float[Array, 'b g e'],
+  regions: Mapping[str, Any],
   text: Float[Array, 'c *s e'],
   valid: Array,
   scale: Float[Array, ''],
 ) -> Float[Array, 'b g c']:
-  """`segmentation.group_scores`, compiled once per shape and rule."""
+  """`segmentation.region_scores`, compiled once per shape and rule."""
   if config.scale is not None:
     scale = config.scale
   # Of the options only those that the rule reads: the others would compile the
   # same program again.
-  rule = dataclasses.replace(
-    segmentation.SegmentConfig(),
-    top_k=config.top_k,
-    group_softmax=config.group_softmax,
-    gated_softmax=config.gated_softmax,
-  )
-  return _score_groups(rule, image, embeddings, text, valid, jnp.float32(scale))
+  plain = segmentation.SegmentConfig()
+  unread = {name: getattr(plain, name) for name in _UNREAD}
+  if not config.refuses:
+    unread['relative_threshold'] = plain.relative_threshold
+    unread['background_threshold'] = plain.background_threshold
+  rule = dataclasses.replace(config, **unread)
+  names = ('image', 'embeddings', 'background')
+  read = {name: regions[name] for name in names if name in regions}
+  return _score_groups(rule, read, text, valid, jnp.float32(scale))
+
+
+# Fields of a config that change no score of a group.
+_UNREAD = (
+  'one_hot',
+  'constant_background',
+  'scale',
+  'mode',
+  'short_side',
+  'long_side',
+  'window',
+  'stride',
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score_groups(rule, image, embeddings, text, valid, scale):
-  return segmentation.group_scores(
-    image, embeddings, text, scale, rule, valid=valid
-  )
+def _score_groups(rule, regions, text, valid, scale):
+  return segmentation.region_scores(regions, text, scale, rule, valid)

@@ -18,7 +18,6 @@ from groupvit_jax.text import prompts
 from groupvit_jax.text.tokenizer import Tokenizer
 
 BACKGROUND = 'background'
-SYNONYM = '|'
 
 _LENGTHS = (16, 32)  # and the whole context
 _PROMPTS = 8, 256  # at a time: the fewest and the most
@@ -79,10 +78,7 @@ def vocabulary(names: Sequence[str], background: bool = False) -> Vocabulary:
     names = names[1:]
   if not names:
     raise LabelError('The list of class names is empty; give at least one.')
-  classes = tuple(
-    tuple(' '.join(word.split()) for word in name.split(SYNONYM))
-    for name in names
-  )
+  classes = tuple(map(prompts.synonyms, names))
   seen = set()
   for name, words in zip(names, classes, strict=True):
     for word in words:
@@ -108,21 +104,16 @@ def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
   Raises:
     LabelError: an unknown name, or a template without a place for the class.
   """
-  if isinstance(templates, str):
-    if templates in prompts.TEMPLATES:
-      return prompts.TEMPLATES[templates]
-    if '{}' in templates:
-      return (templates,)
-    raise LabelError(
-      f'templates={templates!r} is unknown; choose one of '
-      f"{', '.join(prompts.TEMPLATES)}, or write your own with '{{}}'."
-    )
   with errors.explained_as(LabelError):
-    return prompts.check_templates(list(templates))
+    return prompts.find_templates(templates)
 
 
 class TextEncoder:
-  """Texts to unit vectors, remembering them."""
+  """Texts to unit vectors, remembering them.
+
+  Attributes:
+    tokenizer: see `text.tokenizer.Tokenizer`.
+  """
 
   def __init__(
     self,
@@ -136,7 +127,7 @@ class TextEncoder:
       tokenizer: see `text.tokenizer.Tokenizer`.
     """
     self._encode = encode
-    self._tokenizer = tokenizer
+    self.tokenizer = tokenizer
     self._known = {}
 
   def __call__(
@@ -168,7 +159,7 @@ class TextEncoder:
     texts = [
       prompts.fill(template, word) for word in words for template in templates
     ]
-    tokens = self._cut(np.asarray(self._tokenizer(texts)))
+    tokens = self._cut(np.asarray(self.tokenizer(texts)))
     fewest, most = _PROMPTS
     vectors = []
     for start in range(0, len(tokens), most):
@@ -188,14 +179,14 @@ class TextEncoder:
     return tokens[:, : next((n for n in _LENGTHS if used <= n < whole), whole)]
 
   def _warn_of_long(self, words, templates):
-    room = self._tokenizer.context_length - 2
+    room = self.tokenizer.context_length - 2
     longest = max(templates, key=len)
     for word in words:
       prompt = prompts.fill(longest, word)
       # A token stands for a byte at least.
       if len(prompt.encode()) <= room:
         continue
-      count = len(self._tokenizer.encode(prompt))
+      count = len(self.tokenizer.encode(prompt))
       if count > room:
         warnings.warn(
           f'{word[:40] + "..." if len(word) > 40 else word!r} makes a prompt '

@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from groupvit_jax import errors, files, sharding
+from groupvit_jax import errors, files, inputs_benchmark, sharding
 from groupvit_jax.data import (
   captions,
   label_sets,
@@ -68,9 +68,14 @@ class Inputs:
     with errors.explained_as(errors.SourceError):
       self._train_source = _train_source(config)
     self._iterator = None
-    self.class_names = (
-      label_sets.LABEL_SETS['scenes'] if config.eval.source else ()
-    )
+    self._benchmark = None
+    if inputs_benchmark.is_benchmark(config.eval.source):
+      self._benchmark = inputs_benchmark.Benchmark(config, self.tokenizer, mesh)
+      self.class_names = self._benchmark.class_names
+    else:
+      self.class_names = (
+        label_sets.LABEL_SETS['scenes'] if config.eval.source else ()
+      )
 
   def __enter__(self) -> 'Inputs':
     return self
@@ -110,10 +115,22 @@ class Inputs:
 
   def evaluators(self) -> dict[str, Any]:
     """Returns the evaluators that the config asks for, by name."""
-    config = self._config
-    if not config.eval.source:
+    if self._benchmark:
+      return self._benchmark.evaluators()
+    if not self._config.eval.source:
       return {}
-    evaluator = segmentation_evaluator.SegmentationEvaluator(
+    return {'segmentation': self._scenes_evaluator}
+
+  def predictor(self) -> Any:
+    """Returns what segments `pictures` to be looked at; None without any."""
+    if self._benchmark:
+      return self._benchmark.predictor(_grouping(self._config))
+    return self._scenes_evaluator if self._config.eval.source else None
+
+  @functools.cached_property
+  def _scenes_evaluator(self):
+    config = self._config
+    return segmentation_evaluator.SegmentationEvaluator(
       self.validation_batches,
       self.class_names,
       self.tokenizer,
@@ -126,7 +143,6 @@ class Inputs:
       grouping=_grouping(config),
       mesh=self._mesh,
     )
-    return {'segmentation': evaluator}
 
   def validation_batches(self) -> Iterator[dict[str, np.ndarray]]:
     """Yields one pass over the validation pictures with their truth."""
@@ -141,6 +157,8 @@ class Inputs:
     """Returns the first `count` validation pictures, fewer if there are."""
     if not self._config.eval.source or not count:
       return {}
+    if self._benchmark:
+      return self._benchmark.pictures(count)
     source = self._validation_source
     examples = [source[i] for i in range(min(count, len(source)))]
     return {
@@ -208,12 +226,10 @@ def _templates(name: str) -> tuple[str, ...]:
 def _grouping(config):
   """How patches are grouped; None for a model that groups by itself."""
   name = config.eval.regions
-  # As many groups as GroupViT of the same config would make.
-  counts = [n for n in config.model.num_output_groups if n]
-  return (
-    None
-    if name == 'model'
-    else grouping_baselines.make(name, num_groups=counts[-1])
+  if name == 'model':
+    return None
+  return grouping_baselines.make(
+    name, num_groups=inputs_benchmark.num_groups(config)
   )
 
 

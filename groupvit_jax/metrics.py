@@ -16,28 +16,19 @@ from clu import metrics as clu_metrics
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-IGNORE = 255  # label of pixels that count nothing, as in PASCAL VOC
+from groupvit_jax import metrics_tally
 
-# A cell of a confusion matrix may pass 2^31 pixels (ImageNet-S: 10^10), and
-# int64 is off by default in JAX: count in two int32 limbs of base 2^30.
-_LIMB_BITS = 30
+IGNORE = 255  # label of pixels that count nothing, as in PASCAL VOC
 
 
 @flax.struct.dataclass
-class ConfusionMatrix(clu_metrics.Metric):
+class ConfusionMatrix(metrics_tally.Tally, clu_metrics.Metric):
   """Counts of (truth, prediction) pairs; rows truth, columns prediction.
 
   Use `ConfusionMatrix.of(num_classes)`, then clu's protocol
-  (`from_model_output`, `merge`, `compute`). Exact up to 2^61 per cell.
-
-  Attributes:
-    low: int32 [c, c], counts modulo 2^30.
-    high: int32 [c, c], counts divided by 2^30.
+  (`from_model_output`, `merge`, `compute`); `compute` gives int64 [c, c].
   """
 
-  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
-  low: Any
-  high: Any
   num_classes: ClassVar[int] = 0
 
   @staticmethod
@@ -69,29 +60,10 @@ class ConfusionMatrix(clu_metrics.Metric):
     )
 
   @classmethod
-  def from_counts(cls, counts: Int[Array, 'c c']) -> 'ConfusionMatrix':
-    """The metric of counts (int32, [truth, prediction]) made elsewhere."""
-    return cls(low=counts % 2**_LIMB_BITS, high=counts // 2**_LIMB_BITS)
-
-  @classmethod
   def empty(cls) -> 'ConfusionMatrix':
     """A matrix of zeros."""
     return cls.from_counts(
       jnp.zeros((cls.num_classes, cls.num_classes), jnp.int32)
-    )
-
-  def merge(self, other: 'ConfusionMatrix') -> 'ConfusionMatrix':
-    """Adds the counts of two disjoint sets of pixels, with the carry."""
-    low = self.low + other.low
-    return type(self)(
-      low=low % 2**_LIMB_BITS,
-      high=self.high + other.high + low // 2**_LIMB_BITS,
-    )
-
-  def compute(self) -> np.ndarray:
-    """The counts on the host, int64 [c, c], rows truth."""
-    return (np.asarray(self.high, np.int64) << _LIMB_BITS) + np.asarray(
-      self.low, np.int64
     )
 
 
@@ -150,6 +122,17 @@ def joint_counts(
   return counts[:, :length].astype(jnp.int32).reshape(-1, *sizes)
 
 
+def check_labels(label: np.ndarray, num_classes: int) -> None:
+  """Raises ValueError where truth on the host is no class and not ignored."""
+  wrong = (label != IGNORE) & ((label < 0) | (label >= num_classes))
+  if wrong.any():
+    raise ValueError(
+      f'Truth holds label {label[wrong].flat[0]}, but there are '
+      f'{num_classes} classes (0 to {num_classes - 1}; {IGNORE} is ignored). '
+      'Check that the class list belongs to this data.'
+    )
+
+
 def iou(confusion: ArrayLike) -> np.ndarray:
   """Intersection over union per class, [c]; NaN where a class is absent.
 
@@ -177,10 +160,23 @@ def pixel_accuracy(confusion: ArrayLike) -> float:
   return float(_divide(np.trace(confusion), confusion.sum()))
 
 
+def frequency_weighted_iou(confusion: ArrayLike) -> float:
+  """Mean IoU, every class weighted by its share of the true pixels; in 0..1."""
+  confusion = np.asarray(confusion, np.float64)
+  pixels = confusion.sum(1)
+  weighted = np.where(pixels > 0, pixels * np.nan_to_num(iou(confusion)), 0)
+  return float(_divide(weighted.sum(), pixels.sum()))
+
+
 def mean_accuracy(confusion: ArrayLike) -> float:
   """Mean over the true classes of their recall (mmseg's mAcc), in 0..1."""
   confusion = np.asarray(confusion, np.float64)
   return _nanmean(_divide(np.diag(confusion), confusion.sum(1)))
+
+
+def mean_of_present(values: ArrayLike) -> float:
+  """The mean of what is not NaN, as mmseg's nanmean; NaN if nothing is."""
+  return _nanmean(np.asarray(values, np.float64))
 
 
 def _divide(a: Any, b: Any) -> np.ndarray:

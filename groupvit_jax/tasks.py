@@ -17,6 +17,7 @@ import ml_collections
 from groupvit_jax import errors
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
+from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
 from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
@@ -76,6 +77,11 @@ def _check_loss(loss: ml_collections.ConfigDict) -> None:
       f'loss.chunk_size is {loss.chunk_size}; give the columns of the '
       'similarity at a time, or 0 for all'
     )
+  if loss.background_weight and not loss.num_nouns:
+    raise errors.ConfigError(
+      'a background is learned from nouns; set loss.num_nouns above 0, or '
+      'loss.background_weight to 0'
+    )
 
 
 def groupvit_task(config, vocab_size, mesh=None) -> Task:
@@ -116,6 +122,8 @@ def architecture(
     image = {name: image[name] for name in build.fields(kind) if name in image}
   loss = config['loss']
   text = {'vocab_size': vocab_size, **config['text']}
+  # Absent from the config of a run before there was one.
+  learned = dict(loss).get('background_weight', 0) > 0
   return {
     'image_encoder': 'vit' if kind is vit.ViT else 'groupvit',
     'image': _complete(kind, image),
@@ -126,6 +134,7 @@ def architecture(
     'separate_multi_label_scale': (
       loss['num_nouns'] > 0 and loss['noun_match'] == 'pooled'
     ),
+    **({'learned_background': True} if learned else {}),
   }
 
 
@@ -174,7 +183,7 @@ def _make_loss_fn(model, config, mesh):
       images,
       batch['tokens'],
       train=True,
-      with_groups=match_groups,
+      with_groups=match_groups or loss.background_weight > 0,
       with_parts=match_parts,
       rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
@@ -201,6 +210,9 @@ def _make_loss_fn(model, config, mesh):
     if match_parts:
       terms['part'] = match(out['parts'], loss.noun_scale)
       total += loss.part_weight * terms['part']
+    if loss.background_weight:
+      terms['background'] = _background_loss(out, batch, loss, mesh)
+      total += loss.background_weight * terms['background']
     if out.get('assignments'):
       regulariser, statistics = _assignment_terms(out, loss)
       total += regulariser
@@ -221,6 +233,23 @@ def _noun_loss(out, batch, loss, mesh, regions, scale):
     scale,
     form=loss.multi_label_form,
     noun_ids=text_ids(noun_tokens) if loss.share_nouns else None,
+    mesh=mesh,
+    chunk_size=loss.chunk_size or None,
+  )
+
+
+def _background_loss(out, batch, loss, mesh):
+  """What the background is, from the groups and nouns of the batch."""
+  given = out['groups'], out['texts'][:, 1:], out['scale']
+  if not loss.background_shapes:
+    given = jax.lax.stop_gradient(given)
+  groups, nouns, scale = given
+  return background_losses.background_loss(
+    groups,
+    nouns,
+    out['background_token'],
+    scale,
+    noun_ids=text_ids(batch['tokens'][:, 1:]),
     mesh=mesh,
     chunk_size=loss.chunk_size or None,
   )
@@ -267,15 +296,15 @@ def _predict_fns(model: nn.Module) -> dict[str, Callable]:
 
     return predict
 
-  def of_texts(method):
-    def predict(variables, tokens):
-      return model.apply(variables, tokens, method=method)
-
-    return predict
+  def text(variables, tokens):
+    # As the projector gives them: templates are averaged before normalising.
+    return model.apply(
+      variables, tokens, normalize=False, method=cls.encode_text
+    )
 
   return {
     'image': of_images(cls.encode_image),
-    'text': of_texts(cls.encode_text),
+    'text': text,
     'regions': of_images(cls.encode_regions),
     'scale': lambda variables: model.apply(variables, method=cls.scale),
   }

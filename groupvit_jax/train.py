@@ -170,6 +170,7 @@ class Run:
     self._clock = clock
     self._watch = watch
     self._evaluators = data.evaluators()
+    self._predictor = data.predictor()
     self._snapshots = results.Snapshots(
       workdir, data.pictures(config.run.pictures)
     )
@@ -235,10 +236,8 @@ class Run:
     if figures:
       logging.info('step %d: %s', step, results.headline(figures))
       self._record(step, 'eval', figures)
-    if 'segmentation' in self._evaluators:
-      predict = functools.partial(
-        self._evaluators['segmentation'].predict, fns, variables
-      )
+    if self._predictor is not None:
+      predict = functools.partial(self._predictor.predict, fns, variables)
       self._snapshots.take(step, predict, self._log)
 
   def finish(self) -> dict[str, Any]:

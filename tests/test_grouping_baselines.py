@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sklearn.cluster
 from stub_models import (
   GROUPS,
   NAMES,
@@ -15,7 +16,7 @@ from stub_models import (
 )
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import grouping_baselines
+from groupvit_jax.evaluation import grouping_baselines, modes
 from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 
@@ -31,10 +32,11 @@ def make_evaluator(name, start=None, mesh=None, **kwargs):
   )
 
 
-@pytest.mark.parametrize('name', ['pixels', 'kmeans'])
+@pytest.mark.parametrize('name', grouping_baselines.GROUPINGS)
 def test_perfect_and_worst_features(name):
   stub = Stub(grouped=False)
-  judge = make_evaluator(name, num_groups=4)
+  # Pictures have three classes; spectral clustering has to be told.
+  judge = make_evaluator(name, num_groups=3 if name == 'spectral' else 4)
   figures = dict(judge.run(stub.predict_fns, PERFECT))
   assert figures['miou'] == 1.0
   assert figures['oracle_miou'] == 1.0
@@ -54,16 +56,91 @@ def test_too_few_groups_cannot_be_perfect():
   assert figures['oracle_miou'] < 1.0  # three classes a picture, two groups
 
 
-def test_kmeans_separates_noisy_clusters_and_is_seeded():
+@pytest.mark.parametrize('name', ['kmeans', 'mean_shift', 'spectral'])
+def test_clusters_are_separated_and_seeded(name):
   rng = np.random.default_rng(0)
-  centres = np.eye(4, 16)
-  truth = rng.integers(0, 4, 60)
-  features = centres[truth] + 0.05 * rng.normal(size=(60, 16))
-  got = grouping_baselines.kmeans(features, (6, 10), 4, 0)
+  truth = np.repeat(np.arange(3), 20)
+  features = np.eye(3, 16)[truth] + 0.05 * rng.normal(size=(60, 16))
+  features /= np.linalg.norm(features, axis=-1, keepdims=True)
+  group = grouping_baselines.GROUPINGS[name]
+  got = group(features, (6, 10), 3, 0)
   pairs = {(t, g) for t, g in zip(truth, got, strict=True)}
-  assert len(pairs) == 4  # one cluster for each centre
-  again = grouping_baselines.kmeans(features, (6, 10), 4, 0)
-  np.testing.assert_array_equal(got, again)
+  assert len(pairs) == len(set(got)) == 3  # one cluster for each centre
+  np.testing.assert_array_equal(got, group(features, (6, 10), 3, 0))
+
+
+@pytest.mark.parametrize('name', grouping_baselines.GROUPINGS)
+def test_equal_and_few_features_are_grouped_as_well(name):
+  group = grouping_baselines.GROUPINGS[name]
+  equal = np.ones((12, 4)) / 2
+  assert group(equal, (3, 4), 8, 0).shape == (12,)
+  few = np.eye(3, 4)
+  found = group(few, (1, 3), 8, 0)
+  assert found.shape == (3,) and found.min() >= 0
+
+
+def test_mean_shift_finds_its_own_number():
+  # More than it is told: the maps grow to a power of two, once.
+  truth = np.repeat(np.arange(5), 6)
+  features = np.eye(5, 8)[truth][None].astype(np.float32)
+
+  def regions_fn(variables, images):
+    return {
+      'image': jnp.ones((1, 8)),
+      'embeddings': jnp.asarray(features),
+      'stages': (),
+      'grid': (5, 6),
+    }
+
+  got = grouping_baselines.group_regions(
+    lambda *_: truth, regions_fn, None, np.zeros((1, 5, 6, 3)), num_groups=4
+  )
+  assert got['embeddings'].shape == (1, 8, 8)
+  assert got['stages'][0].shape == (1, 5, 6, 8)
+  points = np.eye(3)[[0, 1, 2] * 10]
+  assert len(set(grouping_baselines.mean_shift(points, (5, 6), 1, 0))) == 3
+
+
+@pytest.mark.parametrize('spread', [0.05, 0.3])
+def test_mean_shift_is_that_of_sklearn(spread):
+  rng = np.random.default_rng(3)
+  points = np.eye(3, 6)[rng.integers(0, 3, 40)]
+  points += spread * rng.normal(size=points.shape)
+  bandwidth = sklearn.cluster.estimate_bandwidth(points)
+  assert modes.estimate_bandwidth(points) == pytest.approx(bandwidth)
+  for radius in (bandwidth, 0.6 * bandwidth):
+    expected = sklearn.cluster.MeanShift(bandwidth=radius).fit_predict(points)
+    found = modes.mean_shift(points, radius)
+    np.testing.assert_array_equal(found, expected)
+    assert len(set(found)) > 1
+
+
+def test_padding_is_in_no_group():
+  """A picture in a larger canvas is grouped as it is alone."""
+  rng = np.random.default_rng(2)
+  tokens = rng.normal(size=(2, 4, 6, 5)).astype(np.float32)
+
+  def regions_fn(variables, images, sizes=None):
+    height, width = images.shape[1:3]
+    found = jnp.asarray(tokens)[: len(images), :height, :width]
+    regions = {
+      'image': jnp.ones((len(images), 5)),
+      'embeddings': found.reshape(len(images), height * width, 5),
+      'stages': (),
+      'grid': (height, width),
+    }
+    return regions if sizes is None else regions | {'grids': sizes}
+
+  group = grouping_baselines.make('kmeans', num_groups=3)
+  sizes = np.array([[3, 4], [4, 6]])
+  padded = group(regions_fn, None, np.zeros((2, 4, 6, 3)), sizes)
+  alone = group(regions_fn, None, np.zeros((1, 3, 4, 3)))
+  maps = padded['stages'][0]
+  np.testing.assert_array_equal(maps[0, :3, :4], alone['stages'][0][0])
+  assert not maps[0, 3:].any() and not maps[0, :, 4:].any()
+  np.testing.assert_allclose(padded['embeddings'][0], alone['embeddings'][0])
+  np.testing.assert_array_equal(maps[1].sum(-1), np.ones((4, 6)))
+  np.testing.assert_array_equal(padded['grids'], sizes)
 
 
 def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
@@ -120,7 +197,7 @@ def test_the_same_on_eight_devices(mesh8):
 
 
 def test_says_what_is_wrong():
-  with pytest.raises(ValueError, match=r"Unknown grouping 'spectral'.*kmeans"):
-    grouping_baselines.make('spectral')
+  with pytest.raises(ValueError, match=r"Unknown grouping 'watershed'.*kmeans"):
+    grouping_baselines.make('watershed')
   with pytest.raises(ValueError, match='This model groups by itself'):
     make_evaluator('kmeans').evaluate(Stub().predict_fns, PERFECT)

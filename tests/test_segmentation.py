@@ -90,6 +90,11 @@ def test_default_config_is_the_released_one():
     'one_hot': True,
     'background_threshold': None,
     'relative_threshold': True,
+    'constant_background': False,
+    'class_thresholds': None,
+    'threshold_cosines': False,
+    'learned_background': False,
+    'background_prompts': False,
     'scale': None,
     'mode': 'whole',
     'short_side': None,
@@ -206,6 +211,39 @@ def test_relative_threshold_always_finds_something():
   strongest = (found[..., 1:].max(-1) == best[:, None, None]).any((1, 2))
   labels = segmentation.segment(regions, text, 1.0, (6, 8), relative)
   np.testing.assert_array_equal((labels > 0).any((1, 2)), strongest)
+
+
+def test_a_constant_background_competes_as_a_class():
+  regions, text = random_regions(7)
+  config = SegmentConfig(background_threshold=0.35, relative_threshold=False)
+  constant = dataclasses.replace(config, constant_background=True)
+  args = regions['image'], regions['embeddings'], text, 9.0
+  groups = segmentation.group_scores(*args, constant)
+  table = segmentation.with_background(groups, constant)
+  np.testing.assert_array_equal(table[..., 0], np.float32(0.35))
+  np.testing.assert_array_equal(table[..., 1:], groups)
+  released = segmentation.with_background(groups, config)
+  lost = groups.max(-1) < np.float32(0.35)
+  assert lost.any() and not lost.all()
+  np.testing.assert_array_equal(released[..., 0], lost)
+  # At the size of the decisions it is the same; between pixels it is not.
+  args = regions, text, 9.0, (6, 8)
+  one, two = (segment(*args, config=c) for c in (config, constant))
+  np.testing.assert_array_equal(one, two)
+  one, two = (
+    segment(*args, config=c, output_size=(61, 83)) for c in (config, constant)
+  )
+  assert (np.asarray(one) != two).any()
+
+
+def test_numpy_and_jax_obey_one_rule_of_the_background():
+  groups = np.random.default_rng(0).random((3, 4, 5), np.float32)
+  for options in ({}, {'constant_background': True}):
+    config = SegmentConfig(background_threshold=0.9, **options)
+    host = segmentation.with_background(groups, config)
+    assert isinstance(host, np.ndarray)
+    device = segmentation.with_background(jnp.asarray(groups), config)
+    np.testing.assert_array_equal(host, device)
 
 
 def test_config_refuses_what_makes_no_sense():

@@ -76,3 +76,19 @@ def test_predictions_of_images_take_their_sizes():
   maps, expected = padded['stages'][-1], alone['stages'][-1]
   assert jnp.allclose(maps[:, :2, :4], expected, rtol=0, atol=1e-5)
   assert padded['grids'].tolist() == [[2, 4]]
+
+
+def test_texts_are_as_the_projector_gives_them():
+  get_config = runpy.run_path(str(CONFIG))['get_config']
+  config = get_config('demo,size=32,batch=1')
+  task = tasks.TASKS[config.task](config, 50)
+  batch = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), train_state.abstract_batch(config, 1)
+  )
+  variables = task.init(jax.random.key(0), batch)
+  tokens = jnp.asarray([[48, 1, 49, 0], [48, 2, 49, 0]])
+  found = tiny_models.fast_jit(task.predict_fns['text'])(variables, tokens)
+  length = jnp.linalg.norm(found, axis=-1, keepdims=True)
+  assert (abs(length - 1) > 0.01).all()
+  expected = task.model.apply(variables, tokens, method='encode_text')
+  assert jnp.allclose(found / length, expected, rtol=0, atol=1e-5)

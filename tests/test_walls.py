@@ -24,7 +24,7 @@ ROOT = PACKAGE.parent
 # continue its name (report, report_svg). It imports from storeys below its own
 # and from itself; rooms of one storey do not know each other.
 STOREYS = (
-  ('allocator', 'errors', 'files'),
+  ('allocator', 'errors', 'files', 'threads'),
   (
     'config',
     'text',
@@ -45,6 +45,7 @@ STOREYS = (
     'model_folder',
   ),
   ('evaluation', 'tasks', 'report'),
+  ('judge',),
   ('inputs', 'train_state', 'results', 'convert'),
   ('train', 'inference'),
   ('main', 'commands'),

@@ -71,6 +71,34 @@ def test_padding_columns_are_cut_but_no_token_is():
   assert full.shape == (1, 1, 8)
 
 
+def test_synonyms_stand_in_an_axis_of_their_own(table):
+  names = ('cat|kitten|  old   cat', 'dog', 'zebra|horse')
+  got = zero_shot.class_embeddings(text_fn, table, tokenizer, names, TEMPLATES)
+  assert got.shape == (3, 3, 5)
+  words = (
+    ('cat', 'kitten', 'old cat'),
+    ('dog', 'dog', 'dog'),
+    ('zebra', 'horse', 'zebra'),
+  )
+  for row, expected in zip(got, words, strict=True):
+    alone = zero_shot.class_embeddings(
+      text_fn, table, tokenizer, expected, TEMPLATES
+    )
+    np.testing.assert_allclose(row, alone, rtol=1e-5)
+
+
+def test_no_prompt_is_encoded_twice(table):
+  rows = []
+
+  def counted(variables, tokens):
+    rows.append(len(tokens))
+    return text_fn(variables, tokens)
+
+  names = ('cat|kitten|tom|puss', *(f'thing {i}' for i in range(20)))
+  zero_shot.class_embeddings(counted, table, tokenizer, names, ('{}',))
+  assert set(rows) == {24}
+
+
 def test_braces_in_a_class_name_are_harmless():
   tokens = zero_shot.tokenize_classes(tokenizer, ('a {0} b',), ('the {}',))
   assert bytes(tokens[0, 0][tokens[0, 0] > 0].tolist()) == b'the a {0} b'
@@ -83,6 +111,8 @@ def test_says_what_is_missing():
     zero_shot.tokenize_classes(tokenizer, (), TEMPLATES)
   with pytest.raises(ValueError, match='at least one class name'):
     zero_shot.tokenize_classes(tokenizer, NAMES, ())
+  with pytest.raises(ValueError, match=r"'cat\|' is empty, or a part of it"):
+    zero_shot.tokenize_classes(tokenizer, ('cat|', 'dog'), TEMPLATES)
 
 
 def test_unit_of_zero_is_zero_with_a_finite_gradient():

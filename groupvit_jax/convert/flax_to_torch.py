@@ -92,6 +92,8 @@ def inexpressible(architecture: Mapping[str, Any]) -> list[str]:
   ]
   if not architecture['projector_width']:
     reasons.append('projector_width=0 (only with a hidden layer)')
+  if architecture.get('learned_background'):
+    reasons.append('it has learned a background')
   tokens, groups = image['num_group_tokens'], image['num_output_groups']
   for i in range(1, len(tokens)):
     # Theirs is sized by the groups that left the stage before, and fails on

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -18,6 +19,11 @@ from groupvit_jax.evaluation import segmentation
 # 4:3, 43 of 3:2, 50 of 16:9, and 128 is the released limit, 2048 : 448.
 LONG_SIDES = (28, 32, 38, 43, 50, 64, 96, 128)
 _UNIT = 28
+
+# At 448 px (784 tokens) the released network takes 206 ms for a picture alone
+# and 344 ms a picture in a batch of 8, whose attention leaves the caches; at
+# 224 px (196 tokens) 76 and 63 ms (2 cores; benchmarks/RESULTS.md).
+_CPU_PAIRS = 700_000  # of tokens that attend to each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +137,17 @@ def _starts(side, window, stride):
   """Where windows begin along one side."""
   steps = max(side - window + stride - 1, 0) // stride + 1
   return [max(min(i * stride, side - window), 0) for i in range(steps)]
+
+
+def at_a_time(canvas: tuple[int, int], patch_size: int, most: int) -> int:
+  """How many pictures on a canvas go together, at most `most`.
+
+  On a CPU, few enough that their attention stays in its caches.
+  """
+  if jax.default_backend() != 'cpu':
+    return most
+  tokens = (canvas[0] // patch_size) * (canvas[1] // patch_size)
+  return min(most, max(1, _CPU_PAIRS // tokens**2))
 
 
 def resize(

@@ -18,7 +18,13 @@ Batch = Mapping[str, Any]
 BatchesFn = Callable[[], Iterable[Batch]]
 
 # Figures of the evaluators that are not shares in 0..1.
-COUNTS = ('groups_in_use', 'groups_winning', 'groups_per_image', 'images')
+COUNTS = (
+  'groups_in_use',
+  'groups_winning',
+  'groups_per_image',
+  'images',
+  'skipped',
+)
 
 M = TypeVar('M')
 

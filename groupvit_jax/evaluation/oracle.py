@@ -11,6 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from groupvit_jax import metrics
 
+# Jaccard indices are summed as whole millionths, so that no order of summing
+# changes them.
+JACCARD_UNIT = 1_000_000
+
 
 def group_class_counts(
   groups: Int[Array, 'b h w'],
@@ -48,6 +52,28 @@ def oracle_confusion(counts: Int[Array, 'b g c']) -> Int[Array, 'c c']:
   """
   name = jax.nn.one_hot(counts.argmax(-1), counts.shape[-1], dtype=jnp.int32)
   return jnp.einsum('bgt,bgp->tp', counts, name)
+
+
+def best_group_jaccard(groups: Int[Array, 'b n g c']) -> Int[Array, '2 c']:
+  """How well the best group of each window covers each class that it shows.
+
+  Mask probing (the paper's C.2): the Jaccard index of a true mask and the group
+  that fits it best.
+
+  Args:
+    groups: pixels of every true class in every group.
+
+  Returns:
+    int32: windows that show the class, and the sum of the indices in
+    millionths.
+  """
+  true = groups.sum(2, keepdims=True)
+  union = groups.sum(3, keepdims=True) + true - groups
+  index = groups / jnp.maximum(union, 1)
+  shown = true[:, :, 0] > 0
+  best = jnp.round(index.max(2) * JACCARD_UNIT).astype(jnp.int32)
+  total = jnp.where(shown, best, 0).sum((0, 1))
+  return jnp.stack([shown.sum((0, 1), dtype=jnp.int32), total])
 
 
 def usage(counts: Int[Array, 'b g c']) -> Float[Array, 'b g']:

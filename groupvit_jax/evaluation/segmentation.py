@@ -5,13 +5,15 @@ it.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from groupvit_jax.evaluation import background as background_rules
 from groupvit_jax.evaluation import zero_shot
 
 # Of what the network sees: attention to more would fill any memory.
@@ -35,6 +37,21 @@ class SegmentConfig:
       score is below it (released: VOC .95, Context .35, COCO .95).
     relative_threshold: lower the threshold to the best score of the picture, so
       that something is always found.
+    constant_background: the background competes everywhere with the threshold
+      as its score (TCL), instead of taking the pixels below it with a score of
+      1 (released). Only where windows overlap or scores are enlarged do the two
+      differ.
+    class_thresholds: a threshold for each class, or a single one for all: a
+      group whose best class is below its own is background too. This and the
+      next two need a background_threshold (`background.config_with` sets one
+      that refuses nothing) and one_hot.
+    threshold_cosines: class_thresholds are cosines, which do not depend on the
+      other classes asked for, instead of scores.
+    learned_background: groups nearer to what the model has learned as
+      background than to their best class are background too; only for models
+      trained with it.
+    background_prompts: class 0 is the background by the words it is given, as
+      in 'background|wall|sky': it always passes the gate, and takes no place.
     scale: multiplies the cosines; None for the learned temperature.
     mode: 'whole' pictures (the released demo) or 'slide', windows whose scores
       are averaged where they overlap (the released benchmarks). This and what
@@ -53,6 +70,11 @@ class SegmentConfig:
   one_hot: bool = True
   background_threshold: float | int | None = None
   relative_threshold: bool = True
+  constant_background: bool = False
+  class_thresholds: Sequence[float] | None = None
+  threshold_cosines: bool = False
+  learned_background: bool = False
+  background_prompts: bool = False
   scale: float | int | None = None
   mode: str = 'whole'
   short_side: int | None = None
@@ -77,6 +99,32 @@ class SegmentConfig:
         f'background_threshold is a share in 0..1, or None for data without a '
         f'background class; got {threshold}.'
       )
+    if self.class_thresholds is not None:
+      # Of a JSON file they are a list, which no compiled program is kept by.
+      thresholds = tuple(map(float, self.class_thresholds))
+      object.__setattr__(self, 'class_thresholds', thresholds)
+    self._check_background()
+
+  @property
+  def refuses(self) -> bool:
+    """Whether a rule beside the global threshold finds the background."""
+    return self.class_thresholds is not None or self.learned_background
+
+  def _check_background(self):
+    threshold = self.background_threshold is not None
+    if self.refuses and not (threshold and self.one_hot):
+      raise ValueError(
+        'class_thresholds and learned_background need one_hot and a '
+        f'background_threshold, such as {background_rules.LOWEST}, which '
+        'refuses nothing itself.'
+      )
+    if self.background_prompts and threshold:
+      raise ValueError(
+        'background_prompts gives the background words of its own; set '
+        'background_threshold to None.'
+      )
+    if self.class_thresholds == ():
+      raise ValueError('class_thresholds is empty; give one number, or None.')
 
 
 def group_scores(
@@ -86,6 +134,7 @@ def group_scores(
   scale: Float[Array, ''] | float | int,
   config: SegmentConfig = SegmentConfig(),
   valid: Bool[Array, 'c'] | None = None,
+  background: Float[Array, 'b g'] | None = None,
 ) -> Float[Array, 'b g c']:
   """How well each class names each group.
 
@@ -102,14 +151,46 @@ def group_scores(
     config: see `SegmentConfig`.
     valid: False for classes that only fill `text` up to a static length: they
       take no part, whatever their embedding. None: all are classes.
+    background: regions['background'], if the model has learned one.
 
   Returns:
     Scores in 0..1 (cosines in -1..1 if both softmaxes are off). A class that
-    fills up or is not let through has the lowest, 0 (-1).
+    fills up or is not let through has the lowest, 0 (-1); groups that a rule
+    for the background refuses are next to it.
+
+  Raises:
+    ValueError: the config's class_thresholds are not of these classes, or its
+      learned_background is not there.
   """
   scale = scale if config.scale is None else config.scale
   cosine = zero_shot.similarity(embeddings, text)
-  allowed = _gate(image, text, config.top_k, valid)[:, None, :]
+  allowed = _gate(image, text, config, valid)[:, None, :]
+  scores = _scores(cosine, allowed, scale, config, valid)
+  if not config.refuses:
+    return scores
+  return _refused(scores, cosine, config, valid is not None, background)
+
+
+def region_scores(
+  regions: Mapping[str, Any],
+  text: Float[Array, 'c *s e'],
+  scale: Float[Array, ''] | float | int,
+  config: SegmentConfig = SegmentConfig(),
+  valid: Bool[Array, 'c'] | None = None,
+) -> Float[Array, 'b g c']:
+  """`group_scores` of what predict_fns['regions'] returns."""
+  return group_scores(
+    regions['image'],
+    regions['embeddings'],
+    text,
+    scale,
+    config,
+    valid,
+    regions.get('background'),
+  )
+
+
+def _scores(cosine, allowed, scale, config, valid):
   if not (config.group_softmax or config.gated_softmax):
     return jnp.where(allowed, cosine, -1.0)
   logits = cosine * scale
@@ -124,22 +205,47 @@ def group_scores(
   return score
 
 
+def _refused(scores, cosine, config, padded, background):
+  """Scores, quiet where a rule says background (see `background`)."""
+  softmax = config.group_softmax or config.gated_softmax
+  options = {'relative': config.relative_threshold, 'floor': softmax - 1.0}
+  if config.class_thresholds is not None:
+    least = background_rules.per_class(
+      config.class_thresholds, scores.shape[-1], padded
+    )
+    values = cosine if config.threshold_cosines else scores
+    scores = background_rules.refuse(scores, values, least, **options)
+  if config.learned_background:
+    if background is None:
+      raise ValueError(
+        'This model has learned no background; train it with '
+        'loss.background_weight, or set learned_background to False.'
+      )
+    least = background[..., None]
+    scores = background_rules.refuse(scores, cosine, least, **options)
+  return scores
+
+
 def _gate(
   image: Float[Array, 'b e'],
   text: Float[Array, 'c *s e'],
-  top_k: int | None,
+  config: SegmentConfig,
   valid: Bool[Array, 'c'] | None,
 ) -> Bool[Array, 'b c']:
   """True for the classes that the picture as a whole lets through."""
-  classes = text.shape[0]
+  classes, top_k = text.shape[0], config.top_k
   if top_k is None or top_k >= classes:
     allowed = jnp.ones((image.shape[0], classes), bool)
   else:
     similarity = zero_shot.similarity(image, text)
     if valid is not None:
       similarity = jnp.where(valid, similarity, -jnp.inf)
+    if config.background_prompts:
+      similarity = similarity.at[:, 0].set(-jnp.inf)
     _, best = jax.lax.top_k(similarity, top_k)
     allowed = jax.nn.one_hot(best, classes, dtype=bool).any(1)
+    if config.background_prompts:
+      allowed = allowed.at[:, 0].set(True)
   return allowed if valid is None else allowed & valid
 
 
@@ -225,7 +331,7 @@ def pixel_groups(
 
 def segment_scores(
   regions: Mapping[str, Any],
-  text: Float[Array, 'c e'],
+  text: Float[Array, 'c *s e'],
   scale: Float[Array, ''] | float | int,
   size: tuple[int, int],
   config: SegmentConfig = SegmentConfig(),
@@ -242,12 +348,10 @@ def segment_scores(
   Returns:
     Scores; the background's is 1 where it wins and 0 elsewhere.
   """
-  scores = group_scores(
-    regions['image'], regions['embeddings'], text, scale, config
-  )
+  scores = region_scores(regions, text, scale, config)
   maps = final_maps(regions)
   if config.one_hot:
-    pixels = _take_groups(scores, pixel_groups(maps, size))
+    pixels = take_groups(scores, pixel_groups(maps, size))
   else:
     pixels = jnp.einsum(
       'bhwg,bgc->bhwc',
@@ -257,14 +361,12 @@ def segment_scores(
     )
   if config.background_threshold is None:
     return pixels
-  threshold = _threshold(scores, config)[:, None, None]
-  background = (pixels.max(-1) < threshold)[..., None]
-  return jnp.concatenate([background.astype(pixels.dtype), pixels], -1)
+  return with_background(pixels, config, background_limit(scores, config))
 
 
 def segment(
   regions: Mapping[str, Any],
-  text: Float[Array, 'c e'],
+  text: Float[Array, 'c *s e'],
   scale: Float[Array, ''] | float | int,
   size: tuple[int, int],
   config: SegmentConfig = SegmentConfig(),
@@ -287,15 +389,12 @@ def segment(
   if config.one_hot and output_size in (None, size):
     # The same labels without a score per pixel and class: name the groups,
     # then look the pixels up.
-    scores = group_scores(
-      regions['image'], regions['embeddings'], text, scale, config
-    )
-    names = scores.argmax(-1).astype(jnp.int32)
+    scores = region_scores(regions, text, scale, config)
     if config.background_threshold is not None:
-      found = scores.max(-1) >= _threshold(scores, config)[:, None]
-      names = jnp.where(found, names + 1, 0)
+      scores = with_background(scores, config)
+    names = scores.argmax(-1).astype(jnp.int32)
     groups = pixel_groups(final_maps(regions), size)
-    return _take_groups(names[..., None], groups)[..., 0]
+    return take_groups(names[..., None], groups)[..., 0]
   scores = segment_scores(regions, text, scale, size, config)
   scores = resize_maps(scores, output_size or size)
   return scores.argmax(-1).astype(jnp.int32)
@@ -322,15 +421,82 @@ def final_maps(regions: Mapping[str, Any]) -> Float[Array, 'b h w g']:
   return regions['stages'][-1]
 
 
-def _threshold(
-  scores: Float[Array, 'b g c'], config: SegmentConfig
-) -> Float[Array, 'b']:
+def pixel_maps(
+  regions: Mapping[str, Any],
+  canvas: tuple[int, int],
+  sizes: Int[Array, 'b 2'] | None = None,
+  *,
+  soft: bool = False,
+) -> Array:
+  """The groups of all pixels that the network saw.
+
+  Args:
+    regions: what predict_fns['regions'] returns.
+    canvas: (H, W) in pixels of the pictures it was given.
+    sizes: (h, w) of each in the canvas's top left corner, as it was given;
+      None if all fill it.
+    soft: return the share of every group instead of the strongest group.
+
+  Returns:
+    b H W g shares, or b H W groups (uint8 if that is enough). Beyond `sizes`
+    they mean nothing.
+  """
+  maps = final_maps(regions)
+  if sizes is None:
+    maps = resize_maps(maps, canvas)
+  else:
+    maps = resize_maps_to(maps, regions['grids'], sizes, canvas)
+  if soft:
+    return maps
+  small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
+  return maps.argmax(-1).astype(small)
+
+
+def background_limit(
+  scores: Float[Array | np.ndarray, 'b g c'], config: SegmentConfig
+) -> Float[Array | np.ndarray, 'b']:
+  """The score below which a pixel of each window is background.
+
+  Released: t = min(threshold, the best score in that window).
+
+  Args:
+    scores: of every group, from `group_scores`; of numpy or jax.
+    config: with a threshold.
+  """
   best = scores.max((1, 2))
-  limit = jnp.full_like(best, config.background_threshold)
-  return jnp.minimum(limit, best) if config.relative_threshold else limit
+  xp = scores.__array_namespace__()
+  limit = xp.full_like(best, config.background_threshold)
+  return xp.minimum(limit, best) if config.relative_threshold else limit
 
 
-def _take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
+def with_background(
+  scores: Float[Array | np.ndarray, 'b *n c'],
+  config: SegmentConfig,
+  limit: Float[Array | np.ndarray, 'b'] | None = None,
+) -> Float[Array | np.ndarray, 'b *n k']:
+  """Scores with the background's before them: k = 1 + c.
+
+  Args:
+    scores: of every group (b g c) or of every pixel (b h w c), of numpy or jax:
+      device and host obey one rule.
+    config: with a threshold.
+    limit: from `background_limit`; None computes it from `scores`, which are
+      then those of the groups.
+
+  Returns:
+    Scores; see `SegmentConfig.constant_background` for the first.
+  """
+  xp = scores.__array_namespace__()
+  limit = background_limit(scores, config) if limit is None else limit
+  limit = limit.reshape(-1, *[1] * (scores.ndim - 1))
+  if config.constant_background:
+    column = xp.broadcast_to(limit, (*scores.shape[:-1], 1))
+  else:
+    column = scores.max(-1, keepdims=True) < limit
+  return xp.concat([column.astype(scores.dtype), scores], axis=-1)
+
+
+def take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
   """values b g k, looked up at each pixel's group: b h w k."""
   batch, height, width = groups.shape
   flat = jnp.take_along_axis(

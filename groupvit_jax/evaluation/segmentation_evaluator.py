@@ -18,7 +18,13 @@ from jaxtyping import Array, Float
 
 from groupvit_jax import metrics
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import oracle, segmentation, zero_shot
+from groupvit_jax.evaluation import (
+  oracle,
+  region_source,
+  segmentation,
+  zero_shot,
+)
+from groupvit_jax.text import prompts
 
 # A group wins if it holds at least this share of all pixels.
 WINS = 0.01
@@ -137,8 +143,9 @@ class SegmentationEvaluator:
     Args:
       batches_fn: starts one pass: dicts of image (uint8 b h w 3), label
         (integers b H W, 255 ignored) and mask (b, 0 for padding; optional).
-      class_names: c names in label order; with a background threshold the
-        first one stands for the background and gets no prompt.
+      class_names: c names in label order, synonyms as in 'person|man' (the
+        first is shown); with a background threshold the first class is the
+        background and gets no prompt.
       tokenizer: texts -> int32 [n, l].
       templates: prompts with one `{}` each.
       config: see `segmentation.SegmentConfig`; None for the released one.
@@ -151,14 +158,14 @@ class SegmentationEvaluator:
       ValueError: for an unknown class in label_groups, or no class to name.
     """
     self._batches_fn = batches_fn
-    self._names = tuple(class_names)
+    self._names = tuple(prompts.synonyms(name)[0] for name in class_names)
     self._config = config or segmentation.SegmentConfig()
     self._groups = _index_groups(self._names, label_groups or {})
     self._grouping = grouping
     self._mesh = mesh
     offset = 0 if self._config.background_threshold is None else 1
     self._tokens = zero_shot.tokenize_classes(
-      tokenizer, self._names[offset:], templates
+      tokenizer, class_names[offset:], templates
     )
     self._confusion = metrics.ConfusionMatrix.of(len(self._names))
     self._measure = evaluator_lib.jit_measure(
@@ -219,20 +226,13 @@ class SegmentationEvaluator:
 
   def class_embeddings(
     self, predict_fns: evaluator_lib.PredictFns, variables: Any
-  ) -> Float[Array, 'c e']:
+  ) -> Float[Array, 'c *s e']:
     """Unit embeddings of the classes, background left out."""
     return zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
 
   def _check(self, label: np.ndarray, mask: np.ndarray) -> None:
     # Padding is checked as well: its labels are 255.
-    num_classes = len(self._names)
-    wrong = (label != metrics.IGNORE) & ((label < 0) | (label >= num_classes))
-    if wrong.any():
-      raise ValueError(
-        f'Truth holds label {label[wrong].flat[0]}, but there are '
-        f'{num_classes} classes (0 to {num_classes - 1}; {metrics.IGNORE} is '
-        'ignored). Check that the class list belongs to this data.'
-      )
+    metrics.check_labels(label, len(self._names))
 
   def _measure_batch(
     self,
@@ -251,16 +251,8 @@ class SegmentationEvaluator:
   def _source(
     self, predict_fns: evaluator_lib.PredictFns, variables: Any, images: Any
   ) -> tuple[Callable[..., Any], Any]:
-    """Where the jitted functions get regions from: the model, or the host.
-
-    Host grouping runs between two jitted functions rather than inside one (by
-    jax.pure_callback), which may deadlock on a CPU with few threads and cannot
-    be split over devices.
-    """
-    if self._grouping is None:
-      return predict_fns['regions'], None
-    regions = self._grouping(predict_fns['regions'], variables, images)
-    return _given_regions, regions
+    regions_fn = predict_fns['regions']
+    return region_source.source(self._grouping, regions_fn, variables, images)
 
   def _measure_images(
     self,
@@ -272,7 +264,7 @@ class SegmentationEvaluator:
     given: Any,
     batch: Mapping[str, Array],
   ) -> SegmentationCounts:
-    regions = _regions(regions_fn, variables, images, given)
+    regions = region_source.regions(regions_fn, variables, images, given)
     maps = segmentation.final_maps(regions)
     label, mask = batch['label'].astype(jnp.int32), batch['mask']
     size, label_size = images.shape[1:3], label.shape[1:]
@@ -316,7 +308,7 @@ class SegmentationEvaluator:
     images: Array,
     given: Any,
   ) -> dict[str, Any]:
-    regions = _regions(regions_fn, variables, images, given)
+    regions = region_source.regions(regions_fn, variables, images, given)
     size = images.shape[1:3]
     scale = scale_fn(variables)
     return {
@@ -345,18 +337,6 @@ class SegmentationEvaluator:
       image_recall=float(counts.recall) / images,
       images=round(images),
     )
-
-
-def _given_regions(given: Any) -> Any:
-  return given
-
-
-def _regions(
-  regions_fn: Callable[..., Any], variables: Any, images: Any, given: Any
-) -> Mapping[str, Any]:
-  if regions_fn is _given_regions:
-    return given
-  return regions_fn(variables, images)
 
 
 def _index_groups(

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from groupvit_jax.text import prompts
+
 
 def tokenize_classes(
   tokenizer: Callable[[Sequence[str]], np.ndarray],
@@ -22,16 +24,19 @@ def tokenize_classes(
 
   Args:
     tokenizer: texts -> int32 [n, l], padded with zeros at the end.
-    names: c class names.
+    names: c class names; synonyms as in 'person|man|woman'.
     templates: t prompts with one `{}` each.
 
   Returns:
     int32 [c, t, l'], the columns that are padding in every prompt cut off (a
     causal text encoder pooled at the end token gives the same result, and most
-    prompts are far shorter than the context).
+    prompts are far shorter than the context). If a class has synonyms,
+    [c, s, t, l']: one with fewer names has its first one again, which changes
+    no maximum.
 
   Raises:
-    ValueError: for no names, no templates, or a template without `{}`.
+    ValueError: for no names, an empty one, no templates, or a template without
+      `{}`.
   """
   if not names or not templates:
     raise ValueError(
@@ -44,12 +49,40 @@ def tokenize_classes(
         f"Template {template!r} has no place for the class name; write '{{}}' "
         "where it goes, as in 'a photo of a {}.'."
       )
-  prompts = [t.replace('{}', name) for name in names for t in templates]
-  tokens = np.asarray(tokenizer(prompts))
+  words = [_names_of(name) for name in names]
+  most = max(map(len, words))
+  words = [row + row[:1] * (most - len(row)) for row in words]
+  flat = [word for row in words for word in row]
+  tokens = _cut(
+    tokenizer([prompts.fill(t, word) for word in flat for t in templates])
+  )
+  shape = (len(names), most) if most > 1 else (len(names),)
+  return tokens.reshape(*shape, len(templates), -1)
+
+
+def tokenize_texts(
+  tokenizer: Callable[[Sequence[str]], np.ndarray],
+  texts: Sequence[str],
+  template: str = '{}',
+) -> np.ndarray:
+  """Tokens [n, 1, l'] of texts as they are, as `embed_tokens` takes them."""
+  texts = [prompts.fill(template, text) for text in texts]
+  return _cut(tokenizer(texts))[:, None]
+
+
+def _cut(tokens: np.ndarray) -> np.ndarray:
+  """Leaves out columns of padding; a causal encoder never sees them."""
+  tokens = np.asarray(tokens)
   used = np.flatnonzero((tokens != 0).any(0))
   length = int(used[-1]) + 1 if used.size else 1
-  length = min(-(-length // 8) * 8, tokens.shape[1])  # few static lengths
-  return tokens[:, :length].reshape(len(names), len(templates), length)
+  return tokens[:, : -(-length // 8) * 8]  # few static lengths
+
+
+def _names_of(name: str) -> tuple[str, ...]:
+  words = prompts.synonyms(name)
+  if not all(words):
+    raise ValueError(f'Class name {name!r} is empty, or a part of it is.')
+  return words
 
 
 def class_embeddings(
@@ -60,25 +93,24 @@ def class_embeddings(
   templates: Sequence[str],
   *,
   batch_size: int = 256,
-) -> Float[Array, 'c e']:
-  """One unit vector per class: the mean over its prompts, normalised.
+) -> Float[Array, 'c *s e']:
+  """A unit vector per class name: the mean over its prompts, normalised.
 
-  The released code averages the prompts' embeddings as the projector gives
-  them and normalises once (NVlabs/GroupViT `build_text_embedding`). What
-  `text_fn` returns is averaged as it is: with one template, or with a function
-  that does not normalise, this is the released form; with unit vectors and
-  several templates it is CLIP's own.
+  The prompts' embeddings are averaged as the projector gives them, and
+  normalised once (NVlabs/GroupViT `build_text_embedding`; CLIP averages unit
+  vectors: a `text_fn` that returns them does that).
 
   Args:
     text_fn: (variables, tokens c l) -> c e.
     variables: its first argument.
     tokenizer: texts -> int32 [n, l].
-    names: c class names.
-    templates: prompts with one `{}` each.
+    names: c class names; synonyms as in 'person|man|woman'.
+    templates: t prompts with one `{}` each.
     batch_size: prompts encoded at a time.
 
   Returns:
-    c e, float32, unit length.
+    c e, float32, unit length; c s e if a class has synonyms (`similarity` takes
+    the nearest of them).
   """
   tokens = tokenize_classes(tokenizer, names, templates)
   return embed_tokens(text_fn, variables, tokens, batch_size=batch_size)
@@ -90,32 +122,36 @@ def embed_tokens(
   tokens: np.ndarray,
   *,
   batch_size: int = 256,
-) -> Float[Array, 'c e']:
-  """`class_embeddings` from tokens [c, t, l] that are at hand already."""
-  classes, templates, length = tokens.shape
-  flat = tokens.reshape(-1, length)
-  size = min(batch_size, len(flat))
+) -> Float[Array, 'c *s e']:
+  """`class_embeddings` from tokens [c, *s, t, l] that are at hand already."""
+  length = tokens.shape[-1]
+  # Classes with fewer synonyms repeat a name: no prompt is encoded twice.
+  rows, places = np.unique(
+    tokens.reshape(-1, length), axis=0, return_inverse=True
+  )
+  size = min(batch_size, len(rows))
   # Equal chunks, the last one filled up with copies: one shape, one program.
-  chunks = -(-len(flat) // size)
-  flat = np.pad(flat, ((0, chunks * size - len(flat)), (0, 0)), mode='edge')
+  chunks = -(-len(rows) // size)
+  rows = np.pad(rows, ((0, chunks * size - len(rows)), (0, 0)), mode='edge')
   return _embed(
-    text_fn, (classes, templates), variables, flat.reshape(chunks, size, length)
+    text_fn,
+    variables,
+    rows.reshape(chunks, size, length),
+    places.reshape(tokens.shape[:-1]).astype(np.int32),
   )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _embed(
   text_fn: Callable[..., Any],
-  shape: tuple[int, int],
   variables: Any,
-  tokens: Int[Array, 'm s l'],
-) -> Float[Array, 'c e']:
+  tokens: Int[Array, 'm k l'],
+  places: Int[Array, 'c *s t'],
+) -> Float[Array, 'c *s e']:
   # text_fn is static: the program is cached by the function's identity.
   vectors = jax.lax.map(lambda chunk: text_fn(variables, chunk), tokens)
   vectors = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
-  classes, templates = shape
-  vectors = vectors[: classes * templates].reshape(classes, templates, -1)
-  return unit(vectors.mean(1))
+  return unit(vectors[places].mean(-2))
 
 
 def unit(x: Float[Array, '*b e']) -> Float[Array, '*b e']:

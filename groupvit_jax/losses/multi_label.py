@@ -91,7 +91,7 @@ def _own_nouns(
   chunk_size: int | None,
 ) -> Float[Array, '']:
   """The positives of a picture are exactly its own k nouns."""
-  own = scale * _own_cosines(image, nouns)
+  own = scale * own_cosines(image, nouns)
   texts = nouns.reshape(-1, nouns.shape[-1])
   sums = log_denominators(gather, scale, image, texts, chunk_size)
   if form == 'released':
@@ -102,7 +102,11 @@ def _own_nouns(
   return 0.5 * (jnp.mean(to_text) + jnp.mean(to_image))
 
 
-def _own_cosines(image: Array, nouns: Array) -> Float[Array, 'b k']:
+def own_cosines(
+  image: Float[Array, 'b e'] | Float[Array, 'b g e'],
+  nouns: Float[Array, 'b k e'],
+) -> Float[Array, 'b k']:
+  """Cosines of each picture, or its best groups, with its own nouns."""
   # One picture with its own nouns is a comparison of 1 row with k columns.
   return jax.vmap(lambda i, t: similarity(i[None], t)[0])(image, nouns)
 
@@ -121,7 +125,7 @@ def _true_negatives(
 
   def compare(rows, columns):
     logits = scale * similarity(rows[0], columns[0])
-    return logits, _share_an_id(rows[1], columns[1])
+    return logits, share_an_id(rows[1], columns[1])
 
   def reduce(matrices, valid):
     logits, same = matrices
@@ -131,7 +135,7 @@ def _true_negatives(
   columns = nouns.reshape(-1, nouns.shape[-1]), ids.reshape(-1, 1)
   parts = both_ways(compare, reduce, gather, rows, columns, chunk_size)
   texts, images = (jax.nn.logsumexp(part, axis=0) for part in parts)
-  own = scale * _own_cosines(image, nouns)
+  own = scale * own_cosines(image, nouns)
   # -log p where p = e^own / (e^own + sum of the negatives).
   positive = own if form == 'released' else jax.nn.logsumexp(own, 1)[:, None]
   to_text = jax.nn.softplus(texts[:, None] - positive)
@@ -139,7 +143,7 @@ def _true_negatives(
   return 0.5 * (jnp.mean(to_text) + jnp.mean(to_image))
 
 
-def _share_an_id(
+def share_an_id(
   rows: Int[Array, 'r i'], columns: Int[Array, 'c j']
 ) -> Bool[Array, 'r c']:
   """Whether any id of the row is any id of the column."""

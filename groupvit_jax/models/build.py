@@ -28,6 +28,8 @@ _TOP = (
   'projector_bias',
   'separate_multi_label_scale',
 )
+# Named only where it is on, so that other models' files stay as they are.
+_OPTIONAL = ('learned_background',)
 # What has no right value but the trained one. Other fields of a module default
 # to the released model, so that a file from before an option was added is read.
 _SIZES = (
@@ -59,8 +61,9 @@ def build(
     architecture: image_encoder (a name in `IMAGE_ENCODERS`), image (fields of
       that module, sequences as lists), text (fields of `TextTransformer`),
       embed_dim, projector_width (0: one linear layer), projector_bias,
-      separate_multi_label_scale. Sizes must be there; other fields of the two
-      encoders have the module's default.
+      separate_multi_label_scale; learned_background, off where it is not named.
+      Sizes must be there; other fields of the two encoders have the module's
+      default.
     dtype: of the computation; parameters are float32.
     remat: recompute the encoders' activations backwards.
     **image_options: fields of the image encoder, in place of those in
@@ -72,7 +75,7 @@ def build(
   Raises:
     ValueError: for fields that are unknown or missing, naming them.
   """
-  _check('architecture', architecture, _TOP, required=_TOP)
+  _check('architecture', architecture, _TOP + _OPTIONAL, required=_TOP)
   kind = architecture['image_encoder']
   if kind not in IMAGE_ENCODERS:
     raise ValueError(
@@ -88,6 +91,7 @@ def build(
     projector_width=architecture['projector_width'],
     projector_bias=architecture['projector_bias'],
     separate_multi_label_scale=architecture['separate_multi_label_scale'],
+    learned_background=architecture.get('learned_background', False),
     dtype=dtype,
   )
 

@@ -67,6 +67,9 @@ class DualEncoder(nn.Module):
     projector_bias: of the projectors' linear layers.
     separate_multi_label_scale: a temperature of its own for the multi-label
       loss (released); False shares the caption's.
+    learned_background: hold a vector and a level that say how near a region is
+      to nothing that a caption would name (`losses/background.py`); without it
+      there are no such parameters.
     dtype: of the projectors' computation.
   """
 
@@ -76,6 +79,7 @@ class DualEncoder(nn.Module):
   projector_width: int = 4096
   projector_bias: bool = True
   separate_multi_label_scale: bool = True
+  learned_background: bool = False
   dtype: DTypeLike = jnp.float32
 
   def setup(self):
@@ -87,6 +91,11 @@ class DualEncoder(nn.Module):
     if self.separate_multi_label_scale:
       self.multi_label_logit_scale = self.param(
         'multi_label_logit_scale', initial, ()
+      )
+    if self.learned_background:
+      # One dimension: weight decay leaves it alone.
+      self.background_token = self.param(
+        'background_token', nn.initializers.zeros, (self.embed_dim + 1,)
       )
 
   def __call__(
@@ -114,6 +123,7 @@ class DualEncoder(nn.Module):
       image (b e), texts (b t e), groups (b g e) and parts (b n e; both only if
       asked for): unit vectors, float32. scale, multi_label_scale: scalars.
       assignments, noisy_assignments, grid: as the image encoder gives them.
+      background_token (e + 1, vector and level) if there is one.
     """
     pooled, out = self.image(images, train=train)
     batch, t = tokens.shape[:2]
@@ -132,6 +142,8 @@ class DualEncoder(nn.Module):
       result['groups'] = self.project_regions(out)
     if with_parts:
       result['parts'] = self.project_regions(out, 'parts')
+    if self.learned_background:
+      result['background_token'] = self.background_token
     image = self.image_projector(pooled, train)
     return result | {'image': layers.unit_norm(image)}
 
@@ -180,7 +192,8 @@ class DualEncoder(nn.Module):
       stage, soft maps b h w g on the token grid, composed down to the image;
       the last are the masks of `embeddings`. A ViT has none. grid: (h, w).
       With sizes, maps and a ViT's embeddings are zero in the padding, and
-      grids (b 2) are the (h, w) of every picture in tokens.
+      grids (b 2) are the (h, w) of every picture in tokens. background (b g),
+      if it was learned: the cosine that a noun has to exceed in each group.
     """
     pooled, out = self.image(images, train=False, sizes=sizes)
     maps = grouping.compose_assignments(out.get('assignments', ()))
@@ -192,6 +205,12 @@ class DualEncoder(nn.Module):
       ),
       'grid': out['grid'],
     }
+    if self.learned_background:
+      vector, level = self.background_token[:-1], self.background_token[-1]
+      near = jnp.einsum(
+        'bge,e->bg', result['embeddings'], vector, precision='highest'
+      )
+      result['background'] = near + level
     if sizes is None:
       return result
     if not maps:  # the regions are tokens

@@ -108,7 +108,35 @@ SUBSET = (
 # What the released segmentation uses.
 SIMPLE = ('a photo of a {}.',)
 
-TEMPLATES = {'full': FULL, 'subset': SUBSET, 'simple': SIMPLE}
+# TCL's nine ('custom' in kakaobrain/tcl datasets/templates.py).
+TCL = (*SUBSET, 'a photo of many {}.', 'a photo of {}s.')
+
+TEMPLATES = {'full': FULL, 'subset': SUBSET, 'simple': SIMPLE, 'tcl': TCL}
+
+SYNONYM = '|'  # between the names of a class, as in 'person|man|woman'
+
+
+def synonyms(name: str) -> tuple[str, ...]:
+  """The names of a class, the one that is shown first; blanks put right."""
+  return tuple(' '.join(word.split()) for word in name.split(SYNONYM))
+
+
+def find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+  """Templates by name (simple, subset, full), or the user's own.
+
+  Raises:
+    ValueError: an unknown name, or a template without a place for the name.
+  """
+  if not isinstance(templates, str):
+    return check_templates(list(templates))
+  if templates in TEMPLATES:
+    return TEMPLATES[templates]
+  if '{}' in templates:
+    return (templates,)
+  raise ValueError(
+    f'templates={templates!r} is unknown; choose one of '
+    f"{', '.join(TEMPLATES)}, or write your own with '{{}}'."
+  )
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:

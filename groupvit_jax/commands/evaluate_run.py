@@ -1,0 +1,148 @@
+"""A run of `groupvit evaluate`, once its command line has been read.
+
+Imported only then: what it needs takes a second to import.
+"""
+
+import argparse
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import tqdm
+
+from groupvit_jax import files, judge, sharding
+from groupvit_jax.commands import (
+  evaluate,
+  evaluate_report,
+  evaluate_table,
+  messages,
+)
+from groupvit_jax.data import label_sets
+from groupvit_jax.evaluation import diagnosis
+
+
+def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
+  """Measures, prints a table and writes the report.
+
+  Args:
+    args: of the command line.
+    fields: of `judge.Question`.
+
+  Returns:
+    The exit code.
+  """
+  sharding.initialize_distributed(detect=args.distributed)
+  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+  if args.class_names:
+    names = label_sets.read_names(args.class_names)
+    fields = {**fields, 'class_names': names}
+  if args.data is not None and not args.data.expanduser().exists():
+    raise ValueError(f'{args.data}: there is no such folder')
+
+  from groupvit_jax import inference
+
+  model = inference.load(args.model)
+  with _Bar() as bar:
+    asked = judge.make(
+      judge.Question(**fields),
+      model.as_encoder(),
+      batch_size=_batch_size(args, mesh),
+      mesh=mesh,
+      journal=_journal(args),
+      progress=bar.show,
+    )
+    begin = time.perf_counter()
+    try:
+      found = _evaluate(asked, model, mesh)
+    except KeyboardInterrupt:
+      raise KeyboardInterrupt(_interrupted(args)) from None
+  if jax.process_index():
+    return _forget(args, asked)
+  report = evaluate_report.make(
+    args.model, model, asked, found, time.perf_counter() - begin
+  )
+  if args.out is not None:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(args.out, evaluate_report.as_json(report))
+  _forget(args, asked)
+  print(evaluate_table.text(report))
+  if args.diagnosis:
+    print()
+    print(diagnosis.as_text(diagnosis.of_result(found)))
+  _tell_skipped(report)
+  return 0
+
+
+def _evaluate(asked, model, mesh):
+  """The evaluator's result: figures by name, or a `BenchmarkResult`."""
+  variables = model.variables
+  if mesh is not None:
+    variables = sharding.replicate(variables, mesh)
+  if asked.kind == 'segmentation':
+    return asked.evaluator.evaluate(model.predict_fns, variables)
+  return dict(asked.evaluator.run(model.predict_fns, variables))
+
+
+class _Bar:
+  """A progress bar that appears with the first picture, on a terminal only."""
+
+  def __enter__(self) -> '_Bar':
+    self._bar = None
+    return self
+
+  def __exit__(self, *unused) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+  def show(self, done: int, total: int) -> None:
+    """Moves to `done` pictures; what an earlier run did sets the start."""
+    if jax.process_index():
+      return
+    if self._bar is None:
+      self._bar = tqdm.tqdm(
+        total=total, initial=done, unit='picture', disable=None
+      )
+    self._bar.update(done - self._bar.n)
+
+
+def _batch_size(args: argparse.Namespace, mesh) -> int:
+  """Of this process; whole pictures are shared out over its devices."""
+  if mesh is None or args.benchmark not in judge.WHOLES:
+    return args.batch
+  return sharding.fit_batch_size(args.batch) // jax.process_count()
+
+
+def _journal(args: argparse.Namespace) -> pathlib.Path | None:
+  """Where an interrupted run keeps what it has done."""
+  if args.out is None:
+    return None
+  journal = evaluate.journal_of(args.out)
+  if args.overwrite:
+    journal.unlink(missing_ok=True)
+  return journal
+
+
+def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
+  """What was kept to go on from is of no use to a run that is done."""
+  if args.out is not None and asked.kind == 'segmentation':
+    asked.evaluator.journal.remove()
+  return 0
+
+
+def _interrupted(args: argparse.Namespace) -> str:
+  if args.out is None:
+    return 'interrupted; with --out FILE it could go on from here'
+  again = 'the same command'
+  if args.overwrite:
+    again += ' without --overwrite'
+  return f'interrupted; {again} goes on where this one stopped'
+
+
+def _tell_skipped(report: Mapping[str, Any]) -> None:
+  skipped = report['skipped']
+  for entry in skipped[:10]:
+    messages.complain(entry['reason'], 'skipped')
+  if len(skipped) > 10:
+    messages.complain(f'and {len(skipped) - 10} more', 'skipped')

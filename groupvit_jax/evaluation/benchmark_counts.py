@@ -1,0 +1,248 @@
+"""What is counted of a batch of pictures, inside one compiled program.
+
+Labels at the truth's size, and everything that is measured of them; only counts
+leave the device.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from groupvit_jax import metrics
+from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
+from groupvit_jax.evaluation.segmentation import SegmentConfig, region_scores
+from groupvit_jax.evaluation.window_scores import Windows
+from groupvit_jax.metrics_tally import Tally
+
+
+class Truth(NamedTuple):
+  """The truth of b pictures on one canvas.
+
+  Attributes:
+    label: integers b H W; 255 is ignored, and fills up.
+    sizes: int32 b 2, (h, w) of every picture.
+    widths: int32 b, of the bands along borders.
+    rows, columns: from the scaled pictures to these sizes.
+    mask: b, 0 for what fills the batch up.
+  """
+
+  label: Any
+  sizes: Any
+  widths: Any
+  rows: enlarging.Taps
+  columns: enlarging.Taps
+  mask: Any
+
+
+@flax.struct.dataclass
+class BenchmarkCounts:
+  """Counts that add up over batches, processes and interruptions.
+
+  Attributes:
+    confusion: c c, truth against prediction.
+    images: pictures.
+    given_background: c c, with the background taken from the truth.
+    oracle: c c, with every group named by the truth.
+    jaccard: 2 c, by true class: how many windows show it, and the sum of the
+      Jaccard index of the best group there, in millionths.
+    boundary: 3 c, see `boundary.counts`.
+  """
+
+  confusion: Any
+  images: Any
+  given_background: Any = None
+  oracle: Any = None
+  jaccard: Any = None
+  boundary: Any = None
+
+  def merge(self, other: 'BenchmarkCounts') -> 'BenchmarkCounts':
+    """The counts of two disjoint sets of pictures."""
+    return jax.tree.map(
+      Tally.merge, self, other, is_leaf=lambda x: isinstance(x, Tally)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Counter:
+  """How a batch is counted.
+
+  Attributes:
+    config: the rule; with a threshold class 0 is the background.
+    num_classes: c, the background included.
+    background: whether class 0 of the truth is the background.
+    diagnosis: also count oracle, given background and the best groups.
+    boundary: also count along borders.
+    refine: None, or (rgb b H W 3 in 0..1, scores b H W k, valid b H W) ->
+      scores, at the size that the network saw.
+  """
+
+  config: SegmentConfig
+  num_classes: int
+  background: bool
+  diagnosis: bool = True
+  boundary: bool = True
+  refine: Callable[[Array, Array, Array], Array] | None = None
+
+  def count(
+    self,
+    said: Sequence[Mapping[str, Array]],
+    words: tuple[Array, Array],
+    places: Int[Array, 'b n 4'],
+    truth: Truth,
+    canvas: tuple[int, int],
+    images: Array | None,
+  ) -> BenchmarkCounts:
+    """Counts one batch.
+
+    Args:
+      said: what the network said of each of the n windows: image (b e),
+        embeddings (b g e) and pixels, see `Windows`; background (b g) if the
+        model has learned one.
+      words: class embeddings (c e), background left out, and the temperature.
+      places: of the windows, see `Windows`.
+      truth: of the same pictures.
+      canvas: (H, W) that holds every scaled picture.
+      images: uint8 b H W 3, the scaled pictures; only `refine` needs them.
+
+    Returns:
+      The counts.
+    """
+    truth = truth._replace(label=truth.label.astype(jnp.int32))
+    scores = [region_scores(window, *words, self.config) for window in said]
+    pixels = tuple(window['pixels'] for window in said)
+    windows = Windows(pixels, jnp.stack(scores, 1), places)
+    label, foreground = self.predict(windows, truth, canvas, images)
+    found = {
+      'confusion': self._confusion(truth, label),
+      'images': (truth.mask > 0).sum(dtype=jnp.int32),
+    }
+    if self.diagnosis:
+      if self.background:
+        given = jnp.where(truth.label == 0, 0, foreground)
+        found['given_background'] = self._confusion(truth, given)
+      groups = _group_counts(windows, truth, canvas, self.num_classes)
+      best = self._oracle(windows, groups, truth, canvas)
+      found['oracle'] = self._confusion(truth, best)
+      found['jaccard'] = oracle.best_group_jaccard(groups)
+    if self.boundary:
+      found['boundary'] = boundary.counts(
+        truth.label,
+        label,
+        truth.sizes,
+        truth.widths,
+        self.num_classes,
+        truth.mask,
+      )
+    return BenchmarkCounts(
+      **{name: Tally.from_counts(value) for name, value in found.items()}
+    )
+
+  def predict(
+    self,
+    windows: Windows,
+    truth: Truth,
+    canvas: tuple[int, int],
+    images: Array | None = None,
+  ) -> tuple[Int[Array, 'b H W'], Int[Array, 'b H W']]:
+    """Labels at the truth's size, and those without the background.
+
+    Args:
+      windows, truth, canvas, images: as in `count`.
+
+    Returns:
+      The best class of every pixel, and the best that is not the background
+      (equal to it, for sets without one).
+    """
+    config = self.config
+    threshold = config.background_threshold is not None
+    cosines = not (config.group_softmax or config.gated_softmax)
+    floor = -1.0 if cosines else 0.0
+    # What is decided per pixel needs every class.
+    top_k = config.top_k if config.one_hot else None
+    kept = window_scores.kept_classes(windows.scores, top_k, floor)
+    tables = window_scores.take_classes(windows.scores, kept, floor)
+    if threshold:
+      kept = jnp.pad(kept + 1, ((0, 0), (1, 0)))
+      if config.one_hot:
+        background = window_scores.backgrounds(windows.scores, config)
+        tables = jnp.concatenate([background, tables], -1)
+    scores = window_scores.mean_scores(windows, tables, canvas, config)
+    if self.refine is not None:
+      scores = self._refined(scores, windows, images)
+
+    def best(scores):
+      label = scores.argmax(-1)
+      if not self.background or scores.shape[-1] == 1:
+        return label, label
+      return label, scores[..., 1:].argmax(-1) + 1
+
+    return jax.tree.map(
+      lambda index: _look_up(kept, index),
+      enlarging.by_rows(best, scores, truth.rows, truth.columns),
+    )
+
+  def _refined(self, scores, windows, images):
+    valid = jnp.zeros(scores.shape[:3], bool)
+    for i, window in enumerate(windows.pixels):
+      places = windows.places[:, i]
+      canvas = scores.shape[1:3]
+      valid |= window_scores.on_canvas(window, places, canvas)[1]
+    return self.refine(images.astype(jnp.float32) / 255, scores, valid)
+
+  def _confusion(self, truth, prediction):
+    return metrics.confusion_counts(
+      truth.label, prediction, self.num_classes, truth.mask
+    )
+
+  def _oracle(self, windows, groups, truth, canvas):
+    """Labels by the same steps, had the truth named the groups."""
+    names = jax.nn.one_hot(groups.argmax(-1), self.num_classes)
+    # A group without counted pixels has no name.
+    names *= groups.any(-1, keepdims=True)
+    kept = window_scores.kept_classes(names, names.shape[2], 0.0)
+    tables = window_scores.take_classes(names, kept, 0.0)
+    plain = SegmentConfig(one_hot=self.config.one_hot)
+    scores = window_scores.mean_scores(windows, tables, canvas, plain)
+    index = enlarging.by_rows(
+      lambda scores: scores.argmax(-1), scores, truth.rows, truth.columns
+    )
+    return _look_up(kept, index)
+
+
+def _look_up(kept: Int[Array, 'b k'], index: Array) -> Int[Array, 'b H W']:
+  """The class that an index into the kept ones means."""
+  return jax.vmap(lambda kept, index: kept[index])(kept, index)
+
+
+def _group_counts(
+  windows: Windows, truth: Truth, canvas: tuple[int, int], num_classes: int
+) -> Int[Array, 'b n g c']:
+  """Pixels of every true class in every group of every window.
+
+  A pixel of the truth counts for the group of the pixel nearest to it in the
+  scaled picture.
+  """
+  rows, columns = (
+    jnp.where(taps.weight < 0.5, taps.first, taps.second)
+    for taps in (truth.rows, truth.columns)
+  )
+  nearest = jax.vmap(lambda x, rows, columns: x[rows][:, columns])
+  found = []
+  for i, window in enumerate(windows.pixels):
+    groups = window.argmax(-1) if window.ndim == 4 else window
+    groups, inside = window_scores.on_canvas(
+      groups.astype(jnp.int32), windows.places[:, i], canvas
+    )
+    groups = nearest(jnp.where(inside, groups, -1), rows, columns)
+    count = windows.scores.shape[2]
+    found.append(
+      oracle.group_class_counts(
+        groups, truth.label, count, num_classes, truth.mask
+      )
+    )
+  return jnp.stack(found, 1)

@@ -1,0 +1,265 @@
+"""Where errors come from: borders, words or background, and which words.
+
+Read off the confusion matrices of one evaluation, so it can be had of a result
+on disk as well.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from groupvit_jax import metrics
+
+Matrix = Integer[np.ndarray, 'c c']
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+  """Pixels of one class that were given to another.
+
+  Attributes:
+    truth, prediction: names of the classes.
+    pixels: how many.
+    of_truth: their share in the pixels of the true class.
+    of_errors: their share in all wrong pixels.
+    cost: mIoU that would be gained if they were right.
+  """
+
+  truth: str
+  prediction: str
+  pixels: int
+  of_truth: float
+  of_errors: float
+  cost: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+  """The error of a segmentation and its parts; shares in 0..1.
+
+  Grouping and labelling add up to the whole error, 1 - mIoU. The background's
+  part lies in the labelling error where names decide it, and may exceed it:
+  with the truth's background, borders to the background are right as well,
+  which no name of a group could make them.
+
+  Attributes:
+    miou: as measured.
+    oracle_miou: had the truth named every group.
+    given_background_miou: had the truth told which pixels are background; None
+      without that class.
+    missed: wrong pixels of an object that were called background, as a share of
+      all wrong pixels; None without that class.
+    invented: the same of background that was called an object.
+    misnamed: the same of an object that was called another.
+    confusions: the pairs that cost most, first.
+  """
+
+  miou: float
+  oracle_miou: float
+  given_background_miou: float | None
+  missed: float | None
+  invented: float | None
+  misnamed: float
+  confusions: tuple[Confusion, ...]
+
+  @property
+  def grouping(self) -> float:
+    """What the groups' borders cost: no name would make them right."""
+    return 1 - self.oracle_miou
+
+  @property
+  def labelling(self) -> float:
+    """What better names for the same groups would bring."""
+    return self.oracle_miou - self.miou
+
+  @property
+  def background(self) -> float | None:
+    """What knowing the background would bring; None without that class."""
+    given = self.given_background_miou
+    return None if given is None else given - self.miou
+
+  def as_json(self) -> dict[str, Any]:
+    """Everything, in mappings and lists of plain values."""
+    parts = ('grouping', 'labelling', 'background')
+    return dataclasses.asdict(self) | {
+      f'{name}_error': getattr(self, name) for name in parts
+    }
+
+
+def diagnose(
+  class_names: Sequence[str],
+  background: bool,
+  confusion: Matrix,
+  oracle: Matrix,
+  given_background: Matrix | None = None,
+  *,
+  pairs: int = 10,
+) -> Diagnosis:
+  """Splits the error of an evaluation.
+
+  Args:
+    class_names: c names.
+    background: whether class 0 is the background.
+    confusion: counted pixels, rows truth and columns prediction.
+    oracle: the same, had the truth named every group.
+    given_background: the same, had the truth told the background.
+    pairs: how many confusions at most.
+
+  Returns:
+    The parts.
+
+  Raises:
+    ValueError: a set with a background lacks `given_background`.
+  """
+  if background and given_background is None:
+    raise ValueError(
+      'A set with a background needs given_background as well; evaluate with '
+      'diagnosis=True.'
+    )
+  confusion = np.asarray(confusion, np.int64)
+  wrong = confusion - np.diag(np.diag(confusion))
+  total = max(int(wrong.sum()), 1)
+  objects = slice(int(background), None)
+  given = metrics.miou(given_background) if background else None
+  return Diagnosis(
+    miou=metrics.miou(confusion),
+    oracle_miou=metrics.miou(oracle),
+    given_background_miou=given,
+    missed=float(wrong[1:, 0].sum() / total) if background else None,
+    invented=float(wrong[0, 1:].sum() / total) if background else None,
+    misnamed=float(wrong[objects, objects].sum() / total),
+    confusions=_confusions(tuple(class_names), confusion, wrong, total, pairs),
+  )
+
+
+def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
+  """`diagnose` of a `BenchmarkResult`, or of what a JSON file holds of one.
+
+  Args:
+    result: an object, or a mapping, with class_names, background,
+      confusion_matrix, oracle_confusion_matrix and
+      given_background_confusion_matrix.
+    pairs: how many confusions at most.
+
+  Raises:
+    ValueError: it was evaluated without what a diagnosis needs.
+  """
+  read = result.get if isinstance(result, Mapping) else vars(result).get
+  oracle = read('oracle_confusion_matrix')
+  if oracle is None:
+    raise ValueError(
+      'This evaluation did not measure what oracle labels would bring; '
+      'evaluate again with diagnosis=True.'
+    )
+  given = read('given_background_confusion_matrix')
+  return diagnose(
+    read('class_names'),
+    read('background'),
+    np.asarray(read('confusion_matrix')),
+    np.asarray(oracle),
+    None if given is None else np.asarray(given),
+    pairs=pairs,
+  )
+
+
+def _confusions(names, confusion, wrong, total, pairs):
+  cost = confusion_costs(confusion)
+  order = np.argsort(-cost, axis=None, kind='stable')[:pairs]
+  truth = np.maximum(confusion.sum(1), 1)
+  found = []
+  for t, p in zip(*np.unravel_index(order, cost.shape), strict=True):
+    if wrong[t, p]:
+      pixels = int(wrong[t, p])
+      shares = pixels / int(truth[t]), pixels / total
+      found.append(
+        Confusion(names[t], names[p], pixels, *shares, float(cost[t, p]))
+      )
+  return tuple(found)
+
+
+def confusion_costs(confusion: Matrix) -> np.ndarray:
+  """The mIoU that each pair would bring if its pixels were right, c c.
+
+  Moving n pixels from (t, p) to (t, t) leaves the union of t as it is and
+  takes n from that of p; a class that is then in neither truth nor prediction
+  leaves the mean.
+  """
+  confusion = np.asarray(confusion, np.float64)
+  hit = np.diag(confusion)
+  union = confusion.sum(0) + confusion.sum(1) - hit
+  present = union > 0
+  if not present.any():
+    return np.zeros_like(confusion)
+  iou = np.divide(hit, union, out=np.zeros_like(hit), where=present)
+  moved = confusion - np.diag(hit)
+  gained = moved / np.maximum(union, 1)[:, None]
+  rest = union[None, :] - moved
+  left = rest > 0
+  other = np.divide(hit[None, :], rest, out=np.zeros_like(rest), where=left)
+  total = iou.sum() + gained + other - iou[None, :]
+  gone = (present[None, :] & ~left).astype(np.float64)
+  count = np.maximum(present.sum() - gone, 1)
+  return np.where(moved > 0, total / count - iou.sum() / present.sum(), 0)
+
+
+def as_text(diagnosis: Diagnosis) -> str:
+  """The diagnosis as tables for a terminal, or Markdown."""
+  lines = [
+    '| part of the error | mIoU | which is |',
+    '|---|---|---|',
+    *(
+      f'| {name} | {value} | {words} |'
+      for name, value, words in rows(diagnosis)
+    ),
+  ]
+  if diagnosis.confusions:
+    lines += [
+      '',
+      '| truth | called | of its pixels | of all errors | costs mIoU |',
+      '|---|---|---|---|---|',
+    ]
+    lines += [
+      f'| {c.truth} | {c.prediction} | {percent(c.of_truth)} % | '
+      f'{percent(c.of_errors)} % | {percent(c.cost)} |'
+      for c in diagnosis.confusions
+    ]
+  return '\n'.join(lines)
+
+
+def rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
+  """(part, its figure, what it is) of the split, for a table."""
+  found = [
+    (
+      'grouping',
+      percent(diagnosis.grouping),
+      f'100 - oracle {percent(diagnosis.oracle_miou)}',
+    ),
+    (
+      'labelling',
+      percent(diagnosis.labelling),
+      f'oracle - mIoU {percent(diagnosis.miou)}',
+    ),
+  ]
+  if diagnosis.background is not None:
+    given = percent(diagnosis.given_background_miou)
+    kinds = ('missed', 'invented', 'misnamed')
+    shares = ', '.join(
+      f'{name} {percent(getattr(diagnosis, name))} %' for name in kinds
+    )
+    found += [
+      (
+        'background',
+        percent(diagnosis.background),
+        f"mIoU {given} with the truth's background - mIoU",
+      ),
+      ('wrong pixels', '', shares),
+    ]
+  return found
+
+
+def percent(share: float) -> str:
+  """A share as 12.3."""
+  return f'{100 * share:.1f}'

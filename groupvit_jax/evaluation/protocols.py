@@ -1,0 +1,146 @@
+"""Protocols: what two papers must share for their figures to compare.
+
+By name and benchmark, with their sources; docs/evaluation.md tells each step.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.text import prompts
+
+# NVlabs/GroupViT segmentation/configs/_base_/datasets/*.py, `bg_thresh`.
+RELEASED_THRESHOLDS = {'voc21': 0.95, 'context60': 0.35, 'coco_object': 0.95}
+# Its demo, for sets that the released code does not know.
+RELEASED_THRESHOLD = 0.95
+# kakaobrain/tcl segmentation/evaluation/tcl_seg.py, and configs/eval.yml where
+# PAMR is on.
+TCL_THRESHOLD, TCL_PAMR_THRESHOLD = 0.5, 0.4
+
+REFINEMENTS = ('none', 'pamr')
+
+# Benchmarks whose first class is the background.
+_WITH_BACKGROUND = frozenset(RELEASED_THRESHOLDS)
+
+_SIZES = {
+  'mode': 'slide',
+  'short_side': 448,
+  'long_side': 2048,
+  'window': 448,
+  'stride': 224,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """One way to evaluate, resolved for one benchmark.
+
+  Attributes:
+    name: 'groupvit' or 'tcl'.
+    benchmark: what it is resolved for.
+    segment: sizes, windows, and the rule from groups to labels.
+    templates: prompts of the class names, a '{}' each.
+    names: which spelling of the class names goes with it.
+    refine: post-processing of the scores: 'none' or 'pamr'.
+    changed: fields that were overridden; empty for figures to be cited.
+    source: where the steps come from.
+  """
+
+  name: str
+  benchmark: str
+  segment: SegmentConfig
+  templates: tuple[str, ...]
+  names: str
+  refine: str
+  changed: tuple[str, ...]
+  source: str
+
+
+def _groupvit(benchmark: str, background: bool, refine: str) -> dict[str, Any]:
+  threshold = RELEASED_THRESHOLDS.get(benchmark, RELEASED_THRESHOLD)
+  return {
+    'segment': SegmentConfig(
+      background_threshold=threshold if background else None, **_SIZES
+    ),
+    'templates': prompts.SIMPLE,
+    'source': 'Xu et al. 2022, arXiv 2202.11094; NVlabs/GroupViT 13b7861',
+  }
+
+
+def _tcl(benchmark: str, background: bool, refine: str) -> dict[str, Any]:
+  # Gate, softmaxes and hard groups stay: they are how GroupViT scores a pixel,
+  # what TCL's code asks of a model (`generate_masks`), not of a protocol.
+  threshold = TCL_PAMR_THRESHOLD if refine == 'pamr' else TCL_THRESHOLD
+  return {
+    'segment': SegmentConfig(
+      background_threshold=threshold if background else None,
+      relative_threshold=False,
+      constant_background=True,
+      **_SIZES,
+    ),
+    'templates': prompts.TCL,
+    'source': 'Cha et al. 2023, arXiv 2212.00785; kakaobrain/tcl e643d68',
+  }
+
+
+PROTOCOLS = {'groupvit': _groupvit, 'tcl': _tcl}
+
+
+def make(
+  name: str,
+  benchmark: str,
+  *,
+  background: bool | None = None,
+  **overrides: Any,
+) -> Protocol:
+  """A protocol for a benchmark, with any of its fields replaced.
+
+  Args:
+    name: a key of `PROTOCOLS`.
+    benchmark: such as 'voc21'; one that is unknown gets the protocol's default.
+    background: whether the truth has a background class; None knows it of the
+      common benchmarks, and of no other.
+    **overrides: values by field: 'templates' (a list, or a name in
+      `prompts.TEMPLATES`), 'names', 'refine', or one of `SegmentConfig`, with
+      or without 'segment.' before it.
+
+  Returns:
+    The protocol.
+
+  Raises:
+    ValueError: an unknown name or field, or a value that cannot be.
+  """
+  if name not in PROTOCOLS:
+    raise ValueError(
+      f'Unknown protocol {name!r}; choose one of {", ".join(PROTOCOLS)}.'
+    )
+  overrides = {
+    key.removeprefix('segment.'): value for key, value in overrides.items()
+  }
+  _check_fields(overrides)
+  if background is None:
+    background = benchmark in _WITH_BACKGROUND
+  own = {'names': name, 'refine': overrides.get('refine', 'none')}
+  own |= PROTOCOLS[name](benchmark, background, own['refine'])
+  steps = {field.name for field in dataclasses.fields(SegmentConfig)}
+  segment = {key: overrides[key] for key in overrides if key in steps}
+  own |= {key: overrides[key] for key in overrides if key not in steps}
+  own['segment'] = dataclasses.replace(own['segment'], **segment)
+  own['templates'] = prompts.find_templates(own['templates'])
+  return Protocol(name, benchmark, changed=tuple(sorted(overrides)), **own)
+
+
+def _check_fields(overrides: Mapping[str, Any]) -> None:
+  known = {field.name for field in dataclasses.fields(SegmentConfig)}
+  known |= {'templates', 'names', 'refine'}
+  unknown = sorted(overrides.keys() - known)
+  if unknown:
+    raise ValueError(
+      f'A protocol has no field {unknown[0]!r}; it has '
+      f'{", ".join(sorted(known))}.'
+    )
+  if overrides.get('refine', 'none') not in REFINEMENTS:
+    raise ValueError(
+      f'refine is one of {", ".join(REFINEMENTS)}, not {overrides["refine"]!r}.'
+    )

@@ -1,0 +1,91 @@
+"""Pictures as they are classified: read ahead, cropped, in batches."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from groupvit_jax import threads
+from groupvit_jax.data import crops
+from groupvit_jax.errors import ImageError
+
+
+class Batches:
+  """What evaluators of whole pictures take as `batches_fn`.
+
+  In a run of several processes each takes every so many-th picture; all get the
+  same number of batches.
+
+  Attributes:
+    skipped: (name, reason) of the pictures that the last pass left out.
+  """
+
+  def __init__(
+    self,
+    examples: Any,
+    label: Callable[[int, Any], int],
+    size: tuple[int, int],
+    batch_size: int,
+    *,
+    clip: bool = False,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      examples: by random access from any thread; each has name and image.
+      label: from a position and its example to a label.
+      size: (H, W) of the crops.
+      batch_size: pictures in a batch of this process.
+      clip: crop as CLIP does (`data.crops`).
+      skip_bad: leave out pictures that cannot be read, instead of raising.
+      progress: told how many pictures of this process are done, and in all.
+    """
+    self.skipped: list[tuple[str, str]] = []
+    self._examples = examples
+    self._label = label
+    self._size = size
+    self._batch_size = batch_size
+    self._clip = clip
+    self._skip_bad = skip_bad
+    self._progress = progress or (lambda done, total: None)
+
+  def __call__(self) -> Iterator[dict[str, np.ndarray]]:
+    """Yields a pass: image (uint8 b H W 3), label, mask (0 for padding).
+
+    Raises:
+      ImageError: a picture that cannot be read (without `skip_bad`).
+    """
+    self.skipped.clear()
+    # -1 fills up, so that every process has as many batches as the first.
+    share = -(-len(self._examples) // jax.process_count())
+    count = -(-share // self._batch_size) * self._batch_size
+    own = range(jax.process_index(), len(self._examples), jax.process_count())
+    places = [*own, *[-1] * (count - len(own))]
+    done = 0
+    for rows in threads.ahead(self._read, places, self._batch_size):
+      images, labels, mask, bad = map(list, zip(*rows, strict=True))
+      self.skipped += [reason for reason in bad if reason]
+      yield {
+        'image': np.stack(images),
+        'label': np.asarray(labels, np.int32),
+        'mask': np.asarray(mask, np.float32),
+      }
+      done = min(done + self._batch_size, len(own))
+      self._progress(done, len(own))
+
+  def _read(self, place: int):
+    """Image, label, whether it counts, and what is wrong with it."""
+    blank = np.zeros((*self._size, 3), np.uint8)
+    if place < 0:
+      return blank, 0, False, None
+    try:
+      example = self._examples[place]
+    except ImageError as error:
+      if not self._skip_bad:
+        raise
+      return blank, 0, False, (self._examples.name(place), str(error))
+    image = crops.crop(example.image, self._size, clip=self._clip)
+    return image, self._label(place, example), True, None

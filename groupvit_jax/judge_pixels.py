@@ -1,0 +1,138 @@
+"""Benchmarks of labelled pixels: segmentation under a protocol."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from groupvit_jax.data import benchmarks, label_sets
+from groupvit_jax.errors import ConfigError
+from groupvit_jax.evaluation import (
+  benchmark_evaluator,
+  canvases,
+  grouping_baselines,
+  protocols,
+  refinement,
+)
+from groupvit_jax.judge_question import Encoder, Judge, Question
+
+MODEL = 'model'
+
+
+def make(
+  question: Question,
+  encoder: Encoder,
+  *,
+  batch_size: int,
+  mesh: Mesh | None,
+  journal: pathlib.Path | None,
+  progress: Callable[[int, int], None] | None,
+) -> Judge:
+  """Opens the data and prepares the evaluator; arguments of `judge.make`."""
+  grouping = _grouping(question, encoder)
+  examples = benchmarks.open_set(
+    question.benchmark,
+    question.folder,
+    split=question.split,
+    limit=question.limit,
+    **question.options,
+  )
+  protocol = protocols.make(
+    question.protocol,
+    question.benchmark,
+    background=examples.background,
+    # So written, no field can be taken for another argument.
+    **{f'segment.{key}': value for key, value in question.overrides.items()},
+  )
+  names = _names(question, protocol, examples)
+  evaluator = benchmark_evaluator.BenchmarkEvaluator(
+    examples,
+    encoder.tokenizer,
+    protocol,
+    class_names=names,
+    background=examples.background,
+    patch_size=encoder.patch_size,
+    grouping=grouping,
+    refine=refinement.make() if protocol.refine == 'pamr' else None,
+    batch_size=batch_size,
+    mesh=mesh,
+    journal=journal,
+    skip_bad=question.skip_bad,
+    boundary=question.boundary,
+    diagnosis=question.diagnosis,
+    progress=progress,
+  )
+  return Judge(
+    kind='segmentation',
+    evaluator=evaluator,
+    total=len(examples),
+    settings={
+      'protocol': describe(protocol),
+      # What the protocol leaves to follow, followed.
+      'sizes': dataclasses.asdict(
+        canvases.plan(
+          protocol.segment,
+          protocol.segment.short_side or benchmark_evaluator.SHORT_SIDE,
+          encoder.patch_size,
+        )
+      ),
+      'class_names': list(names),
+      'background': examples.background,
+      'regions': question.regions,
+      'num_groups': question.num_groups if grouping else None,
+      'options': dict(question.options),
+    },
+    skipped=lambda: (),  # the evaluator's result has them
+  )
+
+
+def describe(protocol: protocols.Protocol) -> dict[str, Any]:
+  """A protocol as plain values, every step of it written out."""
+  return dataclasses.asdict(protocol) | {
+    'templates': list(protocol.templates),
+    'changed': list(protocol.changed),
+  }
+
+
+def at_size(side: int) -> Mapping[str, Any]:
+  """Overrides for pictures of another size: all that depends on it follows."""
+  following = dict.fromkeys(('long_side', 'window', 'stride'))
+  return {'short_side': side, **following}
+
+
+def _grouping(question, encoder):
+  """How patches are grouped; None for a model that groups by itself."""
+  if question.regions == MODEL:
+    if not encoder.groups:
+      raise ConfigError(
+        'this model has no groups of its own; say how its patches are grouped: '
+        f'regions can be {", ".join(grouping_baselines.GROUPINGS)}'
+      )
+    return None
+  if encoder.groups:
+    raise ConfigError(
+      f'this model has groups of its own, so that regions={question.regions!r} '
+      "is nothing to it; leave regions at 'model'"
+    )
+  return grouping_baselines.make(
+    question.regions, num_groups=question.num_groups
+  )
+
+
+def _names(question, protocol, examples) -> Sequence[str]:
+  """Class names as they are prompted, in label order."""
+  if question.class_names is None:
+    if question.benchmark not in label_sets.BENCHMARK_SETS:
+      return examples.class_names
+    return label_sets.class_names(question.benchmark, protocol.names)
+  names = tuple(question.class_names)
+  if len(names) != len(examples.class_names):
+    first = examples.class_names[0]
+    raise ConfigError(
+      f'{len(names)} class names were given, and {question.benchmark} has '
+      f'{len(examples.class_names)} classes, the first being {first!r}: give '
+      'one for each, in their order'
+    )
+  return names

@@ -1,0 +1,118 @@
+"""Benchmarks of whole pictures: classification and retrieval."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax.sharding import Mesh
+
+from groupvit_jax import judge_pictures
+from groupvit_jax.data import benchmarks
+from groupvit_jax.errors import ConfigError
+from groupvit_jax.evaluation import classification, retrieval
+from groupvit_jax.judge_question import Encoder, Judge, Question
+from groupvit_jax.text import prompts
+
+IMAGENET, CLASSES, CAPTIONS = 'imagenet', 'classes', 'captions'
+TITLES = {
+  IMAGENET: 'ImageNet, top-1 and top-5',
+  CLASSES: 'folders named after their class, top-1 and top-5',
+  CAPTIONS: 'pictures and captions, retrieval at 1, 5 and 10 both ways',
+}
+
+
+def make(
+  question: Question,
+  encoder: Encoder,
+  *,
+  batch_size: int,
+  mesh: Mesh | None,
+  progress: Callable[[int, int], None] | None,
+) -> Judge:
+  """Opens the data and prepares the evaluator; arguments of `judge.make`."""
+  _check(question)
+  with_captions = question.benchmark == CAPTIONS
+  templates = _templates(question, with_captions)
+  if with_captions:
+    examples = benchmarks.open_captions(
+      question.folder, question.split, limit=question.limit
+    )
+  else:
+    examples = benchmarks.open_labelled_images(
+      question.folder,
+      question.split,
+      class_names=question.class_names,
+      limit=question.limit,
+    )
+  batches = judge_pictures.Batches(
+    examples,
+    (lambda i, _: i) if with_captions else (lambda _, example: example.label),
+    encoder.image_size,
+    batch_size,
+    clip=encoder.clip,
+    skip_bad=question.skip_bad,
+    progress=progress,
+  )
+  settings: dict[str, Any] = {
+    'templates': list(templates),
+    'image_size': list(encoder.image_size),
+    'crop': 'clip' if encoder.clip else 'released',
+  }
+  if with_captions:
+    evaluator = retrieval.RetrievalEvaluator(
+      batches,
+      [examples.captions(i) for i in range(len(examples))],
+      encoder.tokenizer,
+      template=templates[0],
+      mesh=mesh,
+    )
+  else:
+    names = _names(question, examples)
+    settings['class_names'] = list(names)
+    evaluator = classification.ClassificationEvaluator(
+      batches, names, encoder.tokenizer, templates, mesh=mesh
+    )
+  return Judge(
+    kind='retrieval' if with_captions else 'classification',
+    evaluator=evaluator,
+    total=len(examples),
+    settings=settings,
+    skipped=lambda: batches.skipped,
+  )
+
+
+def _check(question):
+  name = question.benchmark
+  if question.folder is None:
+    raise ConfigError(f'{name} needs the folder of its data')
+  if question.options:
+    raise ConfigError(f'{name} has no option {next(iter(question.options))!r}')
+  others = [key for key in question.overrides if key != 'templates']
+  if others:
+    raise ConfigError(
+      f'{others[0]!r} is of segmentation; of {name} only templates can be set'
+    )
+  if question.regions != 'model':
+    raise ConfigError(f'{name} is of whole pictures, without regions')
+
+
+def _templates(question, with_captions) -> tuple[str, ...]:
+  """Released: CLIP's seven of ImageNet. Captions stand for themselves."""
+  given = question.overrides.get('templates')
+  if given is None:
+    return ('{}',) if with_captions else prompts.SUBSET
+  found = prompts.find_templates(given)
+  if with_captions and len(found) > 1:
+    raise ConfigError("captions go into one template, such as 'a photo of {}'")
+  return found
+
+
+def _names(question, examples):
+  if question.class_names:
+    return question.class_names
+  named = tuple(examples.class_names) == tuple(benchmarks.IMAGENET_CLASSES)
+  if question.benchmark == IMAGENET and not named:
+    raise ConfigError(
+      f'{question.folder} is not named by WordNet ids (n01440764, ...), as '
+      "ImageNet is; for folders with other names take the benchmark 'classes'"
+    )
+  return examples.class_names

@@ -1,0 +1,240 @@
+"""Benchmarks by a protocol: figures, batches, devices, interruptions."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from benchmark_runs import Example, Examples, bands, evaluator
+from stub_models import NAMES, PERFECT, WORST, Stub
+
+from groupvit_jax import errors
+from groupvit_jax.evaluation.benchmark_evaluator import BenchmarkEvaluator
+from groupvit_jax.evaluation.evaluator import Evaluator
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def stub():
+  return Stub()
+
+
+def same(one, two):
+  """Two results count the same, to the last pixel."""
+  for name in (
+    'confusion_matrix',
+    'oracle_confusion_matrix',
+    'given_background_confusion_matrix',
+    'jaccard',
+    'boundary',
+  ):
+    a, b = getattr(one, name), getattr(two, name)
+    assert (a is None) == (b is None)
+    if a is not None:
+      np.testing.assert_array_equal(a, b, err_msg=name)
+  assert one.images == two.images
+
+
+def test_right_by_design_is_one_and_wrong_is_zero(stub):
+  judge = evaluator()
+  assert isinstance(judge, Evaluator)
+  figures = dict(judge.run(stub.predict_fns, PERFECT))
+  for name in (
+    'miou',
+    'pixel_accuracy',
+    'mean_accuracy',
+    'frequency_weighted_iou',
+    'boundary_miou',
+    'oracle_miou',
+    'best_group_jaccard',
+    *(f'iou/{name}' for name in NAMES),
+  ):
+    assert figures[name] == 1.0, name
+  assert figures['images'] == 9 and figures['skipped'] == 0
+  assert 'given_background_miou' not in figures
+  result = judge.evaluate(stub.predict_fns, WORST)
+  assert result.miou == 0.0
+  # Its borders are right, only the words are not.
+  assert dict(result.figures())['oracle_miou'] == 1.0
+  assert result.best_group_jaccard == 1.0
+  pixels = sum(example.label.size for example in bands())
+  assert result.confusion_matrix.sum() == pixels
+
+
+def test_a_background_by_threshold_by_prompt_and_given(stub):
+  examples = bands(shift=1, widths=(11,))[:2]
+  for example in examples:
+    example.label[:3] = 0  # what the stub sees there is something else
+  result = evaluator(examples, background=True).evaluate(
+    stub.predict_fns, PERFECT
+  )
+  zeros = sum((example.label == 0).sum() for example in examples)
+  given = result.given_background_confusion_matrix
+  np.testing.assert_array_equal(given, np.diag(np.diag(given)))
+  assert given[0, 0] == zeros
+  # No group is background, so the threshold finds none.
+  assert result.confusion_matrix[:, 0].sum() == 0
+  figures = dict(result.figures())
+  assert figures['given_background_miou'] == 1.0
+  assert figures['miou'] < 1.0
+  # Without a threshold class 0 has a prompt like the others.
+  words = evaluator(
+    examples,
+    background=True,
+    class_names=('sand', *NAMES[1:]),
+    options={'background_threshold': None},
+  )
+  assert words.programs.counter.num_classes == len(NAMES)
+
+
+def test_nothing_compiles_for_another_picture():
+  stub = Stub()
+  first = evaluator(bands(18))
+  encoders, counters = first.programs.compiled
+  first.evaluate(stub.predict_fns, PERFECT)
+  after = first.programs.compiled
+  # One window for all; a program per grid of windows and size of truth.
+  assert after[0] - encoders == 1
+  assert after[1] - counters <= 3
+  assert stub.traces['regions'] == 1
+  for seed in (1, 2):
+    for variables in (PERFECT, WORST):
+      evaluator(bands(18, seed)).evaluate(stub.predict_fns, variables)
+  assert first.programs.compiled == after
+  assert stub.traces['regions'] == 1
+
+
+def test_batches_and_devices_change_nothing(stub, mesh8):
+  examples = bands(11, widths=(8,))
+  # Some truth that the stub does not see, for a matrix that is not diagonal.
+  for i, example in enumerate(examples):
+    example.label[i % 8 // 2, :] = 255 if i % 2 else 3
+  one = evaluator(examples, batch_size=1).evaluate(stub.predict_fns, PERFECT)
+  three = evaluator(examples, batch_size=3).evaluate(stub.predict_fns, PERFECT)
+  same(one, three)
+  eight = evaluator(examples, batch_size=1, mesh=mesh8)
+  same(one, eight.evaluate(stub.predict_fns, PERFECT))
+  assert 0 < one.miou < 1
+
+
+def test_a_crash_resumes_where_it_was(stub, tmp_path):
+  path = tmp_path / 'deep' / 'journal.json'
+  whole = evaluator(bands(18)).evaluate(stub.predict_fns, PERFECT)
+  broken = Examples(bands(18), bad=[15])
+  judge = evaluator(broken, journal=path, journal_every=4)
+  with pytest.raises(errors.ImageError, match='picture 15 is not an image'):
+    judge.evaluate(stub.predict_fns, PERFECT)
+  held = json.loads(path.read_text())
+  assert 8 <= len(held['done']) <= 15
+  mended = Examples(bands(18))
+  seen = []
+  judge = evaluator(
+    mended,
+    journal=path,
+    progress=lambda done, total: seen.append((done, total)),
+  )
+  same(judge.evaluate(stub.predict_fns, PERFECT), whole)
+  assert sorted(mended.read) == sorted(set(range(18)) - set(held['done']))
+  assert seen[0][0] >= len(held['done']) and seen[-1] == (18, 18)
+  # Once more, nothing is read at all.
+  again = Examples(bands(18))
+  judge = evaluator(again, journal=path)
+  same(judge.evaluate(stub.predict_fns, PERFECT), whole)
+  assert again.read == []
+  with pytest.raises(errors.WorkdirError, match='with another weights; delete'):
+    judge.evaluate(stub.predict_fns, WORST)
+  judge.journal.remove()
+  assert not path.exists()
+  path.write_text('{"half')
+  with pytest.raises(errors.WorkdirError, match='is not the journal of an'):
+    judge.evaluate(stub.predict_fns, PERFECT)
+
+
+def test_bad_pictures_are_named_or_listed(stub):
+  examples = bands(6)
+  examples[1] = Example('wide', examples[1].image, np.zeros((8, 9), np.int32))
+  examples[2].label[0, 0] = len(NAMES)
+  examples[4] = Example(
+    'thread', np.zeros((1, 400, 3), np.uint8), np.zeros((1, 400), np.int32)
+  )
+  for i, reason in (
+    (1, 'wide: the picture is 11 x 8 pixels and its truth 9 x 8; give'),
+    (2, 'picture 2: Truth holds label 7, but there are 7 classes'),
+    (4, 'thread is 400 x 1 pixels: too long and thin'),
+  ):
+    with pytest.raises(errors.ImageError, match=reason):
+      evaluator([examples[i]]).evaluate(stub.predict_fns, PERFECT)
+  judge = evaluator(Examples(examples, bad=[5]), skip_bad=True)
+  result = judge.evaluate(stub.predict_fns, PERFECT)
+  assert [name for name, _ in result.skipped] == [
+    'picture 2',
+    'picture 5',
+    'thread',
+    'wide',
+  ]
+  assert result.images == 2 and result.miou == 1.0
+  same(
+    result,
+    evaluator([examples[0], examples[3]]).evaluate(stub.predict_fns, PERFECT),
+  )
+  with pytest.raises(errors.SourceError, match='None of the 1 pictures can'):
+    evaluator([examples[1]], skip_bad=True).evaluate(stub.predict_fns, PERFECT)
+  with pytest.raises(errors.SourceError, match='has no pictures; check its'):
+    evaluator([])
+
+
+def test_says_what_does_not_fit():
+  with pytest.raises(ValueError, match='but the truth has no background class'):
+    evaluator(options={'background_threshold': 0.5})
+  with pytest.raises(ValueError, match='batch_size must be at least 1'):
+    evaluator(batch_size=0)
+
+
+def test_what_is_not_wanted_is_not_counted(stub):
+  result = evaluator(bands(2), boundary=False, diagnosis=False).evaluate(
+    stub.predict_fns, PERFECT
+  )
+  names = {name for name, _ in result.figures() if '/' not in name}
+  assert names == {
+    'miou',
+    'pixel_accuracy',
+    'mean_accuracy',
+    'frequency_weighted_iou',
+    'images',
+    'skipped',
+  }
+
+
+def test_scores_are_refined_where_the_network_saw(stub):
+  seen = []
+
+  def refine(rgb, scores, valid):
+    seen.append((rgb.shape, scores.shape, valid.shape))
+    # The picture is what was given, and scores beyond it are nothing.
+    classes = jnp.round(rgb[..., 0] * 255)
+    right = jnp.take_along_axis(
+      jnp.round(scores), jnp.zeros((*classes.shape, 1), int), -1
+    )
+    return jnp.where(valid[..., None], scores[..., ::-1], right)
+
+  examples = bands(4, widths=(8,))
+  plain = evaluator(examples).evaluate(stub.predict_fns, PERFECT)
+  result = evaluator(examples, refine=refine).evaluate(
+    stub.predict_fns, PERFECT
+  )
+  assert all(a[:3] == b[:3] == c for a, b, c in seen) and seen
+  mirrored = np.zeros_like(plain.confusion_matrix)
+  for example in examples:
+    np.add.at(mirrored, (example.label, 6 - example.label), 1)
+  np.testing.assert_array_equal(result.confusion_matrix, mirrored)
+
+
+def test_the_class_is_at_hand_for_users():
+  assert BenchmarkEvaluator.__doc__

@@ -1,0 +1,201 @@
+"""Thresholds from captions or pictures alone; rules that use them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groupvit_jax.evaluation import (
+  background,
+  calibration,
+  segmentation,
+  zero_shot,
+)
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+
+
+def regions_of(cosines, rng, width=64):
+  """Regions whose groups have exactly these cosines with unit vectors."""
+  batch, groups, classes = cosines.shape
+  text = np.eye(classes, width, dtype=np.float32)
+  embeddings = np.zeros((batch, groups, width), np.float32)
+  embeddings[..., :classes] = cosines
+  rest = np.sqrt(np.maximum(1 - np.square(cosines).sum(-1), 0))
+  embeddings[..., classes] = rest
+  maps = np.zeros((batch, 1, groups, groups), np.float32)
+  maps[:, 0] = np.eye(groups)  # a pixel for each group
+  image = zero_shot.unit(jnp.asarray(embeddings.mean(1)))
+  regions = {'image': image, 'embeddings': jnp.asarray(embeddings)}
+  return regions | {'stages': (jnp.asarray(maps),)}, jnp.asarray(text)
+
+
+def labels_of(regions, text, config, scale=20.0):
+  size = regions['stages'][0].shape[1:3]
+  labels = segmentation.segment(regions, text, scale, size, config)
+  return np.asarray(labels)[:, 0]
+
+
+def random_cosines(seed=0, classes=5):
+  rng = np.random.default_rng(seed)
+  return (rng.random((4, 6, classes)) * 0.4).astype(np.float32), rng
+
+
+@pytest.mark.parametrize('relative', [True, False])
+@pytest.mark.parametrize('threshold', [0.1, 0.5, 0.9])
+def test_equal_thresholds_are_the_global_one(threshold, relative):
+  regions, text = regions_of(*random_cosines())
+  released = SegmentConfig(
+    top_k=3, background_threshold=threshold, relative_threshold=relative
+  )
+  rule = background.config_with(released, threshold, cosines=False)
+  want = labels_of(regions, text, released)
+  assert (want == 0).any()
+  np.testing.assert_array_equal(labels_of(regions, text, rule), want)
+  each = dataclasses.replace(rule, class_thresholds=[threshold] * 5)
+  np.testing.assert_array_equal(labels_of(regions, text, each), want)
+
+
+def test_each_class_is_held_to_its_own_cosine():
+  cosines = np.array([[[0.5, 0.1], [0.1, 0.5], [0.1, 0.3]]], np.float32)
+  regions, text = regions_of(cosines, None)
+  config = SegmentConfig(relative_threshold=False)
+  for thresholds, want in [
+    ((0.4, 0.4), [1, 2, 0]),
+    ((0.6, 0.4), [0, 2, 0]),
+    ((0.4, 0.2), [1, 2, 2]),
+    ((0.9,), [0, 0, 0]),
+  ]:
+    rule = background.config_with(config, thresholds)
+    assert labels_of(regions, text, rule)[0].tolist() == want
+  # Something is always found, as released: what comes nearest.
+  rule = background.config_with(SegmentConfig(), (0.9, 0.8))
+  assert labels_of(regions, text, rule)[0].tolist() == [0, 2, 0]
+
+
+def test_a_cosine_does_not_depend_on_the_other_classes():
+  cosines, rng = random_cosines(classes=5)
+  cosines[..., 0] += 0.3
+  regions, text = regions_of(cosines, rng)
+  config = SegmentConfig(top_k=None, relative_threshold=False)
+  few, many = text[:2], text
+  by_cosine = background.config_with(config, 0.35)
+  by_score = background.config_with(config, 0.6, cosines=False)
+
+  def found(classes, rule):
+    return labels_of(regions, classes, rule, scale=5.0) == 1
+
+  np.testing.assert_array_equal(
+    found(few, by_cosine)[found(many, by_cosine)], True
+  )
+  assert found(many, by_cosine).any()
+  assert found(few, by_score).any() and not found(many, by_score).any()
+
+
+def test_a_learned_background_is_compared_with_each_group():
+  cosines = np.array([[[0.5, 0.1], [0.1, 0.5], [0.1, 0.3]]], np.float32)
+  regions, text = regions_of(cosines, None)
+  rule = background.config_with(SegmentConfig(), learned=True)
+  with pytest.raises(ValueError, match='learned no background; train it with'):
+    labels_of(regions, text, rule)
+  regions['background'] = jnp.asarray([[0.6, 0.2, 0.2]])
+  assert labels_of(regions, text, rule)[0].tolist() == [0, 2, 2]
+
+
+def test_refused_groups_keep_the_order_of_their_scores():
+  scores = jnp.asarray(np.random.default_rng(0).random((2, 5, 4), np.float32))
+  for floor in (0.0, -1.0):
+    quiet = background.refuse(
+      scores, scores, jnp.full(4, 2.0), relative=False, floor=floor
+    )
+    np.testing.assert_array_equal(quiet.argmax(-1), scores.argmax(-1))
+    assert (quiet < background.LOWEST).all()
+
+
+def test_background_words_pass_the_gate_without_taking_a_place():
+  rng = np.random.default_rng(0)
+  image = zero_shot.unit(jnp.asarray(rng.standard_normal((1, 8), np.float32)))
+  text = zero_shot.unit(jnp.asarray(rng.standard_normal((5, 8), np.float32)))
+  text = text.at[0].set(-image[0])  # no word could be farther
+  groups = zero_shot.unit(
+    jnp.asarray(rng.standard_normal((1, 3, 8), np.float32))
+  )
+  plain = SegmentConfig(top_k=2)
+  words = dataclasses.replace(plain, background_prompts=True)
+
+  def passed(config):
+    scores = segmentation.group_scores(image, groups, text, 5.0, config)
+    return np.flatnonzero((np.asarray(scores) > 0).any((0, 1))).tolist()
+
+  assert passed(words) == [0, *passed(plain)]
+
+
+def test_a_config_whose_rules_cannot_work_is_refused():
+  with pytest.raises(ValueError, match='need one_hot and a background_thresh'):
+    SegmentConfig(class_thresholds=(0.5,))
+  with pytest.raises(ValueError, match='need one_hot'):
+    background.config_with(SegmentConfig(one_hot=False), 0.5)
+  with pytest.raises(ValueError, match='set background_threshold to None'):
+    SegmentConfig(background_prompts=True, background_threshold=0.5)
+  with pytest.raises(ValueError, match='2 numbers for 3 classes'):
+    background.per_class((0.1, 0.2), 3, padded=False)
+
+
+def test_captions_name_classes_in_any_form():
+  found = calibration.mentions(
+    [
+      'Two Butterflies on a leaf.',
+      ['A cactus', 'three cacti; and a t-shirt'],
+      'carpets and cats',
+      '',
+    ],
+    ['butterfly|moth', 'leaf', 'cactus', 'car', 'cat', 't shirt'],
+  )
+  assert found.tolist() == [
+    [True, True, False, False, False, False],
+    [False, False, True, False, False, True],
+    [False, False, False, False, True, False],
+    [False] * 6,
+  ]
+
+
+def test_captions_part_what_they_name_from_what_they_do_not():
+  rng = np.random.default_rng(0)
+  named = rng.random((300, 3)) < [0.3, 0.3, 0.01]
+  centre = np.array([0.5, 0.8, 0.5])
+  values = np.where(named, centre, centre - 0.3)
+  values = values + 0.03 * rng.standard_normal(values.shape)
+  thresholds = calibration.from_captions(values, named)
+  assert 0.3 < thresholds[0] < 0.5
+  assert 0.6 < thresholds[1] < 0.8
+  # Next to nothing is known of the third, so it is held to what holds for all.
+  common = calibration.one_from_captions(values, named)
+  assert abs(thresholds[2] - common) < 0.1
+  with pytest.raises(ValueError, match='No caption names any of the classes'):
+    calibration.from_captions(values, np.zeros_like(named))
+
+
+def test_pictures_alone_part_a_mixture():
+  rng = np.random.default_rng(0)
+  shown = rng.random((400, 2)) < 0.4
+  centre = np.array([0.5, 0.9])
+  values = np.where(shown, centre, centre - 0.4)
+  values = values + 0.03 * rng.standard_normal(values.shape)
+  low, high = calibration.from_pictures(values, prior=0)
+  assert 0.2 < low < 0.4 and 0.6 < high < 0.8
+  assert calibration.otsu(np.full(4, 0.5)) == 0.5
+
+
+def test_the_best_value_of_a_picture_leaves_empty_groups_out():
+  cosines, rng = random_cosines()
+  regions, text = regions_of(cosines, rng)
+  maps = np.array(regions['stages'][0])
+  maps[..., -1] = 0  # the last group wins nothing
+  regions['stages'] = (jnp.asarray(maps),)
+  fns = {'regions': lambda v, x: regions, 'scale': lambda v: jnp.float32(20)}
+  got = calibration.best_values(fns, {}, [np.zeros((4, 8, 8, 3))], text)
+  np.testing.assert_allclose(got, cosines[:, :-1].max(1), atol=1e-6)
+  scores = calibration.best_values(
+    fns, {}, [np.zeros((4, 8, 8, 3))], text, cosines=False
+  )
+  assert scores.shape == (4, 5) and not np.allclose(scores, got)

@@ -1,0 +1,123 @@
+"""The parts of an error, each against what it means."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from groupvit_jax import metrics
+from groupvit_jax.evaluation import diagnosis
+
+NAMES = ('background', 'cat', 'dog', 'bird')
+
+
+def random_matrix(seed=0, classes=4, absent=()):
+  counts = np.random.default_rng(seed).integers(0, 90, (classes, classes))
+  counts[list(absent)] = 0
+  return counts
+
+
+def result(**changes):
+  fields = {
+    'class_names': NAMES,
+    'background': True,
+    'confusion_matrix': random_matrix(0),
+    'oracle_confusion_matrix': random_matrix(1) + np.diag([900] * 4),
+    'given_background_confusion_matrix': random_matrix(2),
+  }
+  return types.SimpleNamespace(**fields | changes)
+
+
+def test_the_parts_are_differences_of_mious():
+  given = result()
+  found = diagnosis.of_result(given)
+  miou, oracle, told = (
+    metrics.miou(m)
+    for m in (
+      given.confusion_matrix,
+      given.oracle_confusion_matrix,
+      given.given_background_confusion_matrix,
+    )
+  )
+  assert found.grouping == 1 - oracle
+  assert found.labelling == oracle - miou
+  assert found.background == told - miou
+  assert found.grouping + found.labelling == pytest.approx(1 - miou)
+  kinds = found.missed, found.invented, found.misnamed
+  assert sum(kinds) == pytest.approx(1)
+  wrong = given.confusion_matrix.copy()
+  np.fill_diagonal(wrong, 0)
+  assert found.missed == pytest.approx(wrong[1:, 0].sum() / wrong.sum())
+
+
+@pytest.mark.parametrize('absent', [(), (2,)])
+def test_the_cost_of_a_pair_is_what_mending_it_brings(absent):
+  matrix = random_matrix(3, absent=absent)
+  if absent:  # predicted in one place only: mended, the class is gone
+    matrix[:, 2] = 0
+    matrix[1, 2] = 5
+  costs = diagnosis.confusion_costs(matrix)
+  for t in range(4):
+    for p in range(4):
+      mended = matrix.copy()
+      if t != p:
+        mended[t, t] += mended[t, p]
+        mended[t, p] = 0
+      want = metrics.miou(mended) - metrics.miou(matrix)
+      assert costs[t, p] == pytest.approx(want, abs=1e-12)
+
+
+def test_pairs_come_by_their_cost():
+  matrix = np.diag([50, 50, 50, 50])
+  matrix[1, 2], matrix[3, 0] = 40, 20
+  found = diagnosis.of_result(result(confusion_matrix=matrix), pairs=5)
+  first, second = found.confusions
+  assert (first.truth, first.prediction, first.pixels) == ('cat', 'dog', 40)
+  assert first.of_truth == pytest.approx(40 / 90)
+  assert first.of_errors == pytest.approx(40 / 60)
+  assert (second.truth, second.prediction) == ('bird', 'background')
+  assert first.cost > second.cost > 0
+
+
+def test_without_a_background_there_is_no_such_error():
+  found = diagnosis.of_result(
+    result(background=False, given_background_confusion_matrix=None)
+  )
+  assert found.background is None and found.missed is None
+  assert found.misnamed == 1
+  assert 'background |' not in diagnosis.as_text(found).split('\n\n')[0]
+
+
+def test_it_reads_what_it_writes_and_says_it_in_words():
+  given = result()
+  found = diagnosis.of_result(given)
+  stored = json.loads(json.dumps(found.as_json()))
+  assert stored['labelling_error'] == found.labelling
+  assert stored['confusions'][0]['truth'] == found.confusions[0].truth
+  on_disk = json.loads(
+    json.dumps(
+      vars(given),
+      default=lambda x: x.tolist(),
+    )
+  )
+  assert diagnosis.of_result(on_disk) == found
+  text = diagnosis.as_text(found)
+  assert f'| grouping | {100 * found.grouping:.1f} |' in text
+  worst = found.confusions[0]
+  assert f'| {worst.truth} | {worst.prediction} |' in text
+
+
+def test_a_perfect_segmentation_has_nothing_to_say():
+  perfect = np.diag([5, 5, 5, 0])
+  found = diagnosis.diagnose(NAMES, True, perfect, perfect, perfect)
+  assert found.labelling == found.background == 0
+  assert not found.confusions
+  assert diagnosis.confusion_costs(np.zeros((2, 2), int)).sum() == 0
+
+
+def test_what_was_not_measured_is_asked_for():
+  with pytest.raises(ValueError, match='evaluate again with diagnosis=True'):
+    diagnosis.of_result(result(oracle_confusion_matrix=None))
+  with pytest.raises(ValueError, match='needs given_background as well'):
+    diagnosis.of_result(result(given_background_confusion_matrix=None))

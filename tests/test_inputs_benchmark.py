@@ -1,0 +1,87 @@
+"""A training run's benchmark: which evaluator, at which size, shown how."""
+
+import pathlib
+import runpy
+
+import evaluation_folders
+import jax
+import numpy as np
+import pytest
+import tiny_models
+
+from groupvit_jax import errors, inputs, sharding, tasks, train_state
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def config(source, *options):
+  get_config = runpy.run_path(str(ROOT / 'configs' / 'gvit_s.py'))['get_config']
+  made = get_config(
+    ','.join(['demo,size=16,examples=6,eval.examples=0,batch=8', *options])
+  )
+  made.eval.source = source  # a path may hold a comma
+  made.eval.batch_size = 8
+  return made
+
+
+def opened(tmp_path, source, *options):
+  made = config(source, *options, f'data.cache={tmp_path}/cache')
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  return made, inputs.Inputs(made, mesh)
+
+
+@pytest.fixture
+def drawn_in_memory(monkeypatch):
+  monkeypatch.setattr(inputs, 'ON_DISK_NEEDS', ('no_such_package',))
+
+
+def test_a_run_evaluates_labelled_pixels(tmp_path, drawn_in_memory):
+  photos = evaluation_folders.segmented(tmp_path / 'photos', 3)
+  made, data = opened(tmp_path, f'folder:{photos}', 'eval.short_side=24')
+  assert data.class_names == ('background', 'dog', 'grass', 'sky', 'sea')
+  evaluator = data.evaluators()['segmentation']
+  segment = evaluator.protocol.segment
+  assert (segment.short_side, segment.window, segment.top_k) == (24, None, None)
+  shown = data.pictures(2)
+  assert shown['image'].shape == (2, 16, 16, 3)
+  assert shown['label'].shape == (2, 16, 16)
+  assert set(np.unique(shown['label'])) <= {0, 1, 2, 3, 4, 255}
+  assert shown['caption'] == ['0', '1']
+  # On the weights of the run, without another model.
+  task = tasks.TASKS[made.task](made, data.tokenizer.vocab_size)
+  batch = jax.tree.map(
+    lambda x: np.ones(x.shape, x.dtype), train_state.abstract_batch(made, 1)
+  )
+  variables = tiny_models.fast_jit(task.init)(jax.random.key(0), batch)
+  jax.config.update('jax_disable_most_optimizations', True)
+  try:
+    figures = dict(evaluator.run(task.predict_fns, variables))
+    view = data.predictor().predict(task.predict_fns, variables, shown['image'])
+  finally:
+    jax.config.update('jax_disable_most_optimizations', False)
+  assert figures['images'] == 3 and 0 <= figures['miou'] <= 1
+  assert view['prediction'].shape == (2, 16, 16)
+
+
+def test_a_run_evaluates_whole_pictures(tmp_path, drawn_in_memory):
+  folder = evaluation_folders.classified(tmp_path / 'classes')
+  _, data = opened(tmp_path, f'classes:{folder}')
+  assert list(data.evaluators()) == ['classification']
+  assert data.class_names == () and data.pictures(3) == {}
+  assert data.predictor() is None
+
+
+@pytest.mark.parametrize(
+  ('source', 'reason'),
+  [
+    ('voc22:{}', "no benchmark 'voc22'; choose one of voc21"),
+    ('voc21:', 'needs its folder'),
+    ('voc21:{}/none', 'there is no such folder'),
+    ('imagenet:', 'imagenet needs the folder of its data'),
+  ],
+)
+def test_a_benchmark_that_is_not_there_is_named(
+  tmp_path, drawn_in_memory, source, reason
+):
+  with pytest.raises(errors.UserError, match=reason):
+    opened(tmp_path, source.format(tmp_path))

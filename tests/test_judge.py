@@ -1,0 +1,127 @@
+"""From a question to an evaluator: pictures in batches, class names, groups."""
+
+import evaluation_folders
+import numpy as np
+import pytest
+from stub_models import NAMES, Stub, tokenizer
+
+from groupvit_jax import judge, judge_pictures, threads
+from groupvit_jax.data import benchmarks
+from groupvit_jax.errors import ConfigError, ImageError
+
+ENCODER = judge.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
+
+
+@pytest.fixture
+def classes(tmp_path):
+  return evaluation_folders.classified(tmp_path / 'classes', NAMES)
+
+
+def batches(folder, **options):
+  return judge_pictures.Batches(
+    benchmarks.open_labelled_images(folder),
+    lambda _, example: example.label,
+    (8, 8),
+    4,
+    **options,
+  )
+
+
+def test_every_picture_comes_once_and_padding_last(classes):
+  told = []
+  start = batches(classes, progress=lambda *now: told.append(now))
+  for _ in range(2):  # two passes
+    found = list(start())
+    assert [b['image'].shape for b in found] == [(4, 8, 8, 3)] * 4
+    labels = np.concatenate([b['label'] for b in found])
+    mask = np.concatenate([b['mask'] for b in found])
+    assert mask.tolist() == [1.0] * 14 + [0.0] * 2
+    assert sorted(labels[:14]) == sorted([*range(7)] * 2)
+  assert told == [(4, 14), (8, 14), (12, 14), (14, 14)] * 2
+
+
+def test_bad_pictures_stop_or_are_listed(classes):
+  (classes / 'dog' / '1.png').write_bytes(b'no picture')
+  with pytest.raises(ImageError, match=r'dog/1\.png is not an image'):
+    list(batches(classes)())
+  start = batches(classes, skip_bad=True)
+  for _ in range(2):
+    mask = np.concatenate([b['mask'] for b in start()])
+    assert mask.sum() == 13
+    ((name, reason),) = start.skipped
+    assert name == 'dog/1.png' and 'is not an image' in reason
+
+
+def test_processes_share_the_pictures(classes, monkeypatch):
+  """As many batches each, every picture in one of them."""
+  seen = []
+  for process in range(3):
+    monkeypatch.setattr('jax.process_count', lambda: 3)
+    monkeypatch.setattr('jax.process_index', lambda process=process: process)
+    found = list(batches(classes)())
+    assert len(found) == 2  # of 14, the first takes 5
+    seen += [
+      label
+      for b in found
+      for label, real in zip(b['label'], b['mask'], strict=True)
+      if real
+    ]
+  assert sorted(seen) == sorted([*range(7)] * 2)
+
+
+def test_a_question_of_whole_pictures(classes):
+  question = judge.Question('classes', classes, limit=6)
+  asked = judge.make(question, ENCODER, batch_size=4)
+  assert (asked.kind, asked.total) == ('classification', 6)
+  # One picture of class k is all but red k: the stub then knows it.
+  figures = dict(asked.evaluator.run(Stub().predict_fns, {'shift': 0}))
+  assert figures['images'] == 6 and 0 <= figures['top1'] <= 1
+  assert asked.settings['class_names'] == sorted(NAMES)
+  assert asked.settings['benchmark'] == 'classes'
+
+
+@pytest.mark.parametrize(
+  ('question', 'encoder', 'reason'),
+  [
+    ({'benchmark': 'voc'}, {}, "no benchmark 'voc'; choose one of voc21"),
+    ({'benchmark': 'scenes'}, {'groups': False}, 'say how its patches are'),
+    ({'benchmark': 'scenes', 'regions': 'kmeans'}, {}, 'groups of its own'),
+    ({'benchmark': 'scenes', 'protocol': 'x'}, {}, "Unknown protocol 'x'"),
+    ({'benchmark': 'scenes', 'overrides': {'name': 1}}, {}, "no field 'name'"),
+    ({'benchmark': 'scenes', 'class_names': ['a']}, {}, '1 class names were'),
+    ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
+    ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),
+    ({'benchmark': 'scenes', 'limit': 0}, {}, 'limit must be at least 1'),
+  ],
+)
+def test_what_cannot_be_asked(question, encoder, reason):
+  encoder = judge.Encoder(tokenizer, (8, 8), 1, **encoder)
+  with pytest.raises(ConfigError, match=reason):
+    judge.make(judge.Question(**question), encoder)
+
+
+def test_class_names_follow_the_protocol(tmp_path):
+  import layout_folders
+
+  layout_folders.voc(tmp_path, {'2007_000001': [0, 1]})
+  for protocol, name in (('groupvit', 'table'), ('tcl', 'diningtable')):
+    question = judge.Question('voc21', tmp_path, protocol=protocol)
+    tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
+    encoder = judge.Encoder(tokens, (8, 8), 1)
+    settings = judge.make(question, encoder).settings
+    assert settings['class_names'][11] == name
+    assert settings['class_names'][0] == 'background'
+    assert settings['protocol']['name'] == protocol
+    assert settings['protocol']['changed'] == []
+
+
+def test_threads_keep_the_order_and_raise():
+  assert list(threads.ahead(lambda x: x * x, range(7), 3)) == [
+    [0, 1, 4],
+    [9, 16, 25],
+    [36],
+  ]
+  assert list(threads.ahead(str, [1], 3)) == [['1']]
+  assert list(threads.ahead(str, [], 3)) == []
+  with pytest.raises(ZeroDivisionError):
+    list(threads.ahead(lambda x: 1 / x, [1, 0, 2], 2))

@@ -1,0 +1,88 @@
+"""A loaded model offers what evaluators call, and answers them as itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_inference
+from tiny_inference import NAMES
+
+from groupvit_jax import errors, inference
+from groupvit_jax.evaluation import zero_shot
+from groupvit_jax.text import prompts
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return inference.Model(tiny_inference.source())
+
+
+def pixels(*shape):
+  return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def test_the_functions_are_the_same_objects_every_time(model):
+  names = ('image', 'text', 'regions', 'scale')
+  assert tuple(model.predict_fns) == names
+  for name in names:
+    assert model.predict_fns[name] is model.predict_fns[name]
+
+
+@pytest.mark.parametrize('templates', ['simple', 'subset'])
+def test_evaluators_and_inference_agree_about_words(model, templates):
+  """Of several templates too: averaged first, then normalised."""
+  names = [*NAMES[1:], 'dog|puppy']
+  found = zero_shot.class_embeddings(
+    model.predict_fns['text'],
+    model.variables,
+    model.tokenizer,
+    names,
+    prompts.TEMPLATES[templates],
+  )
+  words, _ = model._words(names, templates, background=False)
+  expected = np.asarray(words.text)[: len(names)]
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_pictures_are_normalised_by_the_models_own_statistics(model):
+  raw = pixels(2, 16, 16)
+  image = jax.jit(model.predict_fns['image'])
+  found = image(model.variables, raw)
+  np.testing.assert_allclose(found, model.encode_pixels(raw), atol=1e-5)
+  mean, std = (np.float32(x) for x in (tiny_inference.MEAN, tiny_inference.STD))
+  floats = (raw / np.float32(255) - mean) / std
+  again = image(model.variables, jnp.asarray(floats))
+  np.testing.assert_allclose(found, again, atol=1e-5)
+
+
+def test_regions_are_those_of_the_contract(model):
+  raw = pixels(2, 16, 24)
+  sizes = jnp.asarray([[16, 24], [8, 12]])
+  regions = jax.jit(model.predict_fns['regions'])
+  whole = regions(model.variables, raw)
+  assert {'image', 'embeddings', 'stages', 'grid'} <= set(whole)
+  assert [m.shape for m in whole['stages']] == [(2, 4, 6, 6), (2, 4, 6, 4)]
+  padded = regions(model.variables, raw, sizes)
+  assert padded['grids'].tolist() == [[4, 6], [2, 3]]
+  alone = regions(model.variables, raw[1:, :8, :12])
+  np.testing.assert_allclose(
+    padded['embeddings'][1], alone['embeddings'][0], atol=1e-5
+  )
+
+
+def test_the_temperature_is_the_learned_one(model):
+  scale = model.predict_fns['scale'](model.variables)
+  assert float(scale) == pytest.approx(model.scale)
+
+
+def test_a_model_without_tokenizer_says_so():
+  model = inference.Model(tiny_inference.source(tokenizer=None))
+  with pytest.raises(errors.ModelError, match='came without its tokenizer'):
+    model.tokenizer  # noqa: B018
