@@ -17,7 +17,7 @@ from groupvit_jax import metrics
 from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
 from groupvit_jax.evaluation.segmentation import (
   SegmentConfig,
-  group_scores,
+  region_scores,
   with_background,
 )
 from groupvit_jax.evaluation.window_scores import Windows
@@ -105,7 +105,8 @@ class Counter:
 
     Args:
       said: what the network said of each of the n windows: image (b e),
-        embeddings (b g e) and pixels, see `Windows`.
+        embeddings (b g e), background (b g) if it was learned, and pixels,
+        see `Windows`.
       words: class embeddings (c e), background left out, and the temperature.
       places: of the windows, see `Windows`.
       truth: of the same pictures.
@@ -116,10 +117,7 @@ class Counter:
       The counts.
     """
     truth = truth._replace(label=truth.label.astype(jnp.int32))
-    scores = [
-      group_scores(window['image'], window['embeddings'], *words, self.config)
-      for window in said
-    ]
+    scores = [region_scores(window, *words, self.config) for window in said]
     pixels = tuple(window['pixels'] for window in said)
     windows = Windows(pixels, jnp.stack(scores, 1), places)
     label, foreground = self.predict(windows, truth, canvas, images)
