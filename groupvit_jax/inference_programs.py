@@ -133,9 +133,9 @@ class Programs:
     pixels = segmentation.pixel_maps(
       regions, images.shape[1:3], sizes, soft=soft
     )
-    kept = ('image', 'embeddings', 'stages', 'background')
-    return {name: regions[name] for name in kept if name in regions} | {
-      'pixels': pixels
+    return segmentation.scored(regions) | {
+      'stages': regions['stages'],
+      'pixels': pixels,
     }
 
 
@@ -157,9 +157,9 @@ def score_groups(
     unread['relative_threshold'] = plain.relative_threshold
     unread['background_threshold'] = plain.background_threshold
   rule = dataclasses.replace(config, **unread)
-  names = ('image', 'embeddings', 'background')
-  read = {name: regions[name] for name in names if name in regions}
-  return _score_groups(rule, read, text, valid, jnp.float32(scale))
+  return _score_groups(
+    rule, segmentation.scored(regions), text, valid, jnp.float32(scale)
+  )
 
 
 # Fields of a config that change no score of a group.

@@ -20,7 +20,7 @@ from layout_folders import (
 )
 from PIL import Image
 
-from groupvit_jax.data import benchmarks, sources
+from groupvit_jax.data import benchmarks, label_sets, sources
 from groupvit_jax.data.benchmarks import (
   BENCHMARKS,
   ade20k,
@@ -270,12 +270,31 @@ def test_scenes_are_those_of_training_runs():
     examples[3]
 
 
+def test_scenes_may_ask_for_things_alone():
+  whole, things = (
+    open_set(name, limit=4, size=32) for name in ('scenes', 'scenes_things')
+  )
+  assert things.background and things.class_names[0] == 'background'
+  assert things.class_names[1:] == label_sets.LABEL_SETS['scenes_things']
+  for one, other in zip(whole, things, strict=True):
+    assert one.name == other.name
+    np.testing.assert_array_equal(one.image, other.image)
+    names = np.array(whole.class_names)[one.label]
+    got = np.array(things.class_names)[other.label]
+    is_thing = np.isin(names, things.class_names)
+    assert is_thing.any() and not is_thing.all()
+    np.testing.assert_array_equal(got, np.where(is_thing, names, 'background'))
+
+
 def test_what_a_benchmark_is():
   assert set(BENCHMARKS) == {
     *('voc21', 'voc20', 'context60', 'context59', 'coco_object', 'coco_stuff'),
     *('ade20k', 'cityscapes', 'pet', 'scenes', 'folder'),
+    'scenes_things',
   }
   for name, benchmark in BENCHMARKS.items():
     assert benchmark.name == name and benchmark.where and benchmark.layout
   with_background = {b.name for b in BENCHMARKS.values() if b.background}
-  assert with_background == {'voc21', 'context60', 'coco_object', 'pet'}
+  assert with_background == {
+    *('voc21', 'context60', 'coco_object', 'pet', 'scenes_things'),
+  }

@@ -9,6 +9,7 @@ import pytest
 from groupvit_jax.evaluation import (
   background,
   calibration,
+  segment_config,
   segmentation,
   zero_shot,
 )
@@ -48,7 +49,7 @@ def test_equal_thresholds_are_the_global_one(threshold, relative):
   released = SegmentConfig(
     top_k=3, background_threshold=threshold, relative_threshold=relative
   )
-  rule = background.config_with(released, threshold, cosines=False)
+  rule = segment_config.config_with(released, threshold, cosines=False)
   want = labels_of(regions, text, released)
   assert (want == 0).any()
   np.testing.assert_array_equal(labels_of(regions, text, rule), want)
@@ -66,10 +67,10 @@ def test_each_class_is_held_to_its_own_cosine():
     ((0.4, 0.2), [1, 2, 2]),
     ((0.9,), [0, 0, 0]),
   ]:
-    rule = background.config_with(config, thresholds)
+    rule = segment_config.config_with(config, thresholds)
     assert labels_of(regions, text, rule)[0].tolist() == want
   # Something is always found, as released: what comes nearest.
-  rule = background.config_with(SegmentConfig(), (0.9, 0.8))
+  rule = segment_config.config_with(SegmentConfig(), (0.9, 0.8))
   assert labels_of(regions, text, rule)[0].tolist() == [0, 2, 0]
 
 
@@ -79,8 +80,8 @@ def test_a_cosine_does_not_depend_on_the_other_classes():
   regions, text = regions_of(cosines, rng)
   config = SegmentConfig(top_k=None, relative_threshold=False)
   few, many = text[:2], text
-  by_cosine = background.config_with(config, 0.35)
-  by_score = background.config_with(config, 0.6, cosines=False)
+  by_cosine = segment_config.config_with(config, 0.35)
+  by_score = segment_config.config_with(config, 0.6, cosines=False)
 
   def found(classes, rule):
     return labels_of(regions, classes, rule, scale=5.0) == 1
@@ -95,7 +96,7 @@ def test_a_cosine_does_not_depend_on_the_other_classes():
 def test_a_learned_background_is_compared_with_each_group():
   cosines = np.array([[[0.5, 0.1], [0.1, 0.5], [0.1, 0.3]]], np.float32)
   regions, text = regions_of(cosines, None)
-  rule = background.config_with(SegmentConfig(), learned=True)
+  rule = segment_config.config_with(SegmentConfig(), learned=True)
   with pytest.raises(ValueError, match='learned no background; train it with'):
     labels_of(regions, text, rule)
   regions['background'] = jnp.asarray([[0.6, 0.2, 0.2]])
@@ -134,7 +135,7 @@ def test_a_config_whose_rules_cannot_work_is_refused():
   with pytest.raises(ValueError, match='need one_hot and a background_thresh'):
     SegmentConfig(class_thresholds=(0.5,))
   with pytest.raises(ValueError, match='need one_hot'):
-    background.config_with(SegmentConfig(one_hot=False), 0.5)
+    segment_config.config_with(SegmentConfig(one_hot=False), 0.5)
   with pytest.raises(ValueError, match='set background_threshold to None'):
     SegmentConfig(background_prompts=True, background_threshold=0.5)
   with pytest.raises(ValueError, match='2 numbers for 3 classes'):

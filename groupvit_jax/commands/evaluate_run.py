@@ -20,7 +20,7 @@ from groupvit_jax.commands import (
   messages,
 )
 from groupvit_jax.data import label_sets
-from groupvit_jax.evaluation import diagnosis
+from groupvit_jax.evaluation import diagnosis, diagnosis_tables
 
 
 def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   print(evaluate_table.text(report))
   if args.diagnosis:
     print()
-    print(diagnosis.as_text(diagnosis.of_result(found)))
+    print(diagnosis_tables.as_text(diagnosis.of_result(found)))
   _tell_skipped(report)
   return 0
 

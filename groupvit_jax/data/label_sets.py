@@ -129,6 +129,7 @@ BENCHMARK_SETS = {
   'cityscapes': ('cityscapes', False),
   'pet': ('pet', True),
   'scenes': ('scenes', False),
+  'scenes_things': ('scenes_things', True),
 }
 
 # What kakaobrain/tcl prompts instead: the names of mmsegmentation 0.27 as they

@@ -10,7 +10,6 @@ its scores, but below any threshold, and becomes background by the threshold
 that is there. So nothing that works with scores has to know of them.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -21,36 +20,6 @@ from jaxtyping import Array, Float
 # between those and all others: with 171 classes the best score is above 3e-5.
 _QUIET, _QUIET_COSINES = 1e-9, 1e-2
 LOWEST = 1e-6
-
-
-def config_with(
-  config: 'segmentation.SegmentConfig',
-  thresholds: Sequence[float] | float | None = None,
-  *,
-  cosines: bool = True,
-  learned: bool = False,
-) -> 'segmentation.SegmentConfig':
-  """A config that finds the background by these rules alone.
-
-  Args:
-    config: the other steps.
-    thresholds: of every class, in their order without the background, or one
-      for all; None for none.
-    cosines: thresholds are cosines instead of scores.
-    learned: by the model's learned background.
-
-  Returns:
-    The config, its global threshold so low that it refuses nothing itself.
-  """
-  if isinstance(thresholds, int | float):
-    thresholds = (thresholds,)
-  return dataclasses.replace(
-    config,
-    background_threshold=LOWEST,
-    class_thresholds=None if thresholds is None else tuple(thresholds),
-    threshold_cosines=cosines and thresholds is not None,
-    learned_background=learned,
-  )
 
 
 def refuse(

@@ -111,11 +111,8 @@ def _encode(
   """What the network says of one window of each picture."""
   regions = region_source.regions(regions_fn, variables, images, given, sizes)
   canvas = images.shape[1:3]
-  said = ('image', 'embeddings', 'background')
-  return {
-    **{name: regions[name] for name in said if name in regions},
-    'pixels': segmentation.pixel_maps(regions, canvas, sizes, soft=soft),
-  }
+  pixels = segmentation.pixel_maps(regions, canvas, sizes, soft=soft)
+  return segmentation.scored(regions) | {'pixels': pixels}
 
 
 merge = jax.jit(lambda a, b: a.merge(b))

@@ -169,6 +169,15 @@ _ALL = (
     needs_folder=False,
   ),
   _benchmark(
+    'scenes_things',
+    'scenes, the grounds being background',
+    'drawn here',
+    'no folder',
+    'validation',
+    lambda folder, split, **options: scenes_set.SceneThings(split, **options),
+    needs_folder=False,
+  ),
+  _benchmark(
     'folder',
     'a folder of your own',
     'you have it',

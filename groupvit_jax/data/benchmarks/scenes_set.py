@@ -3,6 +3,8 @@
 The same scenes as those that training is evaluated with, at any size.
 """
 
+import dataclasses
+
 from groupvit_jax.data import scenes
 from groupvit_jax.data.benchmarks.example import Example
 from groupvit_jax.errors import SourceError
@@ -60,3 +62,26 @@ class ScenesSet:
     index = range(self._count)[index]
     image, _, label = scenes.generate(self._seed, index=index, size=self._size)
     return Example(self.name(index), image, label.astype('int32'))
+
+
+class SceneThings(ScenesSet):
+  """Scenes of which the things alone are asked for: a set with a background.
+
+  Every ground is background (class 0). Nothing else differs, and no model is
+  trained otherwise: it is the truth that is read in another way.
+
+  Fields: as LabelledSet.
+  """
+
+  background = True
+
+  def __init__(self, split: str = 'validation', **options: int):
+    """Says which scenes; options as of `ScenesSet`."""
+    super().__init__(split, **options)
+    self.class_names = ('background', *scenes.THINGS)
+
+  def __getitem__(self, index: int) -> Example:
+    example = super().__getitem__(index)
+    # Grounds come first among the classes of scenes.
+    label = (example.label - len(scenes.GROUNDS) + 1).clip(0)
+    return dataclasses.replace(example, label=label)

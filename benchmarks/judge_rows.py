@@ -1,0 +1,229 @@
+"""The rows of judge.py: what each changes in an evaluation."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from groupvit_jax import judge
+from groupvit_jax.data import decoding, label_sets, scenes
+from groupvit_jax.evaluation import background, calibration, zero_shot
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.text import prompts
+
+ABSENT = object()
+DATA = ('scenes', 'scenes_things', 'voc21', 'voc20', 'coco_object')
+WITH_BACKGROUND = ('scenes_things', 'voc21', 'coco_object')
+_FOLDERS = {'voc21': 'voc2012', 'voc20': 'voc2012', 'coco_object': 'coco_seg'}
+SIDE = 64  # of scenes, as in :demo
+# Stuff, in words of our own; none of them is a class of VOC.
+STUFF = (
+  'background|sky|wall|floor|ceiling|ground|grass|field|road|pavement|sand|snow'
+  '|water|sea|mountain|hill|rock|tree|forest|bush|building|house|fence|window'
+  '|curtain|shelf|carpet'
+)
+
+
+def folder(data: str, photos: pathlib.Path | None):
+  """Where a benchmark's data lie: None for scenes, ABSENT if they are not."""
+  if data.startswith('scenes'):
+    return None
+  path = None if photos is None else photos / _FOLDERS[data]
+  return path if path is not None and path.is_dir() else ABSENT
+
+
+class Subject:
+  """A model and what its rows are measured on.
+
+  Attributes:
+    model: from `gv.load`.
+    learned: whether it has learned a background.
+  """
+
+  def __init__(self, model, data: str, args):
+    """Opens nothing yet; `args` are those of judge.py."""
+    self.model, self.data, self._args = model, data, args
+    self.learned = bool(model.architecture.get('learned_background'))
+    self.folder = folder(data, args.photos)
+    label_set = label_sets.class_names(data)
+    self.objects = tuple(label_set[int(data in WITH_BACKGROUND) :])
+
+  def question(self, **changes) -> judge.Question:
+    """The evaluation that rows change: whole pictures, no gate on scenes."""
+    own = {} if self.folder else {'top_k': None, 'mode': 'whole'}
+    options = {}
+    if self.folder is None:
+      options = {'count': self._args.limit, 'size': SIDE}
+    overrides = {**judge.at_size(self.side), **own}
+    overrides |= changes.pop('overrides', {})
+    return judge.Question(
+      benchmark=self.data,
+      folder=self.folder,
+      limit=None if self.folder is None else self._args.limit,
+      overrides=overrides,
+      options=options,
+      **changes,
+    )
+
+  @property
+  def side(self) -> int:
+    """Shorter side of the pictures, the one that the model was trained on."""
+    return self.model.short_side
+
+  @functools.cached_property
+  def calibration(self) -> tuple[list[np.ndarray], Sequence]:
+    """Pictures in batches, and their captions; no mask is ever looked at."""
+    count = self._args.calibration
+    if self.folder is None:
+      drawn = scenes.generate_many(
+        'train', count, SIDE, 0, masks=False, progress=False
+      )
+      pictures, captions = drawn.images, [c[0] for c in drawn.captions]
+    else:
+      # Neither VOC's nor those of coco_object, which are of val2017 and
+      # captioned: Flickr's.
+      pictures, captions = _photos(self._args.photos / 'flickr8k_224', count)
+      pictures = np.stack([_square(p, self.side) for p in pictures])
+    return [pictures[i : i + 50] for i in range(0, count, 50)], captions
+
+  @functools.cache  # noqa: B019  (as long as the script runs)
+  def values(self, cosines: bool) -> np.ndarray:
+    """Every object class's best value in each calibration picture."""
+    tokens = zero_shot.tokenize_classes(
+      self.model.tokenizer, self.objects, prompts.SIMPLE
+    )
+    fns, variables = self.model.predict_fns, self.model.variables
+    text = zero_shot.embed_tokens(fns['text'], variables, tokens)
+    return calibration.best_values(
+      fns,
+      variables,
+      self.calibration[0],
+      text,
+      cosines=cosines,
+      config=SegmentConfig(top_k=None if self.folder is None else 5),
+    )
+
+  def thresholds(self, how: str, cosines: bool) -> tuple[float, ...]:
+    """By 'one' or 'captions' (of each class), or 'pictures' alone."""
+    values = self.values(cosines)
+    if how == 'pictures':
+      return calibration.from_pictures(values)
+    named = calibration.mentions(self.calibration[1], self.objects)
+    if how == 'one':
+      return (calibration.one_from_captions(values, named),)
+    return calibration.from_captions(values, named)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One change.
+
+  Attributes:
+    what: in words.
+    question: from a subject.
+    background_only: only for sets with a background.
+    learned: only for models that have learned one.
+  """
+
+  what: str
+  question: Callable[[Subject], judge.Question]
+  background_only: bool = True
+  learned: bool = False
+
+
+def _plain(**overrides):
+  return lambda subject: subject.question(overrides=overrides)
+
+
+def _calibrated(how: str, cosines: bool, **others):
+  def question(subject):
+    overrides = {
+      'background_threshold': background.LOWEST,
+      'class_thresholds': subject.thresholds(how, cosines),
+      'threshold_cosines': cosines,
+      **others,
+    }
+    return subject.question(overrides=overrides)
+
+  return question
+
+
+def _words(words: Callable[[Subject], str]):
+  def question(subject):
+    overrides = {'background_threshold': None, 'background_prompts': True}
+    names = (words(subject), *subject.objects)
+    return subject.question(overrides=overrides, class_names=names)
+
+  return question
+
+
+def _stuff(subject: Subject) -> str:
+  if subject.folder is not None:
+    return STUFF
+  return '|'.join(('background', *label_sets.LABEL_SETS['scenes_grounds']))
+
+
+ROWS = {
+  'released': Row('the protocol as it is', _plain(), background_only=False),
+  'threshold_.5': Row('one threshold of .5', _plain(background_threshold=0.5)),
+  'threshold_.98': Row('one of .98', _plain(background_threshold=0.98)),
+  'score_captions': Row(
+    'a score threshold per class, from captions',
+    _calibrated('captions', cosines=False),
+  ),
+  'score_pictures': Row(
+    'the same from pictures alone', _calibrated('pictures', cosines=False)
+  ),
+  'cosine_one': Row(
+    'one cosine threshold, from captions', _calibrated('one', cosines=True)
+  ),
+  'cosine_captions': Row(
+    'a cosine threshold per class, from captions',
+    _calibrated('captions', cosines=True),
+  ),
+  'cosine_pictures': Row(
+    'the same from pictures alone', _calibrated('pictures', cosines=True)
+  ),
+  'word': Row('prompted by "background"', _words(lambda _: 'background')),
+  'stuff_words': Row('prompted by words of stuff', _words(_stuff)),
+  'learned': Row(
+    'the learned background',
+    _plain(background_threshold=background.LOWEST, learned_background=True),
+    learned=True,
+  ),
+  'soft_maps': Row(
+    'groups mixed by their soft maps',
+    _plain(one_hot=False),
+    background_only=False,
+  ),
+  'pamr': Row('PAMR', _plain(refine='pamr'), background_only=False),
+  'pamr_cosine': Row(
+    'PAMR, and a cosine threshold per class',
+    _calibrated('captions', cosines=True, refine='pamr'),
+  ),
+  'pamr_learned': Row(
+    'PAMR, and the learned background',
+    _plain(
+      background_threshold=background.LOWEST,
+      learned_background=True,
+      refine='pamr',
+    ),
+    learned=True,
+  ),
+}
+
+
+def _photos(path: pathlib.Path, count: int):
+  """Pictures with several captions each."""
+  rows = map(json.loads, (path / 'captions.jsonl').read_text().splitlines())
+  rows = list(rows)[:count]
+  pictures = [decoding.open_image(path / row['image']) for row in rows]
+  return pictures, [row['captions'] for row in rows]
+
+
+def _square(picture: np.ndarray, side: int) -> np.ndarray:
+  return np.asarray(Image.fromarray(picture).resize((side, side)))

@@ -1,0 +1,70 @@
+"""Every row of the benchmark of judging is an evaluation that can be asked."""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+import judge_rows  # noqa: E402
+
+from groupvit_jax.evaluation import protocols  # noqa: E402
+
+
+class Subject(judge_rows.Subject):
+  """One whose model is not needed: its thresholds are known."""
+
+  def __init__(self, data):
+    model = types.SimpleNamespace(architecture={}, short_side=64)
+    args = argparse.Namespace(photos=None, limit=5, calibration=5)
+    super().__init__(model, data, args)
+
+  def thresholds(self, how, cosines):
+    return (0.5,) * (1 if how == 'one' else len(self.objects))
+
+
+@pytest.mark.parametrize('name', judge_rows.ROWS)
+def test_a_row_is_a_question_of_its_own(name):
+  row, subject = judge_rows.ROWS[name], Subject('scenes_things')
+  question = row.question(subject)
+  assert question.benchmark == 'scenes_things'
+  assert question.options == {'count': 5, 'size': 64}
+
+  def resolved(question):
+    fields = {f'segment.{k}': v for k, v in question.overrides.items()}
+    return protocols.make(
+      'groupvit', 'scenes_things', background=True, **fields
+    )
+
+  protocol = resolved(question)
+  plain = judge_rows.ROWS['released'].question(subject)
+  assert protocol.segment.mode == 'whole'
+  assert protocol.segment.short_side == 64
+  if name != 'released':
+    same = (resolved(plain), plain.class_names)
+    assert (protocol, question.class_names) != same
+  if question.class_names:
+    assert protocol.segment.background_threshold is None
+    assert len(question.class_names) == 13
+
+
+def test_photos_that_are_not_there_are_said_to_be_absent(tmp_path):
+  assert judge_rows.folder('scenes', None) is None
+  assert judge_rows.folder('voc21', None) is judge_rows.ABSENT
+  assert judge_rows.folder('voc21', tmp_path) is judge_rows.ABSENT
+  (tmp_path / 'voc2012').mkdir()
+  assert judge_rows.folder('voc20', tmp_path) == tmp_path / 'voc2012'
+
+
+def test_rows_are_listed():
+  command = [sys.executable, 'benchmarks/judge.py', '--list']
+  run = subprocess.run(
+    command, cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  listed = [row.split()[0] for row in run.stdout.splitlines()]
+  assert listed == list(judge_rows.ROWS)
