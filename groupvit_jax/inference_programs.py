@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, UInt8
 
 from groupvit_jax import files
-from groupvit_jax.evaluation import segmentation
+from groupvit_jax.evaluation import segmentation, soft_maps
 
 CACHE = '~/.cache/groupvit_jax/compiled'
 
@@ -130,9 +130,7 @@ class Programs:
       groups, or b h w g of their shares.
     """
     regions = self._encode_regions(variables, images, sizes)
-    pixels = segmentation.pixel_maps(
-      regions, images.shape[1:3], sizes, soft=soft
-    )
+    pixels = soft_maps.pixel_maps(regions, images.shape[1:3], sizes, soft=soft)
     return segmentation.scored(regions) | {
       'stages': regions['stages'],
       'pixels': pixels,

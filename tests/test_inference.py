@@ -22,7 +22,7 @@ from groupvit_jax import (
   model_folder,
 )
 from groupvit_jax.data import crops
-from groupvit_jax.evaluation import canvases, segmentation, zero_shot
+from groupvit_jax.evaluation import canvases, segmentation, soft_maps, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.text import clip_bpe, prompts
 
@@ -85,7 +85,7 @@ def reference(model, image, config):
   scores = segmentation.segment_scores(
     regions, text_of(model), model.scale, size, config
   )
-  scores = segmentation.resize_maps(scores, image.shape[:2])[0]
+  scores = soft_maps.resize_maps(scores, image.shape[:2])[0]
   return np.asarray(scores)
 
 
@@ -164,9 +164,7 @@ def test_sliding_windows_are_averaged(model):
     )
     total[:, left : left + 32] += np.asarray(scores[0])
     count[:, left : left + 32] += 1
-  scores = segmentation.resize_maps(
-    jnp.asarray((total / count)[None]), (40, 70)
-  )
+  scores = soft_maps.resize_maps(jnp.asarray((total / count)[None]), (40, 70))
   found = model.segment(image, NAMES, config)
   assert len(found.field.windows) == 3
   check(found, np.asarray(scores[0]))
@@ -204,7 +202,7 @@ def test_groups_are_those_of_the_stages(model):
   found = model.segment(image, NAMES)
   regions = regions_of(model, canvases.resize(image, (32, 32)))
   for groups, maps in zip(found.groups, regions['stages'], strict=True):
-    expected = segmentation.pixel_groups(maps, (48, 48))[0]
+    expected = soft_maps.pixel_groups(maps, (48, 48))[0]
     assert (groups == expected).mean() > 0.998
 
 

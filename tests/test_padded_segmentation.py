@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import segmentation, zero_shot
+from groupvit_jax.evaluation import segmentation, soft_maps, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 CONFIGS = {
@@ -60,7 +60,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
   @jax.jit
   def resize(maps, sizes_in, sizes_out):
     traced.append(1)
-    return segmentation.resize_maps_to(maps, sizes_in, sizes_out, (20, 28))
+    return soft_maps.resize_maps_to(maps, sizes_in, sizes_out, (20, 28))
 
   def run(order):
     pick = jnp.asarray(order)
@@ -72,7 +72,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
   run([4, 3, 2, 1, 0])
   assert len(traced) == 1
   for i, ((h, w), (y, x)) in enumerate(zip(SIZES_IN, SIZES_OUT, strict=True)):
-    alone = segmentation.resize_maps(maps[i : i + 1, :h, :w], (y, x))
+    alone = soft_maps.resize_maps(maps[i : i + 1, :h, :w], (y, x))
     np.testing.assert_allclose(resized[i, :y, :x], alone[0], rtol=0, atol=2e-6)
     np.testing.assert_array_equal(resized[i, y:], 0)
     np.testing.assert_array_equal(resized[i, :, x:], 0)
@@ -80,7 +80,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
 
 def test_a_map_doubled_by_hand():
   maps = jnp.asarray([0.0, 1.0]).reshape(1, 1, 2, 1)
-  wide = segmentation.resize_maps_to(
+  wide = soft_maps.resize_maps_to(
     maps, jnp.asarray([[1, 2]]), jnp.asarray([[1, 4]]), (1, 6)
   )
   np.testing.assert_allclose(wide.ravel(), [0, 0.25, 0.75, 1, 0, 0], atol=1e-6)

@@ -22,7 +22,7 @@ from stub_models import (
 )
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import segmentation, zero_shot
+from groupvit_jax.evaluation import segmentation, soft_maps, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
@@ -58,7 +58,7 @@ def released_labels(regions, text, scale, size, threshold=None, top_k=5):
   NVlabs/GroupViT segmentation/evaluation/group_vit_seg.py.
   """
   labels = []
-  maps = np.asarray(segmentation.resize_maps(regions['stages'][-1], size))
+  maps = np.asarray(soft_maps.resize_maps(regions['stages'][-1], size))
   text = np.asarray(text)
   for image, groups, soft in zip(
     np.asarray(regions['image']),
@@ -116,7 +116,7 @@ def test_labels_follow_the_released_steps(threshold):
 
 def test_maps_are_enlarged_as_torch_does_without_aligned_corners():
   maps = jnp.array([0.0, 4.0]).reshape(1, 1, 2, 1)
-  got = segmentation.resize_maps(maps, (1, 4))
+  got = soft_maps.resize_maps(maps, (1, 4))
   np.testing.assert_allclose(got.ravel(), [0.0, 1.0, 3.0, 4.0], rtol=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_groups_are_decided_after_enlarging():
   # Group 1 wins 2 of 3 tokens, but between them the enlarged maps give group 0
   # the larger part: deciding on the token grid would give 6 pixels to group 1.
   soft = jnp.array([[0.45, 0.55], [0.9, 0.1], [0.45, 0.55]]).reshape(1, 1, 3, 2)
-  got = segmentation.pixel_groups(soft, (1, 9))
+  got = soft_maps.pixel_groups(soft, (1, 9))
   np.testing.assert_array_equal(got[0, 0], [1, 1, 0, 0, 0, 0, 0, 1, 1])
 
 
@@ -195,7 +195,7 @@ def test_scores_are_enlarged_to_the_size_of_the_truth():
   regions, text = random_regions(5)
   got = segmentation.segment(regions, text, 9.0, (6, 8), output_size=(13, 11))
   scores = segmentation.segment_scores(regions, text, 9.0, (6, 8))
-  want = segmentation.resize_maps(scores, (13, 11)).argmax(-1)
+  want = soft_maps.resize_maps(scores, (13, 11)).argmax(-1)
   np.testing.assert_array_equal(got, want)
 
 

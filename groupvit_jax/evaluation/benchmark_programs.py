@@ -18,6 +18,7 @@ from groupvit_jax.evaluation import (
   canvases,
   region_source,
   segmentation,
+  soft_maps,
 )
 from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.evaluation.benchmark_counts import BenchmarkCounts, Counter
@@ -111,7 +112,7 @@ def _encode(
   """What the network says of one window of each picture."""
   regions = region_source.regions(regions_fn, variables, images, given, sizes)
   canvas = images.shape[1:3]
-  pixels = segmentation.pixel_maps(regions, canvas, sizes, soft=soft)
+  pixels = soft_maps.pixel_maps(regions, canvas, sizes, soft=soft)
   return segmentation.scored(regions) | {'pixels': pixels}
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from groupvit_jax.evaluation import segmentation, zero_shot
+from groupvit_jax.evaluation import segmentation, soft_maps, zero_shot
 
 # A class seen in few pictures takes its threshold from all classes: as much as
 # if these had shown it in so many more.
@@ -77,7 +77,7 @@ def _best_of_batch(
       scale_fn(variables),
       config,
     )
-  maps = segmentation.final_maps(regions)
+  maps = soft_maps.final_maps(regions)
   groups = maps.reshape(len(maps), -1, maps.shape[-1])
   wins = jax.nn.one_hot(groups.argmax(-1), groups.shape[-1], dtype=bool).any(1)
   return jnp.where(wins[..., None], values, -1.0).max(1)

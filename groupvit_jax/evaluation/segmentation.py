@@ -13,25 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.evaluation import background as background_rules
-from groupvit_jax.evaluation import zero_shot
+from groupvit_jax.evaluation import soft_maps, zero_shot
 from groupvit_jax.evaluation.segment_config import SegmentConfig
-
-__all__ = [
-  'SegmentConfig',
-  'background_limit',
-  'final_maps',
-  'group_scores',
-  'pixel_groups',
-  'pixel_maps',
-  'region_scores',
-  'resize_maps',
-  'resize_maps_to',
-  'scored',
-  'segment',
-  'segment_scores',
-  'take_groups',
-  'with_background',
-]
 
 
 def group_scores(
@@ -162,86 +145,6 @@ def _gate(
   return allowed if valid is None else allowed & valid
 
 
-def resize_maps(
-  maps: Float[Array, 'b h w g'], size: tuple[int, int]
-) -> Float[Array, 'b H W g']:
-  """Bilinear, as PyTorch with align_corners=False and no antialias."""
-  if maps.shape[1:3] == size:
-    return maps
-  shape = (maps.shape[0], *size, maps.shape[3])
-  return jax.image.resize(maps, shape, method='linear', antialias=False)
-
-
-def resize_maps_to(
-  maps: Float[Array, 'b h w g'],
-  sizes_in: Int[Array, 'b 2'],
-  sizes_out: Int[Array, 'b 2'],
-  canvas: tuple[int, int],
-) -> Float[Array, 'b H W g']:
-  """`resize_maps` of pictures in the top left corner of a canvas, each its own.
-
-  The sizes are known at run time only, so that one compiled program serves
-  all; a resize is a matrix for the rows and one for the columns.
-
-  Args:
-    maps: on a static grid; what lies beyond `sizes_in` is not read.
-    sizes_in: (h, w) of every picture's own grid, at least 1.
-    sizes_out: (h, w) wanted of it, at least 1.
-    canvas: (H, W) of the result.
-
-  Returns:
-    Maps of `sizes_out` in the top left corner, zero beyond.
-  """
-  height, width = maps.shape[1:3]
-  inside = (jnp.arange(height) < sizes_in[:, :1])[:, :, None] & (
-    jnp.arange(width) < sizes_in[:, 1:]
-  )[:, None, :]
-  maps = jnp.where(inside[..., None], maps, 0)  # NaN times zero is NaN
-  rows = _linear_weights(sizes_in[:, 0], sizes_out[:, 0], height, canvas[0])
-  columns = _linear_weights(sizes_in[:, 1], sizes_out[:, 1], width, canvas[1])
-  exact = jax.lax.Precision.HIGHEST
-  maps = jnp.einsum('byh,bhwg->bywg', rows, maps, precision=exact)
-  return jnp.einsum('bxw,bywg->byxg', columns, maps, precision=exact)
-
-
-def _linear_weights(
-  lengths_in: Int[Array, 'b'],
-  lengths_out: Int[Array, 'b'],
-  source: int,
-  target: int,
-) -> Float[Array, 'b target source']:
-  """Matrices of a linear resize along one axis, edges repeated."""
-  last = lengths_in[:, None] - 1
-  scale = lengths_in / lengths_out
-  place = (jnp.arange(target) + 0.5) * scale[:, None] - 0.5
-  place = jnp.clip(place, 0, last)
-  first = jnp.floor(place).astype(jnp.int32)
-  second = jnp.minimum(first + 1, last)
-  share = (place - first)[..., None]
-  one_hot = jax.nn.one_hot
-  weights = one_hot(first, source) * (1 - share)
-  weights += one_hot(second, source) * share
-  wanted = jnp.arange(target) < lengths_out[:, None]
-  return jnp.where(wanted[..., None], weights, 0)
-
-
-def pixel_groups(
-  maps: Float[Array, 'b h w g'], size: tuple[int, int]
-) -> Int[Array, 'b H W']:
-  """The strongest group of each pixel: soft maps enlarged, then argmax.
-
-  Enlarging before deciding gives smooth borders between tokens.
-
-  Args:
-    maps: soft assignment maps on the token grid, composed across stages.
-    size: (H, W) in pixels.
-
-  Returns:
-    int32 group indices.
-  """
-  return resize_maps(maps, size).argmax(-1).astype(jnp.int32)
-
-
 def segment_scores(
   regions: Mapping[str, Any],
   text: Float[Array, 'c *s e'],
@@ -262,13 +165,13 @@ def segment_scores(
     Scores; the background's is 1 where it wins and 0 elsewhere.
   """
   scores = region_scores(regions, text, scale, config)
-  maps = final_maps(regions)
+  maps = soft_maps.final_maps(regions)
   if config.one_hot:
-    pixels = take_groups(scores, pixel_groups(maps, size))
+    pixels = soft_maps.take_groups(scores, soft_maps.pixel_groups(maps, size))
   else:
     pixels = jnp.einsum(
       'bhwg,bgc->bhwc',
-      resize_maps(maps, size),
+      soft_maps.resize_maps(maps, size),
       scores,
       precision=jax.lax.Precision.HIGHEST,
     )
@@ -306,63 +209,11 @@ def segment(
     if config.background_threshold is not None:
       scores = with_background(scores, config)
     names = scores.argmax(-1).astype(jnp.int32)
-    groups = pixel_groups(final_maps(regions), size)
-    return take_groups(names[..., None], groups)[..., 0]
+    groups = soft_maps.pixel_groups(soft_maps.final_maps(regions), size)
+    return soft_maps.take_groups(names[..., None], groups)[..., 0]
   scores = segment_scores(regions, text, scale, size, config)
-  scores = resize_maps(scores, output_size or size)
+  scores = soft_maps.resize_maps(scores, output_size or size)
   return scores.argmax(-1).astype(jnp.int32)
-
-
-def final_maps(regions: Mapping[str, Any]) -> Float[Array, 'b h w g']:
-  """The maps that go with the embeddings: those of the last grouping stage.
-
-  Args:
-    regions: what predict_fns['regions'] returns.
-
-  Returns:
-    Soft assignment maps on the token grid.
-
-  Raises:
-    ValueError: for a model that does not group.
-  """
-  if not regions['stages']:
-    raise ValueError(
-      "predict_fns['regions'] returned no maps (stages is empty): this model "
-      'does not group. Give the evaluator a grouping, such as '
-      "grouping=grouping_baselines.make('kmeans')."
-    )
-  return regions['stages'][-1]
-
-
-def pixel_maps(
-  regions: Mapping[str, Any],
-  canvas: tuple[int, int],
-  sizes: Int[Array, 'b 2'] | None = None,
-  *,
-  soft: bool = False,
-) -> Array:
-  """The groups of all pixels that the network saw.
-
-  Args:
-    regions: what predict_fns['regions'] returns.
-    canvas: (H, W) in pixels of the pictures it was given.
-    sizes: (h, w) of each in the canvas's top left corner, as it was given;
-      None if all fill it.
-    soft: return the share of every group instead of the strongest group.
-
-  Returns:
-    b H W g shares, or b H W groups (uint8 if that is enough). Beyond `sizes`
-    they mean nothing.
-  """
-  maps = final_maps(regions)
-  if sizes is None:
-    maps = resize_maps(maps, canvas)
-  else:
-    maps = resize_maps_to(maps, regions['grids'], sizes, canvas)
-  if soft:
-    return maps
-  small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
-  return maps.argmax(-1).astype(small)
 
 
 def background_limit(
@@ -407,12 +258,3 @@ def with_background(
   else:
     column = scores.max(-1, keepdims=True) < limit
   return xp.concat([column.astype(scores.dtype), scores], axis=-1)
-
-
-def take_groups(values: Array, groups: Int[Array, 'b h w']) -> Array:
-  """values b g k, looked up at each pixel's group: b h w k."""
-  batch, height, width = groups.shape
-  flat = jnp.take_along_axis(
-    values, groups.reshape(batch, -1, 1), axis=1, mode='clip'
-  )
-  return flat.reshape(batch, height, width, -1)

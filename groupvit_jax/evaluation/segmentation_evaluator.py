@@ -22,6 +22,7 @@ from groupvit_jax.evaluation import (
   oracle,
   region_source,
   segmentation,
+  soft_maps,
   zero_shot,
 )
 from groupvit_jax.text import prompts
@@ -265,7 +266,7 @@ class SegmentationEvaluator:
     batch: Mapping[str, Array],
   ) -> SegmentationCounts:
     regions = region_source.regions(regions_fn, variables, images, given)
-    maps = segmentation.final_maps(regions)
+    maps = soft_maps.final_maps(regions)
     label, mask = batch['label'].astype(jnp.int32), batch['mask']
     size, label_size = images.shape[1:3], label.shape[1:]
     scale = scale_fn(variables)
@@ -273,7 +274,7 @@ class SegmentationEvaluator:
       regions, text, scale, size, self._config, label_size
     )
     counts = oracle.group_class_counts(
-      segmentation.pixel_groups(maps, label_size),
+      soft_maps.pixel_groups(maps, label_size),
       label,
       maps.shape[-1],
       len(self._names),
@@ -316,7 +317,7 @@ class SegmentationEvaluator:
         regions, text, scale, size, self._config
       ),
       'groups': tuple(
-        segmentation.pixel_groups(m, size) for m in regions['stages']
+        soft_maps.pixel_groups(m, size) for m in regions['stages']
       ),
     }
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from groupvit_jax.evaluation import segmentation
+from groupvit_jax.evaluation import segmentation, soft_maps
 
 
 class Windows(NamedTuple):
@@ -125,7 +125,7 @@ def mean_scores(
 
 def _values(windows, tables, i, pixels, config):
   if pixels.ndim == 3:
-    return segmentation.take_groups(tables[:, i], pixels.astype(jnp.int32))
+    return soft_maps.take_groups(tables[:, i], pixels.astype(jnp.int32))
   values = jnp.einsum(
     'bhwg,bgc->bhwc',
     pixels,
