@@ -17,6 +17,8 @@ from groupvit_jax.data import benchmarks
 from groupvit_jax.evaluation import segmentation_evaluator
 from groupvit_jax.text import prompts
 
+_WINDOWS = 8  # that go together on each device, at most
+
 
 class Benchmark:
   """A benchmark on the disk.
@@ -137,7 +139,8 @@ def _batch_size(config, question) -> int:
   """Whole pictures are shared out over the devices, windows go to each."""
   if question.benchmark in judge.WHOLES:
     return config.eval.batch_size // jax.process_count()
-  return max(1, config.eval.batch_size // jax.device_count())
+  # Scores are held at the truth's size, which is not that of training.
+  return min(_WINDOWS, max(1, config.eval.batch_size // jax.device_count()))
 
 
 def _square(pixels, side, resample):

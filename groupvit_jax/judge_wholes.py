@@ -58,9 +58,11 @@ def make(
     'crop': 'clip' if encoder.clip else 'released',
   }
   if with_captions:
+    captions = [examples.captions(i) for i in range(len(examples))]
+    settings['captions'] = sum(map(len, captions))
     evaluator = retrieval.RetrievalEvaluator(
       batches,
-      [examples.captions(i) for i in range(len(examples))],
+      captions,
       encoder.tokenizer,
       template=templates[0],
       mesh=mesh,

@@ -289,7 +289,12 @@ def test_retrieval(places, tmp_path):
     100 * np.mean(best == owner)
   )
   assert report['figures']['image_to_text_r10'] == 100
-  assert report['images'] == 4
+  assert report['images'] == 4 and report['settings']['captions'] == 6
+  assert set(report['figures']) == {
+    f'{way}_r{k}'
+    for way in ('image_to_text', 'text_to_image')
+    for k in (1, 5, 10)
+  }
 
 
 @pytest.mark.parametrize(

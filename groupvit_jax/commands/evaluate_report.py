@@ -77,7 +77,7 @@ def _percent(figures: Mapping[str, float]) -> dict[str, float]:
   shown = {
     name: value
     for name, value in figures.items()
-    if not name.startswith('iou/') and name not in ('images', 'skipped')
+    if not name.startswith('iou/') and name not in evaluator.COUNTS
   }
   return evaluator.to_percent(shown)
 

@@ -23,6 +23,7 @@ COUNTS = (
   'groups_winning',
   'groups_per_image',
   'images',
+  'captions',
   'skipped',
 )
 
