@@ -156,7 +156,7 @@ def _demo(c) -> None:
   """2 CPU cores, under 12 minutes, data and compilation included."""
   c.image_size = 64
   c.batch_size = 64
-  c.num_steps = 4000
+  c.num_steps = 5000
   c.dtype = 'float32'
   c.model.patch_size = 8
   c.model.width = 64

@@ -41,7 +41,7 @@ class Examples:
     return self._examples[i]
 
 
-def bands(count=9, seed=0, shift=0):
+def bands(count=9, seed=0, shift=0, widths=(8, 11, 12)):
   """Bands of up to three classes in pictures of several sizes, 8 px high.
 
   What `stub_models.Stub` sees in them is what they hold.
@@ -49,11 +49,11 @@ def bands(count=9, seed=0, shift=0):
   rng = np.random.default_rng(seed)
   examples = []
   for i in range(count):
-    width = (8, 11, 14, 8, 17)[i % 5]
+    width = widths[i % len(widths)]
     classes = (i + rng.permutation(3)) % len(NAMES)
     label = np.repeat(classes, -(-width // 3))[:width]
     label = np.broadcast_to(label, (8, width)).astype(np.int32)
-    if i % 3 == 2:  # portrait
+    if i % 5 == 2:  # portrait
       label = label.T
     image = np.repeat(label[..., None], 3, -1).astype(np.uint8)
     examples.append(Example(f'picture {i}', image, label + shift))

@@ -19,6 +19,7 @@ def test_numbers_of_templates():
   assert prompts.SIMPLE == ('a photo of a {}.',)
   assert all(t.count('{}') == 1 for t in prompts.FULL)
   assert prompts.FULL[0] == 'a bad photo of a {}.'
+  assert prompts.SUBSET[1] == 'a bad photo of a {}.'  # CLIP's own: 'the'
   assert prompts.FULL[-1] == 'a tattoo of the {}.'
 
 

@@ -11,15 +11,11 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from groupvit_jax import metrics
 from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
-from groupvit_jax.evaluation.segmentation import (
-  SegmentConfig,
-  region_scores,
-  with_background,
-)
+from groupvit_jax.evaluation.segmentation import SegmentConfig, region_scores
 from groupvit_jax.evaluation.window_scores import Windows
 from groupvit_jax.metrics_tally import Tally
 
@@ -105,8 +101,8 @@ class Counter:
 
     Args:
       said: what the network said of each of the n windows: image (b e),
-        embeddings (b g e), background (b g) if it was learned, and pixels,
-        see `Windows`.
+        embeddings (b g e) and pixels, see `Windows`; background (b g) if the
+        model has learned one.
       words: class embeddings (c e), background left out, and the temperature.
       places: of the windows, see `Windows`.
       truth: of the same pictures.
@@ -173,7 +169,7 @@ class Counter:
     if threshold:
       kept = jnp.pad(kept + 1, ((0, 0), (1, 0)))
       if config.one_hot:
-        background = _backgrounds(windows.scores, config)
+        background = window_scores.backgrounds(windows.scores, config)
         tables = jnp.concatenate([background, tables], -1)
     scores = window_scores.mean_scores(windows, tables, canvas, config)
     if self.refine is not None:
@@ -216,15 +212,6 @@ class Counter:
       lambda scores: scores.argmax(-1), scores, truth.rows, truth.columns
     )
     return _look_up(kept, index)
-
-
-def _backgrounds(
-  scores: Float[Array, 'b n g c'], config: SegmentConfig
-) -> Float[Array, 'b n g 1']:
-  """The background's scores, by every window's own limit."""
-  return jax.vmap(lambda scores: with_background(scores, config))(scores)[
-    ..., :1
-  ]
 
 
 def _look_up(kept: Int[Array, 'b k'], index: Array) -> Int[Array, 'b H W']:

@@ -4,7 +4,7 @@ By name and benchmark, with their sources; docs/evaluation.md tells each step.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from groupvit_jax.evaluation.segmentation import SegmentConfig
@@ -80,7 +80,7 @@ def _tcl(benchmark: str, background: bool, refine: str) -> dict[str, Any]:
       **_SIZES,
     ),
     'templates': prompts.TCL,
-    'source': 'Cha et al. 2023, arXiv 2212.00785; kakaobrain/tcl e643d68',
+    'source': 'Cha et al. 2023, arXiv 2212.00785; khanrc/tcl e643d68',
   }
 
 
@@ -127,7 +127,7 @@ def make(
   segment = {key: overrides[key] for key in overrides if key in steps}
   own |= {key: overrides[key] for key in overrides if key not in steps}
   own['segment'] = dataclasses.replace(own['segment'], **segment)
-  own['templates'] = _templates(own['templates'])
+  own['templates'] = prompts.find_templates(own['templates'])
   return Protocol(name, benchmark, changed=tuple(sorted(overrides)), **own)
 
 
@@ -144,16 +144,3 @@ def _check_fields(overrides: Mapping[str, Any]) -> None:
     raise ValueError(
       f'refine is one of {", ".join(REFINEMENTS)}, not {overrides["refine"]!r}.'
     )
-
-
-def _templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-  if not isinstance(templates, str):
-    return prompts.check_templates(templates)
-  if templates in prompts.TEMPLATES:
-    return prompts.TEMPLATES[templates]
-  if '{}' in templates:
-    return (templates,)
-  raise ValueError(
-    f'templates={templates!r} is unknown; choose one of '
-    f"{', '.join(prompts.TEMPLATES)}, or write your own with '{{}}'."
-  )

@@ -60,6 +60,15 @@ def take_classes(
   return jnp.take_along_axis(padded, kept[:, None, None, :], axis=-1)
 
 
+def backgrounds(
+  scores: Float[Array, 'b n g c'], config: segmentation.SegmentConfig
+) -> Float[Array, 'b n g 1']:
+  """The background's scores, by every window's own limit."""
+  # Before any class is left out: the limit may depend on all of them.
+  add = jax.vmap(lambda scores: segmentation.with_background(scores, config))
+  return add(scores)[..., :1]
+
+
 def on_canvas(
   window: Array, places: Int[Array, 'b 4'], canvas: tuple[int, int]
 ) -> tuple[Array, Bool[Array, 'b H W']]:
@@ -88,7 +97,7 @@ def on_canvas(
 
 def mean_scores(
   windows: Windows,
-  tables: Float[Array, 'b n g k'],
+  tables: Float[Array, 'b n g m'],
   canvas: tuple[int, int],
   config: segmentation.SegmentConfig,
 ) -> Float[Array, 'b H W k']:

@@ -92,10 +92,12 @@ FULL = (
   'a tattoo of the {}.',
 )
 
-# The seven that the same notebook found to do nearly as well together.
+# The seven that the same notebook found to do nearly as well together, as
+# released (NVlabs/GroupViT datasets/imagenet_template.py; CLIP has 'a bad photo
+# of the {}.').
 SUBSET = (
   'itap of a {}.',
-  'a bad photo of the {}.',
+  'a bad photo of a {}.',
   'a origami {}.',
   'a photo of the large {}.',
   'a {} in a video game.',
@@ -106,15 +108,8 @@ SUBSET = (
 # What the released segmentation uses.
 SIMPLE = ('a photo of a {}.',)
 
-# TCL's nine ('custom' in kakaobrain/tcl datasets/templates.py): seven as in the
-# released GroupViT, whose second has 'a' where the notebook has 'the'.
-TCL = (
-  'itap of a {}.',
-  'a bad photo of a {}.',
-  *SUBSET[2:],
-  'a photo of many {}.',
-  'a photo of {}s.',
-)
+# TCL's nine ('custom' in kakaobrain/tcl datasets/templates.py).
+TCL = (*SUBSET, 'a photo of many {}.', 'a photo of {}s.')
 
 TEMPLATES = {'full': FULL, 'subset': SUBSET, 'simple': SIMPLE, 'tcl': TCL}
 

@@ -1,0 +1,170 @@
+"""Boundary IoU, mask probing and the rest against other implementations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+import sklearn.metrics
+
+from groupvit_jax import metrics
+from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
+from groupvit_jax.metrics_tally import Tally
+
+CLASSES = 5
+
+
+def blobs(rng, size, classes=CLASSES, scale=6):
+  """A label map with regions."""
+  coarse = rng.integers(0, classes, (scale, scale))
+  rows, columns = (np.arange(n) * scale // n for n in size)
+  return coarse[rows][:, columns]
+
+
+def band(mask, width):
+  """Cheng et al.: what eroding a mask `width` times takes away."""
+  eroded = scipy.ndimage.binary_erosion(
+    mask, np.ones((3, 3)), iterations=width, border_value=0
+  )
+  return mask & ~eroded
+
+
+SIZES = [(40, 56), (33, 48), (21, 20), (40, 9)]
+
+
+def test_bands_are_what_erosion_takes_away():
+  rng = np.random.default_rng(0)
+  labels = np.full((len(SIZES), 40, 56), 255)
+  for place, size in zip(labels, SIZES, strict=True):
+    place[: size[0], : size[1]] = blobs(rng, size)
+  widths = [boundary.width(size, 0.05) for size in SIZES]
+  assert len(set(widths)) > 2
+  found = jax.jit(boundary.bands)(
+    jnp.asarray(labels), jnp.asarray(SIZES), jnp.asarray(widths)
+  )
+  for (height, width), label, own, d in zip(
+    SIZES, labels, np.asarray(found), widths, strict=True
+  ):
+    label = label[:height, :width]
+    want = np.zeros_like(label, bool)
+    for c in range(CLASSES):
+      want |= band(label == c, d)
+    np.testing.assert_array_equal(own[:height, :width], want)
+
+
+def test_boundary_iou_follows_its_definition():
+  rng = np.random.default_rng(1)
+  labels = np.full((3, 40, 56), 255)
+  predictions = np.zeros((3, 40, 56), int)
+  sizes = [*SIZES[:2], (1, 1)]
+  both, union = np.zeros(CLASSES), np.zeros(CLASSES)
+  for i, size in enumerate(sizes[:2]):
+    truth = blobs(rng, size, 4)
+    truth[rng.random(size) < 0.02] = 255
+    guess = np.roll(truth, 2, axis=1)
+    guess[guess == 255] = 3
+    labels[i, : size[0], : size[1]] = truth
+    predictions[i, : size[0], : size[1]] = guess
+    for c in range(CLASSES):
+      a, b = (band(x == c, boundary.width(size)) for x in (truth, guess))
+      both[c] += (a & b & (truth != 255)).sum()
+      union[c] += ((a | b) & (truth != 255)).sum()
+  counts = boundary.counts(
+    jnp.asarray(labels),
+    jnp.asarray(predictions),
+    jnp.asarray(sizes),
+    jnp.asarray([boundary.width(size) for size in sizes]),
+    CLASSES,
+    jnp.asarray([1.0, 1.0, 0.0]),
+  )
+  found = boundary.iou(np.asarray(counts))
+  np.testing.assert_allclose(found[:4], both[:4] / union[:4])
+  assert (found[:4] < 1).all() and np.isnan(found[4])
+  assert metrics.mean_of_present(found) == pytest.approx(found[:4].mean())
+
+
+def test_the_width_is_that_of_the_original():
+  assert boundary.width((375, 500)) == 12
+  assert boundary.width((3, 4)) == 1
+
+
+def test_best_groups_against_sklearn():
+  rng = np.random.default_rng(2)
+  truth, groups = (rng.integers(0, n, (2, 12, 13)) for n in (4, 3))
+  counts = oracle.group_class_counts(
+    jnp.asarray(groups), jnp.asarray(truth), 3, CLASSES
+  )
+  # Two windows of one picture.
+  shown, total = np.asarray(oracle.best_group_jaccard(counts[None]))
+  want = np.zeros(CLASSES)
+  for label, group in zip(truth, groups, strict=True):
+    for c in range(4):
+      want[c] += max(
+        sklearn.metrics.jaccard_score(
+          (label == c).ravel(), (group == g).ravel()
+        )
+        for g in range(3)
+      )
+  np.testing.assert_array_equal(shown, [2, 2, 2, 2, 0])
+  np.testing.assert_allclose(total / oracle.JACCARD_UNIT, want, atol=2e-6)
+
+
+def test_frequency_weighted_iou_against_sklearn():
+  rng = np.random.default_rng(3)
+  truth = rng.choice(4, 500, p=[0.6, 0.3, 0.1, 0])
+  guess = np.where(rng.random(500) < 0.3, rng.integers(0, 4, 500), truth)
+  confusion = sklearn.metrics.confusion_matrix(truth, guess, labels=range(5))
+  want = sklearn.metrics.jaccard_score(
+    truth, guess, labels=range(4), average='weighted'
+  )
+  assert metrics.frequency_weighted_iou(confusion) == pytest.approx(want)
+  assert np.isnan(metrics.frequency_weighted_iou(np.zeros((2, 2))))
+
+
+def test_tallies_pass_32_bits():
+  tally = Tally.from_counts(jnp.asarray([2**31 - 1, 0, 7]))
+  for _ in range(3):
+    tally = tally.merge(tally)
+  found = tally.compute()
+  assert found.dtype == np.int64
+  assert found.tolist() == [8 * (2**31 - 1), 0, 56]
+
+
+@pytest.mark.parametrize('step', [2**20, 300])
+def test_enlarging_by_rows_is_enlarging(monkeypatch, step):
+  monkeypatch.setattr(enlarging, '_CPU_STEP', step)
+  rng = np.random.default_rng(4)
+  scores = rng.random((2, 9, 11, 3), np.float32)
+  olds, news = [(9, 11), (7, 5)], [(23, 17), (4, 20)]
+  rows, columns = (
+    enlarging.padded_taps(
+      [(old[i], new[i]) for old, new in zip(olds, news, strict=True)],
+      (24, 20)[i],
+    )
+    for i in (0, 1)
+  )
+  found = enlarging.by_rows(
+    lambda x: (x[..., 0], x.argmax(-1)), jnp.asarray(scores), rows, columns
+  )
+  for i, (old, new) in enumerate(zip(olds, news, strict=True)):
+    alone = jax.image.resize(
+      scores[i, : old[0], : old[1]], (*new, 3), 'linear', antialias=False
+    )
+    own = [np.asarray(x)[i, : new[0], : new[1]] for x in found]
+    np.testing.assert_allclose(own[0], alone[..., 0], atol=1e-6)
+    np.testing.assert_array_equal(own[1], alone.argmax(-1))
+
+
+def test_classes_that_no_window_lets_through_are_left_out():
+  scores = np.zeros((2, 2, 3, 9), np.float32)
+  scores[0, 0, :, [4, 7]], scores[0, 1, 1, [4, 8]] = 0.5, 0.25
+  scores[1, :, :, [3, 5]] = 0.125
+  kept = window_scores.kept_classes(jnp.asarray(scores), 2, 0.0)
+  np.testing.assert_array_equal(kept, [[0, 1, 4, 7, 8, 9], [0, 1, 3, 5, 9, 9]])
+  tables = window_scores.take_classes(jnp.asarray(scores), kept, 0.0)
+  np.testing.assert_array_equal(
+    tables[0, ..., :5], scores[0][..., [0, 1, 4, 7, 8]]
+  )
+  np.testing.assert_array_equal(tables[0, ..., 5], 0)
+  every = window_scores.kept_classes(jnp.asarray(scores), None, 0.0)
+  np.testing.assert_array_equal(every, 2 * [range(9)])

@@ -1,0 +1,109 @@
+"""Protocols by name: what was published, and what may be changed."""
+
+import pytest
+
+from groupvit_jax.evaluation import protocols
+from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.text import prompts
+
+SIZES = {
+  'mode': 'slide',
+  'short_side': 448,
+  'long_side': 2048,
+  'window': 448,
+  'stride': 224,
+}
+
+
+@pytest.mark.parametrize(
+  ('benchmark', 'threshold'),
+  [
+    ('voc21', 0.95),
+    ('context60', 0.35),
+    ('coco_object', 0.95),
+    ('voc20', None),
+    ('context59', None),
+    ('ade20k', None),
+  ],
+)
+def test_the_released_protocol(benchmark, threshold):
+  protocol = protocols.make('groupvit', benchmark)
+  assert protocol.segment == SegmentConfig(
+    background_threshold=threshold, **SIZES
+  )
+  assert protocol.templates == ('a photo of a {}.',)
+  assert protocol.names == 'groupvit' and protocol.refine == 'none'
+  assert protocol.changed == () and '2202.11094' in protocol.source
+
+
+def test_the_unified_protocol():
+  for benchmark in ('voc21', 'context60', 'coco_object'):
+    protocol = protocols.make('tcl', benchmark)
+    assert protocol.segment == SegmentConfig(
+      background_threshold=0.5,
+      relative_threshold=False,
+      constant_background=True,
+      **SIZES,
+    )
+    refined = protocols.make('tcl', benchmark, refine='pamr')
+    assert refined.segment.background_threshold == 0.4
+    assert refined.refine == 'pamr' and refined.changed == ('refine',)
+  assert protocols.make('tcl', 'ade20k').segment.background_threshold is None
+  assert protocol.names == 'tcl' and '2212.00785' in protocol.source
+  assert protocol.templates == (
+    'itap of a {}.',
+    'a bad photo of a {}.',
+    'a origami {}.',
+    'a photo of the large {}.',
+    'a {} in a video game.',
+    'art of the {}.',
+    'a photo of the small {}.',
+    'a photo of many {}.',
+    'a photo of {}s.',
+  )
+
+
+def test_a_set_of_ones_own_has_a_background_if_one_says_so():
+  for name, threshold in (('groupvit', 0.95), ('tcl', 0.5)):
+    own = protocols.make(name, 'folder', background=True)
+    assert own.segment.background_threshold == threshold
+    assert protocols.make(name, 'folder').segment.background_threshold is None
+
+
+def test_any_field_can_be_replaced():
+  protocol = protocols.make(
+    'groupvit',
+    'voc21',
+    top_k=None,
+    templates='full',
+    **{'segment.background_threshold': 0.5, 'names': 'tcl'},
+  )
+  assert protocol.segment.top_k is None
+  assert protocol.segment.background_threshold == 0.5
+  assert protocol.segment.window == 448
+  assert protocol.templates == prompts.FULL
+  assert protocol.names == 'tcl'
+  assert protocol.changed == (
+    'background_threshold',
+    'names',
+    'templates',
+    'top_k',
+  )
+  own = protocols.make('tcl', 'voc21', templates='one {}')
+  assert own.templates == ('one {}',)
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'reason'),
+  [
+    ('mmseg', {}, "'mmseg'; choose one of groupvit, tcl"),
+    ('tcl', {'treshold': 1}, "no field 'treshold'; it has .*top_k"),
+    ('tcl', {'refine': 'crf'}, "refine is one of none, pamr, not 'crf'"),
+    ('tcl', {'templates': 'nice'}, "templates='nice' is unknown; choose"),
+    ('tcl', {'templates': ['a dog']}, "'a dog' has no '{}'"),
+    ('tcl', {'top_k': 0}, 'top_k must be at least 1'),
+  ],
+)
+def test_what_cannot_be(name, options, reason):
+  with pytest.raises(ValueError, match=reason):
+    protocols.make(name, 'voc21', **options)
