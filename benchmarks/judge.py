@@ -3,13 +3,14 @@
   python benchmarks/judge.py --list
   python benchmarks/judge.py --models runs/demo-0 runs/demo-1 runs/demo-2
   python benchmarks/judge.py --models MODEL --data voc21 --photos ../shared/data
+  python benchmarks/judge.py --cost   # of PAMR alone, at two sizes
 
 Every row evaluates a trained model (a workdir of any seed, or a model folder)
 with one thing changed; its figures are kept under --out, and a row that is
 there is not measured again. Nothing is tuned on the truth that a row is judged
 by: thresholds come from captions, or from pictures alone, of other pictures.
-Rows that need a learned background want a model trained with
-`loss.background_weight=1.0` and are left out for others.
+The rows `learned` want a model trained with `loss.background_weight=1.0`, and
+are left out for others; `learned_after` trains the token alone.
 
 Prints the tables of docs/evaluation.md: each row, and means over the models.
 """
@@ -22,12 +23,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 import demo
+import jax.numpy as jnp
 import judge_rows
 import numpy as np
 
 import groupvit_jax as gv
 from groupvit_jax import files, judge
-from groupvit_jax.evaluation import diagnosis
+from groupvit_jax.evaluation import diagnosis, refinement
 
 COLUMNS = {
   'mIoU': 'miou',
@@ -60,7 +62,11 @@ def main() -> None:
   )
   parser.add_argument('--out', type=pathlib.Path, default='runs/judge')
   parser.add_argument('--list', action='store_true', help='name all rows')
+  parser.add_argument('--cost', action='store_true', help='time PAMR')
   args = parser.parse_args()
+  if args.cost:
+    tell_cost()
+    return
   if args.list:
     for name, row in judge_rows.ROWS.items():
       print(f'{name:<22}{row.what}')
@@ -95,6 +101,26 @@ def measure_all(
   return found
 
 
+def tell_cost() -> None:
+  """Milliseconds of PAMR for a picture, compiled, the median of five."""
+  print(f'{demo.environment()}\n\n| pixels | classes | ms |\n|---|---|---|')
+  for height, width, classes in ((64, 64, 13), (448, 597, 12), (448, 597, 21)):
+    rng = np.random.default_rng(0)
+    rgb, scores = (
+      jnp.asarray(rng.random((1, height, width, n), np.float32))
+      for n in (3, classes)
+    )
+    given = rgb, scores, jnp.ones((1, height, width), bool)
+    refine, seconds = refinement.make(), []
+    refine(*given).block_until_ready()
+    for _ in range(5):
+      begin = time.perf_counter()
+      refine(*given).block_until_ready()
+      seconds.append(time.perf_counter() - begin)
+    median = 1000 * float(np.median(seconds))
+    print(f'| {height} x {width} | {classes} | {median:.0f} |', flush=True)
+
+
 def place(args, path: pathlib.Path, data: str, name: str) -> pathlib.Path:
   """Where the figures of a row are kept."""
   model = '-'.join(path.resolve().parts[-2:])
@@ -106,10 +132,10 @@ def measure(subject: judge_rows.Subject, row: judge_rows.Row) -> dict:
   """Evaluates one row; the question is kept with its figures."""
   question = row.question(subject)
   asked = judge.make(question, subject.model.as_encoder(), batch_size=50)
+  model = subject.model
+  fns = subject.fitted_fns if row.fitted else model.predict_fns
   begin = time.perf_counter()
-  result = asked.evaluator.evaluate(
-    subject.model.predict_fns, subject.model.variables
-  )
+  result = asked.evaluator.evaluate(fns, model.variables)
   seconds = time.perf_counter() - begin
   figures = dict(result.figures())
   values = [figures.get(f'iou/{name}') for name in result.class_names]

@@ -6,6 +6,7 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
+import judge_token
 import numpy as np
 from PIL import Image
 
@@ -90,6 +91,12 @@ class Subject:
       pictures = np.stack([_square(p, self.side) for p in pictures])
     return [pictures[i : i + 50] for i in range(0, count, 50)], captions
 
+  @functools.cached_property
+  def fitted_fns(self):
+    """The model's functions, with a background learned afterwards."""
+    token = judge_token.fit(self.model, *self.calibration)
+    return judge_token.with_token(self.model.predict_fns, token)
+
   @functools.cache  # noqa: B019  (as long as the script runs)
   def values(self, cosines: bool) -> np.ndarray:
     """Every object class's best value in each calibration picture."""
@@ -127,12 +134,20 @@ class Row:
     question: from a subject.
     background_only: only for sets with a background.
     learned: only for models that have learned one.
+    fitted: with one that is learned afterwards, on the calibration pictures.
   """
 
   what: str
   question: Callable[[Subject], judge.Question]
   background_only: bool = True
   learned: bool = False
+  fitted: bool = False
+
+
+def _learned(**others):
+  return _plain(
+    background_threshold=background.LOWEST, learned_background=True, **others
+  )
 
 
 def _plain(**overrides):
@@ -190,10 +205,9 @@ ROWS = {
   ),
   'word': Row('prompted by "background"', _words(lambda _: 'background')),
   'stuff_words': Row('prompted by words of stuff', _words(_stuff)),
-  'learned': Row(
-    'the learned background',
-    _plain(background_threshold=background.LOWEST, learned_background=True),
-    learned=True,
+  'learned': Row('the learned background', _learned(), learned=True),
+  'learned_after': Row(
+    'one learned afterwards, the model as it is', _learned(), fitted=True
   ),
   'soft_maps': Row(
     'groups mixed by their soft maps',
@@ -206,13 +220,10 @@ ROWS = {
     _calibrated('captions', cosines=True, refine='pamr'),
   ),
   'pamr_learned': Row(
-    'PAMR, and the learned background',
-    _plain(
-      background_threshold=background.LOWEST,
-      learned_background=True,
-      refine='pamr',
-    ),
-    learned=True,
+    'PAMR, and the learned background', _learned(refine='pamr'), learned=True
+  ),
+  'pamr_learned_after': Row(
+    'PAMR, and one learned afterwards', _learned(refine='pamr'), fitted=True
   ),
 }
 

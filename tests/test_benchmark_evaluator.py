@@ -10,7 +10,6 @@ from benchmark_runs import Example, Examples, bands, evaluator
 from stub_models import NAMES, PERFECT, WORST, Stub
 
 from groupvit_jax import errors
-from groupvit_jax.evaluation.benchmark_evaluator import BenchmarkEvaluator
 from groupvit_jax.evaluation.evaluator import Evaluator
 
 
@@ -92,6 +91,30 @@ def test_a_background_by_threshold_by_prompt_and_given(stub):
     options={'background_threshold': None},
   )
   assert words.programs.counter.num_classes == len(NAMES)
+
+
+class Learned(Stub):
+  """A stub that has learned that sand (group 0) is background."""
+
+  def _regions(self, variables, images):
+    regions = super()._regions(variables, images)
+    near = jnp.zeros(regions['embeddings'].shape[:2])
+    return {**regions, 'background': near.at[:, 0].set(2.0)}
+
+
+def test_what_a_model_has_learned_as_background():
+  examples = bands(3, shift=1, widths=(8,))
+  for example in examples:
+    example.label[example.label == 1] = 0  # sand
+  options = {
+    'learned_background': True,
+    'background_threshold': 1e-6,
+    'relative_threshold': False,
+  }
+  judge = evaluator(examples, background=True, options=options)
+  result = judge.evaluate(Learned().predict_fns, PERFECT)
+  assert result.miou == 1.0
+  assert result.confusion_matrix[0, 0] > 0
 
 
 def test_nothing_compiles_for_another_picture():
@@ -234,7 +257,3 @@ def test_scores_are_refined_where_the_network_saw(stub):
   for example in examples:
     np.add.at(mirrored, (example.label, 6 - example.label), 1)
   np.testing.assert_array_equal(result.confusion_matrix, mirrored)
-
-
-def test_the_class_is_at_hand_for_users():
-  assert BenchmarkEvaluator.__doc__

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import types
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 import judge_rows  # noqa: E402
+import judge_token  # noqa: E402
 
 from groupvit_jax.evaluation import protocols  # noqa: E402
 
@@ -51,6 +54,36 @@ def test_a_row_is_a_question_of_its_own(name):
   if question.class_names:
     assert protocol.segment.background_threshold is None
     assert len(question.class_names) == 13
+
+
+def test_a_background_is_learned_after_training():
+  # Of three nouns, each picture has its own in one group and none in another.
+  axes = np.eye(4, dtype=np.float32)
+  own = np.arange(30) % 3
+  embeddings = np.stack([0.8 * axes[own] + 0.1, axes[np.full(30, 3)]], 1)
+  names = ('cat', 'dog', 'bird')
+  model = types.SimpleNamespace(
+    variables={},
+    tokenizer=lambda texts: np.array(
+      [[1 + [n in t for n in names].index(True)] for t in texts]
+    ),
+    predict_fns={
+      'regions': lambda v, x, sizes=None: {
+        'embeddings': jnp.asarray(embeddings)[x[:, 0, 0, 0]]
+      },
+      'text': lambda v, tokens: jnp.asarray(axes)[tokens[:, 0] - 1],
+      'scale': lambda v: jnp.float32(20),
+    },
+  )
+  images = np.broadcast_to(
+    np.arange(30, dtype=np.uint8)[:, None, None, None], (30, 2, 2, 3)
+  )
+  captions = [f'a {names[i]}' for i in own]
+  token = judge_token.fit(model, [images], captions, steps=400)
+  fns = judge_token.with_token(model.predict_fns, token)
+  found = np.asarray(fns['regions']({}, images)['background'])
+  # Above what others' nouns have, below what its own has.
+  assert (found[:, 0] > 0.1).all() and (found[:, 0] < 0.9).all()
 
 
 def test_photos_that_are_not_there_are_said_to_be_absent(tmp_path):

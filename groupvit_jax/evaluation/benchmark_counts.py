@@ -15,10 +15,7 @@ from jaxtyping import Array, Int
 
 from groupvit_jax import metrics
 from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
-from groupvit_jax.evaluation.segmentation import (
-  SegmentConfig,
-  region_scores,
-)
+from groupvit_jax.evaluation.segmentation import SegmentConfig, region_scores
 from groupvit_jax.evaluation.window_scores import Windows
 from groupvit_jax.metrics_tally import Tally
 
@@ -104,8 +101,8 @@ class Counter:
 
     Args:
       said: what the network said of each of the n windows: image (b e),
-        embeddings (b g e), background (b g) if it was learned, and pixels,
-        see `Windows`.
+        embeddings (b g e) and pixels, see `Windows`; background (b g) if the
+        model has learned one.
       words: class embeddings (c e), background left out, and the temperature.
       places: of the windows, see `Windows`.
       truth: of the same pictures.

@@ -80,7 +80,7 @@ def _tcl(benchmark: str, background: bool, refine: str) -> dict[str, Any]:
       **_SIZES,
     ),
     'templates': prompts.TCL,
-    'source': 'Cha et al. 2023, arXiv 2212.00785; kakaobrain/tcl e643d68',
+    'source': 'Cha et al. 2023, arXiv 2212.00785; khanrc/tcl e643d68',
   }
 
 
