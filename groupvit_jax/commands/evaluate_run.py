@@ -38,8 +38,7 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   if args.class_names:
     names = label_sets.read_names(args.class_names)
     fields = {**fields, 'class_names': names}
-  if args.data is not None and not args.data.expanduser().exists():
-    raise ValueError(f'{args.data}: there is no such folder')
+  _check_data(args.data)
 
   from groupvit_jax import inference
 
@@ -73,6 +72,13 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
     print(diagnosis_tables.as_text(diagnosis.of_result(found)))
   _tell_skipped(report)
   return 0
+
+
+def _check_data(data: pathlib.Path | None) -> None:
+  """Before the model is loaded; readers look closer."""
+  pattern = data is not None and any(mark in str(data) for mark in '*{')
+  if data is not None and not pattern and not data.expanduser().exists():
+    raise ValueError(f'{data}: there is no such folder')
 
 
 def _evaluate(asked, model, mesh):
