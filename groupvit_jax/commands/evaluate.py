@@ -9,7 +9,7 @@ from groupvit_jax.commands import arguments
 # As judge.NAMES has them; here for a --help that starts at once.
 SEGMENTED = (
   *('voc21', 'voc20', 'context60', 'context59', 'coco_object', 'coco_stuff'),
-  *('ade20k', 'cityscapes', 'pet', 'scenes', 'folder'),
+  *('ade20k', 'cityscapes', 'pet', 'scenes', 'scenes_things', 'folder'),
 )
 WHOLE = ('imagenet', 'classes', 'captions')
 PROTOCOLS = ('groupvit', 'tcl')
