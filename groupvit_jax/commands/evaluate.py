@@ -167,7 +167,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
   """What costs nothing before a model loads."""
-  if args.data is None and args.benchmark != 'scenes':
+  if args.data is None and not args.benchmark.startswith('scenes'):
     raise ValueError(
       f'{args.benchmark} needs its folder: give --data DIR; docs/evaluation.md '
       'tells how it must look'
