@@ -138,6 +138,7 @@ def test_a_config_whose_rules_cannot_work_is_refused():
     segment_config.config_with(SegmentConfig(one_hot=False), 0.5)
   with pytest.raises(ValueError, match='set background_threshold to None'):
     SegmentConfig(background_prompts=True, background_threshold=0.5)
+  assert segment_config.config_with(SegmentConfig(), 1).class_thresholds == (1,)
   with pytest.raises(ValueError, match='2 numbers for 3 classes'):
     background.per_class((0.1, 0.2), 3, padded=False)
 

@@ -9,7 +9,7 @@ from groupvit_jax.commands import arguments
 # As judge.NAMES has them; here for a --help that starts at once.
 SEGMENTED = (
   *('voc21', 'voc20', 'context60', 'context59', 'coco_object', 'coco_stuff'),
-  *('ade20k', 'cityscapes', 'pet', 'scenes', 'folder'),
+  *('ade20k', 'cityscapes', 'pet', 'scenes', 'scenes_things', 'folder'),
 )
 WHOLE = ('imagenet', 'classes', 'captions')
 PROTOCOLS = ('groupvit', 'tcl')
@@ -167,7 +167,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
   """What costs nothing before a model loads."""
-  if args.data is None and args.benchmark != 'scenes':
+  if args.data is None and not args.benchmark.startswith('scenes'):
     raise ValueError(
       f'{args.benchmark} needs its folder: give --data DIR; docs/evaluation.md '
       'tells how it must look'

@@ -63,7 +63,7 @@ class SegmentConfig:
   background_threshold: float | int | None = None
   relative_threshold: bool = True
   constant_background: bool = False
-  class_thresholds: Sequence[float] | None = None
+  class_thresholds: Sequence[float | int] | float | int | None = None
   threshold_cosines: bool = False
   learned_background: bool = False
   background_prompts: bool = False
@@ -92,8 +92,11 @@ class SegmentConfig:
         f'background class; got {threshold}.'
       )
     if self.class_thresholds is not None:
-      # Of a JSON file they are a list, which no compiled program is kept by.
-      thresholds = tuple(map(float, self.class_thresholds))
+      # Of a JSON file they are a list, which no compiled program is kept by;
+      # of a command line a number.
+      given = self.class_thresholds
+      given = (given,) if isinstance(given, int | float) else given
+      thresholds = tuple(map(float, given))
       object.__setattr__(self, 'class_thresholds', thresholds)
     self._check_background()
 
@@ -121,7 +124,7 @@ class SegmentConfig:
 
 def config_with(
   config: SegmentConfig,
-  thresholds: Sequence[float] | float | None = None,
+  thresholds: Sequence[float | int] | float | int | None = None,
   *,
   cosines: bool = True,
   learned: bool = False,
@@ -138,12 +141,10 @@ def config_with(
   Returns:
     The config, its global threshold so low that it refuses nothing itself.
   """
-  if isinstance(thresholds, int | float):
-    thresholds = (thresholds,)
   return dataclasses.replace(
     config,
     background_threshold=background.LOWEST,
-    class_thresholds=None if thresholds is None else tuple(thresholds),
+    class_thresholds=thresholds,
     threshold_cosines=cosines and thresholds is not None,
     learned_background=learned,
   )
