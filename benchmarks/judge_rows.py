@@ -58,7 +58,11 @@ class Subject:
     own = {} if self.folder else {'top_k': None, 'mode': 'whole'}
     options = {}
     if self.folder is None:
-      options = {'count': self._args.limit, 'size': SIDE}
+      options = {
+        'count': self._args.limit,
+        'size': SIDE,
+        'seed': self._args.data_seed,
+      }
     overrides = {**judge.at_size(self.side), **own}
     overrides |= changes.pop('overrides', {})
     return judge.Question(
@@ -81,7 +85,12 @@ class Subject:
     count = self._args.calibration
     if self.folder is None:
       drawn = scenes.generate_many(
-        'train', count, SIDE, 0, masks=False, progress=False
+        'train',
+        count,
+        SIDE,
+        self._args.data_seed,
+        masks=False,
+        progress=False,
       )
       pictures, captions = drawn.images, [c[0] for c in drawn.captions]
     else:
