@@ -58,6 +58,7 @@ ROWS = {
   'groups_32': 'tokens=32x0,groups=32x0',
   'tokens_16_groups_4': 'tokens=16x0,groups=4x0',
   'tokens_16_groups_8': 'tokens=16x0,groups=8x0',
+  'tokens_32_groups_8': 'tokens=32x0,groups=8x0',
   'tokens_64_groups_8': 'tokens=64x0,groups=8x0',
   'tokens_64_groups_16': 'tokens=64x0,groups=16x0',
   'mixing_after': 'depths=1x1',

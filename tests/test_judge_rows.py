@@ -36,7 +36,7 @@ def test_a_row_is_a_question_of_its_own(name):
   row, subject = judge_rows.ROWS[name], Subject('scenes_things')
   question = row.question(subject)
   assert question.benchmark == 'scenes_things'
-  assert question.options == {'count': 5, 'size': 64}
+  assert question.options == {'count': 5, 'size': 64, 'seed': 2}
 
   def resolved(question):
     fields = {f'segment.{k}': v for k, v in question.overrides.items()}

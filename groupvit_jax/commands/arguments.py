@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 # As text/prompts.py has them; here for a --help that starts at once.
-_TEMPLATES = ('simple', 'subset', 'full')
+_TEMPLATES = ('simple', 'subset', 'full', 'tcl')
 
 
 def add_group(parser: argparse.ArgumentParser):
@@ -59,9 +59,9 @@ def add_templates(parser, default: str) -> None:
     metavar='T',
     type=_template,
     action='append',
-    help=f'prompts that a name is put into: {", ".join(_TEMPLATES)} (of CLIP), '
-    'or one of your own, such as "a drawing of a {}."; several --templates are '
-    f'averaged (default: {default})',
+    help=f'prompts that a name is put into: {", ".join(_TEMPLATES)} (of CLIP; '
+    'tcl of TCL), or one of your own, such as "a drawing of a {}."; several '
+    f'--templates are averaged (default: {default})',
   )
   parser.set_defaults(default_templates=default)
 
