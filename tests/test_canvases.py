@@ -138,3 +138,11 @@ def test_paste():
   assert pasted.shape == (4, 4, 4, 3)
   assert pasted.sum() == 3 * (6 * 7 + 4 * 9)
   assert (pasted[0, :2, :3] == 7).all() and (pasted[1, :, :1] == 9).all()
+
+
+def test_large_truth_makes_small_batches():
+  if jax.default_backend() != 'cpu':
+    pytest.skip('an accelerator takes what is asked for')
+  assert canvases.at_a_time((64, 64), 8, 50, (64, 64)) == 50
+  assert canvases.at_a_time((64, 64), 8, 50, (512, 512)) == 4
+  assert canvases.at_a_time((64, 64), 8, 50, (4096, 4096)) == 1

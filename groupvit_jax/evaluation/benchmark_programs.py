@@ -44,7 +44,9 @@ class Programs:
 
   def together(self, key: benchmark_pictures.Key) -> int:
     """Pictures of a key that make a batch, over all devices."""
-    each = canvases.at_a_time(key.window, self.patch_size, self.batch_size)
+    each = canvases.at_a_time(
+      key.window, self.patch_size, self.batch_size, key.truth
+    )
     return each * (1 if self.mesh is None else self.mesh.size)
 
   def measure(

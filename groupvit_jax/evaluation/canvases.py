@@ -24,6 +24,9 @@ _UNIT = 28
 # and 344 ms a picture in a batch of 8, whose attention leaves the caches; at
 # 224 px (196 tokens) 76 and 63 ms (2 cores; benchmarks/RESULTS.md).
 _CPU_PAIRS = 700_000  # of tokens that attend to each other
+# Pixels of truth that are scored together on a CPU: nothing is gained by more,
+# and what fills up the last batch of a shape is scored too.
+_CPU_PIXELS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,15 +142,27 @@ def _starts(side, window, stride):
   return [max(min(i * stride, side - window), 0) for i in range(steps)]
 
 
-def at_a_time(canvas: tuple[int, int], patch_size: int, most: int) -> int:
+def at_a_time(
+  canvas: tuple[int, int],
+  patch_size: int,
+  most: int,
+  truth: tuple[int, int] = (1, 1),
+) -> int:
   """How many pictures on a canvas go together, at most `most`.
 
   On a CPU, few enough that their attention stays in its caches.
+
+  Args:
+    canvas: (h, w) in pixels, what the network sees.
+    patch_size: side of a token.
+    most: what is asked for.
+    truth: (h, w) of the canvas on which each is scored.
   """
   if jax.default_backend() != 'cpu':
     return most
   tokens = (canvas[0] // patch_size) * (canvas[1] // patch_size)
-  return min(most, max(1, _CPU_PAIRS // tokens**2))
+  pixels = truth[0] * truth[1]
+  return max(1, min(most, _CPU_PAIRS // tokens**2, _CPU_PIXELS // pixels))
 
 
 def resize(
