@@ -54,7 +54,7 @@ def one_device(monkeypatch):
 
 
 def run(places, benchmark, *args, model='model', data=None):
-  data = data or places['photos' if benchmark == 'folder' else benchmark]
+  data = data or places.get(benchmark, places['photos'])
   argv = ['evaluate', '--model', places[model], '--data', data]
   argv += ['--benchmark', benchmark, *args]
   return cli.main(list(map(str, argv)))
@@ -304,6 +304,8 @@ def test_retrieval(places, tmp_path):
     ('folder', ['--set', 'top_k=1', '--set', 'segment.top_k=2'], 'top_k twice'),
     ('folder', ['--set', 'topk=1'], "has no field 'topk'; it has "),
     ('folder', ['--set', 'top_k=0'], 'top_k must be at least 1'),
+    ('folder', ['--set', 'top_k=x'], 'top_k is a whole number or none'),
+    ('scenes', ['--set', 'data.count=x'], "a whole number, not 'x'"),
     ('folder', ['--set', 'templates=none such'], 'is unknown; choose one of'),
     ('folder', ['--set', 'data.size=9'], "has no option 'size'"),
     ('classes', ['--size', '9'], '--size is of segmentation'),
