@@ -356,3 +356,27 @@ def test_the_help_lists_what_there_is():
   assert (*evaluate.SEGMENTED, *evaluate.WHOLE) == judge.NAMES
   assert tuple(protocols.PROTOCOLS) == evaluate.PROTOCOLS
   assert set(evaluate.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
+
+
+def test_a_file_that_cannot_be_written_takes_no_figures(
+  places, tmp_path, capsys
+):
+  (tmp_path / 'file').write_text('')
+  out = tmp_path / 'file' / 'out.json'
+  assert run(places, 'classes', '--out', out) == 1
+  captured = capsys.readouterr()
+  assert 'top-1' in captured.out
+  assert captured.err.startswith('groupvit: error: ')
+
+
+def test_whole_pictures_promise_no_resuming(
+  places, tmp_path, capsys, monkeypatch
+):
+  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+
+  def stopped(self, index):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
+  assert run(places, 'classes', '--out', tmp_path / 'out.json') == 130
+  assert 'classes begins anew next time' in error_line(capsys)
