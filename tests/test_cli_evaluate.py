@@ -122,6 +122,17 @@ def test_every_figure_follows_from_the_matrix(done):
   assert np.asarray(done['given_background_confusion_matrix']).shape == (5, 5)
 
 
+def test_what_no_matrix_holds_follows_from_counts(done):
+  both, truth, found = np.asarray(done['boundary_counts'], float)
+  union = truth + found - both
+  shares = both[union > 0] / union[union > 0]
+  assert done['figures']['boundary_miou'] == pytest.approx(100 * shares.mean())
+  windows, millionths = np.asarray(done['best_group_counts'])[:, 1:].sum(1)
+  assert done['figures']['best_group_jaccard'] == pytest.approx(
+    100 * millionths / 1e6 / windows
+  )
+
+
 def test_the_report_says_how_it_was_made(places, done):
   settings = done['settings']
   protocol = settings['protocol']
