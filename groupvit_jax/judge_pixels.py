@@ -58,6 +58,7 @@ def make(
     refine=refinement.make() if protocol.refine == 'pamr' else None,
     batch_size=batch_size,
     mesh=mesh,
+    data=_origin(question),
     journal=journal,
     skip_bad=question.skip_bad,
     boundary=question.boundary,
@@ -100,6 +101,14 @@ def at_size(side: int) -> Mapping[str, Any]:
   """Overrides for pictures of another size: all that depends on it follows."""
   following = dict.fromkeys(('long_side', 'window', 'stride'))
   return {'short_side': side, **following}
+
+
+def _origin(question):
+  """What tells pictures apart that have the same names, as scenes have."""
+  folder = question.folder
+  if folder is not None:
+    folder = str(pathlib.Path(folder).expanduser().resolve())
+  return [question.benchmark, folder, question.split, dict(question.options)]
 
 
 def _grouping(question, encoder):

@@ -1,5 +1,8 @@
 """What is wrong with a data set is named, with what to do; the rest is read."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from layout_folders import (
@@ -306,3 +309,40 @@ def test_limits(base):
   assert len(open_set('voc21', base, limit=9)) == 2
   with pytest.raises(ValueError, match='limit must be at least 1, not 0'):
     open_set('voc21', base, limit=0)
+
+
+def _grey_png(rows: np.ndarray, bits: int) -> bytes:
+  """A grey PNG of few bits, which Pillow does not write."""
+  spread = np.unpackbits(rows.astype(np.uint8)[..., None], axis=-1)
+  packed = np.packbits(spread[..., -bits:].reshape(len(rows), -1), axis=1)
+  body = b''.join(b'\0' + row.tobytes() for row in packed)
+
+  def chunk(kind, data):
+    check = struct.pack('>I', zlib.crc32(kind + data))
+    return struct.pack('>I', len(data)) + kind + data + check
+
+  head = struct.pack('>IIBBBBB', *rows.shape[::-1], bits, 0, 0, 0, 0)
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + chunk(b'IHDR', head)
+    + chunk(b'IDAT', zlib.compress(body))
+    + chunk(b'IEND', b'')
+  )
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4])
+def test_grey_of_few_bits_is_read_as_stored(bits):
+  rows = np.arange(24).reshape(3, 8) % 2**bits
+  found = label_maps.read(_grey_png(rows, bits), 'map', (3, 8))
+  np.testing.assert_array_equal(found, rows)
+
+
+def test_a_split_of_a_folder_may_list_names_with_blanks(tmp_path):
+  for part in ('images', 'masks'):
+    (tmp_path / part).mkdir()
+    grey = Image.fromarray(np.zeros((4, 4), np.uint8))
+    grey.save(tmp_path / part / 'my photo.png')
+  (tmp_path / 'classes.txt').write_text('cat\n')
+  (tmp_path / 'val.txt').write_text('my photo.png \n')
+  examples = open_set('folder', tmp_path, split='val')
+  assert examples[0].name == 'my photo'

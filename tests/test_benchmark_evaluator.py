@@ -1,6 +1,7 @@
 """Benchmarks by a protocol: figures, batches, devices, interruptions."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,73 @@ def test_a_crash_resumes_where_it_was(stub, tmp_path):
   path.write_text('{"half')
   with pytest.raises(errors.WorkdirError, match='is not the journal of an'):
     judge.evaluate(stub.predict_fns, PERFECT)
+
+
+def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
+  """Ctrl-C comes between any two lines; what is on disk stays consistent."""
+  path = tmp_path / 'journal.json'
+
+  def interrupted(place):
+    """Evaluates until so many lines of the counting have run."""
+    left = place
+
+    def at_line(frame, event, _):
+      nonlocal left
+      left -= event == 'line'
+      if left == 0:
+        raise KeyboardInterrupt
+      return at_line
+
+    def at_call(frame, *_):
+      code = frame.f_code
+      counting = code.co_filename.endswith(('_pass.py', '_journal.py'))
+      names = ('_start', '_save', 'add', 'refuse')
+      return at_line if counting and code.co_name in names else None
+
+    examples = Examples(bands(5, widths=(8,)), bad=[3])
+    judge = evaluator(
+      examples, journal=path, journal_every=2, skip_bad=True, batch_size=1
+    )
+    before = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+      judge.evaluate(stub.predict_fns, PERFECT)
+    except KeyboardInterrupt:
+      return True
+    finally:
+      sys.settrace(before)
+    return False
+
+  place = 1
+  while interrupted(place):
+    if path.exists():
+      held = json.loads(path.read_text())
+      images = int(held['counts'].get('images', 0))
+      assert images + len(held['skipped']) == len(held['done']), place
+      path.unlink()
+    place += 1
+  assert place > 30
+
+
+def test_a_journal_of_other_data_is_refused(stub, tmp_path):
+  """Scenes of two seeds have the same names."""
+  path = tmp_path / 'journal.json'
+  for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with another data;')):
+    judge = evaluator(bands(4), journal=path, data=data)
+    if told is None:
+      judge.evaluate(stub.predict_fns, PERFECT)
+      continue
+    with pytest.raises(errors.WorkdirError, match=told):
+      judge.evaluate(stub.predict_fns, PERFECT)
+
+
+@pytest.mark.parametrize('held', ['{"settings": 3}', '[]', '{"settings": {}}'])
+def test_a_file_that_is_no_journal_is_refused(stub, tmp_path, held):
+  path = tmp_path / 'journal.json'
+  path.write_text(held)
+  with pytest.raises(errors.WorkdirError, match='journal.json is'):
+    evaluator(bands(4), journal=path).evaluate(stub.predict_fns, PERFECT)
+  assert path.read_text() == held
 
 
 def test_bad_pictures_are_named_or_listed(stub):

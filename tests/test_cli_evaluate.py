@@ -54,7 +54,7 @@ def one_device(monkeypatch):
 
 
 def run(places, benchmark, *args, model='model', data=None):
-  data = data or places['photos' if benchmark == 'folder' else benchmark]
+  data = data or places.get(benchmark, places['photos'])
   argv = ['evaluate', '--model', places[model], '--data', data]
   argv += ['--benchmark', benchmark, *args]
   return cli.main(list(map(str, argv)))
@@ -120,6 +120,17 @@ def test_every_figure_follows_from_the_matrix(done):
       assert entry['iou'] == pytest.approx(100 * value)
   assert np.asarray(done['oracle_confusion_matrix']).shape == (5, 5)
   assert np.asarray(done['given_background_confusion_matrix']).shape == (5, 5)
+
+
+def test_what_no_matrix_holds_follows_from_counts(done):
+  both, truth, found = np.asarray(done['boundary_counts'], float)
+  union = truth + found - both
+  shares = both[union > 0] / union[union > 0]
+  assert done['figures']['boundary_miou'] == pytest.approx(100 * shares.mean())
+  windows, millionths = np.asarray(done['best_group_counts'])[:, 1:].sum(1)
+  assert done['figures']['best_group_jaccard'] == pytest.approx(
+    100 * millionths / 1e6 / windows
+  )
 
 
 def test_the_report_says_how_it_was_made(places, done):
@@ -304,6 +315,8 @@ def test_retrieval(places, tmp_path):
     ('folder', ['--set', 'top_k=1', '--set', 'segment.top_k=2'], 'top_k twice'),
     ('folder', ['--set', 'topk=1'], "has no field 'topk'; it has "),
     ('folder', ['--set', 'top_k=0'], 'top_k must be at least 1'),
+    ('folder', ['--set', 'top_k=x'], 'top_k is a whole number or none'),
+    ('scenes', ['--set', 'data.count=x'], "a whole number, not 'x'"),
     ('folder', ['--set', 'templates=none such'], 'is unknown; choose one of'),
     ('folder', ['--set', 'data.size=9'], "has no option 'size'"),
     ('classes', ['--size', '9'], '--size is of segmentation'),
@@ -354,3 +367,27 @@ def test_the_help_lists_what_there_is():
   assert (*evaluate.SEGMENTED, *evaluate.WHOLE) == judge.NAMES
   assert tuple(protocols.PROTOCOLS) == evaluate.PROTOCOLS
   assert set(evaluate.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
+
+
+def test_a_file_that_cannot_be_written_takes_no_figures(
+  places, tmp_path, capsys
+):
+  (tmp_path / 'file').write_text('')
+  out = tmp_path / 'file' / 'out.json'
+  assert run(places, 'classes', '--out', out) == 1
+  captured = capsys.readouterr()
+  assert 'top-1' in captured.out
+  assert captured.err.startswith('groupvit: error: ')
+
+
+def test_whole_pictures_promise_no_resuming(
+  places, tmp_path, capsys, monkeypatch
+):
+  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+
+  def stopped(self, index):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
+  assert run(places, 'classes', '--out', tmp_path / 'out.json') == 130
+  assert 'classes begins anew next time' in error_line(capsys)

@@ -3,11 +3,11 @@
 import evaluation_folders
 import numpy as np
 import pytest
-from stub_models import NAMES, Stub, tokenizer
+from stub_models import NAMES, PERFECT, Stub, tokenizer
 
 from groupvit_jax import judge, judge_pictures, threads
 from groupvit_jax.data import benchmarks
-from groupvit_jax.errors import ConfigError, ImageError
+from groupvit_jax.errors import ConfigError, ImageError, WorkdirError
 
 ENCODER = judge.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
 
@@ -125,3 +125,26 @@ def test_threads_keep_the_order_and_raise():
   assert list(threads.ahead(str, [], 3)) == []
   with pytest.raises(ZeroDivisionError):
     list(threads.ahead(lambda x: 1 / x, [1, 0, 2], 2))
+
+
+def test_another_folder_does_not_go_on(tmp_path):
+  """Its pictures may have the same names."""
+  stub = Stub()
+  for name in ('one', 'other'):
+    asked = judge.make(
+      judge.Question(
+        'folder',
+        evaluation_folders.segmented(tmp_path / name, 1),
+        overrides=judge.at_size(8),
+        class_names=('background', *NAMES[:4]),
+        boundary=False,
+        diagnosis=False,
+      ),
+      ENCODER,
+      journal=tmp_path / 'journal',
+    )
+    if name == 'one':
+      asked.evaluator.evaluate(stub.predict_fns, PERFECT)
+      continue
+    with pytest.raises(WorkdirError, match='with another data;'):
+      asked.evaluator.evaluate(stub.predict_fns, PERFECT)

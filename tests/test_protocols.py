@@ -1,5 +1,7 @@
 """Protocols by name: what was published, and what may be changed."""
 
+import re
+
 import pytest
 
 from groupvit_jax.evaluation import protocols
@@ -107,3 +109,29 @@ def test_any_field_can_be_replaced():
 def test_what_cannot_be(name, options, reason):
   with pytest.raises(ValueError, match=reason):
     protocols.make(name, 'voc21', **options)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'reason'),
+  [
+    ('top_k', 'abc', "top_k is a whole number or none, not 'abc'"),
+    ('top_k', 1.5, 'top_k is a whole number or none, not 1.5'),
+    ('top_k', True, 'top_k is a whole number or none, not True'),
+    ('stride', 4.5, 'stride is a whole number'),
+    ('one_hot', 'abc', "one_hot is true or false, not 'abc'"),
+    ('background_threshold', 'abc', 'background_threshold is a number or none'),
+    ('class_thresholds', 'abc', 'a number or numbers between commas or none'),
+    ('scale', float('nan'), 'scale is a number or none, not nan'),
+    ('templates', None, "templates are a name or a text with a '{}', not None"),
+    ('names', 'foo', "names are those of groupvit or tcl, not 'foo'"),
+  ],
+)
+def test_a_value_of_another_kind_is_refused(field, value, reason):
+  with pytest.raises(ValueError, match=re.escape(reason)):
+    protocols.make('groupvit', 'voc21', **{field: value})
+
+
+def test_none_is_no_refinement():
+  """As `--set refine=none` gives it."""
+  for value in ('none', None):
+    assert protocols.make('tcl', 'voc21', refine=value).refine == 'none'

@@ -31,7 +31,7 @@ threshold, nine prompts).
 short_side, window, stride, templates, refine, ... (docs/evaluation.md);
 data.NAME=VALUE is for the reader (scenes: data.count, data.size, data.seed).
 
-With --out, an evaluation that was interrupted goes on where it stopped, by the
+With --out, a segmentation that was interrupted goes on where it stopped, by the
 same command.
 
 examples:

@@ -108,6 +108,10 @@ def _segmentation(found: Any) -> dict[str, Any]:
     'oracle_confusion_matrix',
     'given_background_confusion_matrix',
   )
+  counts = {
+    'boundary_counts': found.boundary,
+    'best_group_counts': found.jaccard,
+  }
   return {
     'miou': 100 * found.miou,
     'class_names': names,
@@ -119,6 +123,7 @@ def _segmentation(found: Any) -> dict[str, Any]:
       for name in matrices
       if getattr(found, name) is not None
     },
+    **{name: x.tolist() for name, x in counts.items() if x is not None},
   }
 
 

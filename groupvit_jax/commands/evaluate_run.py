@@ -62,15 +62,16 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   report = evaluate_report.make(
     args.model, model, asked, found, time.perf_counter() - begin
   )
-  if args.out is not None:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(args.out, evaluate_report.as_json(report))
-  _forget(args, asked)
   print(evaluate_table.text(report))
   if args.diagnosis:
     print()
     print(diagnosis_tables.as_text(diagnosis.of_result(found)))
   _tell_skipped(report)
+  # Last: a file that cannot be written takes no figures with it.
+  if args.out is not None:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(args.out, evaluate_report.as_json(report))
+  _forget(args, asked)
   return 0
 
 
@@ -138,6 +139,8 @@ def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
 
 
 def _interrupted(args: argparse.Namespace) -> str:
+  if args.benchmark in judge.WHOLES:
+    return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'
   again = 'the same command'

@@ -65,6 +65,7 @@ class BenchmarkEvaluator:
     boundary: bool = True,
     diagnosis: bool = True,
     skip_bad: bool = False,
+    data: Any = None,
     journal: str | os.PathLike | None = None,
     journal_every: int = 50,
     progress: Callable[[int, int], None] | None = None,
@@ -87,6 +88,8 @@ class BenchmarkEvaluator:
       diagnosis: also measure what oracle labels and a given background would
         bring, and how well the best groups fit.
       skip_bad: count and list pictures that cannot be used instead of stopping.
+      data: plain values that tell the examples from others of the same names
+        (their folder, a seed); a journal of others is refused.
       journal: path of a file to go on from after a crash; None keeps none. It
         stays until `evaluator.journal.remove()`.
       journal_every: pictures from one writing of it to the next.
@@ -113,6 +116,7 @@ class BenchmarkEvaluator:
     self.journal: Journal | None = None
     self._examples, self._background = examples, background
     self._skip_bad, self._progress = skip_bad, progress
+    self._data = data
     self._journal_path, self._journal_every = journal, journal_every
     short_side = config.short_side or SHORT_SIDE
     self._plan = canvases.plan(config, short_side, patch_size)
@@ -198,6 +202,7 @@ class BenchmarkEvaluator:
     settings = {
       'protocol': dataclasses.asdict(self.protocol),
       'classes': self.class_names,
+      'data': self._data,
       'pictures': [len(self._examples), zlib.crc32(names.encode())],
       'weights': checksum(variables),
       'measures': [counter.diagnosis, counter.boundary],

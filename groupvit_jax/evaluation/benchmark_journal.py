@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,11 +51,12 @@ class Journal:
   def _read(self):
     try:
       held = json.loads(self._path.read_text(encoding='utf-8'))
-      found = held['settings']
+      found = dict(held['settings'])
+      kept = [held[key] for key in ('done', 'counts', 'skipped', 'seconds')]
     except (ValueError, TypeError, KeyError) as error:
       raise errors.WorkdirError(
         f'{self._path} is not the journal of an evaluation; choose another '
-        'place for it.'
+        'place for it, or take the file away.'
       ) from error
     other = [
       key
@@ -67,18 +68,33 @@ class Journal:
         f'{self._path} is of an evaluation with another {" and ".join(other)}; '
         'delete it to begin anew, or choose another place.'
       )
-    self.done = set(held['done'])
+    done, counts, skipped, self.seconds = kept
+    self.done = set(done)
     self.counts = {
-      name: np.asarray(value, np.int64)
-      for name, value in held['counts'].items()
+      name: np.asarray(value, np.int64) for name, value in counts.items()
     }
-    self.skipped = [(name, reason) for name, reason in held['skipped']]
-    self.seconds = held['seconds']
+    self.skipped = [(name, reason) for name, reason in skipped]
 
-  def add(self, counts: Mapping[str, np.ndarray]) -> None:
-    """Adds counts by name."""
+  def add(
+    self, counts: Mapping[str, np.ndarray], positions: Sequence[int]
+  ) -> None:
+    """Adds counts by name, and the pictures that they are of.
+
+    Both or neither, and no picture twice, wherever Ctrl-C comes: so it may be
+    called again after an interruption.
+    """
+    if self.done.issuperset(positions):
+      return
+    done = self.done.union(positions)
+    total = dict(self.counts)
     for name, value in counts.items():
-      self.counts[name] = self.counts.get(name, 0) + value
+      total[name] = total.get(name, 0) + value
+    self.counts, self.done = total, done
+
+  def refuse(self, position: int, name: str, reason: str) -> None:
+    """Notes a picture that cannot be used; both or neither, as in `add`."""
+    skipped, done = [*self.skipped, (name, reason)], self.done | {position}
+    self.skipped, self.done = skipped, done
 
   def save(self) -> None:
     """Writes the file, whole or not at all. OSError if it cannot."""

@@ -42,7 +42,9 @@ class Pass:
     """
     self._measure, self._together = measure, together
     self._journal, self._every, self._progress = journal, every, progress
-    self._total, self._positions = None, []
+    # The total and the pictures that it is of. Always replaced together, since
+    # Ctrl-C may come between two lines, and the journal is written even then.
+    self._pending = None, ()
     self._under_way = collections.deque()
     self._begin, self._saved = time.monotonic(), len(journal.done)
 
@@ -59,8 +61,7 @@ class Pass:
     try:
       for item in items:
         if isinstance(item, Refused):
-          self._journal.skipped.append((name(item.position), item.reason))
-          self._journal.done.add(item.position)
+          self._journal.refuse(item.position, name(item.position), item.reason)
         else:
           together = waiting.setdefault(item.key, [])
           together.append(item)
@@ -77,27 +78,27 @@ class Pass:
     update = self._measure(pictures)
     # Starting from the first update, not from zeros made elsewhere, keeps one
     # kind of array in the loop, hence one compilation.
-    total = self._total
-    self._total = (
-      update if total is None else benchmark_programs.merge(total, update)
-    )
-    self._positions += [picture.position for picture in pictures]
+    total, positions = self._pending
+    if total is not None:
+      update = benchmark_programs.merge(total, update)
+    positions = (*positions, *(picture.position for picture in pictures))
+    self._pending = update, positions
     self._under_way.append(update.images)
     if len(self._under_way) > _UNDER_WAY:
       jax.block_until_ready(self._under_way.popleft())
 
   def _tell(self):
-    done = len(self._journal.done) + len(self._positions)
+    done = len(self._journal.done) + len(self._pending[1])
     if done - self._saved >= self._every:
       self._save()
     self._progress(done)
 
   def _save(self):
     """Fetches the counts and keeps them, with the pictures that they are of."""
-    if self._total is not None:
-      self._journal.add(_by_name(jax.device_get(self._total)))
-      self._journal.done.update(self._positions)
-      self._total, self._positions = None, []
+    total, positions = self._pending
+    if total is not None:
+      self._journal.add(_by_name(jax.device_get(total)), positions)
+      self._pending = None, ()
     now = time.monotonic()
     self._journal.seconds += now - self._begin
     self._begin, self._saved = now, len(self._journal.done)

@@ -4,6 +4,10 @@ By name and benchmark, with their sources; docs/evaluation.md tells each step.
 """
 
 import dataclasses
+import math
+import numbers
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,6 +122,8 @@ def make(
   overrides = {
     key.removeprefix('segment.'): value for key, value in overrides.items()
   }
+  if 'refine' in overrides:  # a command line's none is None
+    overrides['refine'] = overrides['refine'] or 'none'
   _check_fields(overrides)
   if background is None:
     background = benchmark in _WITH_BACKGROUND
@@ -140,7 +146,50 @@ def _check_fields(overrides: Mapping[str, Any]) -> None:
       f'A protocol has no field {unknown[0]!r}; it has '
       f'{", ".join(sorted(known))}.'
     )
+  for field in dataclasses.fields(SegmentConfig):
+    value = overrides.get(field.name)
+    if value is not None and not _fits(value, field.type):
+      raise ValueError(f'{field.name} is {_kind(field.type)}, not {value!r}.')
+  templates = overrides.get('templates', ())
+  if not isinstance(templates, str | list | tuple):
+    raise ValueError(
+      f"templates are a name or a text with a '{{}}', not {templates!r}."
+    )
+  names = overrides.get('names', 'groupvit')
+  if names not in PROTOCOLS:
+    raise ValueError(
+      f'names are those of {" or ".join(PROTOCOLS)}, not {names!r}.'
+    )
   if overrides.get('refine', 'none') not in REFINEMENTS:
     raise ValueError(
       f'refine is one of {", ".join(REFINEMENTS)}, not {overrides["refine"]!r}.'
     )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+  """Whether a value is of an annotated kind; a bool is no number."""
+  kinds = typing.get_args(kind) or (kind,)
+  if isinstance(value, list | tuple):
+    several = any(typing.get_origin(k) for k in kinds)
+    return several and all(_fits(part, float | int) for part in value)
+  if isinstance(value, bool):
+    return bool in kinds
+  if isinstance(value, numbers.Integral):
+    return int in kinds
+  if isinstance(value, numbers.Real):
+    return float in kinds and math.isfinite(value)
+  return type(value) in kinds
+
+
+def _kind(kind: Any) -> str:
+  """What a field may be, in words."""
+  kinds = typing.get_args(kind) or (kind,)
+  number = 'a number' if float in kinds else 'a whole number'
+  words = {
+    'true or false': bool in kinds,
+    number: int in kinds,
+    'numbers between commas': any(typing.get_origin(k) for k in kinds),
+    'text': str in kinds,
+    'none': types.NoneType in kinds,
+  }
+  return ' or '.join(word for word, may in words.items() if may)

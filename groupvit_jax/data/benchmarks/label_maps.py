@@ -18,6 +18,8 @@ from groupvit_jax.errors import ImageError
 
 _INVALID = -1
 _MOST_NAMED = 5
+# Pillow spreads grey values of few bits over 0..255.
+_SPREAD = {'L;2': 85, 'L;4': 17}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +172,10 @@ def _unreadable(name, error):
 
 
 def _values(image, name):
+  stored_as = image.tile[0][3] if image.tile else None  # gone once loaded
   values = np.asarray(image)
+  if isinstance(stored_as, str) and stored_as in _SPREAD:
+    values = values // _SPREAD[stored_as]
   if values.ndim == 3:
     colours = values[..., :1] if image.mode == 'LA' else values[..., :3]
     if (colours != colours[..., :1]).any():

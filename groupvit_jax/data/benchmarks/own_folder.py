@@ -66,7 +66,8 @@ def _files(root, split):
     return folders.paired(
       images / split, folders.existing(masks / split), truth_suffixes=_MASKS
     )
-  listed = folders.read_list(root / f'{split}.txt')
+  # Whole lines: names of one's own may have blanks in them.
+  listed = map(str.strip, folders.lines(root / f'{split}.txt'))
   there = {
     name: (picture, mask)
     for name, picture, mask in folders.paired(

@@ -5,8 +5,10 @@
 
 import dataclasses
 import functools
+import numbers
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from groupvit_jax.data import label_sets
 from groupvit_jax.data.benchmarks import (
@@ -196,7 +198,7 @@ def open_set(
   *,
   split: str | None = None,
   limit: int | None = None,
-  **options: int,
+  **options: Any,
 ) -> LabelledSet:
   """Opens a benchmark.
 
@@ -213,7 +215,7 @@ def open_set(
   Raises:
     SourceError: an unknown benchmark; no data, or of another layout; the
       message says how the folder must look and where to get it.
-    ValueError: options that the benchmark does not have.
+    ValueError: options that the benchmark does not have, or no numbers.
   """
   if name not in BENCHMARKS:
     raise SourceError(
@@ -221,12 +223,14 @@ def open_set(
     )
   benchmark = BENCHMARKS[name]
   known = () if benchmark.needs_folder else ('count', 'size', 'seed')
-  for option in options:
+  for option, value in options.items():
     if option not in known:
       raise ValueError(
         f'{name} has no option {option!r}'
         + (f'; it has {", ".join(known)}.' if known else '.')
       )
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+      raise ValueError(f'{option} of {name} is a whole number, not {value!r}.')
   if benchmark.needs_folder and folder is None:
     raise SourceError(f'{benchmark.title} needs its folder. {_help(benchmark)}')
   try:
