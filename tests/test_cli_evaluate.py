@@ -127,9 +127,9 @@ def test_what_no_matrix_holds_follows_from_counts(done):
   union = truth + found - both
   shares = both[union > 0] / union[union > 0]
   assert done['figures']['boundary_miou'] == pytest.approx(100 * shares.mean())
-  windows, millionths = np.asarray(done['best_group_counts'])[:, 1:].sum(1)
+  windows, sums = np.asarray(done['best_group_counts'])[:, 1:].sum(1)
   assert done['figures']['best_group_jaccard'] == pytest.approx(
-    100 * millionths / 1e6 / windows
+    100 * sums / 1e5 / windows
   )
 
 

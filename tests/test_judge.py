@@ -89,6 +89,14 @@ def test_a_question_of_whole_pictures(classes):
     ({'benchmark': 'scenes', 'protocol': 'x'}, {}, "Unknown protocol 'x'"),
     ({'benchmark': 'scenes', 'overrides': {'name': 1}}, {}, "no field 'name'"),
     ({'benchmark': 'scenes', 'class_names': ['a']}, {}, '1 class names were'),
+    (
+      {
+        'benchmark': 'scenes',
+        'class_names': ['dog', 'a|Dog', *'bcdefghijklmnopqr'][:19],
+      },
+      {},
+      "'dog' stands twice",
+    ),
     ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
     ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),
     ({'benchmark': 'scenes', 'limit': 0}, {}, 'limit must be at least 1'),

@@ -135,3 +135,10 @@ def test_none_is_no_refinement():
   """As `--set refine=none` gives it."""
   for value in ('none', None):
     assert protocols.make('tcl', 'voc21', refine=value).refine == 'none'
+
+
+def test_what_is_set_to_its_own_value_is_no_change():
+  same = protocols.make('groupvit', 'voc21', top_k=5, templates='simple')
+  assert same.changed == ()
+  other = protocols.make('groupvit', 'voc21', top_k=5, stride=112)
+  assert other.changed == ('stride',)

@@ -1,6 +1,7 @@
 """`groupvit evaluate`: a model on a benchmark, as papers report it."""
 
 import argparse
+import glob
 import pathlib
 from typing import Any
 
@@ -183,7 +184,7 @@ def _check(args: argparse.Namespace) -> None:
   if args.out.is_dir():
     raise ValueError(f'{args.out} is a folder: --out names a file')
   # Beside a journal, it is what an interrupted run was to replace.
-  going_on = journal_of(args.out).exists()
+  going_on = bool(journals_of(args.out))
   if args.out.exists() and not (args.overwrite or going_on):
     raise ValueError(
       f'{args.out} exists: choose another --out, or replace it with --overwrite'
@@ -193,6 +194,11 @@ def _check(args: argparse.Namespace) -> None:
 def journal_of(out: pathlib.Path) -> pathlib.Path:
   """Where an interrupted run keeps what it has done."""
   return out.with_name(f'{out.name}.journal')
+
+
+def journals_of(out: pathlib.Path) -> list[pathlib.Path]:
+  """What interrupted runs have left, of one process or of several."""
+  return sorted(out.parent.glob(f'{glob.escape(out.name)}.journal*'))
 
 
 def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:

@@ -127,7 +127,12 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
     return None
   journal = evaluate.journal_of(args.out)
   if args.overwrite:
-    journal.unlink(missing_ok=True)
+    # Each process its own: another may have begun to write already.
+    index = jax.process_index()
+    mine = f'{journal.name}.{index}-of-'
+    for old in evaluate.journals_of(args.out):
+      if old.name.startswith(mine) or (old == journal and not index):
+        old.unlink(missing_ok=True)
   return journal
 
 

@@ -49,7 +49,7 @@ class BenchmarkCounts:
     given_background: c c, with the background taken from the truth.
     oracle: c c, with every group named by the truth.
     jaccard: 2 c, by true class: how many windows show it, and the sum of the
-      Jaccard index of the best group there, in millionths.
+      Jaccard index of the best group there, in hundred-thousandths.
     boundary: 3 c, see `boundary.counts`.
   """
 

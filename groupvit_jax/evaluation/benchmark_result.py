@@ -25,7 +25,7 @@ class BenchmarkResult:
       are background; None without one.
     oracle_confusion_matrix: the same, had the truth named every group.
     jaccard: int64 2 c, by true class: windows that show it, and the sum of the
-      best group's Jaccard index in millionths.
+      best group's Jaccard index in hundred-thousandths.
     boundary: int64 3 c, pixels in both bands along borders, in the truth's, in
       the prediction's.
   """

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from groupvit_jax import metrics
 
-# Jaccard indices are summed as whole millionths, so that no order of summing
-# changes them.
-JACCARD_UNIT = 1_000_000
+# Jaccard indices are summed as whole hundred-thousandths, so that no order of
+# summing changes them; int32 holds 21,000 windows of a batch.
+JACCARD_UNIT = 100_000
 
 
 def group_class_counts(
@@ -65,7 +65,7 @@ def best_group_jaccard(groups: Int[Array, 'b n g c']) -> Int[Array, '2 c']:
 
   Returns:
     int32: windows that show the class, and the sum of the indices in
-    millionths.
+    hundred-thousandths.
   """
   true = groups.sum(2, keepdims=True)
   union = groups.sum(3, keepdims=True) + true - groups

@@ -134,7 +134,14 @@ def make(
   own |= {key: overrides[key] for key in overrides if key not in steps}
   own['segment'] = dataclasses.replace(own['segment'], **segment)
   own['templates'] = prompts.find_templates(own['templates'])
-  return Protocol(name, benchmark, changed=tuple(sorted(overrides)), **own)
+  plain = {'names': name, 'refine': 'none'}
+  plain |= PROTOCOLS[name](benchmark, background, 'none')
+  changed = [key for key in overrides if _field(own, key) != _field(plain, key)]
+  return Protocol(name, benchmark, changed=tuple(sorted(changed)), **own)
+
+
+def _field(fields: Mapping[str, Any], key: str) -> Any:
+  return fields[key] if key in fields else getattr(fields['segment'], key)
 
 
 def _check_fields(overrides: Mapping[str, Any]) -> None:
