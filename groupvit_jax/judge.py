@@ -71,9 +71,15 @@ def make(
     'benchmark': question.benchmark,
     'kind': judge.kind,
     'data': None if question.folder is None else os.fspath(question.folder),
-    'split': question.split,
+    'split': question.split or _reported_split(question.benchmark),
     'limit': question.limit,
     'skip_bad': question.skip_bad,
     'images': judge.total,
   }
   return dataclasses.replace(judge, settings=asked | dict(judge.settings))
+
+
+def _reported_split(name: str) -> str | None:
+  """The split that figures are reported on; None for all there is."""
+  known = benchmarks.BENCHMARKS.get(name)
+  return known.split if known else None
