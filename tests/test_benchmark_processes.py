@@ -1,14 +1,12 @@
 """Two processes count what one counts, and tell each other what failed."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import two_processes
 from benchmark_runs import Examples, bands, evaluator
 from stub_models import PERFECT, Stub
 
@@ -49,42 +47,12 @@ def run_one_of_two_processes(address, index, folder):
 
 
 def test_two_processes_equal_one(tmp_path):
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{s.getsockname()[1]}'
-  root = Path(__file__).parents[1]
-  environment = {
-    **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
-    'PYTHONPATH': str(root),
-  }
-  children = [
-    subprocess.Popen(
-      [sys.executable, __file__, address, str(i), str(tmp_path)],
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  try:
-    outputs = [child.communicate(timeout=300) for child in children]
-  finally:
-    for child in children:
-      child.kill()
   whole = evaluator(labelled()).evaluate(Stub().predict_fns, PERFECT)
   assert 0 < whole.miou < 1
-  for child, (out, err), failure in zip(
-    children,
-    outputs,
-    ('SourceError: Another process failed: ', 'ImageError: '),
-    strict=True,
-  ):
-    assert child.returncode == 0, err
-    # The last line: gloo announces its connection on stdout.
-    told = json.loads(out.strip().splitlines()[-1])
+  flags = '--xla_backend_optimization_level=0'
+  found = two_processes.run(__file__, str(tmp_path), flags=flags)
+  failures = 'SourceError: Another process failed: ', 'ImageError: '
+  for told, failure in zip(found, failures, strict=True):
     np.testing.assert_array_equal(told['confusion'], whole.confusion_matrix)
     assert told['images'] == 9 and told['journals'] == 2
     assert told['error'].startswith(f'{failure}picture 3 is not an image')

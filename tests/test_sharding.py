@@ -1,16 +1,13 @@
 """Meshes and placement in one process of 8 devices and in two processes."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import two_processes
 from jax.sharding import AxisType
 
 from groupvit_jax import sharding
@@ -116,31 +113,8 @@ def run_one_of_two_processes(address, index):
 
 
 def test_two_processes_equal_one():
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{s.getsockname()[1]}'
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
-  root = Path(__file__).parents[1]
-  children = [
-    subprocess.Popen(
-      [sys.executable, __file__, address, str(i)],
-      env={**environment, 'PYTHONPATH': str(root)},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  try:
-    outputs = [child.communicate(timeout=300) for child in children]
-  finally:
-    for child in children:
-      child.kill()
   loss, grad = loss_and_grad(None, jnp.eye(4), *map(jnp.asarray, pairs()))
-  for child, (out, err) in zip(children, outputs, strict=True):
-    assert child.returncode == 0, err
-    # The last line: gloo announces its connection on stdout.
-    result = json.loads(out.strip().splitlines()[-1])
+  for result in two_processes.run(__file__):
     np.testing.assert_allclose(result['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(result['grad'], grad, atol=1e-6)
 

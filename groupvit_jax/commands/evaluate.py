@@ -203,10 +203,11 @@ def journals_of(out: pathlib.Path) -> list[pathlib.Path]:
 
 def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:
   """Fields of `judge.Question`."""
+  from groupvit_jax import judge
+
   overrides = {k: v for k, v in steps.items() if not k.startswith('data.')}
   if args.size:
-    following = dict.fromkeys(('long_side', 'window', 'stride'))
-    overrides = {'short_side': args.size, **following} | overrides
+    overrides = judge.at_size(args.size) | overrides
   return {
     'benchmark': args.benchmark,
     'folder': args.data,
