@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from groupvit_jax import judge
-from groupvit_jax.data import decoding, label_sets, scenes
+from groupvit_jax.data import benchmarks, label_sets, scenes
 from groupvit_jax.evaluation import background, calibration, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.text import prompts
@@ -95,10 +94,10 @@ class Subject:
       pictures, captions = drawn.images, [c[0] for c in drawn.captions]
     else:
       # Neither VOC's nor those of coco_object, which are of val2017 and
-      # captioned: Flickr's.
+      # captioned: Flickr's, of the split that photos.py does not train on.
       pictures, captions = _photos(self._args.photos / 'flickr8k_224', count)
       pictures = np.stack([_square(p, self.side) for p in pictures])
-    return [pictures[i : i + 50] for i in range(0, count, 50)], captions
+    return [pictures[i : i + 50] for i in range(0, len(pictures), 50)], captions
 
   @functools.cached_property
   def fitted_fns(self):
@@ -238,11 +237,10 @@ ROWS = {
 
 
 def _photos(path: pathlib.Path, count: int):
-  """Pictures with several captions each."""
-  rows = map(json.loads, (path / 'captions.jsonl').read_text().splitlines())
-  rows = list(rows)[:count]
-  pictures = [decoding.open_image(path / row['image']) for row in rows]
-  return pictures, [row['captions'] for row in rows]
+  """At most so many pictures, with several captions each."""
+  found = benchmarks.open_captions(path, 'val')
+  chosen = range(min(count, len(found)))
+  return [found[i].image for i in chosen], [found.captions(i) for i in chosen]
 
 
 def _square(picture: np.ndarray, side: int) -> np.ndarray:
