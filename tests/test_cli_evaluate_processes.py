@@ -1,0 +1,97 @@
+"""`groupvit evaluate --distributed`: two processes measure what one does."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import two_processes
+
+COMMANDS = {
+  'scenes': [
+    *('--size', '16', '--no-boundary'),
+    *('--set', 'data.count=5', '--set', 'data.size=16'),
+  ],
+  'classes': ['--batch', '2'],
+  'captions': ['--batch', '2'],
+}
+
+
+def arguments(name: str, root: Path, out: Path) -> list[str]:
+  """The command line of a benchmark, whose data lie in a folder."""
+  argv = ['evaluate', '--model', str(root / 'model'), '--benchmark', name]
+  if name != 'scenes':
+    argv += ['--data', str(root / name)]
+  return [*argv, *COMMANDS[name], '--out', str(out / f'{name}.json')]
+
+
+def run_one_of_two_processes(address, index, root):
+  """Body of a child process, which Open MPI seems to have started."""
+  os.environ |= {
+    'OMPI_MCA_orte_hnp_uri': '1.0;tcp://127.0.0.1:1',
+    'OMPI_COMM_WORLD_SIZE': '2',
+    'OMPI_COMM_WORLD_RANK': index,
+    'OMPI_COMM_WORLD_LOCAL_RANK': index,
+    'JAX_COORDINATOR_ADDRESS': address,
+  }
+  import jax  # noqa: PLC0415  (it looks at the environment)
+
+  from groupvit_jax import cli  # noqa: PLC0415
+
+  jax.config.update('jax_disable_most_optimizations', True)
+  root = Path(root)
+  told = {}
+  for name in COMMANDS:
+    argv = arguments(name, root, root / 'two')
+    told[name] = cli.main([*argv, '--distributed'])
+  print(json.dumps(told))
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """A model and data, and the reports of one process and of two."""
+  import evaluation_folders  # noqa: PLC0415  (imports jax)
+  import jax  # noqa: PLC0415
+
+  from groupvit_jax import cli  # noqa: PLC0415
+
+  root = tmp_path_factory.mktemp('distributed')
+  evaluation_folders.model(root / 'model')
+  evaluation_folders.classified(root / 'classes')
+  evaluation_folders.captioned(root / 'captions', 5)
+  for place in ('one', 'two'):
+    (root / place).mkdir()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'device_count', lambda *_: 1)
+    # Quick to compile, and the same sums in all processes.
+    jax.config.update('jax_disable_most_optimizations', True)
+    for name in COMMANDS:
+      assert cli.main(arguments(name, root, root / 'one')) == 0
+    jax.config.update('jax_disable_most_optimizations', False)
+  told = two_processes.run(__file__, str(root), seconds=900)
+  assert told == [dict.fromkeys(COMMANDS, 0)] * 2
+  return root
+
+
+def test_two_processes_leave_one_report_each_time(root):
+  found = sorted(path.name for path in (root / 'two').iterdir())
+  assert found == sorted(f'{name}.json' for name in COMMANDS)
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_two_processes_find_what_one_does(root, name):
+  one, two = (
+    json.loads((root / place / f'{name}.json').read_text())
+    for place in ('one', 'two')
+  )
+  assert one['images'] == two['images'] > 4
+  assert one['settings'] == two['settings']
+  assert one['model'] == two['model']
+  assert two['versions']['device'].startswith('2 x ')
+  assert one.get('confusion_matrix') == two.get('confusion_matrix')
+  assert one['figures'] == pytest.approx(two['figures'])
+
+
+if __name__ == '__main__':
+  run_one_of_two_processes(*sys.argv[1:])
