@@ -332,7 +332,7 @@ def test_what_cannot_be_asked(places, capsys, benchmark, args, reason):
 
 def test_data_that_are_not_there(places, tmp_path, capsys):
   assert run(places, 'folder', data=tmp_path / 'none') == 1
-  assert 'there is no such folder' in error_line(capsys)
+  assert 'there is no such folder or shard' in error_line(capsys)
   assert run(places, 'voc21', data=tmp_path) == 1
   assert 'JPEGImages/ID.jpg' in error_line(capsys)
   argv = ['evaluate', '--model', str(places['model']), '--benchmark', 'voc21']

@@ -79,7 +79,7 @@ def _check_data(data: pathlib.Path | None) -> None:
   """Before the model is loaded; readers look closer."""
   pattern = data is not None and any(mark in str(data) for mark in '*{')
   if data is not None and not pattern and not data.expanduser().exists():
-    raise ValueError(f'{data}: there is no such folder')
+    raise ValueError(f'{data}: there is no such folder or shard')
 
 
 def _evaluate(asked, model, mesh):
