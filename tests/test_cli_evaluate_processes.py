@@ -43,7 +43,7 @@ def run_one_of_two_processes(address, index, root):
   root = Path(root)
   told = {}
   for name in COMMANDS:
-    argv = arguments(name, root, root / 'two')
+    argv = arguments(name, root, root / f'process {index}')
     told[name] = cli.main([*argv, '--distributed'])
   print(json.dumps(told))
 
@@ -60,30 +60,32 @@ def root(tmp_path_factory):
   evaluation_folders.model(root / 'model')
   evaluation_folders.classified(root / 'classes')
   evaluation_folders.captioned(root / 'captions', 5)
-  for place in ('one', 'two'):
+  for place in ('alone', 'process 0', 'process 1'):
     (root / place).mkdir()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'device_count', lambda *_: 1)
     # Quick to compile, and the same sums in all processes.
     jax.config.update('jax_disable_most_optimizations', True)
     for name in COMMANDS:
-      assert cli.main(arguments(name, root, root / 'one')) == 0
+      assert cli.main(arguments(name, root, root / 'alone')) == 0
     jax.config.update('jax_disable_most_optimizations', False)
   told = two_processes.run(__file__, str(root), seconds=900)
   assert told == [dict.fromkeys(COMMANDS, 0)] * 2
   return root
 
 
-def test_two_processes_leave_one_report_each_time(root):
-  found = sorted(path.name for path in (root / 'two').iterdir())
-  assert found == sorted(f'{name}.json' for name in COMMANDS)
+def test_the_first_process_alone_leaves_reports(root):
+  """Neither leaves a journal."""
+  found = {path.name for path in (root / 'process 0').iterdir()}
+  assert found == {f'{name}.json' for name in COMMANDS}
+  assert not list((root / 'process 1').iterdir())
 
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_two_processes_find_what_one_does(root, name):
   one, two = (
     json.loads((root / place / f'{name}.json').read_text())
-    for place in ('one', 'two')
+    for place in ('alone', 'process 0')
   )
   assert one['images'] == two['images'] > 4
   assert one['settings'] == two['settings']

@@ -174,7 +174,7 @@ def test_broken_lists_of_labels(tmp_path, line, reason):
 def test_ids_of_imagenet_need_all_its_names(tmp_path):
   picture(tmp_path / 'n01440764/x.png')
   with pytest.raises(
-    SourceError, match='2 class names were given, but WordNet'
+    SourceError, match='2 class names were given, but WordNet ids mean'
   ):
     open_labelled_images(tmp_path, class_names=('tench', 'goldfish'))
   names = tuple(f'class {i}' for i in range(1000))

@@ -126,11 +126,9 @@ def open_labelled_images(
   root = folders.existing(root / split) if split else root
   if any(root.glob('*.tar')):
     return _from_shards(str(root / '*.tar'), class_names, limit)
-  if (root / label_lists.NAME).is_file():
-    return _labelled(
-      root, label_lists.read(root / label_lists.NAME), class_names, limit
-    )
-  return _labelled(root, _by_folder(root), class_names, limit)
+  listed = root / label_lists.NAME
+  rows = label_lists.read(listed) if listed.is_file() else _by_folder(root)
+  return _labelled(root, rows, class_names, limit)
 
 
 def _is_pattern(source):
@@ -170,8 +168,8 @@ def _by_folder(root):
   ]
   if not rows:
     raise SourceError(
-      f'{root} has no pictures in folders named after their class, no {label_lists.NAME} '
-      'and no .tar shards.'
+      f'{root} has no pictures in folders named after their class, no '
+      f'{label_lists.NAME} and no .tar shards.'
     )
   return rows
 
@@ -208,8 +206,8 @@ def _of_imagenet(class_names):
   if class_names and len(class_names) != len(IMAGENET_CLASSES):
     raise SourceError(
       f'{len(class_names)} class names were given, but WordNet ids mean '
-      f"ImageNet's {len(IMAGENET_CLASSES)} classes: give one for each, in their "
-      'order.'
+      f"ImageNet's {len(IMAGENET_CLASSES)} classes: give one for each, in "
+      'their order.'
     )
   return tuple(class_names or IMAGENET_CLASSES)
 
