@@ -5,19 +5,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from groupvit_jax import judge_pictures
+from groupvit_jax import judge_names, judge_pictures
 from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError
 from groupvit_jax.evaluation import classification, retrieval
 from groupvit_jax.judge_question import Encoder, Judge, Question
 from groupvit_jax.text import prompts
 
-IMAGENET, CLASSES, CAPTIONS = 'imagenet', 'classes', 'captions'
-TITLES = {
-  IMAGENET: 'ImageNet, top-1 and top-5',
-  CLASSES: 'folders named after their class, top-1 and top-5',
-  CAPTIONS: 'pictures and captions, retrieval at 1, 5 and 10 both ways',
-}
+IMAGENET = 'imagenet'
 
 
 def make(
@@ -30,7 +25,7 @@ def make(
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `judge.make`."""
   _check(question)
-  with_captions = question.benchmark == CAPTIONS
+  with_captions = question.benchmark == judge_names.CAPTIONS
   templates = _templates(question, with_captions)
   if with_captions:
     examples = benchmarks.open_captions(
@@ -93,8 +88,10 @@ def _check(question):
     raise ConfigError(
       f'{others[0]!r} is of segmentation; of {name} only templates can be set'
     )
-  if question.regions != 'model':
+  if question.regions != judge_names.MODEL:
     raise ConfigError(f'{name} is of whole pictures, without regions')
+  if question.class_names and name == judge_names.CAPTIONS:
+    raise ConfigError('captions have no classes; leave their names out')
 
 
 def _templates(question, with_captions) -> tuple[str, ...]:

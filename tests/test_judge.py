@@ -100,12 +100,36 @@ def test_a_question_of_whole_pictures(classes):
     ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
     ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),
     ({'benchmark': 'scenes', 'limit': 0}, {}, 'limit must be at least 1'),
+    (
+      {'benchmark': 'captions', 'folder': 'x', 'class_names': ['a']},
+      {},
+      'captions have no classes; leave their names out',
+    ),
   ],
 )
 def test_what_cannot_be_asked(question, encoder, reason):
   encoder = judge.Encoder(tokenizer, (8, 8), 1, **encoder)
   with pytest.raises(ConfigError, match=reason):
     judge.make(judge.Question(**question), encoder)
+
+
+def test_settings_hold_what_is_left_open(tmp_path, monkeypatch):
+  tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
+  encoder = judge.Encoder(tokens, (8, 8), 1)
+  settings = judge.make(judge.Question('scenes'), encoder).settings
+  assert settings['options'] == {'count': 1000, 'size': 224, 'seed': 0}
+  assert settings['split'] == 'validation' and settings['data'] is None
+  open_ = judge.Question('scenes', options={'count': 3})
+  said = {'count': 3, 'size': 224, 'seed': 0}
+  same = judge.Question('scenes', split='validation', options=said)
+  assert open_.origin == same.origin
+  assert open_.origin != judge.Question('scenes').origin
+  evaluation_folders.classified(tmp_path / 'classes', NAMES)
+  monkeypatch.chdir(tmp_path)
+  question = judge.Question('classes', 'classes')
+  place = str((tmp_path / 'classes').resolve())
+  assert judge.make(question, ENCODER).settings['data'] == place
+  assert question.origin == judge.Question('classes', place).origin
 
 
 def test_class_names_follow_the_protocol(tmp_path):

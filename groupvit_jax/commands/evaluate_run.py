@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import tqdm
 
-from groupvit_jax import files, judge, sharding
+from groupvit_jax import errors, files, judge, sharding
 from groupvit_jax.commands import (
-  evaluate,
+  evaluate_files,
   evaluate_report,
   evaluate_table,
   messages,
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
 
   model = inference.load(args.model)
   with _Bar() as bar:
-    asked = judge.make(
+    asked = _make(
+      args,
       judge.Question(**fields),
       model.as_encoder(),
       batch_size=_batch_size(args, mesh),
@@ -69,7 +70,6 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   _tell_skipped(report)
   # Last: a file that cannot be written takes no figures with it.
   if args.out is not None:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(args.out, evaluate_report.as_json(report))
   _forget(args, asked)
   return 0
@@ -80,6 +80,16 @@ def _check_data(data: pathlib.Path | None) -> None:
   pattern = data is not None and any(mark in str(data) for mark in '*{')
   if data is not None and not pattern and not data.expanduser().exists():
     raise ValueError(f'{data}: there is no such folder or shard')
+
+
+def _make(args, *question, **options) -> judge.Judge:
+  """`judge.make`, in the words of the command line."""
+  try:
+    return judge.make(*question, **options)
+  except errors.ConfigError as error:
+    if args.size and 'short_side' in str(error):
+      raise ValueError(f'--size {args.size}: {error}') from error
+    raise
 
 
 def _evaluate(asked, model, mesh):
@@ -125,15 +135,9 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
   """Where an interrupted run keeps what it has done."""
   if args.out is None:
     return None
-  journal = evaluate.journal_of(args.out)
   if args.overwrite:
-    # Each process its own: another may have begun to write already.
-    index = jax.process_index()
-    mine = f'{journal.name}.{index}-of-'
-    for old in evaluate.journals_of(args.out):
-      if old.name.startswith(mine) or (old == journal and not index):
-        old.unlink(missing_ok=True)
-  return journal
+    evaluate_files.remove_journals(args.out, jax.process_index())
+  return evaluate_files.journal_of(args.out)
 
 
 def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
