@@ -42,7 +42,7 @@ def make(
     encoder: whose pictures they are.
     batch_size: pictures or windows of this process that go together.
     mesh: splits batches over its axis 'data'.
-    journal: where segmentation keeps what it has done, to go on from there.
+    journal: where it keeps what it has done, to go on from there.
     progress: told how many pictures are done, and how many there are.
 
   Returns:
@@ -57,12 +57,17 @@ def make(
       f'there is no benchmark {question.benchmark!r}; choose one of '
       f'{", ".join(NAMES)}'
     )
-  options = {'batch_size': batch_size, 'mesh': mesh, 'progress': progress}
+  options = {
+    'batch_size': batch_size,
+    'mesh': mesh,
+    'journal': journal,
+    'progress': progress,
+  }
   with explained_as(ConfigError):
     if question.benchmark in WHOLES:
       judge = judge_wholes.make(question, encoder, **options)
     else:
-      judge = judge_pixels.make(question, encoder, journal=journal, **options)
+      judge = judge_pixels.make(question, encoder, **options)
   asked = {
     'benchmark': question.benchmark,
     'kind': judge.kind,

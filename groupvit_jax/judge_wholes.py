@@ -1,14 +1,20 @@
 """Benchmarks of whole pictures: classification and retrieval."""
 
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from groupvit_jax import judge_names, judge_pictures
 from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError
-from groupvit_jax.evaluation import classification, retrieval
+from groupvit_jax.evaluation import (
+  benchmark_journal,
+  classification,
+  retrieval,
+)
 from groupvit_jax.judge_question import Encoder, Judge, Question
 from groupvit_jax.text import prompts
 
@@ -21,6 +27,7 @@ def make(
   *,
   batch_size: int,
   mesh: Mesh | None,
+  journal: pathlib.Path | None,
   progress: Callable[[int, int], None] | None,
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `judge.make`."""
@@ -61,12 +68,18 @@ def make(
       encoder.tokenizer,
       template=templates[0],
       mesh=mesh,
+      open_journal=_opener(question, examples, settings, journal),
     )
   else:
     names = _names(question, examples)
     settings['class_names'] = list(names)
     evaluator = classification.ClassificationEvaluator(
-      batches, names, encoder.tokenizer, templates, mesh=mesh
+      batches,
+      names,
+      encoder.tokenizer,
+      templates,
+      mesh=mesh,
+      open_journal=_opener(question, examples, settings, journal),
     )
   return Judge(
     kind='retrieval' if with_captions else 'classification',
@@ -75,6 +88,32 @@ def make(
     settings=settings,
     skipped=lambda: batches.skipped,
   )
+
+
+def _opener(
+  question: Question,
+  examples: Any,
+  settings: Mapping[str, Any],
+  path: pathlib.Path | None,
+) -> Callable[[Any], benchmark_journal.Journal]:
+  """Opens what an interrupted run has left, once the weights are known.
+
+  Processes go through whole pictures in step, and could not if one of them had
+  fewer left: several keep nothing.
+  """
+  if path is None or jax.process_count() > 1:
+    return benchmark_journal.in_memory
+  names = [examples.name(i) for i in range(len(examples))]
+  told = dict(settings) | {
+    'data': question.origin,
+    'pictures': benchmark_journal.fingerprint(names),
+  }
+
+  def opened(variables):
+    weights = benchmark_journal.checksum(variables)
+    return benchmark_journal.Journal(path, told | {'weights': weights})
+
+  return opened
 
 
 def _check(question):

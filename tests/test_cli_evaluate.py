@@ -373,30 +373,62 @@ def test_a_file_that_cannot_be_written_takes_no_figures(
 ):
   from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
 
-  out = tmp_path / 'out' / 'out.json'
-  out.parent.mkdir()
+  out = tmp_path / 'out.json'
   read = LabelledImages.__getitem__
 
-  def lost(self, index):
-    if out.parent.exists():
-      out.parent.rename(tmp_path / 'away')
+  def taken(self, index):
+    out.mkdir(exist_ok=True)  # meanwhile, by another
     return read(self, index)
 
-  monkeypatch.setattr(LabelledImages, '__getitem__', lost)
+  monkeypatch.setattr(LabelledImages, '__getitem__', taken)
   assert run(places, 'classes', '--out', out) == 1
   captured = capsys.readouterr()
   assert 'top-1' in captured.out
   assert captured.err.startswith('groupvit: error: ')
+  # Nothing has to be measured again.
+  assert (tmp_path / 'out.json.journal').exists()
 
 
-def test_whole_pictures_promise_no_resuming(
-  places, tmp_path, capsys, monkeypatch
+@pytest.mark.parametrize('benchmark', ['classes', 'captions'])
+def test_whole_pictures_go_on_as_well(
+  places, tmp_path, capsys, monkeypatch, benchmark
 ):
+  """After two pictures Ctrl-C; then the same figures, to the last bit."""
+  from groupvit_jax.data.benchmarks.caption_sets import CaptionSet
   from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
 
-  def stopped(self, index):
-    raise KeyboardInterrupt
+  kind = LabelledImages if benchmark == 'classes' else CaptionSet
+  read, asked = kind.__getitem__, []
 
-  monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
-  assert run(places, 'classes', '--out', tmp_path / 'out.json') == 130
-  assert 'classes begins anew next time' in error_line(capsys)
+  def stopped(self, index):
+    if index == 2:
+      raise KeyboardInterrupt
+    return read(self, index)
+
+  args = '--batch', '2', '--out'
+  assert run(places, benchmark, *args, tmp_path / 'whole.json') == 0
+  monkeypatch.setattr(kind, '__getitem__', stopped)
+  out = tmp_path / 'out.json'
+  assert run(places, benchmark, *args, out) == 130
+  assert 'the same command goes on where this one' in capsys.readouterr().err
+  assert sorted(p.name for p in tmp_path.glob('out*')) == ['out.json.journal']
+  monkeypatch.setattr(
+    kind,
+    '__getitem__',
+    lambda self, index: asked.append(index) or read(self, index),
+  )
+  assert run(places, benchmark, *args, out, '--limit', '3') == 1
+  said = capsys.readouterr().err
+  assert 'is of an evaluation with another' in said and 'pictures' in said
+  assert run(places, benchmark, *args, out, model='vit') == 1
+  assert 'with another weights; delete it' in capsys.readouterr().err
+  assert not asked
+  assert run(places, benchmark, *args, out) == 0
+  assert asked and min(asked) == 2
+  whole, found = (
+    json.loads((tmp_path / name).read_text())
+    for name in ('whole.json', 'out.json')
+  )
+  assert found['figures'] == whole['figures']
+  assert found['images'] == whole['images']
+  assert not list(tmp_path.glob('*.journal'))

@@ -69,6 +69,17 @@ def test_processes_share_the_pictures(classes, monkeypatch):
   assert sorted(seen) == sorted([*range(7)] * 2)
 
 
+def test_a_pass_leaves_out_what_is_done(classes):
+  told = []
+  start = batches(classes, progress=lambda *now: told.append(now))
+  found = list(start({0, 1, 2, 3, 4, 5, 6, 7, 13}))
+  positions = np.concatenate([b['position'] for b in found]).tolist()
+  assert positions == [8, 9, 10, 11, 12, -1, -1, -1]
+  assert np.concatenate([b['mask'] for b in found]).sum() == 5
+  assert told == [(13, 14), (14, 14)]
+  assert not list(start(set(range(14))))
+
+
 def test_a_question_of_whole_pictures(classes):
   question = judge.Question('classes', classes, limit=6)
   asked = judge.make(question, ENCODER, batch_size=4)

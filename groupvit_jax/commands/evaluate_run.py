@@ -5,7 +5,6 @@ Imported only then: what it needs takes a second to import.
 
 import argparse
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,16 +52,13 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
       journal=_journal(args),
       progress=bar.show,
     )
-    begin = time.perf_counter()
     try:
       found = _evaluate(asked, model, mesh)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if jax.process_index():
     return _forget(args, asked)
-  report = evaluate_report.make(
-    args.model, model, asked, found, time.perf_counter() - begin
-  )
+  report = evaluate_report.make(args.model, model, asked, found)
   print(evaluate_table.text(report))
   if args.diagnosis:
     print()
@@ -142,13 +138,13 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
 
 def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
   """What was kept to go on from is of no use to a run that is done."""
-  if args.out is not None and asked.kind == 'segmentation':
+  if args.out is not None:
     asked.evaluator.journal.remove()
   return 0
 
 
 def _interrupted(args: argparse.Namespace) -> str:
-  if args.benchmark in judge.WHOLES:
+  if args.benchmark in judge.WHOLES and jax.process_count() > 1:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'

@@ -46,6 +46,7 @@ class BenchmarkCounts:
   Attributes:
     confusion: c c, truth against prediction.
     images: pictures.
+    blank: those of them that have no pixel that counts.
     given_background: c c, with the background taken from the truth.
     oracle: c c, with every group named by the truth.
     jaccard: 2 c, by true class: how many windows show it, and the sum of the
@@ -55,6 +56,7 @@ class BenchmarkCounts:
 
   confusion: Any
   images: Any
+  blank: Any
   given_background: Any = None
   oracle: Any = None
   jaccard: Any = None
@@ -117,9 +119,12 @@ class Counter:
     pixels = tuple(window['pixels'] for window in said)
     windows = Windows(pixels, jnp.stack(scores, 1), places)
     label, foreground = self.predict(windows, truth, canvas, images)
+    real = truth.mask > 0
+    blank = (truth.label == metrics.IGNORE).all((1, 2))
     found = {
       'confusion': self._confusion(truth, label),
-      'images': (truth.mask > 0).sum(dtype=jnp.int32),
+      'images': real.sum(dtype=jnp.int32),
+      'blank': (real & blank).sum(dtype=jnp.int32),
     }
     if self.diagnosis:
       if self.background:
