@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from groupvit_jax import threads
+from groupvit_jax import sharding_processes, threads
 from groupvit_jax.data import crops
 from groupvit_jax.errors import ImageError
 
@@ -18,7 +18,8 @@ class Batches:
   same number of batches.
 
   Attributes:
-    skipped: (name, reason) of the pictures that the last pass left out.
+    skipped: (name, reason) of the pictures that the last pass left out, at its
+      end in all processes.
   """
 
   def __init__(
@@ -64,7 +65,8 @@ class Batches:
       image (uint8 b H W 3), label, position, mask (0 for padding).
 
     Raises:
-      ImageError: a picture that cannot be read (without `skip_bad`).
+      ImageError: a picture that cannot be read (without `skip_bad`); of
+        several processes in all of them, at the end.
     """
     self.skipped.clear()
     # -1 fills up, so that every process has as many batches as the first.
@@ -86,6 +88,10 @@ class Batches:
       }
       ready = min(ready + self._batch_size, len(all_own))
       self._progress(ready, len(all_own))
+    parts = sharding_processes.gather(self.skipped)
+    self.skipped = [(name, why) for part in parts for name, why in part]
+    if self.skipped and not self._skip_bad:
+      raise ImageError(self.skipped[0][1])
 
   def _read(self, place: int):
     """Place, image, label, whether it counts, what is wrong with it."""
@@ -95,7 +101,8 @@ class Batches:
     try:
       example = self._examples[place]
     except ImageError as error:
-      if not self._skip_bad:
+      # Processes go in step: if one stopped here, the others would wait.
+      if not self._skip_bad and jax.process_count() == 1:
         raise
       told = self._examples.name(place), str(error)
       return place, blank, 0, False, told

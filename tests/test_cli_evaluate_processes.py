@@ -8,22 +8,28 @@ from pathlib import Path
 import pytest
 import two_processes
 
+# By the folder of their data, the benchmark and its options.
 COMMANDS = {
-  'scenes': [
+  'scenes': (
+    'scenes',
     *('--size', '16', '--no-boundary'),
     *('--set', 'data.count=5', '--set', 'data.size=16'),
-  ],
-  'classes': ['--batch', '2'],
-  'captions': ['--batch', '2'],
+  ),
+  'classes': ('classes', '--batch', '2'),
+  'captions': ('captions', '--batch', '2'),
+  # The second process has a bad picture.
+  'skipped': ('classes', '--batch', '2', '--skip-bad'),
 }
+FAILING = {'failing': ('classes', '--batch', '2')}
 
 
 def arguments(name: str, root: Path, out: Path) -> list[str]:
   """The command line of a benchmark, whose data lie in a folder."""
-  argv = ['evaluate', '--model', str(root / 'model'), '--benchmark', name]
+  benchmark, *options = (COMMANDS | FAILING)[name]
+  argv = ['evaluate', '--model', str(root / 'model'), '--benchmark', benchmark]
   if name != 'scenes':
     argv += ['--data', str(root / name)]
-  return [*argv, *COMMANDS[name], '--out', str(out / f'{name}.json')]
+  return [*argv, *options, '--out', str(out / f'{name}.json')]
 
 
 def run_one_of_two_processes(address, index, root):
@@ -42,7 +48,7 @@ def run_one_of_two_processes(address, index, root):
   jax.config.update('jax_disable_most_optimizations', True)
   root = Path(root)
   told = {}
-  for name in COMMANDS:
+  for name in (*COMMANDS, *FAILING):
     argv = arguments(name, root, root / f'process {index}')
     told[name] = cli.main([*argv, '--distributed'])
   print(json.dumps(told))
@@ -58,7 +64,10 @@ def root(tmp_path_factory):
 
   root = tmp_path_factory.mktemp('distributed')
   evaluation_folders.model(root / 'model')
-  evaluation_folders.classified(root / 'classes')
+  for name in ('classes', 'skipped', 'failing'):
+    evaluation_folders.classified(root / name)
+    if name != 'classes':
+      (root / name / 'cat' / '1.png').write_bytes(b'no picture')
   evaluation_folders.captioned(root / 'captions', 5)
   for place in ('alone', 'process 0', 'process 1'):
     (root / place).mkdir()
@@ -70,7 +79,8 @@ def root(tmp_path_factory):
       assert cli.main(arguments(name, root, root / 'alone')) == 0
     jax.config.update('jax_disable_most_optimizations', False)
   told = two_processes.run(__file__, str(root), seconds=900)
-  assert told == [dict.fromkeys(COMMANDS, 0)] * 2
+  codes = dict.fromkeys(COMMANDS, 0) | dict.fromkeys(FAILING, 1)
+  assert told == [codes] * 2
   return root
 
 
@@ -89,6 +99,8 @@ def test_two_processes_find_what_one_does(root, name):
   )
   assert one['images'] == two['images'] > 4
   assert one['settings'] == two['settings']
+  assert one['skipped'] == two['skipped']
+  assert len(one['skipped']) == (name == 'skipped')
   assert one['model'] == two['model']
   assert two['versions']['device'].startswith('2 x ')
   assert one.get('confusion_matrix') == two.get('confusion_matrix')
