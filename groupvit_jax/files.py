@@ -17,6 +17,17 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(os.path.expanduser(path))
 
 
+def check_writable(path: str | os.PathLike) -> None:
+  """Tries whether `write_atomically` could write a file; leaves nothing.
+
+  Raises:
+    OSError: it could not.
+  """
+  scratch = _scratch(pathlib.Path(path))
+  scratch.open('xb').close()
+  scratch.unlink()
+
+
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes a file under a scratch name beside it, then renames it.
 
@@ -32,9 +43,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
   """
   path = pathlib.Path(path)
   data = content.encode() if isinstance(content, str) else content
-  # Unique also among threads, and among machines that share the folder. Not
-  # by tempfile, whose files nobody but their owner may read.
-  scratch = path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
+  scratch = _scratch(path)
   try:
     with scratch.open('xb') as file:
       file.write(data)
@@ -46,3 +55,9 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     with contextlib.suppress(OSError):
       scratch.unlink()
     raise
+
+
+def _scratch(path):
+  # Unique also among threads, and among machines that share the folder. Not
+  # by tempfile, whose files nobody but their owner may read.
+  return path.with_name(f'.{path.name}.{secrets.token_hex(4)}')

@@ -4,15 +4,14 @@ Shared by `groupvit evaluate` and by training runs, each of which has a model.
 """
 
 import dataclasses
-import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from jax.sharding import Mesh
 
 from groupvit_jax import judge_pixels, judge_wholes
-from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError, explained_as
+from groupvit_jax.judge_names import NAMES, WHOLES
 from groupvit_jax.judge_pixels import at_size
 from groupvit_jax.judge_question import Encoder, Judge, Question
 
@@ -25,9 +24,6 @@ __all__ = [
   'at_size',
   'make',
 ]
-
-WHOLES: Mapping[str, str] = judge_wholes.TITLES
-NAMES = (*benchmarks.BENCHMARKS, *WHOLES)
 
 
 def make(
@@ -46,7 +42,7 @@ def make(
     encoder: whose pictures they are.
     batch_size: pictures or windows of this process that go together.
     mesh: splits batches over its axis 'data'.
-    journal: where segmentation keeps what it has done, to go on from there.
+    journal: where it keeps what it has done, to go on from there.
     progress: told how many pictures are done, and how many there are.
 
   Returns:
@@ -61,25 +57,24 @@ def make(
       f'there is no benchmark {question.benchmark!r}; choose one of '
       f'{", ".join(NAMES)}'
     )
-  options = {'batch_size': batch_size, 'mesh': mesh, 'progress': progress}
+  options = {
+    'batch_size': batch_size,
+    'mesh': mesh,
+    'journal': journal,
+    'progress': progress,
+  }
   with explained_as(ConfigError):
     if question.benchmark in WHOLES:
       judge = judge_wholes.make(question, encoder, **options)
     else:
-      judge = judge_pixels.make(question, encoder, journal=journal, **options)
+      judge = judge_pixels.make(question, encoder, **options)
   asked = {
     'benchmark': question.benchmark,
     'kind': judge.kind,
-    'data': None if question.folder is None else os.fspath(question.folder),
-    'split': question.split or _reported_split(question.benchmark),
+    'data': question.place,
+    'split': question.read_split,
     'limit': question.limit,
     'skip_bad': question.skip_bad,
     'images': judge.total,
   }
   return dataclasses.replace(judge, settings=asked | dict(judge.settings))
-
-
-def _reported_split(name: str) -> str | None:
-  """The split that figures are reported on; None for all there is."""
-  known = benchmarks.BENCHMARKS.get(name)
-  return known.split if known else None

@@ -1,12 +1,12 @@
 """Pictures as they are classified: read ahead, cropped, in batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from groupvit_jax import threads
+from groupvit_jax import sharding_processes, threads
 from groupvit_jax.data import crops
 from groupvit_jax.errors import ImageError
 
@@ -18,7 +18,8 @@ class Batches:
   same number of batches.
 
   Attributes:
-    skipped: (name, reason) of the pictures that the last pass left out.
+    skipped: (name, reason) of the pictures that the last pass left out, at its
+      end in all processes.
   """
 
   def __init__(
@@ -52,40 +53,58 @@ class Batches:
     self._skip_bad = skip_bad
     self._progress = progress or (lambda done, total: None)
 
-  def __call__(self) -> Iterator[dict[str, np.ndarray]]:
-    """Yields a pass: image (uint8 b H W 3), label, mask (0 for padding).
+  def __call__(
+    self, done: Collection[int] = ()
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """A pass over all pictures but those that are done.
+
+    Args:
+      done: their positions; in a run of several processes none.
+
+    Yields:
+      image (uint8 b H W 3), label, position, mask (0 for padding).
 
     Raises:
-      ImageError: a picture that cannot be read (without `skip_bad`).
+      ImageError: a picture that cannot be read (without `skip_bad`); of
+        several processes in all of them, at the end.
     """
     self.skipped.clear()
     # -1 fills up, so that every process has as many batches as the first.
-    share = -(-len(self._examples) // jax.process_count())
+    total, processes = len(self._examples), jax.process_count()
+    share = -(-(total - len(done)) // processes)
     count = -(-share // self._batch_size) * self._batch_size
-    own = range(jax.process_index(), len(self._examples), jax.process_count())
+    all_own = range(jax.process_index(), total, processes)
+    own = [place for place in all_own if place not in done]
     places = [*own, *[-1] * (count - len(own))]
-    done = 0
+    ready = len(all_own) - len(own)
     for rows in threads.ahead(self._read, places, self._batch_size):
-      images, labels, mask, bad = map(list, zip(*rows, strict=True))
+      positions, images, labels, mask, bad = zip(*rows, strict=True)
       self.skipped += [reason for reason in bad if reason]
       yield {
         'image': np.stack(images),
         'label': np.asarray(labels, np.int32),
+        'position': np.asarray(positions, np.int32),
         'mask': np.asarray(mask, np.float32),
       }
-      done = min(done + self._batch_size, len(own))
-      self._progress(done, len(own))
+      ready = min(ready + self._batch_size, len(all_own))
+      self._progress(ready, len(all_own))
+    parts = sharding_processes.gather(self.skipped)
+    self.skipped = [(name, why) for part in parts for name, why in part]
+    if self.skipped and not self._skip_bad:
+      raise ImageError(self.skipped[0][1])
 
   def _read(self, place: int):
-    """Image, label, whether it counts, and what is wrong with it."""
+    """Place, image, label, whether it counts, what is wrong with it."""
     blank = np.zeros((*self._size, 3), np.uint8)
     if place < 0:
-      return blank, 0, False, None
+      return place, blank, 0, False, None
     try:
       example = self._examples[place]
     except ImageError as error:
-      if not self._skip_bad:
+      # Processes go in step: if one stopped here, the others would wait.
+      if not self._skip_bad and jax.process_count() == 1:
         raise
-      return blank, 0, False, (self._examples.name(place), str(error))
+      told = self._examples.name(place), str(error)
+      return place, blank, 0, False, told
     image = crops.crop(example.image, self._size, clip=self._clip)
-    return image, self._label(place, example), True, None
+    return place, image, self._label(place, example), True, None

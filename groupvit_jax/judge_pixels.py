@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from groupvit_jax import judge_names
 from groupvit_jax.data import benchmarks, label_sets
 from groupvit_jax.errors import ConfigError
 from groupvit_jax.evaluation import (
@@ -18,8 +19,6 @@ from groupvit_jax.evaluation import (
 )
 from groupvit_jax.judge_question import Encoder, Judge, Question
 from groupvit_jax.text import prompts
-
-MODEL = 'model'
 
 
 def make(
@@ -59,7 +58,7 @@ def make(
     refine=refinement.make() if protocol.refine == 'pamr' else None,
     batch_size=batch_size,
     mesh=mesh,
-    data=_origin(question),
+    data=question.origin,
     journal=journal,
     skip_bad=question.skip_bad,
     boundary=question.boundary,
@@ -83,8 +82,8 @@ def make(
       'class_names': list(names),
       'background': examples.background,
       'regions': question.regions,
-      'num_groups': question.num_groups if grouping else None,
-      'options': dict(question.options),
+      'num_groups': _num_groups(question),
+      'options': question.read_options,
     },
     skipped=lambda: (),  # the evaluator's result has them
   )
@@ -104,17 +103,15 @@ def at_size(side: int) -> Mapping[str, Any]:
   return {'short_side': side, **following}
 
 
-def _origin(question):
-  """What tells pictures apart that have the same names, as scenes have."""
-  folder = question.folder
-  if folder is not None:
-    folder = str(pathlib.Path(folder).expanduser().resolve())
-  return [question.benchmark, folder, question.split, dict(question.options)]
+def _num_groups(question):
+  """Of groupings that are told it."""
+  told = question.regions in judge_names.COUNTED
+  return question.num_groups if told else None
 
 
 def _grouping(question, encoder):
   """How patches are grouped; None for a model that groups by itself."""
-  if question.regions == MODEL:
+  if question.regions == judge_names.MODEL:
     if not encoder.groups:
       raise ConfigError(
         'this model has no groups of its own; say how its patches are grouped: '
@@ -133,8 +130,14 @@ def _grouping(question, encoder):
 
 def _names(question, protocol, examples) -> Sequence[str]:
   """Class names as they are prompted, in label order."""
+  known = question.benchmark in label_sets.BENCHMARK_SETS
+  if 'names' in question.overrides and (question.class_names or not known):
+    raise ConfigError(
+      'names chooses how the classes of a benchmark are spelt, and these are '
+      'your own; leave it out'
+    )
   if question.class_names is None:
-    if question.benchmark not in label_sets.BENCHMARK_SETS:
+    if not known:
       return examples.class_names
     return label_sets.class_names(question.benchmark, protocol.names)
   names = tuple(question.class_names)

@@ -5,6 +5,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from groupvit_jax import files, judge_names
+from groupvit_jax.data import benchmarks
+
 
 @dataclasses.dataclass(frozen=True)
 class Question:
@@ -38,11 +41,35 @@ class Question:
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: Sequence[str] | None = None
-  regions: str = 'model'
-  num_groups: int = 8
+  regions: str = judge_names.MODEL
+  num_groups: int = judge_names.NUM_GROUPS
   skip_bad: bool = False
   boundary: bool = True
   diagnosis: bool = True
+
+  @property
+  def place(self) -> str | None:
+    """The folder, from wherever one looks; None for scenes."""
+    if self.folder is None:
+      return None
+    return str(files.expanded(self.folder).resolve())
+
+  @property
+  def read_split(self) -> str | None:
+    """The split, also where it is left open; None for all there is."""
+    known = benchmarks.BENCHMARKS.get(self.benchmark)
+    return self.split or (known.split if known else None)
+
+  @property
+  def read_options(self) -> dict[str, Any]:
+    """Options of the reader, also those that are left open."""
+    known = benchmarks.BENCHMARKS.get(self.benchmark)
+    return {**(known.options if known else {}), **self.options}
+
+  @property
+  def origin(self) -> list[Any]:
+    """Tells pictures apart that have the same names, as scenes have."""
+    return [self.benchmark, self.place, self.read_split, self.read_options]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,23 +1,24 @@
 """Benchmarks of whole pictures: classification and retrieval."""
 
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
-from groupvit_jax import judge_pictures
+from groupvit_jax import judge_names, judge_pictures
 from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError
-from groupvit_jax.evaluation import classification, retrieval
+from groupvit_jax.evaluation import (
+  benchmark_journal,
+  classification,
+  retrieval,
+)
 from groupvit_jax.judge_question import Encoder, Judge, Question
 from groupvit_jax.text import prompts
 
-IMAGENET, CLASSES, CAPTIONS = 'imagenet', 'classes', 'captions'
-TITLES = {
-  IMAGENET: 'ImageNet, top-1 and top-5',
-  CLASSES: 'folders named after their class, top-1 and top-5',
-  CAPTIONS: 'pictures and captions, retrieval at 1, 5 and 10 both ways',
-}
+IMAGENET = 'imagenet'
 
 
 def make(
@@ -26,11 +27,12 @@ def make(
   *,
   batch_size: int,
   mesh: Mesh | None,
+  journal: pathlib.Path | None,
   progress: Callable[[int, int], None] | None,
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `judge.make`."""
   _check(question)
-  with_captions = question.benchmark == CAPTIONS
+  with_captions = question.benchmark == judge_names.CAPTIONS
   templates = _templates(question, with_captions)
   if with_captions:
     examples = benchmarks.open_captions(
@@ -66,12 +68,18 @@ def make(
       encoder.tokenizer,
       template=templates[0],
       mesh=mesh,
+      open_journal=_opener(question, examples, settings, journal),
     )
   else:
     names = _names(question, examples)
     settings['class_names'] = list(names)
     evaluator = classification.ClassificationEvaluator(
-      batches, names, encoder.tokenizer, templates, mesh=mesh
+      batches,
+      names,
+      encoder.tokenizer,
+      templates,
+      mesh=mesh,
+      open_journal=_opener(question, examples, settings, journal),
     )
   return Judge(
     kind='retrieval' if with_captions else 'classification',
@@ -80,6 +88,32 @@ def make(
     settings=settings,
     skipped=lambda: batches.skipped,
   )
+
+
+def _opener(
+  question: Question,
+  examples: Any,
+  settings: Mapping[str, Any],
+  path: pathlib.Path | None,
+) -> Callable[[Any], benchmark_journal.Journal]:
+  """Opens what an interrupted run has left, once the weights are known.
+
+  Processes go through whole pictures in step, and could not if one of them had
+  fewer left: several keep nothing.
+  """
+  if path is None or jax.process_count() > 1:
+    return benchmark_journal.in_memory
+  names = [examples.name(i) for i in range(len(examples))]
+  told = dict(settings) | {
+    'data': question.origin,
+    'pictures': benchmark_journal.fingerprint(names),
+  }
+
+  def opened(variables):
+    weights = benchmark_journal.checksum(variables)
+    return benchmark_journal.Journal(path, told | {'weights': weights})
+
+  return opened
 
 
 def _check(question):
@@ -93,8 +127,10 @@ def _check(question):
     raise ConfigError(
       f'{others[0]!r} is of segmentation; of {name} only templates can be set'
     )
-  if question.regions != 'model':
+  if question.regions != judge_names.MODEL:
     raise ConfigError(f'{name} is of whole pictures, without regions')
+  if question.class_names and name == judge_names.CAPTIONS:
+    raise ConfigError('captions have no classes; leave their names out')
 
 
 def _templates(question, with_captions) -> tuple[str, ...]:

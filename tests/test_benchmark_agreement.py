@@ -57,7 +57,16 @@ CASES = {
   'released': ('groupvit', {}),
   'narrow gate': ('groupvit', {'top_k': 2, 'background_threshold': 0.09}),
   'no background': ('groupvit', {'background_threshold': None}),
-  'whole': ('groupvit', {'mode': 'whole', 'background_threshold': 0.05}),
+  'many windows': ('groupvit', {'stride': 1}),  # 15 and 13 a picture
+  'whole': (
+    'groupvit',
+    {
+      'mode': 'whole',
+      'window': None,
+      'stride': None,
+      'background_threshold': 0.05,
+    },
+  ),
   'unified': ('tcl', {'background_threshold': 0.08}),
   'no gate': ('tcl', {'top_k': None, 'background_threshold': 0.05}),
   'soft': ('groupvit', {'one_hot': False, 'background_threshold': 0.07}),

@@ -164,6 +164,16 @@ def test_label_maps_of_every_kind(tmp_path, mode):
   np.testing.assert_array_equal(read, values)
 
 
+def test_a_palette_with_transparency_is_read(tmp_path):
+  values = stored([0, 1])
+  image = Image.fromarray(values)
+  image.putpalette(list(range(256)) * 3)
+  image = image.convert('PA')
+  image.save(tmp_path / 'truth.tif')
+  read = label_maps.read(tmp_path / 'truth.tif', 'truth', SIZE)
+  np.testing.assert_array_equal(read, values)
+
+
 def test_truth_decides_whether_a_picture_is_turned(base):
   """As stored; but upright where only that has the truth's size."""
   pixels = np.asarray(Image.open(base / 'JPEGImages/a.jpg'))
@@ -266,11 +276,39 @@ def test_masks_of_annotations_that_cannot_be_drawn(tmp_path):
     ('# nothing\n', 'classes.txt names no class'),
     ('cat\ncat\n', "names 'cat' twice"),
     ('\n'.join(f'c{i}' for i in range(256)), 'names 256 classes; there can be'),
+    ('Background|wall\n', 'classes.txt names the background alone'),
   ],
 )
 def test_class_lists_of_ones_own(tmp_path, names, said):
   with pytest.raises(SourceError, match=said):
     open_set('folder', own(tmp_path, names))
+
+
+def test_a_background_of_ones_own_may_have_synonyms(tmp_path):
+  names = 'background|wall|sky\ndog\ngrass\n'
+  examples = open_set('folder', own(tmp_path, names))
+  assert examples.background
+  assert examples.class_names == ('background|wall|sky', 'dog', 'grass')
+
+
+def test_linked_folders_of_ones_own_are_followed(tmp_path):
+  other = own(tmp_path / 'other')
+  root = own(tmp_path / 'mine')
+  for part in ('images', 'masks'):
+    (root / part / 'linked').symlink_to(other / part)
+    (root / part / 'loop').symlink_to(root / part)
+  examples = open_set('folder', root)
+  names = [examples.name(i) for i in range(len(examples))]
+  assert names == ['a', 'linked/a', 'linked/sub/b', 'sub/b']
+  np.testing.assert_array_equal(examples[1].label, examples[0].label)
+
+
+def test_a_folder_where_a_mask_should_be(tmp_path):
+  own(tmp_path)
+  (tmp_path / 'masks/a.png').unlink()
+  (tmp_path / 'masks/a.png').mkdir()
+  with pytest.raises(ImageError, match=r'masks/a\.png is a folder, where the'):
+    open_set('folder', tmp_path)[0]
 
 
 def test_names_that_stand_twice_in_a_folder(tmp_path):

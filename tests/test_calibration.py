@@ -134,6 +134,20 @@ def test_background_words_pass_the_gate_without_taking_a_place():
 def test_a_config_whose_rules_cannot_work_is_refused():
   with pytest.raises(ValueError, match='need one_hot and a background_thresh'):
     SegmentConfig(class_thresholds=(0.5,))
+  with pytest.raises(ValueError, match='give those too, or leave it out'):
+    SegmentConfig(threshold_cosines=True)
+  for cosines, wrong, said in (
+    (True, -1.1, r'cosines in -1\.\.1; got -1.1'),
+    (True, float('nan'), r'cosines in -1\.\.1; got nan'),
+    (False, -0.1, r'scores in 0\.\.1; got -0.1'),
+    (False, 1.5, r'scores in 0\.\.1; got 1.5'),
+  ):
+    with pytest.raises(ValueError, match=said):
+      SegmentConfig(
+        background_threshold=0.5,
+        class_thresholds=(0.5, wrong),
+        threshold_cosines=cosines,
+      )
   with pytest.raises(ValueError, match='need one_hot'):
     segment_config.config_with(SegmentConfig(one_hot=False), 0.5)
   with pytest.raises(ValueError, match='set background_threshold to None'):

@@ -15,7 +15,7 @@ def batches(num_images=10, batch_size=4):
   """Pictures of one colour, named by it; the last batch is padded."""
   labels = np.arange(num_images) % len(NAMES)
 
-  def start():
+  def start(done=()):
     for i in range(0, num_images, batch_size):
       label = labels[i : i + batch_size].astype(np.int32)
       missing = batch_size - len(label)
@@ -23,6 +23,7 @@ def batches(num_images=10, batch_size=4):
       yield {
         'image': np.broadcast_to(image, (batch_size, 4, 4, 3)).astype(np.uint8),
         'label': np.pad(label, (0, missing), constant_values=-1),
+        'position': np.arange(i, i + batch_size),
         'mask': np.pad(np.ones(len(label), np.float32), (0, missing)),
       }
 
@@ -51,12 +52,13 @@ def test_agrees_with_sklearn_on_random_scores():
   scores /= np.linalg.norm(scores, axis=-1, keepdims=True)
   labels = np.arange(12) % len(NAMES)
 
-  def start():
+  def start(done=()):
     for i in (0, 6):
       yield {
         'image': np.full((6, 1, 1, 3), 0, np.uint8)
         + np.arange(i, i + 6, dtype=np.uint8)[:, None, None, None],
         'label': labels[i : i + 6],
+        'position': np.arange(i, i + 6),
       }
 
   fns = dict(Stub().predict_fns)
@@ -85,14 +87,15 @@ def test_the_same_on_eight_devices(mesh8):
 
 def test_says_what_is_wrong_with_the_data():
   stub = Stub()
-  bad = [{'image': np.zeros((1, 2, 2, 3), np.uint8), 'label': np.array([7])}]
+  image, label = np.zeros((1, 2, 2, 3), np.uint8), np.array([7])
+  bad = [{'image': image, 'label': label, 'position': np.array([0])}]
   with pytest.raises(
     ValueError, match='Labels run from 7 to 7, but there are 7'
   ):
-    dict(make_evaluator(lambda: bad).run(stub.predict_fns, PERFECT))
+    dict(make_evaluator(lambda done: bad).run(stub.predict_fns, PERFECT))
   padding = [dict(bad[0], mask=np.zeros(1, np.float32))]
-  with pytest.raises(ValueError, match='Every example .* is padding'):
-    dict(make_evaluator(lambda: padding).run(stub.predict_fns, PERFECT))
+  with pytest.raises(ValueError, match='every one was skipped, or is padding'):
+    dict(make_evaluator(lambda done: padding).run(stub.predict_fns, PERFECT))
 
 
 def test_evaluators_run_by_name_and_turn_to_percent():

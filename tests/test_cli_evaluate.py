@@ -10,8 +10,8 @@ import tiny_inference
 from jax.experimental.compilation_cache import compilation_cache
 
 import groupvit_jax as gv
-from groupvit_jax import cli, metrics
-from groupvit_jax.commands import evaluate, evaluate_settings
+from groupvit_jax import cli, judge_names, metrics
+from groupvit_jax.commands import evaluate_settings
 from groupvit_jax.evaluation import grouping_baselines, protocols
 
 COUNT = 5
@@ -54,9 +54,9 @@ def one_device(monkeypatch):
 
 
 def run(places, benchmark, *args, model='model', data=None):
-  data = data or places.get(benchmark, places['photos'])
-  argv = ['evaluate', '--model', places[model], '--data', data]
-  argv += ['--benchmark', benchmark, *args]
+  argv = ['evaluate', '--model', places[model], '--benchmark', benchmark, *args]
+  if benchmark != 'scenes':
+    argv += ['--data', data or places.get(benchmark, places['photos'])]
   return cli.main(list(map(str, argv)))
 
 
@@ -150,6 +150,8 @@ def test_the_report_says_how_it_was_made(places, done):
   }
   assert settings['class_names'] == list(evaluation_folders.CLASSES)
   assert settings['benchmark'] == 'folder' and settings['background']
+  assert settings['data'] == str(places['photos'].resolve())
+  assert settings['num_groups'] is None and settings['options'] == {}
   assert done['images'] == COUNT and done['skipped'] == []
   assert len(done['model']['sha256']) == 64
   assert {'groupvit_jax', 'jax', 'numpy', 'device'} <= set(done['versions'])
@@ -246,8 +248,8 @@ def test_bad_pictures_are_named_or_skipped(places, done, tmp_path, capsys):
 def test_patches_of_a_model_without_groups_are_grouped(places, capsys):
   assert run(places, 'folder', *RULE, model='vit') == 1
   assert 'has no groups of its own; say how its patches' in error_line(capsys)
-  for name in ('kmeans', 'pixels'):
-    args = *RULE, '--regions', name, '--num-groups', '3', '--no-boundary'
+  for name, more in (('kmeans', ['--num-groups', '3']), ('pixels', [])):
+    args = *RULE, '--regions', name, *more, '--no-boundary'
     assert run(places, 'folder', *args, model='vit') == 0
     assert 'mIoU' in capsys.readouterr().out
   assert run(places, 'folder', *RULE, '--regions', 'kmeans') == 1
@@ -311,16 +313,15 @@ def test_retrieval(places, tmp_path):
 @pytest.mark.parametrize(
   ('benchmark', 'args', 'reason'),
   [
-    ('folder', ['--set', 'top_k'], 'write FIELD=VALUE'),
-    ('folder', ['--set', 'top_k=1', '--set', 'segment.top_k=2'], 'top_k twice'),
     ('folder', ['--set', 'topk=1'], "has no field 'topk'; it has "),
     ('folder', ['--set', 'top_k=0'], 'top_k must be at least 1'),
     ('folder', ['--set', 'top_k=x'], 'top_k is a whole number or none'),
     ('scenes', ['--set', 'data.count=x'], "a whole number, not 'x'"),
     ('folder', ['--set', 'templates=none such'], 'is unknown; choose one of'),
     ('folder', ['--set', 'data.size=9'], "has no option 'size'"),
-    ('classes', ['--size', '9'], '--size is of segmentation'),
-    ('classes', ['--protocol', 'tcl'], '--protocol is of segmentation'),
+    ('folder', ['--size', '3'], '--size 3: short_side=3 is less than one p'),
+    ('folder', ['--size', '20000'], '--size 20000: short_side is in pixels, 1'),
+    ('folder', ['--set', 'names=tcl'], 'these are your own; leave it out'),
     ('classes', ['--set', 'top_k=1'], "'top_k' is of segmentation"),
     ('captions', ['--set', 'templates=full'], 'captions go into one template'),
   ],
@@ -332,18 +333,13 @@ def test_what_cannot_be_asked(places, capsys, benchmark, args, reason):
 
 def test_data_that_are_not_there(places, tmp_path, capsys):
   assert run(places, 'folder', data=tmp_path / 'none') == 1
-  assert 'there is no such folder' in error_line(capsys)
+  assert 'there is no such folder or shard' in error_line(capsys)
   assert run(places, 'voc21', data=tmp_path) == 1
   assert 'JPEGImages/ID.jpg' in error_line(capsys)
-  argv = ['evaluate', '--model', str(places['model']), '--benchmark', 'voc21']
-  assert cli.main(argv) == 1
-  assert 'voc21 needs its folder: give --data DIR' in error_line(capsys)
   names = tmp_path / 'names.txt'
   names.write_text('cat\ndog\n')
   assert run(places, 'folder', '--class-names', names) == 1
   assert '2 class names were given, and folder has 5' in error_line(capsys)
-  assert run(places, 'folder', '--out', tmp_path) == 1
-  assert 'is a folder: --out names a file' in error_line(capsys)
 
 
 def test_values_of_settings():
@@ -362,32 +358,77 @@ def test_values_of_settings():
 
 
 def test_the_help_lists_what_there_is():
-  from groupvit_jax import judge
+  from groupvit_jax.data import benchmarks
 
-  assert (*evaluate.SEGMENTED, *evaluate.WHOLE) == judge.NAMES
-  assert tuple(protocols.PROTOCOLS) == evaluate.PROTOCOLS
-  assert set(evaluate.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
+  known = benchmarks.BENCHMARKS
+  assert tuple(known) == judge_names.SEGMENTED
+  drawn = [name for name in known if not known[name].needs_folder]
+  assert tuple(drawn) == judge_names.DRAWN
+  assert tuple(protocols.PROTOCOLS) == judge_names.PROTOCOLS
+  assert set(judge_names.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
 
 
 def test_a_file_that_cannot_be_written_takes_no_figures(
-  places, tmp_path, capsys
-):
-  (tmp_path / 'file').write_text('')
-  out = tmp_path / 'file' / 'out.json'
-  assert run(places, 'classes', '--out', out) == 1
-  captured = capsys.readouterr()
-  assert 'top-1' in captured.out
-  assert captured.err.startswith('groupvit: error: ')
-
-
-def test_whole_pictures_promise_no_resuming(
   places, tmp_path, capsys, monkeypatch
 ):
   from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
 
-  def stopped(self, index):
-    raise KeyboardInterrupt
+  out = tmp_path / 'out.json'
+  read = LabelledImages.__getitem__
 
-  monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
-  assert run(places, 'classes', '--out', tmp_path / 'out.json') == 130
-  assert 'classes begins anew next time' in error_line(capsys)
+  def taken(self, index):
+    out.mkdir(exist_ok=True)  # meanwhile, by another
+    return read(self, index)
+
+  monkeypatch.setattr(LabelledImages, '__getitem__', taken)
+  assert run(places, 'classes', '--out', out) == 1
+  captured = capsys.readouterr()
+  assert 'top-1' in captured.out
+  assert captured.err.startswith('groupvit: error: ')
+  # Nothing has to be measured again.
+  assert (tmp_path / 'out.json.journal').exists()
+
+
+@pytest.mark.parametrize('benchmark', ['classes', 'captions'])
+def test_whole_pictures_go_on_as_well(
+  places, tmp_path, capsys, monkeypatch, benchmark
+):
+  """After two pictures Ctrl-C; then the same figures, to the last bit."""
+  from groupvit_jax.data.benchmarks.caption_sets import CaptionSet
+  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+
+  kind = LabelledImages if benchmark == 'classes' else CaptionSet
+  read, asked = kind.__getitem__, []
+
+  def stopped(self, index):
+    if index == 2:
+      raise KeyboardInterrupt
+    return read(self, index)
+
+  args = '--batch', '2', '--out'
+  assert run(places, benchmark, *args, tmp_path / 'whole.json') == 0
+  monkeypatch.setattr(kind, '__getitem__', stopped)
+  out = tmp_path / 'out.json'
+  assert run(places, benchmark, *args, out) == 130
+  assert 'the same command goes on where this one' in capsys.readouterr().err
+  assert sorted(p.name for p in tmp_path.glob('out*')) == ['out.json.journal']
+  monkeypatch.setattr(
+    kind,
+    '__getitem__',
+    lambda self, index: asked.append(index) or read(self, index),
+  )
+  assert run(places, benchmark, *args, out, '--limit', '3') == 1
+  said = capsys.readouterr().err
+  assert 'is of an evaluation with another' in said and 'pictures' in said
+  assert run(places, benchmark, *args, out, model='vit') == 1
+  assert 'with another weights; delete it' in capsys.readouterr().err
+  assert not asked
+  assert run(places, benchmark, *args, out) == 0
+  assert asked and min(asked) == 2
+  whole, found = (
+    json.loads((tmp_path / name).read_text())
+    for name in ('whole.json', 'out.json')
+  )
+  assert found['figures'] == whole['figures']
+  assert found['images'] == whole['images']
+  assert not list(tmp_path.glob('*.journal'))

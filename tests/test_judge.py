@@ -1,5 +1,7 @@
 """From a question to an evaluator: pictures in batches, class names, groups."""
 
+import itertools
+
 import evaluation_folders
 import numpy as np
 import pytest
@@ -58,7 +60,8 @@ def test_processes_share_the_pictures(classes, monkeypatch):
   for process in range(3):
     monkeypatch.setattr('jax.process_count', lambda: 3)
     monkeypatch.setattr('jax.process_index', lambda process=process: process)
-    found = list(batches(classes)())
+    # Not to the end, where they tell each other what they skipped.
+    found = list(itertools.islice(batches(classes)(), 2))
     assert len(found) == 2  # of 14, the first takes 5
     seen += [
       label
@@ -67,6 +70,17 @@ def test_processes_share_the_pictures(classes, monkeypatch):
       if real
     ]
   assert sorted(seen) == sorted([*range(7)] * 2)
+
+
+def test_a_pass_leaves_out_what_is_done(classes):
+  told = []
+  start = batches(classes, progress=lambda *now: told.append(now))
+  found = list(start({0, 1, 2, 3, 4, 5, 6, 7, 13}))
+  positions = np.concatenate([b['position'] for b in found]).tolist()
+  assert positions == [8, 9, 10, 11, 12, -1, -1, -1]
+  assert np.concatenate([b['mask'] for b in found]).sum() == 5
+  assert told == [(13, 14), (14, 14)]
+  assert not list(start(set(range(14))))
 
 
 def test_a_question_of_whole_pictures(classes):
@@ -100,12 +114,36 @@ def test_a_question_of_whole_pictures(classes):
     ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
     ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),
     ({'benchmark': 'scenes', 'limit': 0}, {}, 'limit must be at least 1'),
+    (
+      {'benchmark': 'captions', 'folder': 'x', 'class_names': ['a']},
+      {},
+      'captions have no classes; leave their names out',
+    ),
   ],
 )
 def test_what_cannot_be_asked(question, encoder, reason):
   encoder = judge.Encoder(tokenizer, (8, 8), 1, **encoder)
   with pytest.raises(ConfigError, match=reason):
     judge.make(judge.Question(**question), encoder)
+
+
+def test_settings_hold_what_is_left_open(tmp_path, monkeypatch):
+  tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
+  encoder = judge.Encoder(tokens, (8, 8), 1)
+  settings = judge.make(judge.Question('scenes'), encoder).settings
+  assert settings['options'] == {'count': 1000, 'size': 224, 'seed': 0}
+  assert settings['split'] == 'validation' and settings['data'] is None
+  open_ = judge.Question('scenes', options={'count': 3})
+  said = {'count': 3, 'size': 224, 'seed': 0}
+  same = judge.Question('scenes', split='validation', options=said)
+  assert open_.origin == same.origin
+  assert open_.origin != judge.Question('scenes').origin
+  evaluation_folders.classified(tmp_path / 'classes', NAMES)
+  monkeypatch.chdir(tmp_path)
+  question = judge.Question('classes', 'classes')
+  place = str((tmp_path / 'classes').resolve())
+  assert judge.make(question, ENCODER).settings['data'] == place
+  assert question.origin == judge.Question('classes', place).origin
 
 
 def test_class_names_follow_the_protocol(tmp_path):

@@ -129,8 +129,12 @@ def test_what_holds_no_labelled_picture(tmp_path):
     open_labelled_images(tmp_path / 'none')
   with pytest.raises(SourceError, match='no pictures in folders named after'):
     open_labelled_images(tmp_path)
-  with pytest.raises(SourceError, match='None of the shards .* is there'):
+  with pytest.raises(
+    SourceError, match=r'/0\.tar and 3 more of .*\{0\.\.3\}\.tar: there is no'
+  ):
     open_labelled_images(str(tmp_path / '{0..3}.tar'))
+  with pytest.raises(SourceError, match=r'/x\.tar: there is no such shard'):
+    open_labelled_images(tmp_path / 'x.tar')
   write_tar(tmp_path / 'a.tar', [('a.jpg', encode(plain(1))), ('a.txt', b'x')])
   with pytest.raises(SourceError, match='no sample has a picture .* and a cls'):
     open_labelled_images(tmp_path)
@@ -142,13 +146,63 @@ def test_what_holds_no_labelled_picture(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'line', ['{', '{"image": "a.jpg"}', '{"label": 3}', '[]', '3']
+  ('line', 'reason'),
+  [
+    ('{', 'Expecting property name'),
+    ('{"image": "a.jpg"}', 'none of the three'),
+    ('{"label": 3}', 'image'),
+    ('[]', 'indices must be'),
+    ('3', 'not subscriptable'),
+    ('{"image": 3, "label": 0}', 'unsupported operand'),
+    ('{"image": "a.jpg", "label": true}', 'its label is true'),
+    ('{"image": "a.jpg", "label": "3"}', 'its label is "3"'),
+    ('{"image": "a.jpg", "wnid": ["n01440764"]}', r'its wnid is \["n0144'),
+    ('{"image": "a.jpg", "wnid": "n0144"}', "'n0144' is no WordNet id"),
+    ('{"image": "a.jpg", "name": null}', 'its name is null'),
+    ('{"image": "a.jpg", "name": "cat"}', 'numbers and names of classes do'),
+  ],
 )
-def test_broken_lists_of_labels(tmp_path, line):
+def test_broken_lists_of_labels(tmp_path, line, reason):
   first = json.dumps({'image': 'a.jpg', 'label': 0})
   (tmp_path / 'labels.jsonl').write_text(f'{first}\n{line}\n')
-  with pytest.raises(SourceError, match='labels.jsonl, line 2, needs "image"'):
+  with pytest.raises(
+    SourceError, match=f'labels.jsonl, line 2, needs "image" .*{reason}'
+  ):
     open_labelled_images(tmp_path)
+
+
+def test_ids_of_imagenet_need_all_its_names(tmp_path):
+  picture(tmp_path / 'n01440764/x.png')
+  with pytest.raises(
+    SourceError, match='2 class names were given, but WordNet ids mean'
+  ):
+    open_labelled_images(tmp_path, class_names=('tench', 'goldfish'))
+  names = tuple(f'class {i}' for i in range(1000))
+  assert open_labelled_images(tmp_path, class_names=names).class_names == names
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+  for i in (0, 2):
+    shard(tmp_path / f'{i}.tar', [b'0'])
+  with pytest.raises(
+    SourceError, match=r'/1\.tar of .*\{0\.\.2\}\.tar: there is no such shard'
+  ):
+    open_labelled_images(str(tmp_path / '{0..2}.tar'))
+  with pytest.raises(SourceError, match="Shards have no split 'val'"):
+    open_labelled_images(str(tmp_path / '*.tar'), 'val')
+
+
+def test_linked_folders_are_followed(tmp_path):
+  picture(tmp_path / 'elsewhere/x.jpg')
+  (tmp_path / 'set/cat').mkdir(parents=True)
+  (tmp_path / 'set/cat/more').symlink_to(tmp_path / 'elsewhere')
+  (tmp_path / 'set/dog').symlink_to(tmp_path / 'elsewhere')
+  (tmp_path / 'set/cat/again').symlink_to(tmp_path / 'set')
+  images = open_labelled_images(tmp_path / 'set')
+  assert [images.name(i) for i in range(len(images))] == [
+    'cat/more/x.jpg',
+    'dog/x.jpg',
+  ]
 
 
 def test_one_broken_picture_stops_no_other(tmp_path):

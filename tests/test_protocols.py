@@ -104,6 +104,16 @@ def test_any_field_can_be_replaced():
     ('tcl', {'templates': 'nice'}, "templates='nice' is unknown; choose"),
     ('tcl', {'templates': ['a dog']}, "'a dog' has no '{}'"),
     ('tcl', {'top_k': 0}, 'top_k must be at least 1'),
+    (
+      'groupvit',
+      {'background_threshold': None, 'relative_threshold': False},
+      'relative_threshold does nothing where background_threshold is none',
+    ),
+    (
+      'groupvit',
+      {'mode': 'whole', 'stride': 32},
+      'stride does nothing where mode is whole; leave it out',
+    ),
   ],
 )
 def test_what_cannot_be(name, options, reason):

@@ -29,7 +29,7 @@ def batches(pictures=ALL, batch_size=3):
   """Pictures whose red channel is their number; the last batch is padded."""
   pictures = np.asarray(pictures)
 
-  def start():
+  def start(done=()):
     for i in range(0, len(pictures), batch_size):
       label = pictures[i : i + batch_size]
       missing = batch_size - len(label)

@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 
-def run(file: str, *arguments: str, flags: str = '') -> list[dict]:
+def run(
+  file: str, *arguments: str, flags: str = '', seconds: int = 300
+) -> list[dict]:
   """What both processes print last, which is JSON, in their order.
 
   Args:
     file: gets an address, its index and the arguments on its command line.
     *arguments: further ones.
     flags: XLA_FLAGS of the processes.
+    seconds: after which they hang, and not merely take their time.
 
   Raises:
     AssertionError: a process failed; its errors are the message.
@@ -39,7 +42,7 @@ def run(file: str, *arguments: str, flags: str = '') -> list[dict]:
     for i in range(2)
   ]
   try:
-    outputs = [child.communicate(timeout=300) for child in children]
+    outputs = [child.communicate(timeout=seconds) for child in children]
   finally:
     for child in children:
       child.kill()

@@ -1,25 +1,16 @@
 """`groupvit evaluate`: a model on a benchmark, as papers report it."""
 
 import argparse
-import glob
 import pathlib
 from typing import Any
 
+from groupvit_jax import judge_names
 from groupvit_jax.commands import arguments
-
-# As judge.NAMES has them; here for a --help that starts at once.
-SEGMENTED = (
-  *('voc21', 'voc20', 'context60', 'context59', 'coco_object', 'coco_stuff'),
-  *('ade20k', 'cityscapes', 'pet', 'scenes', 'scenes_things', 'folder'),
-)
-WHOLE = ('imagenet', 'classes', 'captions')
-PROTOCOLS = ('groupvit', 'tcl')
-REGIONS = ('model', 'kmeans', 'pixels', 'mean_shift', 'spectral')
 
 _EXAMPLES = f"""\
 benchmarks:
-  {', '.join(SEGMENTED[:6])},
-  {', '.join(SEGMENTED[6:])}   segmentation
+  {', '.join(judge_names.SEGMENTED[:6])},
+  {', '.join(judge_names.SEGMENTED[6:])}   segmentation
   imagenet, classes   classification (class folders, or shards with cls)
   captions            retrieval (captions.jsonl, or COCO's, or Karpathy's)
 docs/evaluation.md tells where to get each, and how its folder must look.
@@ -32,8 +23,7 @@ threshold, nine prompts).
 short_side, window, stride, templates, refine, ... (docs/evaluation.md);
 data.NAME=VALUE is for the reader (scenes: data.count, data.size, data.seed).
 
-With --out, a segmentation that was interrupted goes on where it stopped, by the
-same command.
+With --out, what was interrupted goes on where it stopped, by the same command.
 
 examples:
   groupvit evaluate --model my_model --benchmark voc21 --data VOC2012 \\
@@ -56,7 +46,7 @@ def add(commands) -> None:
     '--benchmark',
     required=True,
     metavar='NAME',
-    choices=(*SEGMENTED, *WHOLE),
+    choices=judge_names.NAMES,
     help='see below',
   )
   parser.add_argument(
@@ -67,7 +57,7 @@ def add(commands) -> None:
   )
   parser.add_argument(
     '--protocol',
-    choices=PROTOCOLS,
+    choices=judge_names.PROTOCOLS,
     help='of segmentation, see below (default: groupvit)',
   )
   parser.add_argument(
@@ -137,16 +127,16 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     '--regions',
-    choices=REGIONS,
-    default=REGIONS[0],
+    choices=judge_names.REGIONS,
+    default=judge_names.MODEL,
     help='how the patches of a model without groups, such as CLIP, are grouped',
   )
   group.add_argument(
     '--num-groups',
     metavar='K',
     type=arguments.positive,
-    default=8,
-    help='for kmeans and spectral (default: %(default)s)',
+    help=f'for {" and ".join(judge_names.COUNTED)} '
+    f'(default: {judge_names.NUM_GROUPS})',
   )
   group.add_argument(
     '--no-boundary',
@@ -156,49 +146,14 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-  from groupvit_jax.commands import evaluate_settings
+  from groupvit_jax.commands import evaluate_check, evaluate_settings
 
   steps = evaluate_settings.read(args.settings)
-  _check(args)
+  evaluate_check.check(args)
 
   from groupvit_jax.commands import evaluate_run
 
   return evaluate_run.run(args, _question(args, steps))
-
-
-def _check(args: argparse.Namespace) -> None:
-  """What costs nothing before a model loads."""
-  if args.data is None and not args.benchmark.startswith('scenes'):
-    raise ValueError(
-      f'{args.benchmark} needs its folder: give --data DIR; docs/evaluation.md '
-      'tells how it must look'
-    )
-  if args.benchmark in WHOLE:
-    for name in ('protocol', 'size', 'diagnosis'):
-      if getattr(args, name):
-        raise ValueError(
-          f'--{name} is of segmentation; leave it out for {args.benchmark}'
-        )
-  if args.out is None:
-    return
-  if args.out.is_dir():
-    raise ValueError(f'{args.out} is a folder: --out names a file')
-  # Beside a journal, it is what an interrupted run was to replace.
-  going_on = bool(journals_of(args.out))
-  if args.out.exists() and not (args.overwrite or going_on):
-    raise ValueError(
-      f'{args.out} exists: choose another --out, or replace it with --overwrite'
-    )
-
-
-def journal_of(out: pathlib.Path) -> pathlib.Path:
-  """Where an interrupted run keeps what it has done."""
-  return out.with_name(f'{out.name}.journal')
-
-
-def journals_of(out: pathlib.Path) -> list[pathlib.Path]:
-  """What interrupted runs have left, of one process or of several."""
-  return sorted(out.parent.glob(f'{glob.escape(out.name)}.journal*'))
 
 
 def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:
@@ -207,19 +162,21 @@ def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:
 
   overrides = {k: v for k, v in steps.items() if not k.startswith('data.')}
   if args.size:
+    if 'short_side' in steps:
+      raise ValueError('--size sets short_side too; give one of the two')
     overrides = judge.at_size(args.size) | overrides
   return {
     'benchmark': args.benchmark,
     'folder': args.data,
     'split': args.split,
     'limit': args.limit,
-    'protocol': args.protocol or PROTOCOLS[0],
+    'protocol': args.protocol or judge_names.PROTOCOLS[0],
     'overrides': overrides,
     'options': {
       k.removeprefix('data.'): v for k, v in steps.items() if k not in overrides
     },
     'regions': args.regions,
-    'num_groups': args.num_groups,
+    'num_groups': args.num_groups or judge_names.NUM_GROUPS,
     'skip_bad': args.skip_bad,
     'boundary': not args.no_boundary,
   }

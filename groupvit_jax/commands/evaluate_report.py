@@ -29,7 +29,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'Pillow', 'scikit-learn')
 
 
 def make(
-  path: str | os.PathLike, model: Any, asked: Any, found: Any, seconds: float
+  path: str | os.PathLike, model: Any, asked: Any, found: Any
 ) -> dict[str, Any]:
   """The report of an evaluation.
 
@@ -38,7 +38,6 @@ def make(
     model: an `inference.Model`.
     asked: the `judge.Judge`.
     found: a `BenchmarkResult`, or figures by name.
-    seconds: from the first picture to the last.
 
   Returns:
     Plain values.
@@ -46,7 +45,8 @@ def make(
   segmented = asked.kind == 'segmentation'
   figures = dict(found.figures()) if segmented else dict(found)
   skipped = found.skipped if segmented else asked.skipped()
-  seconds = found.seconds if segmented else seconds
+  # From the first picture to the last, earlier attempts included.
+  seconds = found.seconds if segmented else asked.evaluator.journal.seconds
   images = int(figures['images'])
   report = {
     'format': FORMAT,

@@ -5,16 +5,15 @@ Imported only then: what it needs takes a second to import.
 
 import argparse
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import tqdm
 
-from groupvit_jax import files, judge, sharding
+from groupvit_jax import errors, files, judge, sharding
 from groupvit_jax.commands import (
-  evaluate,
+  evaluate_files,
   evaluate_report,
   evaluate_table,
   messages,
@@ -44,7 +43,8 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
 
   model = inference.load(args.model)
   with _Bar() as bar:
-    asked = judge.make(
+    asked = _make(
+      args,
       judge.Question(**fields),
       model.as_encoder(),
       batch_size=_batch_size(args, mesh),
@@ -52,16 +52,13 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
       journal=_journal(args),
       progress=bar.show,
     )
-    begin = time.perf_counter()
     try:
       found = _evaluate(asked, model, mesh)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if jax.process_index():
     return _forget(args, asked)
-  report = evaluate_report.make(
-    args.model, model, asked, found, time.perf_counter() - begin
-  )
+  report = evaluate_report.make(args.model, model, asked, found)
   print(evaluate_table.text(report))
   if args.diagnosis:
     print()
@@ -69,7 +66,6 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   _tell_skipped(report)
   # Last: a file that cannot be written takes no figures with it.
   if args.out is not None:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(args.out, evaluate_report.as_json(report))
   _forget(args, asked)
   return 0
@@ -79,7 +75,17 @@ def _check_data(data: pathlib.Path | None) -> None:
   """Before the model is loaded; readers look closer."""
   pattern = data is not None and any(mark in str(data) for mark in '*{')
   if data is not None and not pattern and not data.expanduser().exists():
-    raise ValueError(f'{data}: there is no such folder')
+    raise ValueError(f'{data}: there is no such folder or shard')
+
+
+def _make(args, *question, **options) -> judge.Judge:
+  """`judge.make`, in the words of the command line."""
+  try:
+    return judge.make(*question, **options)
+  except errors.ConfigError as error:
+    if args.size and 'short_side' in str(error):
+      raise ValueError(f'--size {args.size}: {error}') from error
+    raise
 
 
 def _evaluate(asked, model, mesh):
@@ -125,26 +131,20 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
   """Where an interrupted run keeps what it has done."""
   if args.out is None:
     return None
-  journal = evaluate.journal_of(args.out)
   if args.overwrite:
-    # Each process its own: another may have begun to write already.
-    index = jax.process_index()
-    mine = f'{journal.name}.{index}-of-'
-    for old in evaluate.journals_of(args.out):
-      if old.name.startswith(mine) or (old == journal and not index):
-        old.unlink(missing_ok=True)
-  return journal
+    evaluate_files.remove_journals(args.out, jax.process_index())
+  return evaluate_files.journal_of(args.out)
 
 
 def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
   """What was kept to go on from is of no use to a run that is done."""
-  if args.out is not None and asked.kind == 'segmentation':
+  if args.out is not None:
     asked.evaluator.journal.remove()
   return 0
 
 
 def _interrupted(args: argparse.Namespace) -> str:
-  if args.benchmark in judge.WHOLES:
+  if args.benchmark in judge.WHOLES and jax.process_count() > 1:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'

@@ -60,6 +60,25 @@ def expand(patterns):
   return list(dict.fromkeys(found))
 
 
+def absent(patterns):
+  """Paths that patterns spell out and that are not there.
+
+  Args:
+    patterns: as in `expand`.
+
+  Returns:
+    List of (pattern, path), in order.
+  """
+  if isinstance(patterns, (str, os.PathLike)):
+    patterns = [patterns]
+  return [
+    (pattern, path)
+    for pattern in map(os.fspath, patterns)
+    for path, there in _files_by_path(pattern).items()
+    if not there
+  ]
+
+
 def _files_by_path(pattern):
   """Maps each path that the braces spell to the files that are there."""
   if pattern.startswith('pipe:') or '://' in pattern:

@@ -46,6 +46,7 @@ class BenchmarkCounts:
   Attributes:
     confusion: c c, truth against prediction.
     images: pictures.
+    blank: those of them that have no pixel that counts.
     given_background: c c, with the background taken from the truth.
     oracle: c c, with every group named by the truth.
     jaccard: 2 c, by true class: how many windows show it, and the sum of the
@@ -55,6 +56,7 @@ class BenchmarkCounts:
 
   confusion: Any
   images: Any
+  blank: Any
   given_background: Any = None
   oracle: Any = None
   jaccard: Any = None
@@ -113,13 +115,20 @@ class Counter:
       The counts.
     """
     truth = truth._replace(label=truth.label.astype(jnp.int32))
-    scores = [region_scores(window, *words, self.config) for window in said]
-    pixels = tuple(window['pixels'] for window in said)
-    windows = Windows(pixels, jnp.stack(scores, 1), places)
+    said = jax.tree.map(lambda *each: jnp.stack(each), *said)
+    _, scores = window_scores.scan(
+      lambda _, window: (None, region_scores(window, *words, self.config)),
+      None,
+      said,
+    )
+    windows = Windows(said['pixels'], jnp.moveaxis(scores, 0, 1), places)
     label, foreground = self.predict(windows, truth, canvas, images)
+    real = truth.mask > 0
+    blank = (truth.label == metrics.IGNORE).all((1, 2))
     found = {
       'confusion': self._confusion(truth, label),
-      'images': (truth.mask > 0).sum(dtype=jnp.int32),
+      'images': real.sum(dtype=jnp.int32),
+      'blank': (real & blank).sum(dtype=jnp.int32),
     }
     if self.diagnosis:
       if self.background:
@@ -187,11 +196,11 @@ class Counter:
     )
 
   def _refined(self, scores, windows, images):
-    valid = jnp.zeros(scores.shape[:3], bool)
-    for i, window in enumerate(windows.pixels):
-      places = windows.places[:, i]
-      canvas = scores.shape[1:3]
-      valid |= window_scores.on_canvas(window, places, canvas)[1]
+    top, left, height, width = jnp.moveaxis(windows.places, -1, 0)
+    # Windows have no gaps between them.
+    ends = (top + height).max(1), (left + width).max(1)
+    y, x = (jnp.arange(side) for side in scores.shape[1:3])
+    valid = (y < ends[0][:, None])[:, :, None] & (x < ends[1][:, None])[:, None]
     return self.refine(images.astype(jnp.float32) / 255, scores, valid)
 
   def _confusion(self, truth, prediction):
@@ -232,17 +241,18 @@ def _group_counts(
     for taps in (truth.rows, truth.columns)
   )
   nearest = jax.vmap(lambda x, rows, columns: x[rows][:, columns])
-  found = []
-  for i, window in enumerate(windows.pixels):
-    groups = window.argmax(-1) if window.ndim == 4 else window
+  num_groups = windows.scores.shape[2]
+
+  def step(carry, window):
+    pixels, places = window
+    groups = pixels.argmax(-1) if pixels.ndim == 4 else pixels
     groups, inside = window_scores.on_canvas(
-      groups.astype(jnp.int32), windows.places[:, i], canvas
+      groups.astype(jnp.int32), places, canvas
     )
     groups = nearest(jnp.where(inside, groups, -1), rows, columns)
-    count = windows.scores.shape[2]
-    found.append(
-      oracle.group_class_counts(
-        groups, truth.label, count, num_classes, truth.mask
-      )
+    return carry, oracle.group_class_counts(
+      groups, truth.label, num_groups, num_classes, truth.mask
     )
-  return jnp.stack(found, 1)
+
+  each = windows.pixels, jnp.moveaxis(windows.places, 1, 0)
+  return jnp.moveaxis(window_scores.scan(step, None, each)[1], 0, 1)

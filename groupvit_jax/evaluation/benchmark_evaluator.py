@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import re
-import zlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from groupvit_jax import errors, sharding_processes
+from groupvit_jax import errors, metrics, sharding_processes
 from groupvit_jax.evaluation import (
+  benchmark_journal,
   benchmark_pass,
   benchmark_pictures,
   canvases,
@@ -27,7 +28,7 @@ from groupvit_jax.evaluation import (
 )
 from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.evaluation.benchmark_counts import Counter
-from groupvit_jax.evaluation.benchmark_journal import Journal, checksum
+from groupvit_jax.evaluation.benchmark_journal import Journal
 from groupvit_jax.evaluation.benchmark_programs import Programs
 from groupvit_jax.evaluation.benchmark_result import BenchmarkResult
 from groupvit_jax.evaluation.protocols import Protocol
@@ -152,7 +153,8 @@ class BenchmarkEvaluator:
 
     Raises:
       errors.ImageError, errors.SourceError, OSError: a picture that cannot be
-        used, unless bad ones are skipped; or none that can.
+        used, unless bad ones are skipped; none that can, or no pixel that
+        counts.
       errors.WorkdirError: the journal is of another evaluation.
     """
     variables = sharding_processes.local_view(variables, self.programs.mesh)
@@ -196,15 +198,15 @@ class BenchmarkEvaluator:
       return Journal(None, {})
     if jax.process_count() > 1:
       path = f'{path}.{jax.process_index()}-of-{jax.process_count()}'
-    names = '\n'.join(map(self._examples.name, range(len(self._examples))))
+    names = list(map(self._examples.name, range(len(self._examples))))
     counter = self.programs.counter
     grouping = re.sub(' at 0x[0-9a-f]+', '', repr(self.programs.grouping))
     settings = {
       'protocol': dataclasses.asdict(self.protocol),
       'classes': self.class_names,
       'data': self._data,
-      'pictures': [len(self._examples), zlib.crc32(names.encode())],
-      'weights': checksum(variables),
+      'pictures': benchmark_journal.fingerprint(names),
+      'weights': benchmark_journal.checksum(variables),
       'measures': [counter.diagnosis, counter.boundary],
       'grouping': grouping,
     }
@@ -216,7 +218,7 @@ class BenchmarkEvaluator:
     parts = sharding_processes.gather(
       {
         'counts': {name: x.tolist() for name, x in journal.counts.items()},
-        'skipped': journal.skipped,
+        'skipped': list(journal.refused.values()),
         'seconds': journal.seconds,
       }
     )
@@ -230,15 +232,28 @@ class BenchmarkEvaluator:
         f'None of the {len(self._examples)} pictures can be used; the first: '
         f'{skipped[0][1]}'
       )
+    images, blank = int(counts['images']), int(counts['blank'])
+    if blank == images:
+      raise errors.SourceError(
+        f'No pixel of the {images} pictures counts: all of their truth is '
+        f'{metrics.IGNORE}, which is ignored; check the label maps.'
+      )
+    if blank and not jax.process_index():
+      warnings.warn(
+        f'{blank} of {images} pictures have no pixel that counts: all of their '
+        f'truth is {metrics.IGNORE}',
+        stacklevel=2,
+      )
     return BenchmarkResult(
       class_names=self.class_names,
       background=self._background,
       confusion_matrix=counts['confusion'],
-      images=int(counts['images']),
+      images=images,
       skipped=tuple(skipped),
       seconds=max(part['seconds'] for part in parts),
       given_background_confusion_matrix=counts.get('given_background'),
       oracle_confusion_matrix=counts.get('oracle'),
       jaccard=counts.get('jaccard'),
       boundary=counts.get('boundary'),
+      blank=blank,
     )

@@ -1,8 +1,10 @@
 """What an evaluation has counted so far, so that a crash costs little.
 
-One file, always whole: counts, and which pictures they are of.
+One file, always whole: counts, and which pictures they are of; of whole
+pictures that are ranked in the end, their vectors.
 """
 
+import base64
 import json
 import os
 import pathlib
@@ -11,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from groupvit_jax import errors, files
@@ -20,9 +23,11 @@ class Journal:
   """Counts of the pictures that are done, on disk or in memory alone.
 
   Attributes:
-    done: positions of the pictures, the refused ones included.
+    done: positions of the pictures that are counted.
     counts: int64 arrays by name.
-    skipped: (name, reason) of refused pictures.
+    rows: vectors of the pictures by position, where single ones are kept.
+    refused: (name, reason) of pictures that cannot be used, by position. Not
+      kept on disk: whoever goes on tries them again, and may not skip them.
     seconds: spent so far.
   """
 
@@ -43,7 +48,8 @@ class Journal:
     self._settings = json.loads(json.dumps(settings, default=str))
     self.done: set[int] = set()
     self.counts: dict[str, np.ndarray] = {}
-    self.skipped: list[tuple[str, str]] = []
+    self.rows: dict[int, np.ndarray] = {}
+    self.refused: dict[int, tuple[str, str]] = {}
     self.seconds = 0.0
     if self._path is not None and self._path.exists():
       self._read()
@@ -52,7 +58,10 @@ class Journal:
     try:
       held = json.loads(self._path.read_text(encoding='utf-8'))
       found = dict(held['settings'])
-      kept = [held[key] for key in ('done', 'counts', 'skipped', 'seconds')]
+      done, counts, seconds = (
+        held[key] for key in ('done', 'counts', 'seconds')
+      )
+      rows = _unpacked(held['rows'], done)
     except (ValueError, TypeError, KeyError) as error:
       raise errors.WorkdirError(
         f'{self._path} is not the journal of an evaluation; choose another '
@@ -68,17 +77,18 @@ class Journal:
         f'{self._path} is of an evaluation with another {" and ".join(other)}; '
         'delete it to begin anew, or choose another place.'
       )
-    done, counts, skipped, self.seconds = kept
-    self.done = set(done)
+    self.done, self.rows, self.seconds = set(done), rows, seconds
     self.counts = {
       name: np.asarray(value, np.int64) for name, value in counts.items()
     }
-    self.skipped = [(name, reason) for name, reason in skipped]
 
   def add(
-    self, counts: Mapping[str, np.ndarray], positions: Sequence[int]
+    self,
+    counts: Mapping[str, np.ndarray],
+    positions: Sequence[int],
+    rows: np.ndarray | None = None,
   ) -> None:
-    """Adds counts by name, and the pictures that they are of.
+    """Adds counts by name, the pictures that they are of, a vector of each.
 
     Both or neither, and no picture twice, wherever Ctrl-C comes: so it may be
     called again after an interruption.
@@ -88,13 +98,10 @@ class Journal:
     done = self.done.union(positions)
     total = dict(self.counts)
     for name, value in counts.items():
-      total[name] = total.get(name, 0) + value
-    self.counts, self.done = total, done
-
-  def refuse(self, position: int, name: str, reason: str) -> None:
-    """Notes a picture that cannot be used; both or neither, as in `add`."""
-    skipped, done = [*self.skipped, (name, reason)], self.done | {position}
-    self.skipped, self.done = skipped, done
+      total[name] = total.get(name, 0) + np.asarray(value, np.int64)
+    kept = {} if rows is None else dict(zip(positions, rows, strict=True))
+    kept |= self.rows
+    self.counts, self.rows, self.done = total, kept, done
 
   def save(self) -> None:
     """Writes the file, whole or not at all. OSError if it cannot."""
@@ -104,7 +111,7 @@ class Journal:
       'settings': self._settings,
       'done': sorted(self.done),
       'counts': {name: value.tolist() for name, value in self.counts.items()},
-      'skipped': self.skipped,
+      'rows': _packed(self.rows),
       'seconds': self.seconds,
     }
     self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +121,34 @@ class Journal:
     """Deletes the file, once its result is kept elsewhere."""
     if self._path is not None:
       self._path.unlink(missing_ok=True)
+
+
+def in_memory(variables: Any) -> Journal:
+  """A journal that nothing is left of, whatever the weights."""
+  del variables
+  return Journal(None, {})
+
+
+def _packed(rows: Mapping[int, np.ndarray]) -> list[Any] | None:
+  """As they are, to the last bit, in the order of the pictures."""
+  if not rows:
+    return None
+  table = np.stack([rows[i] for i in sorted(rows)])
+  text = base64.b64encode(table.tobytes()).decode()
+  return [table.dtype.name, table.shape, text]
+
+
+def _unpacked(packed: Any, done: Sequence[int]) -> dict[int, np.ndarray]:
+  if packed is None:
+    return {}
+  kind, shape, text = packed
+  table = np.frombuffer(base64.b64decode(text), jnp.dtype(kind))
+  return dict(zip(sorted(done), table.reshape(shape), strict=True))
+
+
+def fingerprint(names: Sequence[str]) -> list[int]:
+  """Tells a set of pictures from another by their names."""
+  return [len(names), zlib.crc32('\n'.join(names).encode())]
 
 
 def checksum(tree: Any) -> int:

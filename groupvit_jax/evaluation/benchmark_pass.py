@@ -61,7 +61,8 @@ class Pass:
     try:
       for item in items:
         if isinstance(item, Refused):
-          self._journal.refuse(item.position, name(item.position), item.reason)
+          told = name(item.position), item.reason
+          self._journal.refused[item.position] = told
         else:
           together = waiting.setdefault(item.key, [])
           together.append(item)
@@ -91,7 +92,7 @@ class Pass:
     done = len(self._journal.done) + len(self._pending[1])
     if done - self._saved >= self._every:
       self._save()
-    self._progress(done)
+    self._progress(done + len(self._journal.refused))
 
   def _save(self):
     """Fetches the counts and keeps them, with the pictures that they are of."""

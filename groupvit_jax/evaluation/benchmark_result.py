@@ -28,6 +28,7 @@ class BenchmarkResult:
       best group's Jaccard index in hundred-thousandths.
     boundary: int64 3 c, pixels in both bands along borders, in the truth's, in
       the prediction's.
+    blank: pictures none of whose pixels count.
   """
 
   class_names: tuple[str, ...]
@@ -40,6 +41,7 @@ class BenchmarkResult:
   oracle_confusion_matrix: np.ndarray | None = None
   jaccard: np.ndarray | None = None
   boundary: np.ndarray | None = None
+  blank: int = 0
 
   @property
   def miou(self) -> float:

@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import flax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -15,47 +14,45 @@ from jaxtyping import Array
 
 from groupvit_jax import metrics
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import zero_shot
-
-
-@flax.struct.dataclass
-class _Counts:
-  """Right and counted examples, per k."""
-
-  hits: Any  # k int32
-  images: Any  # int32
-
-  def merge(self, other: '_Counts') -> '_Counts':
-    return _Counts(self.hits + other.hits, self.images + other.images)
+from groupvit_jax.evaluation import whole_pass, zero_shot
+from groupvit_jax.evaluation.benchmark_journal import Journal, in_memory
 
 
 class ClassificationEvaluator:
   """Top-k accuracy over a labelled set.
 
   Compiled once per predict function and batch shape.
+
+  Attributes:
+    journal: of the last or present pass; None before the first.
   """
 
   def __init__(
     self,
-    batches_fn: evaluator_lib.BatchesFn,
+    batches_fn: whole_pass.BatchesFn,
     class_names: Sequence[str],
     tokenizer: Callable[[Sequence[str]], np.ndarray],
     templates: Sequence[str],
     *,
     top_k: Sequence[int] = (1, 5),
     mesh: Mesh | None = None,
+    open_journal: Callable[[Any], Journal] = in_memory,
   ):
     """Prepares the prompts.
 
     Args:
-      batches_fn: starts one pass: dicts of image (uint8 b h w 3), label
-        (integers b) and mask (b, 0 for padding; optional).
+      batches_fn: starts one pass, but for the positions that it is given:
+        dicts of image (uint8 b h w 3), label and position (integers b; the
+        position is a picture's own) and mask (b, 0 for padding; optional).
       class_names: c names in label order.
       tokenizer: texts -> int32 [n, l].
       templates: prompts with one `{}` each (ImageNet, released: CLIP's seven).
       top_k: each k is reported as top<k>.
       mesh: splits the batches over its axis 'data'.
+      open_journal: from the weights to what is already found with them.
     """
+    self.journal: Journal | None = None
+    self._open_journal = open_journal
     self._batches_fn = batches_fn
     self._num_classes = len(class_names)
     self._tokens = zero_shot.tokenize_classes(tokenizer, class_names, templates)
@@ -79,24 +76,35 @@ class ClassificationEvaluator:
 
     Raises:
       ValueError: for labels out of range or a set without examples.
+      errors.WorkdirError: the journal is of another evaluation.
     """
+    self.journal = self._open_journal(variables)
     text = zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
-    counts = evaluator_lib.measure_all(
-      self._batches_fn,
-      self._check,
-      functools.partial(self._measure, predict_fns['image'], variables, text),
-      self._mesh,
+    measure = functools.partial(
+      self._measure, predict_fns['image'], variables, text
     )
-    images = int(counts.images)
-    if not images:
-      raise ValueError(
-        'Every example of the evaluation set is padding (mask 0); check the '
-        'masks that batches_fn() gives.'
-      )
-    hits = np.asarray(counts.hits)
+    whole_pass.run(
+      self._batches_fn(self.journal.done),
+      lambda batch: measure(self._placed(batch)),
+      self.journal,
+    )
+    images = int(self.journal.counts['images'])
+    hits = self.journal.counts['hits']
     for k, right in zip(self._top_k, hits, strict=True):
       yield f'top{k}', int(right) / images
     yield 'images', float(images)
+
+  def _placed(self, batch: evaluator_lib.Batch) -> dict[str, Any]:
+    """A batch on the device, once its labels are checked."""
+    label = np.asarray(batch['label'])
+    mask = np.asarray(batch.get('mask', np.ones(len(label), np.float32)))
+    self._check(label, mask)
+    fields = {
+      'image': batch['image'],
+      'label': label,
+      'position': np.where(mask > 0, batch['position'], -1).astype(np.int32),
+    }
+    return evaluator_lib.place(fields, self._mesh)
 
   def _check(self, label: np.ndarray, mask: np.ndarray) -> None:
     real = label[mask.astype(bool)]
@@ -109,12 +117,14 @@ class ClassificationEvaluator:
 
   def _measure_images(
     self, image_fn: Callable[..., Any], variables: Any, text: Array, batch: Any
-  ) -> _Counts:
+  ) -> whole_pass.Found:
     scores = zero_shot.similarity(image_fn(variables, batch['image']), text)
     label = batch['label'].astype(jnp.int32)
-    real = batch['mask'].astype(bool)
+    real = batch['position'] >= 0
     hits = [
       (metrics.top_k_correct(scores, label, k) & real).sum(dtype=jnp.int32)
       for k in self._top_k
     ]
-    return _Counts(jnp.stack(hits), real.sum(dtype=jnp.int32))
+    counts = {'hits': jnp.stack(hits), 'images': real.sum(dtype=jnp.int32)}
+    # Positions come back of all processes, as the counts do.
+    return whole_pass.Found(batch['position'], counts)

@@ -133,6 +133,7 @@ def make(
   segment = {key: overrides[key] for key in overrides if key in steps}
   own |= {key: overrides[key] for key in overrides if key not in steps}
   own['segment'] = dataclasses.replace(own['segment'], **segment)
+  _check_use(overrides, own['segment'])
   own['templates'] = prompts.find_templates(own['templates'])
   plain = {'names': name, 'refine': 'none'}
   plain |= PROTOCOLS[name](benchmark, background, 'none')
@@ -171,6 +172,21 @@ def _check_fields(overrides: Mapping[str, Any]) -> None:
     raise ValueError(
       f'refine is one of {", ".join(REFINEMENTS)}, not {overrides["refine"]!r}.'
     )
+
+
+def _check_use(overrides: Mapping[str, Any], segment: SegmentConfig) -> None:
+  """Refuses what would do nothing: whoever sets it expects something."""
+  without = {
+    'background_threshold is none': (
+      segment.background_threshold is None,
+      ('relative_threshold', 'constant_background'),
+    ),
+    'mode is whole': (segment.mode == 'whole', ('window', 'stride')),
+  }
+  for reason, (holds, fields) in without.items():
+    for name in fields:
+      if holds and overrides.get(name) is not None:
+        raise ValueError(f'{name} does nothing where {reason}; leave it out.')
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import zero_shot
+from groupvit_jax.evaluation import whole_pass, zero_shot
+from groupvit_jax.evaluation.benchmark_journal import Journal, in_memory
 
 _ROWS = 256  # of the table of similarities, at a time
 
@@ -25,33 +26,41 @@ class RetrievalEvaluator:
   """Recall at k over a set of pictures with several captions each.
 
   Compiled once per predict function and batch shape.
+
+  Attributes:
+    journal: of the last or present pass; None before the first.
   """
 
   def __init__(
     self,
-    batches_fn: evaluator_lib.BatchesFn,
+    batches_fn: whole_pass.BatchesFn,
     captions: Sequence[Sequence[str]],
     tokenizer: Callable[[Sequence[str]], np.ndarray],
     *,
     template: str = '{}',
     top_k: Sequence[int] = (1, 5, 10),
     mesh: Mesh | None = None,
+    open_journal: Callable[[Any], Journal] = in_memory,
   ):
     """Prepares the captions.
 
     Args:
-      batches_fn: starts one pass: dicts of image (uint8 b h w 3), label (the
-        picture's place in `captions`, integers b) and mask (b, 0 for padding;
-        optional). Pictures that never come are left out, with their captions.
+      batches_fn: starts one pass, but for the places that it is given: dicts
+        of image (uint8 b h w 3), label (the picture's place in `captions`,
+        integers b) and mask (b, 0 for padding; optional). Pictures that never
+        come are left out, with their captions.
       captions: those of each picture, at least one.
       tokenizer: texts -> int32 [n, l].
       template: what captions are put into (CLIP: 'a photo of {}').
       top_k: each k is reported both ways.
       mesh: splits the batches over its axis 'data'.
+      open_journal: from the weights to what is already found with them.
 
     Raises:
       ValueError: a picture without captions.
     """
+    self.journal: Journal | None = None
+    self._open_journal = open_journal
     bare = next((i for i, texts in enumerate(captions) if not texts), None)
     if bare is not None:
       raise ValueError(f'Picture {bare} has no captions; leave it out.')
@@ -86,6 +95,7 @@ class RetrievalEvaluator:
 
     Raises:
       ValueError: for a label out of range or a set without examples.
+      errors.WorkdirError: the journal is of another evaluation.
     """
     images, places = self._embed_images(predict_fns['image'], variables)
     kept = np.flatnonzero(np.isin(self._owner, places))
@@ -113,8 +123,9 @@ class RetrievalEvaluator:
     self, image_fn: Callable[..., Any], variables: Any
   ) -> tuple[Float[np.ndarray, 'n e'], Int[np.ndarray, 'n']]:
     """Embeddings of all pictures, and which they are; each picture once."""
-    vectors, labels = [], []
-    for batch in self._batches_fn():
+    self.journal = self._open_journal(variables)
+
+    def measure(batch):
       label = np.asarray(batch['label'])
       real = np.asarray(batch.get('mask', np.ones(len(label)))).astype(bool)
       self._check(label[real])
@@ -122,26 +133,16 @@ class RetrievalEvaluator:
         'image': batch['image'],
         'label': np.where(real, label, -1).astype(np.int32),
       }
-      found = self._encode(
+      vectors, places = self._encode(
         image_fn, variables, evaluator_lib.place(fields, self._mesh)
       )
-      vectors.append(found[0])
-      labels.append(found[1])
-    if not labels:
-      raise ValueError(
-        'The evaluation set gave no batches; check that its split is not empty '
-        'and that batches_fn() starts a new pass each time it is called.'
-      )
-    vectors, labels = map(np.concatenate, jax.device_get((vectors, labels)))
-    places, first = np.unique(labels, return_index=True)
-    if places[0] < 0:  # padding
-      places, first = places[1:], first[1:]
-    if not len(places):
-      raise ValueError(
-        'Every example of the evaluation set is padding (mask 0); check the '
-        'masks that batches_fn() gives.'
-      )
-    return vectors[first], places
+      return whole_pass.Found(places, {}, vectors)
+
+    batches = self._batches_fn(self.journal.done)
+    whole_pass.run(batches, measure, self.journal)
+    rows = self.journal.rows
+    places = np.array(sorted(rows))
+    return np.stack([rows[place] for place in places.tolist()]), places
 
   def _check(self, label: np.ndarray) -> None:
     if label.size and not (label.min() >= 0 and label.max() < self._count):

@@ -10,6 +10,7 @@ from groupvit_jax.evaluation import background
 
 # Of what the network sees: attention to more would fill any memory.
 MAX_SIDE = 16_384
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,7 @@ class SegmentConfig:
       thresholds = tuple(map(float, given))
       object.__setattr__(self, 'class_thresholds', thresholds)
     self._check_background()
+    self._check_class_thresholds()
 
   @property
   def refuses(self) -> bool:
@@ -118,8 +120,27 @@ class SegmentConfig:
         'background_prompts gives the background words of its own; set '
         'background_threshold to None.'
       )
-    if self.class_thresholds == ():
+
+  def _check_class_thresholds(self):
+    given = self.class_thresholds
+    if given is None:
+      if self.threshold_cosines:
+        raise ValueError(
+          'threshold_cosines says what class_thresholds are; give those too, '
+          'or leave it out.'
+        )
+      return
+    if not given:
       raise ValueError('class_thresholds is empty; give one number, or None.')
+    softmax = self.group_softmax or self.gated_softmax
+    cosines = self.threshold_cosines or not softmax
+    lowest, kind = (-1, 'cosines') if cosines else (0, 'scores')
+    # Calibrated ones may be a rounding beyond.
+    wrong = [x for x in given if not lowest - _ROUNDING <= x <= 1 + _ROUNDING]
+    if wrong:
+      raise ValueError(
+        f'class_thresholds are {kind} in {lowest}..1; got {wrong[0]}.'
+      )
 
 
 def config_with(

@@ -4,6 +4,7 @@ A window tells the group of each of its pixels and a score per group and class;
 where windows overlap, scores are averaged.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,19 +13,40 @@ from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.evaluation import segmentation, soft_maps
 
+# Windows whose steps stand one after the other in the program, where XLA joins
+# them; published protocols have fewer. More of them, as a small stride makes,
+# are a loop of so many at a time: else compiling takes minutes.
+_AT_A_TIME = 8
+
 
 class Windows(NamedTuple):
   """What the network said of the n windows of b pictures.
 
   Attributes:
-    pixels: n arrays of groups b h w, or of their shares b h w g.
+    pixels: groups n b h w, or their shares n b h w g.
     scores: b n g c, without the background.
     places: int32 b n 4: top, left, height and width in the scaled picture.
   """
 
-  pixels: tuple[Any, ...]
+  pixels: Any
   scores: Any
   places: Any
+
+
+def scan(
+  step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, windows: Any
+) -> tuple[Any, Any]:
+  """`jax.lax.scan` over windows: of usual many, no loop is left.
+
+  Args:
+    step: from what is carried and one window to the same and a result.
+    carry: what is carried.
+    windows: arrays whose first axis are the windows.
+
+  Returns:
+    What is carried in the end, and all results.
+  """
+  return jax.lax.scan(step, carry, windows, unroll=_AT_A_TIME)
 
 
 def kept_classes(
@@ -114,25 +136,43 @@ def mean_scores(
     Scores, zero beyond a picture; with soft maps and a threshold, k counts the
     background too.
   """
-  total, count = 0.0, 0
-  for i, window in enumerate(windows.pixels):
-    pixels, inside = on_canvas(window, windows.places[:, i], canvas)
-    values = _values(windows, tables, i, pixels, config)
-    total += jnp.where(inside[..., None], values, 0)
-    count += inside.astype(jnp.float32)
+
+  def values(window):
+    pixels, inside = on_canvas(window.pixels, window.places, canvas)
+    found = _values(pixels, window.tables, window.scores, config)
+    return jnp.where(inside[..., None], found, 0), inside
+
+  def step(carry, window):
+    found, inside = values(window)
+    total, count = carry
+    return (total + found, count + inside.astype(jnp.float32)), None
+
+  each = _Each(
+    windows.pixels,
+    *(jnp.moveaxis(x, 1, 0) for x in (windows.places, windows.scores, tables)),
+  )
+  first = jax.eval_shape(values, jax.tree.map(lambda x: x[0], each))
+  zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in first)
+  (total, count), _ = scan(step, zeros, each)
   return total / jnp.maximum(count, 1)[..., None]
 
 
-def _values(windows, tables, i, pixels, config):
+class _Each(NamedTuple):
+  """What a step takes; the first axis are the windows."""
+
+  pixels: Any
+  places: Any
+  scores: Any
+  tables: Any
+
+
+def _values(pixels, table, scores, config):
   if pixels.ndim == 3:
-    return soft_maps.take_groups(tables[:, i], pixels.astype(jnp.int32))
+    return soft_maps.take_groups(table, pixels.astype(jnp.int32))
   values = jnp.einsum(
-    'bhwg,bgc->bhwc',
-    pixels,
-    tables[:, i],
-    precision=jax.lax.Precision.HIGHEST,
+    'bhwg,bgc->bhwc', pixels, table, precision=jax.lax.Precision.HIGHEST
   )
   if config.one_hot or config.background_threshold is None:
     return values
-  limit = segmentation.background_limit(windows.scores[:, i], config)
+  limit = segmentation.background_limit(scores, config)
   return segmentation.with_background(values, config, limit)

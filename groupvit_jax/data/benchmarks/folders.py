@@ -5,7 +5,7 @@ Errors name what is missing; `open_set` adds how the folder must look.
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from groupvit_jax.errors import SourceError
 
@@ -69,6 +69,26 @@ def lines(path: pathlib.Path) -> list[str]:
   return found
 
 
+def files_below(
+  folder: pathlib.Path, above: tuple[pathlib.Path, ...] = ()
+) -> Iterator[pathlib.Path]:
+  """The files in a folder and its sub-folders, sorted; links are followed.
+
+  Args:
+    folder: where to look.
+    above: the folders that it lies in; a link to one of them leads nowhere new
+      and is passed over, as it would never end.
+  """
+  here = folder.resolve()
+  if here in above:
+    return
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from files_below(path, (*above, here))
+    else:
+      yield path
+
+
 def by_stem(
   folder: pathlib.Path,
   suffixes: Sequence[str],
@@ -77,7 +97,7 @@ def by_stem(
   """Files below a folder by their path in it, without `ending` and suffix.
 
   Args:
-    folder: searched with all its sub-folders; hidden files do not count.
+    folder: searched as `files_below` does; hidden files do not count.
     suffixes: of the files, in lower case.
     ending: what the names end in before the suffix.
 
@@ -85,7 +105,7 @@ def by_stem(
     SourceError: two files of one name.
   """
   found = {}
-  for path in sorted(folder.rglob('*')):
+  for path in files_below(folder):
     if path.suffix.lower() not in suffixes or path.name.startswith('.'):
       continue
     stem = path.relative_to(folder).with_suffix('').as_posix()

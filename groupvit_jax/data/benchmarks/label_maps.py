@@ -156,6 +156,11 @@ def _opened(source, name):
       f'{name}: there is no such file, so this picture has no truth; add it, '
       'or take the picture out.'
     ) from None
+  except IsADirectoryError:
+    raise ImageError(
+      f'{name} is a folder, where the label map of a picture should be; put '
+      'the file in its place, or take the picture out.'
+    ) from None
   except Exception as error:  # as above
     raise _unreadable(name, error) from error
 
@@ -177,7 +182,9 @@ def _values(image, name):
   if isinstance(stored_as, str) and stored_as in _SPREAD:
     values = values // _SPREAD[stored_as]
   if values.ndim == 3:
-    colours = values[..., :1] if image.mode == 'LA' else values[..., :3]
+    # Of grey or palette with transparency the first channel is the value.
+    single = image.mode in ('LA', 'PA')
+    colours = values[..., :1] if single else values[..., :3]
     if (colours != colours[..., :1]).any():
       raise ImageError(
         f'{name} is a coloured picture: give label maps whose pixel values are '

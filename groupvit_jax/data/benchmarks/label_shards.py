@@ -30,15 +30,9 @@ class LabelShards:
       patterns: path or pattern (`{000000..000049}.tar`, `*.tar`), or several.
 
     Raises:
-      SourceError: no shard, none that is a tar, or no labelled picture.
+      SourceError: a shard is missing or no tar, or no labelled picture.
     """
-    try:
-      self._paths = shards.expand(patterns)
-    except FileNotFoundError as error:
-      raise SourceError(
-        f'None of the shards {patterns} is there: give a path or a pattern, '
-        "such as '/data/imagenet-val-{000000..000049}.tar'."
-      ) from error
+    self._paths = _paths(patterns)
     try:
       self._shard, self._table = shards.build_index(self._paths, scan, 'labels')
     except ValueError as error:
@@ -71,6 +65,20 @@ class LabelShards:
       )
     data = self._files.read(self._shard[index], at * tar_source.BLOCK, size)
     return data, label
+
+
+def _paths(patterns):
+  """All of the shards: a set without some of them is another set."""
+  missing = shards.absent(patterns)
+  if missing:
+    pattern, path = missing[0]
+    of = '' if path == pattern else f' of {pattern}'
+    more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+    raise SourceError(
+      f'{path}{more}{of}: there is no such shard; give a path or a pattern of '
+      "those that are there, such as '/data/imagenet-val-{000000..000049}.tar'."
+    )
+  return shards.expand(patterns)
 
 
 def scan(path: str) -> np.ndarray:

@@ -5,7 +5,6 @@ webdataset shards with `cls`.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,14 +13,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from groupvit_jax.data import decoding
-from groupvit_jax.data.benchmarks import folders, label_shards, pairs
+from groupvit_jax.data.benchmarks import (
+  folders,
+  label_lists,
+  label_shards,
+  pairs,
+)
 from groupvit_jax.data.benchmarks.imagenet import (
   IMAGENET_CLASSES,
   IMAGENET_IDS,
 )
 from groupvit_jax.errors import SourceError
-
-_LIST = 'labels.jsonl'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +116,19 @@ def open_labelled_images(
   if limit is not None and limit < 1:
     raise ValueError(f'limit must be at least 1, not {limit}.')
   if not isinstance(source, str | os.PathLike) or _is_pattern(source):
+    if split:
+      raise SourceError(
+        f'Shards have no split {split!r}: name those of it, or give the folder '
+        'that it lies in.'
+      )
     return _from_shards(source, class_names, limit)
   root = folders.existing(source)
   root = folders.existing(root / split) if split else root
   if any(root.glob('*.tar')):
     return _from_shards(str(root / '*.tar'), class_names, limit)
-  if (root / _LIST).is_file():
-    return _labelled(root, _listed(root / _LIST), class_names, limit)
-  return _labelled(root, _by_folder(root), class_names, limit)
+  listed = root / label_lists.NAME
+  rows = label_lists.read(listed) if listed.is_file() else _by_folder(root)
+  return _labelled(root, rows, class_names, limit)
 
 
 def _is_pattern(source):
@@ -154,29 +161,16 @@ def _labelled(root, rows, class_names, limit):
 def _by_folder(root):
   rows = [
     (path, path.relative_to(root).parts[0])
-    for path in sorted(root.glob('*/**/*'))
-    if path.suffix.lower() in folders.PICTURES and path.name[0] != '.'
+    for path in folders.files_below(root)
+    if path.parent != root
+    and path.suffix.lower() in folders.PICTURES
+    and path.name[0] != '.'
   ]
   if not rows:
     raise SourceError(
-      f'{root} has no pictures in folders named after their class, no {_LIST} '
-      'and no .tar shards.'
+      f'{root} has no pictures in folders named after their class, no '
+      f'{label_lists.NAME} and no .tar shards.'
     )
-  return rows
-
-
-def _listed(path):
-  rows = []
-  for number, line in enumerate(folders.lines(path), 1):
-    try:
-      record = json.loads(line)
-      given = next(record[k] for k in ('wnid', 'label', 'name') if k in record)
-      rows.append((path.parent / record['image'], given))
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
-      raise SourceError(
-        f'{path}, line {number}, needs "image" and one of "wnid", "label" and '
-        f'"name" as JSON ({error or "none of the three"}).'
-      ) from error
   return rows
 
 
@@ -203,9 +197,19 @@ def _places(given, class_names):
   """Label by what may name a class, and the class names."""
   ids = {value: i for i, value in enumerate(IMAGENET_IDS)}
   if set(given) <= ids.keys():
-    return ids, tuple(class_names or IMAGENET_CLASSES)
+    return ids, _of_imagenet(class_names)
   names = tuple(class_names or sorted({_name(value) for value in given}))
   return {_key(name): i for i, name in enumerate(names)}, names
+
+
+def _of_imagenet(class_names):
+  if class_names and len(class_names) != len(IMAGENET_CLASSES):
+    raise SourceError(
+      f'{len(class_names)} class names were given, but WordNet ids mean '
+      f"ImageNet's {len(IMAGENET_CLASSES)} classes: give one for each, in "
+      'their order.'
+    )
+  return tuple(class_names or IMAGENET_CLASSES)
 
 
 def _name(value):

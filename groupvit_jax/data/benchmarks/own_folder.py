@@ -10,6 +10,7 @@ import pathlib
 from groupvit_jax.data import label_sets
 from groupvit_jax.data.benchmarks import folders, label_maps, pairs
 from groupvit_jax.errors import SourceError
+from groupvit_jax.text import prompts
 
 _MASKS = ('.png', '.tif', '.tiff', '.bmp')
 
@@ -21,22 +22,30 @@ def open_folder(
 
   Args:
     folder: holds images/, masks/ (with the same sub-folders) and classes.txt, a
-      class name per line. If the first is 'background', it is one: it gets no
-      prompt, and pixels become it by the protocol's rule.
+      class name per line. If the first is 'background' (also with synonyms, as
+      in 'background|wall|sky'), it is one: it gets no prompt, and pixels become
+      it by the protocol's rule.
     split: None for all pictures; else images/SPLIT and masks/SPLIT, or the
       names that SPLIT.txt lists, one a line, with or without suffix.
 
   Raises:
-    SourceError: a part is missing or empty, or there are too many classes.
+    SourceError: a part is missing or empty, there are too many classes, or none
+      but the background.
   """
   root = folders.root_of(folder, ('images', 'masks', 'classes.txt'))
   names = _class_names(root / 'classes.txt')
+  background = prompts.synonyms(names[0])[0].lower() == 'background'
+  if background and len(names) == 1:
+    raise SourceError(
+      f'{root / "classes.txt"} names the background alone, so that there is '
+      'nothing to tell from it: add a line for each class.'
+    )
   files = _files(root, split)
   return pairs.from_files(
     names,
     files,
     label_maps.as_stored(len(names)),
-    background=names[0].lower() == 'background',
+    background=background,
   )
 
 

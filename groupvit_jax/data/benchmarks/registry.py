@@ -38,8 +38,9 @@ class Benchmark:
     label_set: its key in `label_sets.LABEL_SETS`; None if its folder names the
       classes.
     split: the one that figures are reported on; None for all there is.
-    open: (folder, split) -> LabelledSet.
+    open: (folder, split, **options) -> LabelledSet.
     needs_folder: False for what is drawn.
+    options: what else `open` takes, with what it is if it is left out.
   """
 
   name: str
@@ -51,6 +52,7 @@ class Benchmark:
   split: str | None
   open: Callable[..., LabelledSet]
   needs_folder: bool = True
+  options: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 _VOC_LAYOUT = (
@@ -169,6 +171,7 @@ _ALL = (
     'validation',
     lambda folder, split, **options: scenes_set.ScenesSet(split, **options),
     needs_folder=False,
+    options=scenes_set.DEFAULTS,
   ),
   _benchmark(
     'scenes_things',
@@ -178,6 +181,7 @@ _ALL = (
     'validation',
     lambda folder, split, **options: scenes_set.SceneThings(split, **options),
     needs_folder=False,
+    options=scenes_set.DEFAULTS,
   ),
   _benchmark(
     'folder',
@@ -222,7 +226,7 @@ def open_set(
       f'There is no benchmark {name!r}; there are {", ".join(BENCHMARKS)}.'
     )
   benchmark = BENCHMARKS[name]
-  known = () if benchmark.needs_folder else ('count', 'size', 'seed')
+  known = benchmark.options
   for option, value in options.items():
     if option not in known:
       raise ValueError(

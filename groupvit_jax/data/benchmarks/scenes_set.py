@@ -9,6 +9,7 @@ from groupvit_jax.data import scenes
 from groupvit_jax.data.benchmarks.example import Example
 from groupvit_jax.errors import SourceError
 
+DEFAULTS = {'count': 1000, 'size': 224, 'seed': 0}
 _SPLITS = ('train', 'validation', 'test')
 
 
@@ -24,9 +25,9 @@ class ScenesSet:
     self,
     split: str = 'validation',
     *,
-    count: int = 1000,
-    size: int = 224,
-    seed: int = 0,
+    count: int = DEFAULTS['count'],
+    size: int = DEFAULTS['size'],
+    seed: int = DEFAULTS['seed'],
   ):
     """Says which scenes.
 

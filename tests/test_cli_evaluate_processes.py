@@ -1,0 +1,111 @@
+"""`groupvit evaluate --distributed`: two processes measure what one does."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import two_processes
+
+# By the folder of their data, the benchmark and its options.
+COMMANDS = {
+  'scenes': (
+    'scenes',
+    *('--size', '16', '--no-boundary'),
+    *('--set', 'data.count=5', '--set', 'data.size=16'),
+  ),
+  'classes': ('classes', '--batch', '2'),
+  'captions': ('captions', '--batch', '2'),
+  # The second process has a bad picture.
+  'skipped': ('classes', '--batch', '2', '--skip-bad'),
+}
+FAILING = {'failing': ('classes', '--batch', '2')}
+
+
+def arguments(name: str, root: Path, out: Path) -> list[str]:
+  """The command line of a benchmark, whose data lie in a folder."""
+  benchmark, *options = (COMMANDS | FAILING)[name]
+  argv = ['evaluate', '--model', str(root / 'model'), '--benchmark', benchmark]
+  if name != 'scenes':
+    argv += ['--data', str(root / name)]
+  return [*argv, *options, '--out', str(out / f'{name}.json')]
+
+
+def run_one_of_two_processes(address, index, root):
+  """Body of a child process, which Open MPI seems to have started."""
+  os.environ |= {
+    'OMPI_MCA_orte_hnp_uri': '1.0;tcp://127.0.0.1:1',
+    'OMPI_COMM_WORLD_SIZE': '2',
+    'OMPI_COMM_WORLD_RANK': index,
+    'OMPI_COMM_WORLD_LOCAL_RANK': index,
+    'JAX_COORDINATOR_ADDRESS': address,
+  }
+  import jax  # noqa: PLC0415  (it looks at the environment)
+
+  from groupvit_jax import cli  # noqa: PLC0415
+
+  jax.config.update('jax_disable_most_optimizations', True)
+  root = Path(root)
+  told = {}
+  for name in (*COMMANDS, *FAILING):
+    argv = arguments(name, root, root / f'process {index}')
+    told[name] = cli.main([*argv, '--distributed'])
+  print(json.dumps(told))
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """A model and data, and the reports of one process and of two."""
+  import evaluation_folders  # noqa: PLC0415  (imports jax)
+  import jax  # noqa: PLC0415
+
+  from groupvit_jax import cli  # noqa: PLC0415
+
+  root = tmp_path_factory.mktemp('distributed')
+  evaluation_folders.model(root / 'model')
+  for name in ('classes', 'skipped', 'failing'):
+    evaluation_folders.classified(root / name)
+    if name != 'classes':
+      (root / name / 'cat' / '1.png').write_bytes(b'no picture')
+  evaluation_folders.captioned(root / 'captions', 5)
+  for place in ('alone', 'process 0', 'process 1'):
+    (root / place).mkdir()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'device_count', lambda *_: 1)
+    # Quick to compile, and the same sums in all processes.
+    jax.config.update('jax_disable_most_optimizations', True)
+    for name in COMMANDS:
+      assert cli.main(arguments(name, root, root / 'alone')) == 0
+    jax.config.update('jax_disable_most_optimizations', False)
+  told = two_processes.run(__file__, str(root), seconds=900)
+  codes = dict.fromkeys(COMMANDS, 0) | dict.fromkeys(FAILING, 1)
+  assert told == [codes] * 2
+  return root
+
+
+def test_the_first_process_alone_leaves_reports(root):
+  """Neither leaves a journal."""
+  found = {path.name for path in (root / 'process 0').iterdir()}
+  assert found == {f'{name}.json' for name in COMMANDS}
+  assert not list((root / 'process 1').iterdir())
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_two_processes_find_what_one_does(root, name):
+  one, two = (
+    json.loads((root / place / f'{name}.json').read_text())
+    for place in ('alone', 'process 0')
+  )
+  assert one['images'] == two['images'] > 4
+  assert one['settings'] == two['settings']
+  assert one['skipped'] == two['skipped']
+  assert len(one['skipped']) == (name == 'skipped')
+  assert one['model'] == two['model']
+  assert two['versions']['device'].startswith('2 x ')
+  assert one.get('confusion_matrix') == two.get('confusion_matrix')
+  assert one['figures'] == pytest.approx(two['figures'])
+
+
+if __name__ == '__main__':
+  run_one_of_two_processes(*sys.argv[1:])

@@ -1,0 +1,109 @@
+"""Whole pictures go on where they were, whatever stopped them, bit by bit."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from groupvit_jax import errors
+from groupvit_jax.evaluation import whole_pass
+from groupvit_jax.evaluation.benchmark_journal import Journal, in_memory
+
+COUNT, BATCH = 7, 2
+VECTORS = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
+
+
+def batches(done):
+  """Positions of the pictures that are left, filled up by -1."""
+  left = [i for i in range(COUNT) if i not in done]
+  for i in range(0, len(left), BATCH):
+    batch = left[i : i + BATCH]
+    yield np.array(batch + [-1] * (BATCH - len(batch)))
+
+
+def found(positions):
+  """Of every picture its number and its vector."""
+  real = positions[positions >= 0]
+  counts = {'sum': np.array(real.sum()), 'images': np.array(len(real))}
+  return whole_pass.Found(positions, counts, VECTORS[positions])
+
+
+def run(journal, measure=found, **options):
+  whole_pass.run(batches(journal.done), measure, journal, **options)
+  table = np.stack([journal.rows[i] for i in sorted(journal.rows)])
+  return {name: int(x) for name, x in journal.counts.items()}, table
+
+
+def test_nothing_is_kept_but_in_memory():
+  counts, table = run(in_memory(None))
+  assert counts == {'sum': 21, 'images': COUNT}
+  np.testing.assert_array_equal(table, VECTORS)
+
+
+@pytest.mark.parametrize('kind', ['float32', 'bfloat16'])
+def test_a_journal_holds_vectors_to_the_last_bit(tmp_path, kind):
+  import jax.numpy as jnp
+
+  path = tmp_path / 'journal'
+  journal = Journal(path, {'a': 1})
+  vectors = VECTORS.astype(jnp.dtype(kind))
+  journal.add({'n': np.array(2)}, [4, 1], vectors[:2])
+  journal.save()
+  again = Journal(path, {'a': 1})
+  assert again.done == {1, 4} and again.counts == {'n': 2}
+  for place, row in ((4, 0), (1, 1)):
+    assert again.rows[place].dtype == vectors.dtype
+    assert again.rows[place].tobytes() == vectors[row].tobytes()
+  with pytest.raises(errors.WorkdirError, match='with another a; delete it'):
+    Journal(path, {'a': 2})
+  path.write_text(path.read_text().replace('"done": [1, 4]', '"done": [1]'))
+  with pytest.raises(errors.WorkdirError, match='is not the journal of an'):
+    Journal(path, {'a': 1})
+
+
+def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
+  """Ctrl-C comes between any two lines; the next run finds the same."""
+  path = tmp_path / 'journal'
+
+  def interrupted(place):
+    left = place
+
+    def at_line(frame, event, _):
+      nonlocal left
+      left -= event == 'line'
+      if left == 0:
+        raise KeyboardInterrupt
+      return at_line
+
+    def at_call(frame, *_):
+      code = frame.f_code
+      ours = code.co_filename.endswith(('whole_pass.py', '_journal.py'))
+      return at_line if ours and code.co_name in names else None
+
+    names = ('run', 'keep', '_fetched', 'add')
+    before = sys.gettrace()
+    sys.settrace(at_call)
+    try:
+      run(Journal(path, {}), every=4)
+    except KeyboardInterrupt:
+      return True
+    finally:
+      sys.settrace(before)
+    return False
+
+  place = 1
+  while interrupted(place):
+    counts, table = run(Journal(path, {}), every=4)
+    assert counts == {'sum': 21, 'images': COUNT}, place
+    np.testing.assert_array_equal(table, VECTORS)
+    path.unlink()
+    place += 1
+  assert place > 30
+
+
+def test_says_what_is_wrong():
+  with pytest.raises(ValueError, match='gave no batches'):
+    whole_pass.run([], found, in_memory(None))
+  padding = [np.full(2, -1)]
+  with pytest.raises(ValueError, match='No picture of the evaluation set coun'):
+    whole_pass.run(padding, found, in_memory(None))
