@@ -31,7 +31,9 @@ from groupvit_jax import config as config_lib
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike,
+  base: ml_collections.ConfigDict | None = None,
 ) -> dict[str, Any]:
   """Trains until `config.num_steps`, evaluating and saving on the way.
 
@@ -40,6 +42,8 @@ def train_and_evaluate(
   Args:
     config: see `configs/gvit_s.py`.
     workdir: the folder that receives checkpoints, logs, report and summary.
+    base: the config without variants and options, so that a run from before an
+      option was added is resumed; None refuses it.
 
   Returns:
     The summary, as written to `workdir/summary.json`.
@@ -52,7 +56,7 @@ def train_and_evaluate(
   """
   clock = Clock()
   config = fit_to_hardware(config)
-  workdir = checkpoint.claim_workdir(workdir, config)
+  workdir = checkpoint.claim_workdir(workdir, config, base)
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
     data = stack.enter_context(inputs.Inputs(config, mesh))
