@@ -53,7 +53,7 @@ class SegmentationResult:
   """Everything one evaluation measured, on the host.
 
   Attributes:
-    class_names: c names, in the order of the matrices.
+    class_names: c names, in the order of the matrices, as they are shown.
     label_groups: named subsets of class indices.
     confusion_matrix: int64 [c, c], rows truth, columns prediction.
     oracle_confusion_matrix: the same under oracle labels.
