@@ -22,6 +22,7 @@ from groupvit_jax import (
   inputs,
   interrupts,
   results,
+  results_errors,
   run_log,
   sharding,
   tasks,
@@ -235,8 +236,14 @@ class Run:
     step = int(state.step)
     fns, variables = self._task.predict_fns, state.variables
     figures = {}
-    for evaluator in self._evaluators.values():
-      figures.update(evaluator.run(fns, variables))
+    for kind, evaluator in self._evaluators.items():
+      if kind == 'segmentation':
+        found = evaluator.evaluate(fns, variables)
+        figures.update(found.figures())
+        if jax.process_index() == 0:
+          results_errors.keep(self._workdir, step, found)
+      else:
+        figures.update(evaluator.run(fns, variables))
     if figures:
       logging.info('step %d: %s', step, results.headline(figures))
       self._record(step, 'eval', figures)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import checkpoint, errors, inputs, train
+from groupvit_jax.evaluation import diagnosis
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Eight virtual devices share each batch (see conftest.py).
@@ -85,6 +86,13 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
   ]
   assert list((workdir / 'tensorboard').glob('events*'))
   assert 'Groups forming' in page
+  # Of the last evaluation, and of its figures.
+  assert '<td>labelling</td>' in page
+  labelling = summary['oracle_miou'] - summary['miou']
+  found = diagnosis.of_result(
+    json.loads((workdir / 'confusion.json').read_text())
+  )
+  assert 100 * found.labelling == pytest.approx(labelling, abs=0.02)
   # One stage: its groups are shown once.
   assert 'First-stage groups' not in page
   logged = [r['step'] for r in rows(workdir) if 'train/loss' in r]

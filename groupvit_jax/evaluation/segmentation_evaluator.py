@@ -242,6 +242,7 @@ class SegmentationEvaluator:
       )
     return SegmentationResult(
       class_names=self._names,
+      background=self._config.background_threshold is not None,
       label_groups=self._groups,
       confusion_matrix=counts.confusion.compute(),
       oracle_confusion_matrix=counts.oracle.compute(),
