@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import segmentation, soft_maps, zero_shot
+from groupvit_jax.evaluation import naming, segmentation, soft_maps, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 segment = jax.jit(
@@ -105,12 +105,10 @@ def test_gate_lets_only_the_pictures_top_classes_through():
   text = jnp.eye(4)
   image = zero_shot.unit(jnp.array([[3.0, 2.0, 1.0, 0.0]]))
   groups = zero_shot.unit(jnp.array([[[0.1, 0.2, 0.0, 1.0]]]))
-  gated = segmentation.group_scores(
-    image, groups, text, 5.0, SegmentConfig(top_k=2)
-  )
+  gated = naming.group_scores(image, groups, text, 5.0, SegmentConfig(top_k=2))
   np.testing.assert_array_equal(gated[0, 0, 2:], [0.0, 0.0])
   assert gated[0, 0].argmax() == 1
-  free = segmentation.group_scores(
+  free = naming.group_scores(
     image, groups, text, 5.0, SegmentConfig(top_k=None)
   )
   assert free[0, 0].argmax() == 3
@@ -121,7 +119,7 @@ def test_score_is_the_product_of_the_two_softmaxes():
 
   def score(**kw):
     config = SegmentConfig(**kw)
-    return segmentation.group_scores(
+    return naming.group_scores(
       regions['image'], regions['embeddings'], text, 7.0, config
     )
 
@@ -137,8 +135,8 @@ def test_score_is_the_product_of_the_two_softmaxes():
 def test_config_scale_replaces_the_learned_one():
   regions, text = random_regions()
   args = regions['image'], regions['embeddings'], text
-  fixed = segmentation.group_scores(*args, 3.0, SegmentConfig(scale=20.0))
-  np.testing.assert_allclose(fixed, segmentation.group_scores(*args, 20.0))
+  fixed = naming.group_scores(*args, 3.0, SegmentConfig(scale=20.0))
+  np.testing.assert_allclose(fixed, naming.group_scores(*args, 20.0))
 
 
 @pytest.mark.parametrize('threshold', [None, 0.2])
@@ -155,7 +153,7 @@ def test_soft_maps_mix_the_groups_scores():
   regions, text = random_regions(4)
   config = SegmentConfig(one_hot=False)
   scores = segmentation.segment_scores(regions, text, 9.0, (3, 4), config)
-  groups = segmentation.group_scores(
+  groups = naming.group_scores(
     regions['image'], regions['embeddings'], text, 9.0
   )
   want = np.einsum('bhwg,bgc->bhwc', regions['stages'][0], groups)
@@ -178,7 +176,7 @@ def test_relative_threshold_always_finds_something():
   assert (segmentation.segment(regions, text, 1.0, (6, 8), strict) == 0).all()
   relative = dataclasses.replace(strict, relative_threshold=True)
   args = regions['image'], regions['embeddings'], text, 1.0, relative
-  best = segmentation.group_scores(*args).max((1, 2))
+  best = naming.group_scores(*args).max((1, 2))
   found = segmentation.segment_scores(regions, text, 1.0, (6, 8), relative)
   # The strongest group is above its own score, so its pixels are labelled.
   strongest = (found[..., 1:].max(-1) == best[:, None, None]).any((1, 2))
@@ -191,7 +189,7 @@ def test_a_constant_background_competes_as_a_class():
   config = SegmentConfig(background_threshold=0.35, relative_threshold=False)
   constant = dataclasses.replace(config, constant_background=True)
   args = regions['image'], regions['embeddings'], text, 9.0
-  groups = segmentation.group_scores(*args, constant)
+  groups = naming.group_scores(*args, constant)
   table = segmentation.with_background(groups, constant)
   np.testing.assert_array_equal(table[..., 0], np.float32(0.35))
   np.testing.assert_array_equal(table[..., 1:], groups)
