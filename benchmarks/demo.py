@@ -92,7 +92,8 @@ def run(arg: str, workdir: pathlib.Path, **options) -> dict:
   if finished.exists():
     wanted = config_lib.to_json(get_config(arg))
     stored = (workdir / 'config.json').read_text()
-    if changed := config_lib.differences(wanted, stored):
+    base = config_lib.to_json(get_config())
+    if changed := config_lib.differences(wanted, stored, base):
       sys.exit(f'{workdir} holds another run ({changed[0]}); remove it')
     return json.loads(finished.read_text())
   subprocess.run(

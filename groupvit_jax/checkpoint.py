@@ -19,13 +19,17 @@ from groupvit_jax.errors import WorkdirError
 
 
 def claim_workdir(
-  workdir: str | os.PathLike, config: ml_collections.ConfigDict
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  base: ml_collections.ConfigDict | None = None,
 ) -> pathlib.Path:
   """Creates the workdir, or checks that it holds a run of this config.
 
   Args:
     workdir: the folder of the run; created with its parents.
     config: the config of the run; written to `config.json`.
+    base: what a `config.json` of before an option was added says of it (see
+      `config.differences`); None: nothing.
 
   Returns:
     The absolute path of the workdir.
@@ -36,10 +40,11 @@ def claim_workdir(
   path = files.expanded(workdir).absolute()
   record = path / 'config.json'
   text = config_lib.to_json(config)
+  defaults = '{}' if base is None else config_lib.to_json(base)
   try:
     path.mkdir(parents=True, exist_ok=True)
     if record.exists():
-      changed = config_lib.differences(text, record.read_text())
+      changed = config_lib.differences(text, record.read_text(), defaults)
       if changed and (path / 'checkpoints').exists():
         raise WorkdirError(_other_config(path, changed))
     if jax.process_index() == 0:

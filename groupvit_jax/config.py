@@ -136,13 +136,23 @@ def to_json(config: ml_collections.ConfigDict) -> str:
   return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
-def differences(ours: str, theirs: str) -> list[str]:
-  """Lists the fields in which two configs (as JSON) ask for other results.
+def differences(ours: str, theirs: str, base: str = '{}') -> list[str]:
+  """Lists the fields in which two configs ask for other results.
 
-  Fields under `RUN_FIELDS` are left out. Each entry reads
-  `path: theirs -> ours`.
+  Fields under `RUN_FIELDS` are left out. A new option is off in the base, so
+  `theirs`, stored before there was one, is taken to have the base's value. A
+  field that `ours` no longer has may have acted, and is told.
+
+  Args:
+    ours, theirs: configs as JSON.
+    base: of `ours`, without variants and options, as JSON; '{}' knows none, and
+      tells every field that `theirs` lacks.
+
+  Returns:
+    Entries that read `path: theirs -> ours`.
   """
-  a, b = flatten(json.loads(ours)), flatten(json.loads(theirs))
+  a, b, defaults = (flatten(json.loads(c)) for c in (ours, theirs, base))
+  b = {path: defaults[path] for path in a if path in defaults} | b
   missing = '(absent)'
   return [
     f'{path}: {b.get(path, missing)} -> {a.get(path, missing)}'

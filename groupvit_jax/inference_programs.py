@@ -18,7 +18,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, UInt8
 
 from groupvit_jax import files
-from groupvit_jax.evaluation import segmentation, soft_maps
+from groupvit_jax.evaluation import naming, soft_maps
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 CACHE = '~/.cache/groupvit_jax/compiled'
 
@@ -131,32 +132,32 @@ class Programs:
     """
     regions = self._encode_regions(variables, images, sizes)
     pixels = soft_maps.pixel_maps(regions, images.shape[1:3], sizes, soft=soft)
-    return segmentation.scored(regions) | {
+    return naming.scored(regions) | {
       'stages': regions['stages'],
       'pixels': pixels,
     }
 
 
 def score_groups(
-  config: segmentation.SegmentConfig,
+  config: SegmentConfig,
   regions: Mapping[str, Any],
   text: Float[Array, 'c *s e'],
   valid: Array,
   scale: Float[Array, ''],
 ) -> Float[Array, 'b g c']:
-  """`segmentation.region_scores`, compiled once per shape and rule."""
+  """`naming.region_scores`, compiled once per shape and rule."""
   if config.scale is not None:
     scale = config.scale
   # Of the options only those that the rule reads: the others would compile the
   # same program again.
-  plain = segmentation.SegmentConfig()
+  plain = SegmentConfig()
   unread = {name: getattr(plain, name) for name in _UNREAD}
   if not config.refuses:
     unread['relative_threshold'] = plain.relative_threshold
     unread['background_threshold'] = plain.background_threshold
   rule = dataclasses.replace(config, **unread)
   return _score_groups(
-    rule, segmentation.scored(regions), text, valid, jnp.float32(scale)
+    rule, naming.scored(regions), text, valid, jnp.float32(scale)
   )
 
 
@@ -175,4 +176,4 @@ _UNREAD = (
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score_groups(rule, regions, text, valid, scale):
-  return segmentation.region_scores(regions, text, scale, rule, valid)
+  return naming.region_scores(regions, text, scale, rule, valid)

@@ -49,7 +49,7 @@ class Benchmark:
     )
     self._segmented = self._judge.kind == 'segmentation'
     names = self._judge.settings['class_names'] if self._segmented else ()
-    self.class_names = tuple(prompts.synonyms(name)[0] for name in names)
+    self.class_names = tuple(map(prompts.shown_name, names))
 
   def evaluators(self) -> dict[str, Any]:
     """What measures it, by the kind of benchmark."""

@@ -4,6 +4,7 @@ Flags and error messages only; the work is in `train.train_and_evaluate`, which
 a notebook or a test calls as well.
 """
 
+import inspect
 import logging as python_logging
 import os
 import pathlib
@@ -12,6 +13,7 @@ import runpy
 import sys
 import traceback
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -50,7 +52,7 @@ def main(unused_argv) -> int:
     if _DISTRIBUTED.value:
       sharding.initialize_distributed()
     workdir = _WORKDIR.value or _default_workdir()
-    summary = train.train_and_evaluate(_CONFIG.value, workdir)
+    summary = train.train_and_evaluate(_CONFIG.value, workdir, _base())
   except errors.Interrupted as stop:
     logging.warning('%s', stop)
     return 130
@@ -67,6 +69,17 @@ def _default_workdir() -> str:
   path, _, arg = value.partition(':')
   name = '-'.join(filter(None, [pathlib.Path(path).stem, arg]))
   return f'runs/{re.sub(r"[^A-Za-z0-9_.=-]+", "-", name)}'
+
+
+def _base() -> ml_collections.ConfigDict | None:
+  """The config file without an argument; None where it needs one."""
+  path, _, _ = flags.FLAGS['config'].config_filename.partition(':')
+  get_config = runpy.run_path(path)['get_config']
+  try:
+    inspect.signature(get_config).bind()
+  except TypeError:
+    return None
+  return get_config()
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

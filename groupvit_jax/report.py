@@ -51,6 +51,7 @@ def write_report(
   class_colours: Any = None,
   notes: str | Sequence[str] = (),
   collapses: Sequence[collapse.Spell] = (),
+  errors: str = '',
   environment: Mapping[str, str] | None = None,
 ) -> pathlib.Path:
   """Writes `index.html`; whatever is not given is left out of it.
@@ -71,6 +72,7 @@ def write_report(
     notes: what the reader should know first.
     collapses: when grouping failed, in order; told at the top and shaded in
       the curves.
+    errors: where they come from, as HTML tables.
     environment: None for `describe_environment()`.
 
   Returns:
@@ -87,6 +89,7 @@ def write_report(
     ('pictures', 'Pictures', report_pictures.gallery(pictures, classes)),
     ('forming', 'Groups forming', report_pictures.forming(snapshots, classes)),
     ('classes', 'Classes', report_figures.bars(figures, classes)),
+    ('errors', 'Errors', _errors(errors)),
     ('curves', 'Learning curves', report_figures.curves(curves, collapses)),
     ('run', 'Configuration and environment', _run(config_text, environment)),
   ]
@@ -215,6 +218,17 @@ def _all_figures(figures: Mapping[str, Any]) -> str:
   }
   table = parts.table(rows)
   return f'<details><summary>More figures</summary>{table}</details>'
+
+
+def _errors(tables: str) -> str:
+  if not tables:
+    return ''
+  return (
+    '<p class="soft">Grouping is what no name of a group would make right, '
+    'labelling what other names of the same groups would; together, all that '
+    'mIoU lacks. Below, the pairs of classes whose pixels, if right, would '
+    f'bring most.</p><div class="card">{tables}</div>'
+  )
 
 
 def _run(config_text: str, environment: Mapping[str, str]) -> str:

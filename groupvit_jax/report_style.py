@@ -130,7 +130,7 @@ pre { overflow-x: auto; margin: 12px 0 0; font: 13px/1.5 ui-monospace,
 .table { border-collapse: collapse; font-size: 15px; margin-top: 12px; }
 .table th { text-align: left; font-weight: 500; color: var(--soft);
   padding: 3px 24px 3px 0; vertical-align: top; }
-.table td { padding: 3px 0; font-variant-numeric: tabular-nums;
+.table td { padding: 3px 24px 3px 0; font-variant-numeric: tabular-nums;
   overflow-wrap: anywhere; }
 
 @media (max-width: 720px) {

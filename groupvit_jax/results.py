@@ -13,7 +13,15 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from groupvit_jax import collapse, files, report, run_log, tasks, visualize
+from groupvit_jax import (
+  collapse,
+  files,
+  report,
+  results_errors,
+  run_log,
+  tasks,
+  visualize,
+)
 from groupvit_jax import config as config_lib
 from groupvit_jax.evaluation import evaluator
 
@@ -160,6 +168,7 @@ def write(
     class_names=class_names,
     notes=_notes(config),
     collapses=spells,
+    errors=results_errors.as_html(workdir, config.num_steps),
   )
   path = workdir / 'summary.json'
   files.write_atomically(path, json.dumps(summary, indent=2) + '\n')

@@ -22,6 +22,7 @@ from groupvit_jax import (
   inputs,
   interrupts,
   results,
+  results_errors,
   run_log,
   sharding,
   tasks,
@@ -31,7 +32,9 @@ from groupvit_jax import config as config_lib
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike,
+  base: ml_collections.ConfigDict | None = None,
 ) -> dict[str, Any]:
   """Trains until `config.num_steps`, evaluating and saving on the way.
 
@@ -40,6 +43,8 @@ def train_and_evaluate(
   Args:
     config: see `configs/gvit_s.py`.
     workdir: the folder that receives checkpoints, logs, report and summary.
+    base: the config without variants and options, so that a run from before an
+      option was added is resumed; None refuses it.
 
   Returns:
     The summary, as written to `workdir/summary.json`.
@@ -52,7 +57,7 @@ def train_and_evaluate(
   """
   clock = Clock()
   config = fit_to_hardware(config)
-  workdir = checkpoint.claim_workdir(workdir, config)
+  workdir = checkpoint.claim_workdir(workdir, config, base)
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
     data = stack.enter_context(inputs.Inputs(config, mesh))
@@ -231,8 +236,14 @@ class Run:
     step = int(state.step)
     fns, variables = self._task.predict_fns, state.variables
     figures = {}
-    for evaluator in self._evaluators.values():
-      figures.update(evaluator.run(fns, variables))
+    for kind, evaluator in self._evaluators.items():
+      if kind == 'segmentation':
+        found = evaluator.evaluate(fns, variables)
+        figures.update(found.figures())
+        if jax.process_index() == 0:
+          results_errors.keep(self._workdir, step, found)
+      else:
+        figures.update(evaluator.run(fns, variables))
     if figures:
       logging.info('step %d: %s', step, results.headline(figures))
       self._record(step, 'eval', figures)

@@ -12,6 +12,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from groupvit_jax import visualize_text
+from groupvit_jax.text import prompts
 from groupvit_jax.visualize_colours import palette
 from groupvit_jax.visualize_pixels import (
   borders,
@@ -163,7 +164,7 @@ def class_map(
 def _with_names(picture, small, labels, names, background) -> np.ndarray:
   """Borders, names and a legend; `small` are the labels at picture's size."""
   colours = class_colours(len(names), background)
-  shown = [visualize_text.shown_name(name) for name in names]
+  shown = [prompts.shown_name(name) for name in names]
   picture = picture.copy()
   edge = wide_borders(small)
   if edge.mean() < _CROWDED:

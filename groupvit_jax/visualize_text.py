@@ -29,11 +29,6 @@ _OTHER_FONTS = (
 )
 
 
-def shown_name(name: str) -> str:
-  """What pictures call a class: of synonyms "person|man", the first."""
-  return ' '.join(name.split('|')[0].split())
-
-
 def text_size(height: int, width: int) -> int:
   """Font size in pixels for a picture: small ones stay readable."""
   return int(np.clip(round((height * width) ** 0.5 / 32), 13, 48))

@@ -1,5 +1,6 @@
-"""Every row of the emergence benchmark is a configuration that exists."""
+"""Rows of the emergence benchmark exist; finished runs are not made again."""
 
+import json
 import pathlib
 import runpy
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
+import demo  # noqa: E402
 import emergence  # noqa: E402
 
 from groupvit_jax import tasks  # noqa: E402
@@ -34,3 +36,13 @@ def test_rows_are_listed():
   assert [row.split()[0] for row in run.stdout.splitlines()] == list(
     emergence.ROWS
   )
+
+
+def test_a_finished_run_from_before_an_option_is_taken_as_it_is(tmp_path):
+  config = get_config('demo').to_dict()
+  del config['loss']['background_weight']
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  (tmp_path / 'summary.json').write_text('{"miou": 1.0}')
+  assert demo.run('demo', tmp_path) == {'miou': 1.0}
+  with pytest.raises(SystemExit, match='background_weight: 0.0 -> 1.0'):
+    demo.run('demo,loss.background_weight=1.0', tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from groupvit_jax.evaluation import (
   background,
   calibration,
+  naming,
   segment_config,
   segmentation,
   zero_shot,
@@ -125,7 +126,7 @@ def test_background_words_pass_the_gate_without_taking_a_place():
   words = dataclasses.replace(plain, background_prompts=True)
 
   def passed(config):
-    scores = segmentation.group_scores(image, groups, text, 5.0, config)
+    scores = naming.group_scores(image, groups, text, 5.0, config)
     return np.flatnonzero((np.asarray(scores) > 0).any((0, 1))).tolist()
 
   assert passed(words) == [0, *passed(plain)]

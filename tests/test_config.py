@@ -165,6 +165,48 @@ def test_differences_names_fields_but_not_how_a_run_is_watched():
   assert found == ['a.b: 2 -> 1']
 
 
+@pytest.mark.parametrize(
+  ('arg', 'told'),
+  [
+    ('', []),
+    ('loss.part_weight=0.0', []),
+    ('loss.part_weight=0.5', ['loss.part_weight: 0.0 -> 0.5']),
+    ('depths=6x3x3', []),
+    ('depths=6x6', ['model.depths: [6, 3, 3] -> [6, 6]']),
+    # The variant turns it on: a run from before it had it off.
+    (
+      'tied',
+      [
+        'loss.part_weight: 0.0 -> 1.0',
+        'model.depths: [6, 3, 3] -> [6, 3, 0]',
+      ],
+    ),
+  ],
+)
+def test_a_field_that_an_old_config_lacks_was_as_in_the_base(
+  get_config, arg, told
+):
+  base, ours = get_config(), get_config(arg)
+  stored = get_config(arg)
+  with stored.unlocked():
+    del stored.loss.part_weight, stored.model.depths
+  found = config_lib.differences(*map(config_lib.to_json, (ours, stored, base)))
+  assert found == told
+
+
+def test_a_field_that_is_no_longer_known_is_told(get_config):
+  base, stored = get_config(), get_config()
+  with stored.unlocked():
+    stored.loss.forgotten = 2
+  texts = map(config_lib.to_json, (get_config(), stored, base))
+  assert config_lib.differences(*texts) == ['loss.forgotten: 2 -> (absent)']
+
+
+def test_without_a_base_a_field_that_an_old_config_lacks_is_told():
+  found = config_lib.differences('{"a": 0}', '{}')
+  assert found == ['a: (absent) -> 0']
+
+
 def test_the_flag_loads_the_file_with_its_argument():
   config = config_flags.config_flags._ConfigFileParser(
     name='config', lock_config=True

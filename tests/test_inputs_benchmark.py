@@ -60,6 +60,8 @@ def test_a_run_evaluates_labelled_pixels(tmp_path, drawn_in_memory):
   finally:
     jax.config.update('jax_disable_most_optimizations', False)
   assert figures['images'] == 3 and 0 <= figures['miou'] <= 1
+  named = {n.removeprefix('iou/') for n in figures if n.startswith('iou/')}
+  assert 'dog' in named and named <= set(data.class_names)
   assert view['prediction'].shape == (2, 16, 16)
 
 

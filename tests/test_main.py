@@ -112,6 +112,28 @@ def test_fields_that_are_tuples_take_one_and_several(monkeypatch):
 
 
 @pytest.mark.parametrize(
+  ('parameter', 'known'),
+  [('arg="none"', 'none'), ('arg=None', None), ('arg', '')],
+)
+def test_the_base_is_the_config_file_without_an_argument(
+  monkeypatch, tmp_path, parameter, known
+):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    f'import ml_collections\ndef get_config({parameter}):\n'
+    '  return ml_collections.ConfigDict({"name": arg})\n'
+  )
+  argv = ['main', f'--config={path}:asked']
+  monkeypatch.setattr(sys, 'argv', argv)
+  app.define_help_flags()
+  with flagsaver.flagsaver():
+    main._parse_flags(argv)
+    assert main._CONFIG.value.name == 'asked'
+    base = main._base()
+  assert (base is None) if known == '' else (base.name == known)
+
+
+@pytest.mark.parametrize(
   ('program', 'message'),
   [
     ('x = 1\ndef get_config():\n  return y', 'line 3: NameError: .*y'),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import segmentation, soft_maps, zero_shot
+from groupvit_jax.evaluation import naming, soft_maps, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
 CONFIGS = {
@@ -38,10 +38,8 @@ def test_filled_up_classes_take_no_part(name, fill):
   )
   filled = jnp.concatenate([text[:3], rows, text[3:]])
   valid = jnp.asarray([1, 1, 1, 0, 0, 0, 0, 1, 1, 1], bool)
-  expected = segmentation.group_scores(image, groups, text, 9.0, CONFIGS[name])
-  scores = segmentation.group_scores(
-    image, groups, filled, 9.0, CONFIGS[name], valid
-  )
+  expected = naming.group_scores(image, groups, text, 9.0, CONFIGS[name])
+  scores = naming.group_scores(image, groups, filled, 9.0, CONFIGS[name], valid)
   np.testing.assert_allclose(scores[..., valid], expected, rtol=1e-5, atol=1e-7)
   lowest = -1 if name == 'cosines' else 0
   np.testing.assert_array_equal(scores[..., ~valid], lowest)

@@ -63,6 +63,11 @@ def sample(words, k, seed=0, templates=('<{}>',)):
   return prompts.sample_prompts(rng, words, k, templates, 'raw')
 
 
+@pytest.mark.parametrize('name', ['dog', 'dog|puppy', ' dog | puppy', 'dog|'])
+def test_a_class_is_shown_by_the_first_of_its_names(name):
+  assert prompts.shown_name(name) == 'dog'
+
+
 def test_padded_with_the_raw_caption():
   assert sample([], 3) == ['raw'] * 3
   assert sample(['cat'], 3) == ['<cat>', 'raw', 'raw']

@@ -3,11 +3,12 @@
 import collections
 import pathlib
 import runpy
+import types
 
 import numpy as np
 import pytest
 
-from groupvit_jax import report, results, run_log, tasks
+from groupvit_jax import report, results, results_errors, run_log, tasks
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 SIZE = 8
@@ -82,6 +83,41 @@ def test_the_report_is_called_after_what_was_trained(tmp_path, task):
   page = (tmp_path / 'report' / 'index.html').read_text()
   assert f'<title>{tasks.TITLES[task]} on scenes</title>' in page
   assert ('GroupViT' in tasks.TITLES[task]) == (task == 'groupvit')
+
+
+def counted(**changes):
+  """What an evaluation of two classes and a background found."""
+  found = {
+    'class_names': ('background', '<dog>', 'sea'),
+    'background': True,
+    'confusion_matrix': np.array([[8, 0, 0], [0, 1, 3], [0, 0, 4]]),
+    'oracle_confusion_matrix': np.diag([8, 4, 4]),
+    'given_background_confusion_matrix': np.diag([8, 4, 4]),
+  }
+  return types.SimpleNamespace(**found | changes)
+
+
+def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
+  perfect = np.diag([8, 4, 4])
+  results_errors.keep(tmp_path, 10, counted(confusion_matrix=perfect))
+  results_errors.keep(tmp_path, 20, counted())
+  config = runpy.run_path(str(CONFIG))['get_config']('demo,steps=20')
+  snapshots = results.Snapshots(tmp_path, {})
+  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
+  results.write(tmp_path, config, (), log, snapshots, {}, ())
+  page = (tmp_path / 'report' / 'index.html').read_text()
+  assert '<h2 id="errors-title">Errors</h2>' in page
+  miou = 100 * (1 + 1 / 4 + 4 / 7) / 3
+  assert f'<td>labelling</td><td>{100 - miou:.1f}</td>' in page
+  assert '<td>&lt;dog&gt;</td><td>sea</td><td>75.0 %</td>' in page
+
+
+def test_without_counted_pixels_the_report_has_no_errors(tmp_path):
+  assert results_errors.as_html(tmp_path, 20) == ''
+  results_errors.keep(tmp_path, 10, counted())  # of a run before this one
+  assert results_errors.as_html(tmp_path, 20) == ''
+  found = report.write_report(tmp_path, title='', figures={})
+  assert 'id="errors"' not in found.read_text()
 
 
 def events(folder):

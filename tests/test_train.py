@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import runpy
 import signal
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import checkpoint, errors, inputs, train
+from groupvit_jax.evaluation import diagnosis
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Eight virtual devices share each batch (see conftest.py).
@@ -20,12 +22,12 @@ TINY = (
 )
 
 
+def get_config(arg=None):
+  return runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config'](arg)
+
+
 def tiny(cache, *options):
-  namespace = {'__name__': 'gvit_s'}
-  exec((ROOT / 'configs/gvit_s.py').read_text(), namespace)
-  return namespace['get_config'](
-    ','.join([TINY, f'data.cache={cache}', *options])
-  )
+  return get_config(','.join([TINY, f'data.cache={cache}', *options]))
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +86,13 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
   ]
   assert list((workdir / 'tensorboard').glob('events*'))
   assert 'Groups forming' in page
+  # Of the last evaluation, and of its figures.
+  assert '<td>labelling</td>' in page
+  labelling = summary['oracle_miou'] - summary['miou']
+  found = diagnosis.of_result(
+    json.loads((workdir / 'confusion.json').read_text())
+  )
+  assert 100 * found.labelling == pytest.approx(labelling, abs=0.02)
   # One stage: its groups are shown once.
   assert 'First-stage groups' not in page
   logged = [r['step'] for r in rows(workdir) if 'train/loss' in r]
@@ -202,6 +211,22 @@ def test_a_workdir_of_another_config_is_refused_and_kept(whole, cache):
   assert (workdir / 'config.json').read_text() == before
 
 
+def test_a_run_from_before_an_option_is_resumed(whole, cache):
+  workdir, summary = whole
+  record = workdir / 'config.json'
+  stored = json.loads(record.read_text())
+  del stored['eval']['protocol'], stored['loss']['background_weight']
+  record.write_text(json.dumps(stored))
+  with pytest.raises(errors.WorkdirError, match=r'protocol: \(absent\)'):
+    train.train_and_evaluate(tiny(cache), workdir)
+  other = tiny(cache, 'loss.background_weight=1.0')
+  with pytest.raises(errors.WorkdirError, match='weight: 0.0 -> 1.0'):
+    train.train_and_evaluate(other, workdir, get_config())
+  again = train.train_and_evaluate(tiny(cache), workdir, get_config())
+  assert again['miou'] == summary['miou']
+  assert json.loads(record.read_text())['loss']['background_weight'] == 0
+
+
 def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
   config = tiny(cache, 'lr=1e30', 'optimizer.warmup_init=1e30', 'steps=5')
   with pytest.raises(errors.NonFiniteLossError, match='Lower optimizer'):
@@ -214,9 +239,7 @@ def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
 
 
 def test_full_size_is_fitted_to_a_cpu_with_a_word_about_the_demo(caplog):
-  namespace = {'__name__': 'gvit_s'}
-  exec((ROOT / 'configs/gvit_s.py').read_text(), namespace)
-  config = train.fit_to_hardware(namespace['get_config']())
+  config = train.fit_to_hardware(get_config())
   assert config.batch_size == 16
   assert config.dtype == 'float32'
 

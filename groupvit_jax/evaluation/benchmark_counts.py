@@ -15,7 +15,8 @@ from jaxtyping import Array, Int
 
 from groupvit_jax import metrics
 from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
-from groupvit_jax.evaluation.segmentation import SegmentConfig, region_scores
+from groupvit_jax.evaluation.naming import region_scores
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 from groupvit_jax.evaluation.window_scores import Windows
 from groupvit_jax.metrics_tally import Tally
 

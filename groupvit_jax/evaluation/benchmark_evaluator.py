@@ -32,6 +32,7 @@ from groupvit_jax.evaluation.benchmark_journal import Journal
 from groupvit_jax.evaluation.benchmark_programs import Programs
 from groupvit_jax.evaluation.benchmark_result import BenchmarkResult
 from groupvit_jax.evaluation.protocols import Protocol
+from groupvit_jax.text import prompts
 
 # Of the released protocol, where a protocol leaves it open.
 SHORT_SIDE = 448
@@ -45,7 +46,7 @@ class BenchmarkEvaluator:
 
   Attributes:
     protocol: how it evaluates.
-    class_names: in the order of the labels.
+    class_names: in the order of the labels, synonyms as in 'person|man'.
     programs: what is compiled.
     journal: of the last or present pass; None before the first.
   """
@@ -245,7 +246,7 @@ class BenchmarkEvaluator:
         stacklevel=2,
       )
     return BenchmarkResult(
-      class_names=self.class_names,
+      class_names=tuple(map(prompts.shown_name, self.class_names)),
       background=self._background,
       confusion_matrix=counts['confusion'],
       images=images,

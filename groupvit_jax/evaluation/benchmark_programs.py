@@ -16,8 +16,8 @@ from jaxtyping import Array
 from groupvit_jax.evaluation import (
   benchmark_pictures,
   canvases,
+  naming,
   region_source,
-  segmentation,
   soft_maps,
 )
 from groupvit_jax.evaluation import evaluator as evaluator_lib
@@ -115,7 +115,7 @@ def _encode(
   regions = region_source.regions(regions_fn, variables, images, given, sizes)
   canvas = images.shape[1:3]
   pixels = soft_maps.pixel_maps(regions, canvas, sizes, soft=soft)
-  return segmentation.scored(regions) | {'pixels': pixels}
+  return naming.scored(regions) | {'pixels': pixels}
 
 
 merge = jax.jit(lambda a, b: a.merge(b))

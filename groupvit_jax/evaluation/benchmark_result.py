@@ -15,7 +15,7 @@ class BenchmarkResult:
   """Everything that was counted, on the host.
 
   Attributes:
-    class_names: c names, in the order of the matrices.
+    class_names: c names, in the order of the matrices, as they are shown.
     background: whether class 0 is the background.
     confusion_matrix: int64 c c, rows truth, columns prediction.
     images: pictures that counted.

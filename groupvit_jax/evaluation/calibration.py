@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from groupvit_jax.evaluation import segmentation, soft_maps, zero_shot
+from groupvit_jax.evaluation import naming, soft_maps, zero_shot
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 # A class seen in few pictures takes its threshold from all classes: as much as
 # if these had shown it in so many more.
@@ -36,7 +37,7 @@ def best_values(
   text: Float[Array, 'c *s e'],
   *,
   cosines: bool = True,
-  config: segmentation.SegmentConfig | None = None,
+  config: SegmentConfig | None = None,
 ) -> Float[np.ndarray, 'n c']:
   """Every class's best value among the groups of each picture.
 
@@ -51,7 +52,7 @@ def best_values(
   Returns:
     A row for each picture. Groups without a pixel do not count.
   """
-  config = config or segmentation.SegmentConfig()
+  config = config or SegmentConfig()
   regions_fn, scale_fn = predict_fns['regions'], predict_fns['scale']
   return np.concatenate(
     [
@@ -70,7 +71,7 @@ def _best_of_batch(
   if cosines:
     values = zero_shot.similarity(regions['embeddings'], text)
   else:
-    values = segmentation.group_scores(
+    values = naming.group_scores(
       regions['image'],
       regions['embeddings'],
       text,

@@ -71,7 +71,7 @@ class SegmentationEvaluator:
       ValueError: for an unknown class in label_groups, or no class to name.
     """
     self._batches_fn = batches_fn
-    self._names = tuple(prompts.synonyms(name)[0] for name in class_names)
+    self._names = tuple(map(prompts.shown_name, class_names))
     self._config = config or segmentation.SegmentConfig()
     self._groups = _index_groups(self._names, label_groups or {})
     self._grouping = grouping
@@ -242,6 +242,7 @@ class SegmentationEvaluator:
       )
     return SegmentationResult(
       class_names=self._names,
+      background=self._config.background_threshold is not None,
       label_groups=self._groups,
       confusion_matrix=counts.confusion.compute(),
       oracle_confusion_matrix=counts.oracle.compute(),

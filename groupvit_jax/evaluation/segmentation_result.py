@@ -53,7 +53,8 @@ class SegmentationResult:
   """Everything one evaluation measured, on the host.
 
   Attributes:
-    class_names: c names, in the order of the matrices.
+    class_names: c names, in the order of the matrices, as they are shown.
+    background: whether class 0 is the background.
     label_groups: named subsets of class indices.
     confusion_matrix: int64 [c, c], rows truth, columns prediction.
     oracle_confusion_matrix: the same under oracle labels.
@@ -65,6 +66,7 @@ class SegmentationResult:
   """
 
   class_names: tuple[str, ...]
+  background: bool
   label_groups: Mapping[str, tuple[int, ...]]
   confusion_matrix: np.ndarray
   oracle_confusion_matrix: np.ndarray

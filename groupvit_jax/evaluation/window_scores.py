@@ -61,7 +61,7 @@ def kept_classes(
   Args:
     scores: of every group; `floor` for classes that did not pass.
     top_k: of the gate; None keeps every class.
-    floor: see `segmentation.group_scores`.
+    floor: see `naming.group_scores`.
 
   Returns:
     Class indices, ascending; c where there are fewer than m.

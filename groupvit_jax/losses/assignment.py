@@ -1,9 +1,9 @@
 """Terms and statistics on the soft assignment of tokens to groups.
 
 They stop, and show, the collapse of all tokens into one group, to which the
-contrastive losses alone are blind; off in the released recipes. `tasks` applies
-them to the last grouping stage alone, whose tokens are patches only if it is
-the only one.
+contrastive losses alone are blind; off in the released recipes. `tasks_loss`
+applies them to the last grouping stage alone, whose tokens are patches only if
+it is the only one.
 """
 
 import jax

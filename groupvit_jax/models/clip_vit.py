@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.models import layers, padding, patches
+from groupvit_jax.models import arithmetic, layers, padding, patches
 
 
 class ClipViT(nn.Module):
@@ -69,7 +69,7 @@ class ClipViT(nn.Module):
       x = block(
         self.num_heads,
         self.mlp_ratio,
-        activation=layers.quick_gelu,
+        activation=arithmetic.quick_gelu,
         in_init=nn.initializers.xavier_uniform(),
         fc_init=layers.TORCH_DEFAULT,
         out_init=layers.TORCH_DEFAULT,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from groupvit_jax.models import layers, padding
+from groupvit_jax.models import arithmetic, layers, padding
 
 ASSIGNMENTS = ('hard', 'soft')
 
@@ -176,7 +176,7 @@ class Assign(nn.Module):
 
     def dense(features, name):
       init = nn.initializers.normal(self.init_std)
-      return layers.Dense(
+      return arithmetic.Dense(
         features, dtype=self.dtype, kernel_init=init, name=name
       )
 

@@ -1,18 +1,18 @@
 """Building blocks shared by the image and text encoders.
 
-Plain flax modules with PyTorch's conventions (exact GELU, LayerNorm epsilon,
-batch-norm statistics, bicubic kernel), so that released weights carry over.
+Plain flax modules with PyTorch's conventions (initializers, LayerNorm epsilon,
+batch-norm statistics), so that released weights carry over.
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+from groupvit_jax.models import arithmetic
 
 Initializer = Callable[..., Array]
 
@@ -30,92 +30,6 @@ def torch_bias(fan_in: int) -> Initializer:
     return jax.random.uniform(key, shape, dtype, -1.0, 1.0) * fan_in**-0.5
 
   return init
-
-
-def apart(*arrays: Array) -> Array | tuple[Array, ...]:
-  """Keeps XLA on a CPU from fusing across this point; nothing elsewhere.
-
-  Fusion pays on accelerators. The CPU backend fuses a costly function into
-  every consumer, computes it again for each, and writes transposed copies for
-  the products of the backward pass: a training step of one transformer block
-  (width 64, 8,192 tokens, one core) took 110 ms instead of 32.
-  """
-  if jax.default_backend() == 'cpu':
-    arrays = jax.lax.optimization_barrier(arrays)
-  return arrays if len(arrays) > 1 else arrays[0]
-
-
-def with_slope(slope: Callable[[Array], Array]) -> Callable:
-  """Gives an activation its derivative, and keeps both apart (see `apart`)."""
-
-  def decorate(value):
-    def forward(x):
-      x = apart(x)
-      return apart(value(x)), x
-
-    def backward(x, g):
-      x, g = apart(x, g)
-      return (apart(g * slope(x)),)
-
-    activation = jax.custom_vjp(value)
-    activation.defvjp(forward, backward)
-    return activation
-
-  return decorate
-
-
-def _normal_cdf(x: Float[Array, '...']) -> Float[Array, '...']:
-  return 0.5 * (1 + jax.lax.erf(x * 2**-0.5))
-
-
-def _gelu_slope(x: Float[Array, '...']) -> Float[Array, '...']:
-  density = jnp.exp(-0.5 * x * x) * (2 * math.pi) ** -0.5
-  return _normal_cdf(x) + x * density
-
-
-def _quick_gelu_slope(x: Float[Array, '...']) -> Float[Array, '...']:
-  gate = jax.nn.sigmoid(1.702 * x)
-  return gate + 1.702 * x * gate * (1 - gate)
-
-
-@with_slope(_gelu_slope)
-def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
-  """Exact GELU; by erf, since XLA's erfc is several times slower on a CPU."""
-  return x * _normal_cdf(x)
-
-
-@with_slope(_quick_gelu_slope)
-def quick_gelu(x: Float[Array, '...']) -> Float[Array, '...']:
-  """CLIP's sigmoid approximation of GELU."""
-  return x * jax.nn.sigmoid(1.702 * x)
-
-
-def unit_norm(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
-  """Unit vectors in float32; the zero vector stays zero, its gradient finite.
-
-  The epsilon sits inside the root: an empty group without residual is exactly
-  zero, and the gradient of a plain norm there is NaN.
-  """
-  x = x.astype(jnp.float32)
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(square + 1e-8)
-
-
-def product(x, kernel, dimension_numbers, **options):
-  """`nn.Dense`'s matrix product; on a CPU kept apart from its neighbours.
-
-  See `apart`; rows are flattened since a product over two batch axes is
-  transposed backwards.
-  """
-  dot = partial(jax.lax.dot_general, **options)
-  if jax.default_backend() != 'cpu':
-    return dot(x, kernel, dimension_numbers)
-  rows = apart(x.reshape(-1, x.shape[-1]))
-  y = apart(dot(rows, kernel, (((1,), (0,)), ((), ()))))
-  return y.reshape(*x.shape[:-1], -1)
-
-
-Dense = partial(nn.Dense, dot_general=product)
 
 
 def layer_norm(dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
@@ -137,7 +51,7 @@ class MLP(nn.Module):
 
   hidden: int
   features: int | None = None
-  activation: Callable = gelu
+  activation: Callable = arithmetic.gelu
   kernel_init: Initializer = NORMAL_02
   out_init: Initializer = NORMAL_02
   torch_biases: bool = False
@@ -148,7 +62,7 @@ class MLP(nn.Module):
     def dense(features, init, name):
       fan_in = x.shape[-1] if name == 'fc1' else self.hidden
       bias = torch_bias(fan_in) if self.torch_biases else nn.initializers.zeros
-      return Dense(
+      return arithmetic.Dense(
         features, dtype=self.dtype, kernel_init=init, bias_init=bias, name=name
       )
 
@@ -188,7 +102,9 @@ class Attention(nn.Module):
 
     def dense(features, name):
       init = self.out_init if name == 'out' else self.kernel_init
-      return Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+      return arithmetic.Dense(
+        features, dtype=self.dtype, kernel_init=init, name=name
+      )
 
     if context is None:
       q, k, v = jnp.split(dense(3 * width, 'qkv')(x), 3, axis=-1)
@@ -262,7 +178,7 @@ class Block(nn.Module):
   num_heads: int
   mlp_ratio: float = 4.0
   drop_path: float = 0.0
-  activation: Callable = gelu
+  activation: Callable = arithmetic.gelu
   in_init: Initializer = NORMAL_02
   fc_init: Initializer = NORMAL_02
   out_init: Initializer = NORMAL_02

@@ -121,6 +121,11 @@ def synonyms(name: str) -> tuple[str, ...]:
   return tuple(' '.join(word.split()) for word in name.split(SYNONYM))
 
 
+def shown_name(name: str) -> str:
+  """What a class is called wherever figures or pictures name it."""
+  return synonyms(name)[0]
+
+
 def find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
   """Templates by name (simple, subset, full), or the user's own.
 

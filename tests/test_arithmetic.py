@@ -1,0 +1,77 @@
+"""Products, activations and unit vectors against plain forms of them."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groupvit_jax.models import arithmetic
+
+
+def normal(*shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_near(actual, desired, atol=1e-5):
+  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
+
+
+def test_gelu_is_exact():
+  x = np.linspace(-6, 6, 101, dtype=np.float32)
+  exact = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.tolist()]
+  assert_near(arithmetic.gelu(jnp.asarray(x)), exact, atol=1e-6)
+
+
+def test_quick_gelu():
+  x = normal(50)
+  assert_near(arithmetic.quick_gelu(x), x / (1 + np.exp(-1.702 * x)))
+
+
+@pytest.mark.parametrize(
+  'ours, plain',
+  [
+    (arithmetic.gelu, lambda x: jax.nn.gelu(x, approximate=False)),
+    (arithmetic.quick_gelu, lambda x: x * jax.nn.sigmoid(1.702 * x)),
+  ],
+)
+def test_gradients_of_activations_are_exact(ours, plain):
+  x = jnp.linspace(-6, 6, 101)
+  gradient, expected = (
+    jax.grad(lambda x, f=f: (f(x) * jnp.cos(x)).sum())(x) for f in (ours, plain)
+  )
+  assert_near(gradient, expected, atol=1e-6)
+
+
+def test_dense_is_flax_dense():
+  x = normal(2, 3, 4, 5)
+  ours, flax_s = arithmetic.Dense(6), nn.Dense(6)
+  variables = flax_s.init(jax.random.key(1), x)
+
+  def loss(module, variables, x):
+    y = module.apply(variables, x)
+    return (y * jnp.cos(y)).sum(), y
+
+  results = [
+    jax.value_and_grad(lambda *a, m=m: loss(m, *a), (0, 1), has_aux=True)(
+      variables, x
+    )
+    for m in (ours, flax_s)
+  ]
+  jax.tree.map(assert_near, *results)
+
+
+def test_unit_norm_of_zero_is_zero_with_a_finite_gradient():
+  x = jnp.stack([jnp.zeros(4), normal(4)])
+  y = arithmetic.unit_norm(x)
+  assert_near(jnp.linalg.norm(y, axis=-1), [0, 1])
+  grad = jax.grad(lambda x: arithmetic.unit_norm(x)[:, 0].sum())(x)
+  assert np.isfinite(grad).all()
+
+
+def test_unit_norm_computes_in_float32():
+  y = arithmetic.unit_norm(normal(2, 300).astype(jnp.bfloat16))
+  assert y.dtype == jnp.float32
+  assert_near(jnp.linalg.norm(y, axis=-1), [1, 1])
