@@ -84,7 +84,7 @@ def _percent(figures: Mapping[str, float]) -> dict[str, float]:
 
 def _segmentation(found: Any) -> dict[str, Any]:
   truth = found.confusion_matrix
-  names = [prompts.synonyms(name)[0] for name in found.class_names]
+  names = [prompts.shown_name(name) for name in found.class_names]
   columns = {
     'iou': metrics.iou(truth),
     'accuracy': _ratio(np.diag(truth), truth.sum(1)),
