@@ -1,8 +1,8 @@
 """Benchmarks by a protocol: figures, batches, devices, interruptions."""
 
 import json
-import sys
 
+import interruption
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -186,35 +186,16 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
   path = tmp_path / 'journal.json'
 
   def interrupted(place):
-    """Evaluates until so many lines of the counting have run."""
-    left = place
-
-    def at_line(frame, event, _):
-      nonlocal left
-      left -= event == 'line'
-      if left == 0:
-        raise KeyboardInterrupt
-      return at_line
-
-    def at_call(frame, *_):
-      code = frame.f_code
-      counting = code.co_filename.endswith(('_pass.py', '_journal.py'))
-      names = ('_start', '_save', 'add')
-      return at_line if counting and code.co_name in names else None
-
     examples = Examples(bands(5, widths=(8,)), bad=[3])
     judge = evaluator(
       examples, journal=path, journal_every=2, skip_bad=True, batch_size=1
     )
-    before = sys.gettrace()
-    sys.settrace(at_call)
-    try:
-      judge.evaluate(stub.predict_fns, PERFECT)
-    except KeyboardInterrupt:
-      return True
-    finally:
-      sys.settrace(before)
-    return False
+    return interruption.at_line(
+      place,
+      lambda: judge.evaluate(stub.predict_fns, PERFECT),
+      ('_pass.py', '_journal.py'),
+      ('_start', '_save', 'add'),
+    )
 
   place = 1
   while interrupted(place):

@@ -1,7 +1,6 @@
 """Whole pictures go on where they were, whatever stopped them, bit by bit."""
 
-import sys
-
+import interruption
 import numpy as np
 import pytest
 
@@ -66,30 +65,12 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
   path = tmp_path / 'journal'
 
   def interrupted(place):
-    left = place
-
-    def at_line(frame, event, _):
-      nonlocal left
-      left -= event == 'line'
-      if left == 0:
-        raise KeyboardInterrupt
-      return at_line
-
-    def at_call(frame, *_):
-      code = frame.f_code
-      ours = code.co_filename.endswith(('whole_pass.py', '_journal.py'))
-      return at_line if ours and code.co_name in names else None
-
-    names = ('run', 'keep', '_fetched', 'add')
-    before = sys.gettrace()
-    sys.settrace(at_call)
-    try:
-      run(Journal(path, {}), every=4)
-    except KeyboardInterrupt:
-      return True
-    finally:
-      sys.settrace(before)
-    return False
+    return interruption.at_line(
+      place,
+      lambda: run(Journal(path, {}), every=4),
+      ('whole_pass.py', '_journal.py'),
+      ('run', 'keep', '_fetched', 'add'),
+    )
 
   place = 1
   while interrupted(place):
