@@ -84,6 +84,7 @@ def make(
       'regions': question.regions,
       'num_groups': _num_groups(question),
       'options': question.read_options,
+      'calibration': question.calibration,
     },
     skipped=lambda: (),  # the evaluator's result has them
   )

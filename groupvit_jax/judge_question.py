@@ -27,6 +27,7 @@ class Question:
     regions: 'model' for a model that groups, or a key of
       `grouping_baselines.GROUPINGS`.
     num_groups: of those that are told how many.
+    calibration: where thresholds in the overrides come from, for the report.
     skip_bad: pass over pictures that cannot be used, and list them.
     boundary: measure boundary mIoU too, which costs time.
     diagnosis: measure what oracle labels and a given background would bring,
@@ -43,6 +44,7 @@ class Question:
   class_names: Sequence[str] | None = None
   regions: str = judge_names.MODEL
   num_groups: int = judge_names.NUM_GROUPS
+  calibration: Mapping[str, Any] | None = None
   skip_bad: bool = False
   boundary: bool = True
   diagnosis: bool = True

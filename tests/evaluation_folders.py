@@ -64,3 +64,8 @@ def model(folder: pathlib.Path, source=None) -> pathlib.Path:
   source = source or tiny_inference.source()
   model_folder.write(folder, model_folder.Converted(**vars(source)))
   return folder
+
+
+def pictures(folder: pathlib.Path) -> list[np.ndarray]:
+  """The pixels of all pictures in a folder, by name."""
+  return [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]

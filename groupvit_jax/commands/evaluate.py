@@ -120,6 +120,13 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     'side follow (default: 448)',
   )
   group.add_argument(
+    '--calibrate',
+    metavar='DIR',
+    type=pathlib.Path,
+    help='find the background by a threshold per class, learned from these '
+    'captioned pictures, or pictures alone; no mask is read',
+  )
+  group.add_argument(
     '--class-names',
     metavar='FILE',
     type=pathlib.Path,

@@ -9,7 +9,13 @@ import argparse
 from groupvit_jax import judge_names
 from groupvit_jax.commands import evaluate_files
 
-_OF_SEGMENTATION = ('protocol', 'size', 'diagnosis', 'no_boundary')
+_OF_SEGMENTATION = (
+  'protocol',
+  'size',
+  'calibrate',
+  'diagnosis',
+  'no_boundary',
+)
 
 
 def check(args: argparse.Namespace) -> None:

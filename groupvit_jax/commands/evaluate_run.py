@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import tqdm
 
-from groupvit_jax import errors, files, judge, sharding
+from groupvit_jax import errors, files, judge, judge_calibration, sharding
 from groupvit_jax.commands import (
   evaluate_files,
   evaluate_report,
@@ -38,14 +38,18 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
     names = label_sets.read_names(args.class_names)
     fields = {**fields, 'class_names': names}
   _check_data(args.data)
+  _check_data(args.calibrate)
 
   from groupvit_jax import inference
 
   model = inference.load(args.model)
+  question = judge.Question(**fields)
+  if args.calibrate:
+    question = _calibrated(args, question, model)
   with _Bar() as bar:
     asked = _make(
       args,
-      judge.Question(**fields),
+      question,
       model.as_encoder(),
       batch_size=_batch_size(args, mesh),
       mesh=mesh,
@@ -88,6 +92,19 @@ def _make(args, *question, **options) -> judge.Judge:
     raise
 
 
+def _calibrated(args, question, model) -> judge.Question:
+  with _Bar('calibrating') as bar:
+    return judge_calibration.calibrate(
+      question,
+      model.as_encoder(),
+      model.predict_fns,
+      model.variables,
+      args.calibrate,
+      batch_size=args.batch,
+      progress=bar.show,
+    )
+
+
 def _evaluate(asked, model, mesh):
   """The evaluator's result: figures by name, or a `BenchmarkResult`."""
   variables = model.variables
@@ -100,6 +117,9 @@ def _evaluate(asked, model, mesh):
 
 class _Bar:
   """A progress bar that appears with the first picture, on a terminal only."""
+
+  def __init__(self, what: str | None = None):
+    self._what = what
 
   def __enter__(self) -> '_Bar':
     self._bar = None
@@ -115,7 +135,11 @@ class _Bar:
       return
     if self._bar is None:
       self._bar = tqdm.tqdm(
-        total=total, initial=done, unit='picture', disable=None
+        desc=self._what,
+        total=total,
+        initial=done,
+        unit='picture',
+        disable=None,
       )
     self._bar.update(done - self._bar.n)
 

@@ -11,6 +11,7 @@ Only evaluation sees them: masks never reach training.
 from groupvit_jax.data.benchmarks.caption_sets import (
   CaptionedImage,
   CaptionSet,
+  has_captions,
   open_captions,
 )
 from groupvit_jax.data.benchmarks.example import (
@@ -34,6 +35,7 @@ from groupvit_jax.data.benchmarks.registry import (
   open_set,
 )
 from groupvit_jax.data.benchmarks.scenes_set import ScenesSet
+from groupvit_jax.data.benchmarks.unlabelled import open_pictures
 
 __all__ = [
   'BENCHMARKS',
@@ -49,7 +51,9 @@ __all__ = [
   'LabelledImages',
   'LabelledSet',
   'ScenesSet',
+  'has_captions',
   'open_captions',
   'open_labelled_images',
+  'open_pictures',
   'open_set',
 ]

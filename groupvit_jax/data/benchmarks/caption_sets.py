@@ -17,6 +17,7 @@ from groupvit_jax.data.benchmarks import folders, pairs
 from groupvit_jax.errors import SourceError
 
 _LIST = 'captions.jsonl'
+_KARPATHY = 'dataset*.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,13 @@ class CaptionSet:
     return CaptionedImage(name, decoding.open_image(picture), captions)
 
 
+def has_captions(folder: str | os.PathLike) -> bool:
+  """Whether there is any of what `open_captions` looks for."""
+  root = folders.existing(folder)
+  patterns = (_LIST, 'annotations/captions_*.json', _KARPATHY)
+  return any(any(root.glob(pattern)) for pattern in patterns)
+
+
 def open_captions(
   folder: str | os.PathLike,
   split: str | None = None,
@@ -93,7 +101,7 @@ def open_captions(
     raise ValueError(f'limit must be at least 1, not {limit}.')
   root = folders.existing(folder)
   coco = root / 'annotations' / f'captions_{split or "val2017"}.json'
-  karpathy = sorted(root.glob('dataset*.json'))
+  karpathy = sorted(root.glob(_KARPATHY))
   if (root / _LIST).is_file():
     rows = _from_list(root, split)
   elif coco.is_file():

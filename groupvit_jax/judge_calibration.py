@@ -1,0 +1,135 @@
+"""A question's thresholds for the background, from pictures without masks."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from groupvit_jax import judge, judge_names, judge_pictures, sharding_processes
+from groupvit_jax.data import benchmarks
+from groupvit_jax.errors import ConfigError, explained_as
+from groupvit_jax.evaluation import background, calibration, zero_shot
+
+# A class has stopped moving by then, and a folder may hold a million.
+MOST = 1000
+
+
+def calibrate(
+  question: judge.Question,
+  encoder: judge.Encoder,
+  predict_fns: Mapping[str, Callable[..., Any]],
+  variables: Any,
+  folder: str | os.PathLike,
+  *,
+  batch_size: int = 8,
+  progress: Callable[[int, int], None] | None = None,
+) -> judge.Question:
+  """Gives every class of a benchmark a cosine threshold of its own.
+
+  Pictures are seen as the benchmark's windows are; their captions are read if
+  there are any (`evaluation.calibration`). They should be of another set.
+
+  Args:
+    question: of a benchmark with a background.
+    encoder: of the model.
+    predict_fns: 'text', 'regions' and 'scale'.
+    variables: their first argument.
+    folder: captioned pictures, as `benchmarks.open_captions` takes them; or
+      pictures alone. The first 1,000 count.
+    batch_size: pictures of this process that go together.
+    progress: told how many pictures are done, and how many there are.
+
+  Returns:
+    The question with the thresholds set, and where they come from.
+
+  Raises:
+    ConfigError: a benchmark without background, a model without groups, or
+      thresholds that are set already; captions that name no class.
+    SourceError: no pictures.
+    ImageError: one that cannot be read.
+  """
+  _check(question)
+  settings = judge.make(question, encoder).settings
+  if not settings['background']:
+    raise ConfigError(
+      f'{question.benchmark} has no background, so that there is nothing to '
+      'calibrate'
+    )
+  pictures, captions = _open(folder)
+  side = settings['sizes']['window']
+  batches = judge_pictures.Batches(
+    pictures,
+    lambda place, _: place,
+    (side, side),
+    batch_size,
+    clip=True,  # the shorter side becomes that of a window, as there
+    progress=progress,
+  )
+  names = settings['class_names'][1:]
+  tokens = zero_shot.tokenize_classes(
+    encoder.tokenizer, names, settings['protocol']['templates']
+  )
+  text = zero_shot.embed_tokens(predict_fns['text'], variables, tokens)
+  values = _values(batches, predict_fns, variables, text, len(pictures))
+  with explained_as(ConfigError):
+    if captions is None:
+      thresholds = calibration.from_pictures(values)
+    else:
+      named = calibration.mentions(captions, names)
+      thresholds = calibration.from_captions(values, named)
+  found = {
+    'background_threshold': background.LOWEST,
+    'class_thresholds': thresholds,
+    'threshold_cosines': True,
+  }
+  told = {
+    'data': str(folder),
+    'pictures': len(pictures),
+    'captions': captions is not None,
+  }
+  return dataclasses.replace(
+    question, overrides={**question.overrides, **found}, calibration=told
+  )
+
+
+def _check(question):
+  if question.benchmark in judge_names.WHOLES:
+    raise ConfigError(
+      f'{question.benchmark} is of whole pictures: no threshold'
+    )
+  if question.regions != judge_names.MODEL:
+    raise ConfigError('only models with groups of their own are calibrated')
+  taken = {
+    'background_threshold',
+    'class_thresholds',
+    'threshold_cosines',
+    'background_prompts',
+  } & question.overrides.keys()
+  if taken:
+    raise ConfigError(
+      f'calibration finds the background itself; leave {min(taken)} out'
+    )
+
+
+def _open(folder):
+  if not benchmarks.has_captions(folder):
+    return benchmarks.open_pictures(folder, limit=MOST), None
+  found = benchmarks.open_captions(folder, limit=MOST)
+  return found, [found.captions(i) for i in range(len(found))]
+
+
+def _values(batches, predict_fns, variables, text, count):
+  """A row for each picture, those of other processes as well."""
+  places = []
+
+  def images():
+    for batch in batches():
+      places.extend(batch['position'].tolist())
+      yield batch['image']
+
+  values = calibration.best_values(predict_fns, variables, images(), text)
+  mine = [[i, row] for i, row in zip(places, values.tolist(), strict=True)]
+  rows = dict(row for part in sharding_processes.gather(mine) for row in part)
+  return np.asarray([rows[i] for i in range(count)], np.float32)
