@@ -150,16 +150,31 @@ def differences(ours: str, theirs: str, base: str = '{}') -> list[str]:
 
   Returns:
     Entries that read `path: theirs -> ours`.
+
+  Raises:
+    ValueError: one is no JSON object.
   """
-  a, b, defaults = (flatten(json.loads(c)) for c in (ours, theirs, base))
-  b = {path: defaults[path] for path in a if path in defaults} | b
+  a, stored, defaults = map(_parsed, (ours, theirs, base))
+  b = {path: defaults[path] for path in a if path in defaults} | stored
   missing = '(absent)'
+
+  def was(path):
+    assumed = path in b and path not in stored
+    return f'{missing}, so {b[path]}' if assumed else b.get(path, missing)
+
   return [
-    f'{path}: {b.get(path, missing)} -> {a.get(path, missing)}'
+    f'{path}: {was(path)} -> {a.get(path, missing)}'
     for path in sorted(a.keys() | b.keys())
     if path.split('.')[0] not in RUN_FIELDS
     and a.get(path, missing) != b.get(path, missing)
   ]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+  config = json.loads(text)
+  if not isinstance(config, dict):
+    raise ValueError(f'a config is an object, not {text[:20]!r}')
+  return flatten(config)
 
 
 def _convert(name: str, text: str, current: Any) -> Any:

@@ -170,15 +170,15 @@ def test_differences_names_fields_but_not_how_a_run_is_watched():
   [
     ('', []),
     ('loss.part_weight=0.0', []),
-    ('loss.part_weight=0.5', ['loss.part_weight: 0.0 -> 0.5']),
+    ('loss.part_weight=0.5', ['loss.part_weight: (absent), so 0.0 -> 0.5']),
     ('depths=6x3x3', []),
-    ('depths=6x6', ['model.depths: [6, 3, 3] -> [6, 6]']),
+    ('depths=6x6', ['model.depths: (absent), so [6, 3, 3] -> [6, 6]']),
     # The variant turns it on: a run from before it had it off.
     (
       'tied',
       [
-        'loss.part_weight: 0.0 -> 1.0',
-        'model.depths: [6, 3, 3] -> [6, 3, 0]',
+        'loss.part_weight: (absent), so 0.0 -> 1.0',
+        'model.depths: (absent), so [6, 3, 3] -> [6, 3, 0]',
       ],
     ),
   ],
@@ -212,3 +212,8 @@ def test_the_flag_loads_the_file_with_its_argument():
     name='config', lock_config=True
   ).parse(f'{ROOT}/configs/gvit_s.py:demo,steps=3')
   assert config.num_steps == 3
+
+
+def test_a_config_is_an_object():
+  with pytest.raises(ValueError, match=r'a config is an object, not .\[1\]'):
+    config_lib.differences('{}', '[1]')

@@ -113,7 +113,12 @@ def test_fields_that_are_tuples_take_one_and_several(monkeypatch):
 
 @pytest.mark.parametrize(
   ('parameter', 'known'),
-  [('arg="none"', 'none'), ('arg=None', None), ('arg', '')],
+  [
+    ('arg="none"', 'none'),
+    ('arg=None', None),
+    ('arg', ''),
+    ('arg="", *, insists="asked"', ''),
+  ],
 )
 def test_the_base_is_the_config_file_without_an_argument(
   monkeypatch, tmp_path, parameter, known
@@ -121,6 +126,7 @@ def test_the_base_is_the_config_file_without_an_argument(
   path = tmp_path / 'mine.py'
   path.write_text(
     f'import ml_collections\ndef get_config({parameter}):\n'
+    '  if arg == "":\n    raise KeyError("say which variant")\n'
     '  return ml_collections.ConfigDict({"name": arg})\n'
   )
   argv = ['main', f'--config={path}:asked']
