@@ -159,7 +159,8 @@ def test_what_holds_no_labelled_picture(tmp_path):
     ('{"image": "a.jpg", "wnid": ["n01440764"]}', r'its wnid is \["n0144'),
     ('{"image": "a.jpg", "wnid": "n0144"}', "'n0144' is no WordNet id"),
     ('{"image": "a.jpg", "name": null}', 'its name is null'),
-    ('{"image": "a.jpg", "name": "cat"}', 'numbers and names of classes do'),
+    ('{"image": "a.jpg", "name": "cat"}', 'by name, and that of line 1 by la'),
+    ('{"image": "/x/a.jpg", "label": 1}', "'/x/a.jpg' does not lie in the fol"),
   ],
 )
 def test_broken_lists_of_labels(tmp_path, line, reason):
@@ -168,6 +169,29 @@ def test_broken_lists_of_labels(tmp_path, line, reason):
   with pytest.raises(
     SourceError, match=f'labels.jsonl, line 2, needs "image" .*{reason}'
   ):
+    open_labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'said'),
+  [
+    ('"name": "cat"', '"wnid": "n01632777"', 'by wnid, .* line 2 by name'),
+    ('"wnid": "n01632777"', '"name": "cat"', 'by name, .* line 2 by wnid'),
+    ('"label": 0', '"label": "0"', 'its label is "0"'),
+  ],
+)
+def test_lines_of_labels_as_an_editor_counts(tmp_path, first, second, said):
+  lines = ['', f'{{"image": "a", {first}}}', ' ', '']
+  lines.append(f'{{"image": "b", {second}}}')
+  (tmp_path / 'labels.jsonl').write_text('\n'.join(lines))
+  with pytest.raises(SourceError, match=rf'labels.jsonl, line 5, .*{said}'):
+    open_labelled_images(tmp_path)
+
+
+def test_ids_and_names_do_not_go_together(tmp_path):
+  picture(tmp_path / 'n01632777/x.jpg')
+  picture(tmp_path / 'cat/x.jpg')
+  with pytest.raises(SourceError, match="'n01632777' is a WordNet id and"):
     open_labelled_images(tmp_path)
 
 

@@ -198,8 +198,20 @@ def _places(given, class_names):
   ids = {value: i for i, value in enumerate(IMAGENET_IDS)}
   if set(given) <= ids.keys():
     return ids, _of_imagenet(class_names)
+  _check_no_id(given, class_names)
   names = tuple(class_names or sorted({_name(value) for value in given}))
   return {_key(name): i for i, name in enumerate(names)}, names
+
+
+def _check_no_id(given, class_names):
+  """An id among names would be a class of its own, called by its id."""
+  found = [value for value in given if value in _ID_SET]
+  if found and not class_names:
+    name = next(value for value in given if value not in _ID_SET)
+    raise SourceError(
+      f'{found[0]!r} is a WordNet id and {name!r} is none: name all classes '
+      'by their ids, or all by their names.'
+    )
 
 
 def _of_imagenet(class_names):
