@@ -48,6 +48,8 @@ def test_folders_of_imagenet(tmp_path):
 def test_folders_of_names(tmp_path):
   for name in ('red_panda', 'Cat', 'dog'):
     picture(tmp_path / name / 'sub' / 'x.jpg')
+  picture(tmp_path / '.ipynb_checkpoints/x.jpg')
+  picture(tmp_path / 'dog/.ipynb_checkpoints/x.jpg')
   images = open_labelled_images(tmp_path)
   assert images.class_names == ('Cat', 'dog', 'red panda')
   assert [image.label for image in images] == [0, 1, 2]

@@ -97,6 +97,9 @@ def files_below(
 ) -> Iterator[pathlib.Path]:
   """The files in a folder and its sub-folders, sorted; links are followed.
 
+  What is hidden does not count: tools leave .ipynb_checkpoints and ._x.jpg
+  behind, which would be classes and pictures.
+
   Args:
     folder: where to look.
     above: the folders that it lies in; a link to one of them leads nowhere new
@@ -106,6 +109,8 @@ def files_below(
   if here in above:
     return
   for path in sorted(folder.iterdir()):
+    if path.name.startswith('.'):
+      continue
     if path.is_dir():
       yield from files_below(path, (*above, here))
     else:
@@ -120,7 +125,7 @@ def by_stem(
   """Files below a folder by their path in it, without `ending` and suffix.
 
   Args:
-    folder: searched as `files_below` does; hidden files do not count.
+    folder: searched as `files_below` does.
     suffixes: of the files, in lower case.
     ending: what the names end in before the suffix.
 
@@ -129,7 +134,7 @@ def by_stem(
   """
   found = {}
   for path in files_below(folder):
-    if path.suffix.lower() not in suffixes or path.name.startswith('.'):
+    if path.suffix.lower() not in suffixes:
       continue
     stem = path.relative_to(folder).with_suffix('').as_posix()
     if not stem.endswith(ending):

@@ -162,9 +162,7 @@ def _by_folder(root):
   rows = [
     (path, path.relative_to(root).parts[0])
     for path in folders.files_below(root)
-    if path.parent != root
-    and path.suffix.lower() in folders.PICTURES
-    and path.name[0] != '.'
+    if path.parent != root and path.suffix.lower() in folders.PICTURES
   ]
   if not rows:
     raise SourceError(
