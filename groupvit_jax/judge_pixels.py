@@ -142,13 +142,7 @@ def _names(question, protocol, examples) -> Sequence[str]:
       return examples.class_names
     return label_sets.class_names(question.benchmark, protocol.names)
   names = tuple(question.class_names)
-  words = [w.strip().lower() for n in names for w in n.split(prompts.SYNONYM)]
-  twice = next((word for word in words if words.count(word) > 1), None)
-  if twice is not None:
-    raise ConfigError(
-      f'class name {twice!r} stands twice, and the second could never be '
-      'found; give each class a name of its own'
-    )
+  prompts.check_distinct(names)
   if len(names) != len(examples.class_names):
     first = examples.class_names[0]
     raise ConfigError(

@@ -109,7 +109,7 @@ def test_a_question_of_whole_pictures(classes):
         'class_names': ['dog', 'a|Dog', *'bcdefghijklmnopqr'][:19],
       },
       {},
-      "'dog' stands twice",
+      "'Dog' stands twice",
     ),
     ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
     ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),

@@ -197,6 +197,24 @@ def test_ids_and_names_do_not_go_together(tmp_path):
     open_labelled_images(tmp_path)
 
 
+@pytest.mark.parametrize('folders', [('Dog', 'cat', 'dog'), ('a|b', 'b|c')])
+def test_folders_of_one_name(tmp_path, folders):
+  for name in folders:
+    picture(tmp_path / name / 'x.jpg')
+  with pytest.raises(SourceError, match=r': class name .* stands twice'):
+    open_labelled_images(tmp_path)
+
+
+def test_class_names_that_stand_twice(tmp_path):
+  path = shard(tmp_path / 'a.tar', [b'0', b'1'])
+  for names in (('dog', 'Dog'), ('red_panda', 'red panda|bear')):
+    with pytest.raises(ValueError, match='stands twice'):
+      open_labelled_images(path, class_names=names)
+  published = benchmarks.IMAGENET_CLASSES
+  images = open_labelled_images(path, class_names=list(published))
+  assert images.class_names == published
+
+
 def test_ids_of_imagenet_need_all_its_names(tmp_path):
   picture(tmp_path / 'n01440764/x.png')
   with pytest.raises(
