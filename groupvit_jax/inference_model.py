@@ -20,6 +20,7 @@ from groupvit_jax import (
 )
 from groupvit_jax.data import decoding
 from groupvit_jax.data.decoding import Source
+from groupvit_jax.evaluation import background as background_rules
 from groupvit_jax.evaluation import canvases
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.inference_encoder import Encoder
@@ -186,12 +187,9 @@ class Model(Encoder):
 
 
 def _check_thresholds(config: SegmentConfig, classes: int) -> None:
-  thresholds = config.class_thresholds
-  if thresholds is not None and len(thresholds) not in (1, classes):
-    raise inference_words.LabelError(
-      f'class_thresholds has {len(thresholds)} numbers for {classes} classes '
-      '(the background has none); give one for each, or a single one.'
-    )
+  if config.class_thresholds is not None:
+    with errors.explained_as(inference_words.LabelError):
+      background_rules.check_count(len(config.class_thresholds), classes)
 
 
 def _with_background(

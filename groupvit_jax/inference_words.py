@@ -79,18 +79,18 @@ def vocabulary(names: Sequence[str], background: bool = False) -> Vocabulary:
   if not names:
     raise LabelError('The list of class names is empty; give at least one.')
   classes = tuple(map(prompts.synonyms, names))
-  seen = set()
   for name, words in zip(names, classes, strict=True):
     for word in words:
       if not word:
         raise LabelError(f'Class name {name!r} is empty, or a part of it is.')
-      if word.lower() in seen:
-        raise LabelError(
-          f'Class name {word[:60]!r} stands twice in the list; each may stand '
-          'once.'
-        )
-      seen.add(word.lower())
-  if background and BACKGROUND in seen:
+  twice = prompts.repeated(names)
+  if twice is not None:
+    raise LabelError(
+      f'Class name {twice[:60]!r} stands twice in the list; each may '
+      'stand once.'
+    )
+  spelt = {word.lower() for words in classes for word in words}
+  if background and BACKGROUND in spelt:
     raise LabelError(
       "'background' is what no other class claims; leave it out, or put it "
       'first.'

@@ -11,6 +11,7 @@ from groupvit_jax import judge_names
 from groupvit_jax.data import benchmarks, label_sets
 from groupvit_jax.errors import ConfigError
 from groupvit_jax.evaluation import (
+  background,
   benchmark_evaluator,
   canvases,
   grouping_baselines,
@@ -47,6 +48,7 @@ def make(
     **{f'segment.{key}': value for key, value in question.overrides.items()},
   )
   names = _names(question, protocol, examples)
+  _check_background(question, protocol, examples)
   evaluator = benchmark_evaluator.BenchmarkEvaluator(
     examples,
     encoder.tokenizer,
@@ -129,6 +131,22 @@ def _grouping(question, encoder):
   )
 
 
+def _check_background(question, protocol, examples) -> None:
+  """What depends on the classes, before anything runs."""
+  segment = protocol.segment
+  if segment.background_prompts and not examples.background:
+    raise ConfigError(
+      f'background_prompts takes the first class for the background, and '
+      f'{question.benchmark} has none: its first is '
+      f'{examples.class_names[0]!r}; leave it out'
+    )
+  # They need a background_threshold, which only data with a background take.
+  if segment.class_thresholds is not None and examples.background:
+    background.check_count(
+      len(segment.class_thresholds), len(examples.class_names) - 1
+    )
+
+
 def _names(question, protocol, examples) -> Sequence[str]:
   """Class names as they are prompted, in label order."""
   known = question.benchmark in label_sets.BENCHMARK_SETS
@@ -142,13 +160,7 @@ def _names(question, protocol, examples) -> Sequence[str]:
       return examples.class_names
     return label_sets.class_names(question.benchmark, protocol.names)
   names = tuple(question.class_names)
-  words = [w.strip().lower() for n in names for w in n.split(prompts.SYNONYM)]
-  twice = next((word for word in words if words.count(word) > 1), None)
-  if twice is not None:
-    raise ConfigError(
-      f'class name {twice!r} stands twice, and the second could never be '
-      'found; give each class a name of its own'
-    )
+  prompts.check_distinct(names)
   if len(names) != len(examples.class_names):
     first = examples.class_names[0]
     raise ConfigError(

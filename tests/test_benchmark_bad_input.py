@@ -274,7 +274,12 @@ def test_masks_of_annotations_that_cannot_be_drawn(tmp_path):
   ('names', 'said'),
   [
     ('# nothing\n', 'classes.txt names no class'),
-    ('cat\ncat\n', "names 'cat' twice"),
+    ('cat\ncat\n', "classes.txt: class name 'cat' stands twice"),
+    ('dog\nDog\n', "class name 'Dog' stands twice"),
+    ('background\ndog|cat\ndog | fox\n', "class name 'dog' stands twice"),
+    ('cat\n\ndog\n', 'classes.txt, line 2, is empty or a comment'),
+    ('\ncat\ndog\n', 'line 1, is empty or a comment'),
+    ('cat\ndog\n# end\n', 'line 3, is empty or a comment'),
     ('\n'.join(f'c{i}' for i in range(256)), 'names 256 classes; there can be'),
     ('Background|wall\n', 'classes.txt names the background alone'),
   ],
@@ -282,6 +287,11 @@ def test_masks_of_annotations_that_cannot_be_drawn(tmp_path):
 def test_class_lists_of_ones_own(tmp_path, names, said):
   with pytest.raises(SourceError, match=said):
     open_set('folder', own(tmp_path, names))
+
+
+def test_class_lists_of_ones_own_may_end_in_empty_lines(tmp_path):
+  examples = open_set('folder', own(tmp_path, 'cat\r\ndog\r\ncow\n \n\n'))
+  assert examples.class_names == ('cat', 'dog', 'cow')
 
 
 def test_a_background_of_ones_own_may_have_synonyms(tmp_path):

@@ -246,6 +246,14 @@ def test_a_folder_of_ones_own(tmp_path):
   np.testing.assert_array_equal(examples[0].image, pixels)
 
 
+def test_what_is_hidden_in_a_folder_does_not_count(tmp_path):
+  own(tmp_path)
+  picture(tmp_path / 'images/.ipynb_checkpoints/c.png')
+  picture(tmp_path / 'images/sub/._b.png')
+  names = [example.name for example in open_set('folder', tmp_path)]
+  assert names == ['a', 'sub/b']
+
+
 def test_splits_of_a_folder(tmp_path):
   own(tmp_path, 'background\ncat\ndog\n')
   assert open_set('folder', tmp_path).background

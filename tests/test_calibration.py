@@ -132,6 +132,15 @@ def test_background_words_pass_the_gate_without_taking_a_place():
   assert passed(words) == [0, *passed(plain)]
 
 
+def test_a_scale_that_could_do_nothing_is_refused():
+  for scale in (-3, 0, float('nan')):
+    with pytest.raises(ValueError, match=f'above 0, .*; got {scale}'):
+      SegmentConfig(scale=scale)
+  with pytest.raises(ValueError, match='scale does nothing where group_softm'):
+    SegmentConfig(scale=3, group_softmax=False, gated_softmax=False)
+  assert SegmentConfig(scale=3, group_softmax=False).scale == 3
+
+
 def test_a_config_whose_rules_cannot_work_is_refused():
   with pytest.raises(ValueError, match='need one_hot and a background_thresh'):
     SegmentConfig(class_thresholds=(0.5,))

@@ -101,6 +101,28 @@ def test_broken_lines(tmp_path, line):
     open_captions(tmp_path)
 
 
+def test_lines_of_captions_as_an_editor_counts(tmp_path):
+  path = own(tmp_path) / 'captions.jsonl'
+  path.write_text('\n\n' + path.read_text() + '\n{')
+  with pytest.raises(SourceError, match=r'captions.jsonl, line 6, needs'):
+    open_captions(tmp_path)
+
+
+def test_captions_of_pictures_elsewhere(tmp_path):
+  own(tmp_path)
+  inside = str(tmp_path / 'images/val/a.jpg')
+  record = {'image': inside, 'captions': ['one']}
+  path = tmp_path / 'captions.jsonl'
+  path.write_text(json.dumps(record))
+  assert len(open_captions(tmp_path, 'val')) == 1
+  path.write_text(json.dumps(record | {'image': '/x/val/a.jpg'}))
+  for split in (None, 'val'):
+    with pytest.raises(
+      SourceError, match=r"line 1, .*'/x/val/a.jpg' does not lie in the folder"
+    ):
+      open_captions(tmp_path, split)
+
+
 def test_what_holds_no_captions(tmp_path):
   with pytest.raises(
     SourceError, match='no captions.jsonl, no annotations/cap'

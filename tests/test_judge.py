@@ -109,7 +109,25 @@ def test_a_question_of_whole_pictures(classes):
         'class_names': ['dog', 'a|Dog', *'bcdefghijklmnopqr'][:19],
       },
       {},
-      "'dog' stands twice",
+      "'Dog' stands twice",
+    ),
+    (
+      {'benchmark': 'scenes', 'overrides': {'background_prompts': True}},
+      {},
+      "first class for the background, and scenes has none: its first is '",
+    ),
+    (
+      {
+        'benchmark': 'scenes_things',
+        'overrides': {'class_thresholds': (0.5, 0.5)},
+      },
+      {},
+      'class_thresholds has 2 numbers for [0-9]+ classes .the background has',
+    ),
+    (
+      {'benchmark': 'scenes', 'overrides': {'scale': -3}},
+      {},
+      'scale must be above 0',
     ),
     ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
     ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),

@@ -48,6 +48,8 @@ def test_folders_of_imagenet(tmp_path):
 def test_folders_of_names(tmp_path):
   for name in ('red_panda', 'Cat', 'dog'):
     picture(tmp_path / name / 'sub' / 'x.jpg')
+  picture(tmp_path / '.ipynb_checkpoints/x.jpg')
+  picture(tmp_path / 'dog/.ipynb_checkpoints/x.jpg')
   images = open_labelled_images(tmp_path)
   assert images.class_names == ('Cat', 'dog', 'red panda')
   assert [image.label for image in images] == [0, 1, 2]
@@ -159,7 +161,8 @@ def test_what_holds_no_labelled_picture(tmp_path):
     ('{"image": "a.jpg", "wnid": ["n01440764"]}', r'its wnid is \["n0144'),
     ('{"image": "a.jpg", "wnid": "n0144"}', "'n0144' is no WordNet id"),
     ('{"image": "a.jpg", "name": null}', 'its name is null'),
-    ('{"image": "a.jpg", "name": "cat"}', 'numbers and names of classes do'),
+    ('{"image": "a.jpg", "name": "cat"}', 'by name, and that of line 1 by la'),
+    ('{"image": "/x/a.jpg", "label": 1}', "'/x/a.jpg' does not lie in the fol"),
   ],
 )
 def test_broken_lists_of_labels(tmp_path, line, reason):
@@ -169,6 +172,47 @@ def test_broken_lists_of_labels(tmp_path, line, reason):
     SourceError, match=f'labels.jsonl, line 2, needs "image" .*{reason}'
   ):
     open_labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'said'),
+  [
+    ('"name": "cat"', '"wnid": "n01632777"', 'by wnid, .* line 2 by name'),
+    ('"wnid": "n01632777"', '"name": "cat"', 'by name, .* line 2 by wnid'),
+    ('"label": 0', '"label": "0"', 'its label is "0"'),
+  ],
+)
+def test_lines_of_labels_as_an_editor_counts(tmp_path, first, second, said):
+  lines = ['', f'{{"image": "a", {first}}}', ' ', '']
+  lines.append(f'{{"image": "b", {second}}}')
+  (tmp_path / 'labels.jsonl').write_text('\n'.join(lines))
+  with pytest.raises(SourceError, match=rf'labels.jsonl, line 5, .*{said}'):
+    open_labelled_images(tmp_path)
+
+
+def test_ids_and_names_do_not_go_together(tmp_path):
+  picture(tmp_path / 'n01632777/x.jpg')
+  picture(tmp_path / 'cat/x.jpg')
+  with pytest.raises(SourceError, match="'n01632777' is a WordNet id and"):
+    open_labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize('folders', [('Dog', 'cat', 'dog'), ('a|b', 'b|c')])
+def test_folders_of_one_name(tmp_path, folders):
+  for name in folders:
+    picture(tmp_path / name / 'x.jpg')
+  with pytest.raises(SourceError, match=r': class name .* stands twice'):
+    open_labelled_images(tmp_path)
+
+
+def test_class_names_that_stand_twice(tmp_path):
+  path = shard(tmp_path / 'a.tar', [b'0', b'1'])
+  for names in (('dog', 'Dog'), ('red_panda', 'red panda|bear')):
+    with pytest.raises(ValueError, match='stands twice'):
+      open_labelled_images(path, class_names=names)
+  published = benchmarks.IMAGENET_CLASSES
+  images = open_labelled_images(path, class_names=list(published))
+  assert images.class_names == published
 
 
 def test_ids_of_imagenet_need_all_its_names(tmp_path):

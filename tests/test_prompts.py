@@ -104,3 +104,22 @@ def test_same_seed_same_prompts():
   first = sample(words, 3, 7, prompts.FULL)
   assert first == sample(words, 3, 7, prompts.FULL)
   assert first != sample(words, 3, 8, prompts.FULL)
+
+
+@pytest.mark.parametrize(
+  ('names', 'word'),
+  [
+    (['dog', 'cat'], None),
+    (['dog', 'hot dog'], None),
+    (['dog', 'cat|Dog'], 'Dog'),
+    (['palm tree', 'grass| palm  tree'], 'palm tree'),
+    (['dog|dog'], 'dog'),
+  ],
+)
+def test_names_that_stand_twice(names, word):
+  assert prompts.repeated(names) == word
+  if word is None:
+    prompts.check_distinct(names)
+  else:
+    with pytest.raises(ValueError, match=f"^x: class name '{word}' stands twi"):
+      prompts.check_distinct(names, 'x: ')

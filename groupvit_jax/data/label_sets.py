@@ -185,19 +185,21 @@ def class_names(benchmark: str, protocol: str = 'groupvit') -> tuple[str, ...]:
   return ('background', *names) if background else names
 
 
-def read_names(path: pathlib.Path) -> tuple[str, ...]:
+def read_names(path: pathlib.Path, *, by_line: bool = False) -> tuple[str, ...]:
   """Class names of a text file.
 
   Args:
     path: UTF-8, one name per line; a line may give synonyms, as in
       "person|man|woman". Empty lines and lines that begin with # do not count.
+    by_line: the number of a line means something, so that there can be none
+      that does not count, but for empty ones at the end.
 
   Returns:
     The names in their order.
 
   Raises:
     OSError: it cannot be read.
-    ValueError: it is not text, or has no name.
+    ValueError: it is not text, has no name, or, by line, a line without one.
   """
   try:
     text = path.read_text(encoding='utf-8-sig')
@@ -205,8 +207,14 @@ def read_names(path: pathlib.Path) -> tuple[str, ...]:
     raise ValueError(
       f'{path} is not UTF-8 text: give a file with one class name per line'
     ) from error
-  lines = (' '.join(line.split()) for line in text.splitlines())
+  lines = [' '.join(line.split()) for line in text.rstrip().splitlines()]
   names = tuple(line for line in lines if line and not line.startswith('#'))
   if not names:
     raise ValueError(f'{path} names no class: write one name per line')
+  if by_line and len(names) < len(lines):
+    number = next(i for i, line in enumerate(lines, 1) if line not in names)
+    raise ValueError(
+      f'{path}, line {number}, is empty or a comment, and a mask value counts '
+      'every line; take it out, or name its class there'
+    )
   return names

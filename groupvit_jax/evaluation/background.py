@@ -52,6 +52,20 @@ def refuse(
   return jnp.where(accepted, scores, floor + (scores - floor) * quiet)
 
 
+def check_count(count: int, classes: int) -> None:
+  """Raises ValueError for neither one threshold nor one for each class.
+
+  Args:
+    count: of thresholds.
+    classes: how many there are without the background.
+  """
+  if count not in (1, classes):
+    raise ValueError(
+      f'class_thresholds has {count} numbers for {classes} classes (the '
+      'background has none); give one for each, or a single one.'
+    )
+
+
 def per_class(
   thresholds: Sequence[float], classes: int, padded: bool
 ) -> Float[Array, 'c']:
@@ -69,10 +83,7 @@ def per_class(
   count = len(thresholds)
   if count == 1:
     return jnp.full(classes, thresholds[0], jnp.float32)
-  if count > classes or (count < classes and not padded):
-    raise ValueError(
-      f'class_thresholds has {count} numbers for {classes} classes (the '
-      'background has none); give one for each, or a single one.'
-    )
+  if count > classes or not padded:
+    check_count(count, classes)
   values = jnp.asarray(thresholds, jnp.float32)
   return jnp.pad(values, (0, classes - count))

@@ -45,7 +45,8 @@ class SegmentConfig:
       trained with it.
     background_prompts: class 0 is the background by the words it is given, as
       in 'background|wall|sky': it always passes the gate, and takes no place.
-    scale: multiplies the cosines; None for the learned temperature.
+    scale: multiplies the cosines before a softmax, above 0; None for the
+      learned temperature.
     mode: 'whole' pictures (the released demo) or 'slide', windows whose scores
       are averaged where they overlap (the released benchmarks). This and what
       follows is inference's (`Model.segment`): evaluators bring their own size.
@@ -99,6 +100,7 @@ class SegmentConfig:
       given = (given,) if isinstance(given, int | float) else given
       thresholds = tuple(map(float, given))
       object.__setattr__(self, 'class_thresholds', thresholds)
+    self._check_scale()
     self._check_background()
     self._check_class_thresholds()
 
@@ -106,6 +108,19 @@ class SegmentConfig:
   def refuses(self) -> bool:
     """Whether a rule beside the global threshold finds the background."""
     return self.class_thresholds is not None or self.learned_background
+
+  def _check_scale(self):
+    if self.scale is None:
+      return
+    if not self.scale > 0:  # so written, it refuses nan as well
+      raise ValueError(
+        f'scale must be above 0, or None for the learned one; got {self.scale}.'
+      )
+    if not (self.group_softmax or self.gated_softmax):
+      raise ValueError(
+        'scale does nothing where group_softmax and gated_softmax are off; '
+        'leave it out.'
+      )
 
   def _check_background(self):
     threshold = self.background_threshold is not None

@@ -126,6 +126,36 @@ def shown_name(name: str) -> str:
   return synonyms(name)[0]
 
 
+def repeated(names: Sequence[str]) -> str | None:
+  """The first name or synonym that has stood before, in whatever case.
+
+  Upper and lower case are the same to the text encoder: the second class of
+  such a name could never be found.
+  """
+  seen = set()
+  for word in (word for name in names for word in synonyms(name)):
+    if word.lower() in seen:
+      return word
+    seen.add(word.lower())
+  return None
+
+
+def check_distinct(names: Sequence[str], where: str = '') -> None:
+  """Raises ValueError for a name that is `repeated`.
+
+  Args:
+    names: of classes, with synonyms.
+    where: they come from; the message begins with it.
+  """
+  word = repeated(names)
+  if word is not None:
+    raise ValueError(
+      f'{where}class name {word!r} stands twice (upper and lower case are the '
+      'same), and the second could never be found; give each class a name of '
+      'its own'
+    )
+
+
 def find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
   """Templates by name (simple, subset, full), or the user's own.
 

@@ -118,13 +118,14 @@ def open_captions(
 
 def _from_list(root, split):
   rows = []
-  for number, line in enumerate(folders.lines(root / _LIST), 1):
+  for number, line in folders.numbered_lines(root / _LIST):
     try:
       record = json.loads(line)
       name, captions = record['image'], record['captions']
       if not isinstance(captions, list):
         raise TypeError('captions is no list')
-      rows.append((name, root / name, tuple(map(str, captions))))
+      path = folders.picture_in(root, name)
+      rows.append((name, path, tuple(map(str, captions))))
     except (ValueError, KeyError, TypeError) as error:
       raise SourceError(
         f'{root / _LIST}, line {number}, needs "image" and a list "captions" '

@@ -6,6 +6,7 @@ Errors name what is missing; `open_set` adds how the folder must look.
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from groupvit_jax.errors import SourceError
 
@@ -55,6 +56,11 @@ def read_list(path: pathlib.Path) -> list[str]:
 
 def lines(path: pathlib.Path) -> list[str]:
   """The lines of a list, without empty ones; errors as `read_list`."""
+  return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path: pathlib.Path) -> list[tuple[int, str]]:
+  """`lines`, each with its number in the file, as an editor counts: from 1."""
   try:
     text = path.read_text(encoding='utf-8-sig')
   except FileNotFoundError:
@@ -63,16 +69,36 @@ def lines(path: pathlib.Path) -> list[str]:
     ) from None
   except (OSError, UnicodeDecodeError) as error:
     raise SourceError(f'{path} cannot be read as a list: {error}.') from error
-  found = [line for line in text.splitlines() if line.strip()]
+  numbered = enumerate(text.splitlines(), 1)
+  found = [(number, line) for number, line in numbered if line.strip()]
   if not found:
     raise SourceError(f'{path} names no picture: the split is empty.')
   return found
+
+
+def picture_in(root: pathlib.Path, image: Any) -> pathlib.Path:
+  """The picture that a list in a folder names by its path there.
+
+  Raises:
+    TypeError: it is no text.
+    ValueError: an absolute path that leads out of the folder.
+  """
+  path = root / image
+  if not path.is_relative_to(root):
+    raise ValueError(
+      f'{image!r} does not lie in the folder {root}: put the picture there, '
+      'and write its path from there on'
+    )
+  return path
 
 
 def files_below(
   folder: pathlib.Path, above: tuple[pathlib.Path, ...] = ()
 ) -> Iterator[pathlib.Path]:
   """The files in a folder and its sub-folders, sorted; links are followed.
+
+  What is hidden does not count: tools leave .ipynb_checkpoints and ._x.jpg
+  behind, which would be classes and pictures.
 
   Args:
     folder: where to look.
@@ -83,6 +109,8 @@ def files_below(
   if here in above:
     return
   for path in sorted(folder.iterdir()):
+    if path.name.startswith('.'):
+      continue
     if path.is_dir():
       yield from files_below(path, (*above, here))
     else:
@@ -97,7 +125,7 @@ def by_stem(
   """Files below a folder by their path in it, without `ending` and suffix.
 
   Args:
-    folder: searched as `files_below` does; hidden files do not count.
+    folder: searched as `files_below` does.
     suffixes: of the files, in lower case.
     ending: what the names end in before the suffix.
 
@@ -106,7 +134,7 @@ def by_stem(
   """
   found = {}
   for path in files_below(folder):
-    if path.suffix.lower() not in suffixes or path.name.startswith('.'):
+    if path.suffix.lower() not in suffixes:
       continue
     stem = path.relative_to(folder).with_suffix('').as_posix()
     if not stem.endswith(ending):

@@ -23,7 +23,8 @@ from groupvit_jax.data.benchmarks.imagenet import (
   IMAGENET_CLASSES,
   IMAGENET_IDS,
 )
-from groupvit_jax.errors import SourceError
+from groupvit_jax.errors import SourceError, explained_as
+from groupvit_jax.text import prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +112,15 @@ def open_labelled_images(
     folder holds some of them.
 
   Raises:
-    SourceError: no pictures, or labels that name no class.
+    SourceError: no pictures, or labels that name no class, or two classes
+      alike.
+    ValueError: class_names has a name twice, or limit is no number of pictures.
   """
   if limit is not None and limit < 1:
     raise ValueError(f'limit must be at least 1, not {limit}.')
+  # Those of ImageNet, as published, have two names twice.
+  if class_names and tuple(class_names) != IMAGENET_CLASSES:
+    prompts.check_distinct([_name(name) for name in class_names])
   if not isinstance(source, str | os.PathLike) or _is_pattern(source):
     if split:
       raise SourceError(
@@ -162,9 +168,7 @@ def _by_folder(root):
   rows = [
     (path, path.relative_to(root).parts[0])
     for path in folders.files_below(root)
-    if path.parent != root
-    and path.suffix.lower() in folders.PICTURES
-    and path.name[0] != '.'
+    if path.parent != root and path.suffix.lower() in folders.PICTURES
   ]
   if not rows:
     raise SourceError(
@@ -181,7 +185,7 @@ def _numbered(given, class_names, root):
     wrong = [value for value in given if not 0 <= value < len(names)]
     labels = given
   else:
-    places, names = _places(given, class_names)
+    places, names = _places(given, class_names, root)
     keys = [_key(value) for value in given]
     wrong = [v for v, key in zip(given, keys, strict=True) if key not in places]
     labels = [places.get(key, 0) for key in keys]
@@ -193,13 +197,32 @@ def _numbered(given, class_names, root):
   return names, labels
 
 
-def _places(given, class_names):
+def _places(given, class_names, root):
   """Label by what may name a class, and the class names."""
   ids = {value: i for i, value in enumerate(IMAGENET_IDS)}
   if set(given) <= ids.keys():
     return ids, _of_imagenet(class_names)
-  names = tuple(class_names or sorted({_name(value) for value in given}))
+  _check_no_id(given, class_names)
+  names = tuple(class_names or _own_names(given, root))
   return {_key(name): i for i, name in enumerate(names)}, names
+
+
+def _own_names(given, root):
+  names = sorted({_name(value) for value in given})
+  with explained_as(SourceError):
+    prompts.check_distinct(names, f'{root}: ')
+  return names
+
+
+def _check_no_id(given, class_names):
+  """An id among names would be a class of its own, called by its id."""
+  found = [value for value in given if value in _ID_SET]
+  if found and not class_names:
+    name = next(value for value in given if value not in _ID_SET)
+    raise SourceError(
+      f'{found[0]!r} is a WordNet id and {name!r} is none: name all classes '
+      'by their ids, or all by their names.'
+    )
 
 
 def _of_imagenet(class_names):

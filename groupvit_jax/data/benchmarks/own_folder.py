@@ -29,8 +29,8 @@ def open_folder(
       names that SPLIT.txt lists, one a line, with or without suffix.
 
   Raises:
-    SourceError: a part is missing or empty, there are too many classes, or none
-      but the background.
+    SourceError: a part is missing or empty; classes.txt has a line that names
+      no class, a name twice, too many classes, or none but the background.
   """
   root = folders.root_of(folder, ('images', 'masks', 'classes.txt'))
   names = _class_names(root / 'classes.txt')
@@ -51,18 +51,14 @@ def open_folder(
 
 def _class_names(path):
   try:
-    names = label_sets.read_names(path)
+    names = label_sets.read_names(path, by_line=True)
+    prompts.check_distinct(names, f'{path}: ')
   except (OSError, ValueError) as error:
     raise SourceError(f'{error}.'.replace('..', '.')) from error
   if len(names) > label_maps.IGNORED:
     raise SourceError(
       f'{path} names {len(names)} classes; there can be {label_maps.IGNORED}, '
       'since a mask value of 255 means: ignored.'
-    )
-  if len(set(names)) < len(names):
-    twice = next(name for name in names if names.count(name) > 1)
-    raise SourceError(
-      f'{path} names {twice!r} twice; give each class one line.'
     )
   return names
 

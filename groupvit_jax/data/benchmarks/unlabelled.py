@@ -62,7 +62,7 @@ def open_pictures(
   names = [
     path.relative_to(root).as_posix()
     for path in folders.files_below(root)
-    if path.suffix.lower() in folders.PICTURES and not path.name.startswith('.')
+    if path.suffix.lower() in folders.PICTURES
   ]
   if not names:
     raise SourceError(
