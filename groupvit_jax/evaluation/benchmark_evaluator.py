@@ -197,8 +197,6 @@ class BenchmarkEvaluator:
     path = self._journal_path
     if path is None:
       return Journal(None, {})
-    if jax.process_count() > 1:
-      path = f'{path}.{jax.process_index()}-of-{jax.process_count()}'
     names = list(map(self._examples.name, range(len(self._examples))))
     counter = self.programs.counter
     grouping = re.sub(' at 0x[0-9a-f]+', '', repr(self.programs.grouping))
@@ -211,7 +209,7 @@ class BenchmarkEvaluator:
       'measures': [counter.diagnosis, counter.boundary],
       'grouping': grouping,
     }
-    return Journal(path, settings)
+    return Journal(benchmark_journal.part(path), settings)
 
   def _result(self):
     """What all processes found together."""
