@@ -1,8 +1,10 @@
 """Zero-shot segmentation of a benchmark by a protocol, counted on the device.
 
 Pictures of all sizes, in windows, at static shapes; the host only decodes. What
-is counted are whole numbers, so that neither batches nor devices, processes or
-interruptions change a figure.
+is counted are whole numbers, so that neither devices, processes nor
+interruptions change a figure. The network's floats may be rounded otherwise in
+batches of another size: then a pixel whose two best groups or classes are equal
+but for that may change.
 """
 
 import dataclasses
