@@ -464,3 +464,28 @@ def test_what_was_to_be_replaced_stays_so(
   assert json.loads(out.read_text())['images'] == 6
   assert run(places, *args) == 1
   assert 'exists: choose another --out' in capsys.readouterr().err
+
+
+def test_captions_count_as_they_are_in_the_end(places, tmp_path, monkeypatch):
+  """Vectors of pictures are what is kept; captions may be mended meanwhile."""
+  from groupvit_jax.data.benchmarks.caption_sets import CaptionSet
+
+  data, out = evaluation_folders.captioned(tmp_path / 'd'), tmp_path / 'o.json'
+  args = 'captions', '--batch', '2', '--out'
+  read = CaptionSet.__getitem__
+
+  def stopped(self, index):
+    if index == 2:
+      raise KeyboardInterrupt
+    return read(self, index)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(CaptionSet, '__getitem__', stopped)
+    assert run(places, *args, out, data=data) == 130
+  listed = data / 'captions.jsonl'
+  listed.write_text(listed.read_text().replace('picture 1', 'a sea'))
+  whole = tmp_path / 'whole.json'
+  for each in (whole, out):
+    assert run(places, *args, each, data=data) == 0
+  found, want = (json.loads(path.read_text()) for path in (out, whole))
+  assert found['figures'] == want['figures']
