@@ -8,7 +8,7 @@ import numpy as np
 
 from groupvit_jax import sharding_processes, threads
 from groupvit_jax.data import crops
-from groupvit_jax.errors import ImageError
+from groupvit_jax.errors import ImageError, SourceError, UserError
 
 
 class Batches:
@@ -65,8 +65,9 @@ class Batches:
       image (uint8 b H W 3), label, position, mask (0 for padding).
 
     Raises:
-      ImageError: a picture that cannot be read (without `skip_bad`); of
-        several processes in all of them, at the end.
+      UserError, OSError: a picture that cannot be read (without `skip_bad`);
+        of several processes an ImageError in all of them, at the end.
+      SourceError: with `skip_bad`, none that can.
     """
     self.skipped.clear()
     # -1 fills up, so that every process has as many batches as the first.
@@ -92,6 +93,11 @@ class Batches:
     self.skipped = [(name, why) for part in parts for name, why in part]
     if self.skipped and not self._skip_bad:
       raise ImageError(self.skipped[0][1])
+    if len(self.skipped) == total:
+      raise SourceError(
+        f'None of the {total} pictures can be used; the first: '
+        f'{self.skipped[0][1]}'
+      )
 
   def _read(self, place: int):
     """Place, image, label, whether it counts, what is wrong with it."""
@@ -100,11 +106,11 @@ class Batches:
       return place, blank, 0, False, None
     try:
       example = self._examples[place]
-    except ImageError as error:
+      image = crops.crop(example.image, self._size, clip=self._clip)
+    except (UserError, OSError) as error:
       # Processes go in step: if one stopped here, the others would wait.
       if not self._skip_bad and jax.process_count() == 1:
         raise
       told = self._examples.name(place), str(error)
       return place, blank, 0, False, told
-    image = crops.crop(example.image, self._size, clip=self._clip)
     return place, image, self._label(place, example), True, None

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from groupvit_jax import judge_names, judge_pictures
+from groupvit_jax import judge_names, judge_pictures, judge_truth
 from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError
 from groupvit_jax.evaluation import (
@@ -108,6 +108,9 @@ def _opener(
     'data': question.origin,
     'pictures': benchmark_journal.fingerprint(names),
   }
+  # Of captioned pictures vectors are kept, which no caption changes.
+  if question.benchmark != judge_names.CAPTIONS:
+    told['truth'] = judge_truth.of_labels(question, examples)
 
   def opened(variables):
     weights = benchmark_journal.checksum(variables)

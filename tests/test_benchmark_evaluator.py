@@ -172,7 +172,7 @@ def test_a_crash_resumes_where_it_was(stub, tmp_path):
   judge = evaluator(again, journal=path)
   same(judge.evaluate(stub.predict_fns, PERFECT), whole)
   assert again.read == []
-  with pytest.raises(errors.WorkdirError, match='with another weights; delete'):
+  with pytest.raises(errors.WorkdirError, match='with other weights '):
     judge.evaluate(stub.predict_fns, WORST)
   judge.journal.remove()
   assert not path.exists()
@@ -211,7 +211,7 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
 def test_a_journal_of_other_data_is_refused(stub, tmp_path):
   """Scenes of two seeds have the same names."""
   path = tmp_path / 'journal.json'
-  for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with another data;')):
+  for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with other data ')):
     judge = evaluator(bands(4), journal=path, data=data)
     if told is None:
       judge.evaluate(stub.predict_fns, PERFECT)

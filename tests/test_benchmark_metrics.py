@@ -109,6 +109,22 @@ def test_best_groups_against_sklearn():
   np.testing.assert_allclose(total / oracle.JACCARD_UNIT, want, atol=2e-5)
 
 
+def test_shares_are_rounded_in_whole_numbers():
+  """No way of dividing floats, which depends on the batch, rounds them."""
+  rng = np.random.default_rng(0)
+  whole = np.append(rng.integers(1, 2**20, 2000), [1, 3, 200_000, 200_000])
+  part = np.append((rng.random(2000) * whole[:2000]).astype(int), [1, 2, 1, 0])
+  # Two classes, of which the group holds part and whole - part.
+  counts = np.stack([part, whole - part], -1)[:, None, None]
+  for got, (a, b) in zip(
+    jax.vmap(oracle.best_group_jaccard)(jnp.asarray(counts)[:, None]),
+    counts[:, 0, 0].tolist(),
+    strict=True,
+  ):
+    want = [(200_000 * x + a + b) // (2 * (a + b)) for x in (a, b)]
+    np.testing.assert_array_equal(got[1], want)
+
+
 def test_frequency_weighted_iou_against_sklearn():
   rng = np.random.default_rng(3)
   truth = rng.choice(4, 500, p=[0.6, 0.3, 0.1, 0])

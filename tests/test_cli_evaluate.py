@@ -419,9 +419,9 @@ def test_whole_pictures_go_on_as_well(
   )
   assert run(places, benchmark, *args, out, '--limit', '3') == 1
   said = capsys.readouterr().err
-  assert 'is of an evaluation with another' in said and 'pictures' in said
+  assert 'is of an evaluation with' in said and '(--limit' in said
   assert run(places, benchmark, *args, out, model='vit') == 1
-  assert 'with another weights; delete it' in capsys.readouterr().err
+  assert 'with other weights (--model); delete it' in capsys.readouterr().err
   assert not asked
   assert run(places, benchmark, *args, out) == 0
   assert asked and min(asked) == 2
@@ -432,3 +432,60 @@ def test_whole_pictures_go_on_as_well(
   assert found['figures'] == whole['figures']
   assert found['images'] == whole['images']
   assert not list(tmp_path.glob('*.journal'))
+
+
+def test_what_was_to_be_replaced_stays_so(
+  places, tmp_path, capsys, monkeypatch
+):
+  """Interrupted with --overwrite, it goes on without; stray journals do not."""
+  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+
+  out = tmp_path / 'out.json'
+  out.write_text('old')
+  (tmp_path / 'out.json.journal.1-of-2').write_text('{}')
+  args = 'classes', '--batch', '2', '--out', out
+  assert run(places, *args) == 1
+  assert 'exists: choose another --out' in error_line(capsys)
+  read, asked = LabelledImages.__getitem__, []
+
+  def stopped(self, index):
+    asked.append(index)
+    if index == 2 and len(asked) < 5:
+      raise KeyboardInterrupt
+    return read(self, index)
+
+  monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
+  assert run(places, *args, '--overwrite') == 130
+  assert 'without --overwrite goes on' in error_line(capsys)
+  assert out.read_text() == 'old'
+  asked[:] = [0] * 5
+  assert run(places, *args) == 0
+  assert min(asked[5:]) == 2
+  assert json.loads(out.read_text())['images'] == 6
+  assert run(places, *args) == 1
+  assert 'exists: choose another --out' in capsys.readouterr().err
+
+
+def test_captions_count_as_they_are_in_the_end(places, tmp_path, monkeypatch):
+  """Vectors of pictures are what is kept; captions may be mended meanwhile."""
+  from groupvit_jax.data.benchmarks.caption_sets import CaptionSet
+
+  data, out = evaluation_folders.captioned(tmp_path / 'd'), tmp_path / 'o.json'
+  args = 'captions', '--batch', '2', '--out'
+  read = CaptionSet.__getitem__
+
+  def stopped(self, index):
+    if index == 2:
+      raise KeyboardInterrupt
+    return read(self, index)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(CaptionSet, '__getitem__', stopped)
+    assert run(places, *args, out, data=data) == 130
+  listed = data / 'captions.jsonl'
+  listed.write_text(listed.read_text().replace('picture 1', 'a sea'))
+  whole = tmp_path / 'whole.json'
+  for each in (whole, out):
+    assert run(places, *args, each, data=data) == 0
+  found, want = (json.loads(path.read_text()) for path in (out, whole))
+  assert found['figures'] == want['figures']

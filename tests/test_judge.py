@@ -1,15 +1,24 @@
 """From a question to an evaluator: pictures in batches, class names, groups."""
 
+import io
 import itertools
+import json
+import tarfile
 
 import evaluation_folders
 import numpy as np
 import pytest
 from stub_models import NAMES, PERFECT, Stub, tokenizer
 
-from groupvit_jax import judge, judge_pictures, threads
+from groupvit_jax import judge, judge_pictures, judge_truth, threads
 from groupvit_jax.data import benchmarks
-from groupvit_jax.errors import ConfigError, ImageError, WorkdirError
+from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+from groupvit_jax.errors import (
+  ConfigError,
+  ImageError,
+  SourceError,
+  WorkdirError,
+)
 
 ENCODER = judge.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
 
@@ -52,6 +61,55 @@ def test_bad_pictures_stop_or_are_listed(classes):
     assert mask.sum() == 13
     ((name, reason),) = start.skipped
     assert name == 'dog/1.png' and 'is not an image' in reason
+
+
+def test_a_file_that_goes_away_is_a_bad_picture(classes, monkeypatch):
+  """An OSError of a reader, such as of a shard that is removed."""
+  read = LabelledImages.__getitem__
+
+  def gone(self, index):
+    if index == 3:
+      raise OSError('shard 7 is gone')
+    return read(self, index)
+
+  monkeypatch.setattr(LabelledImages, '__getitem__', gone)
+  with pytest.raises(OSError, match='shard 7 is gone'):
+    list(batches(classes)())
+  start = batches(classes, skip_bad=True)
+  assert sum(b['mask'].sum() for b in start()) == 13
+  assert start.skipped == [('dog/1.png', 'shard 7 is gone')]
+
+
+def test_a_set_without_a_good_picture_names_the_first(classes):
+  for path in classes.glob('*/*.png'):
+    path.write_bytes(b'no picture')
+  told = r'None of the 14 pictures can be used; the first: .*\.png is not an im'
+  with pytest.raises(SourceError, match=told):
+    list(batches(classes, skip_bad=True)())
+
+
+@pytest.mark.parametrize('layout', ['list', 'shards'])
+def test_other_labels_of_the_same_pictures_are_told(tmp_path, layout):
+  evaluation_folders.picture(tmp_path / 'a.png', 0)
+  picture = (tmp_path / 'a.png').read_bytes()
+
+  def told(label):
+    if layout == 'list':
+      line = json.dumps({'image': 'a.png', 'label': label})
+      (tmp_path / 'labels.jsonl').write_text(line)
+    else:
+      with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+        for name, data in (('a.png', picture), ('a.cls', b'%d' % label)):
+          member = tarfile.TarInfo(name)
+          member.size = len(data)
+          tar.addfile(member, io.BytesIO(data))
+    examples = benchmarks.open_labelled_images(tmp_path)
+    question = judge.Question('classes', tmp_path)
+    return judge_truth.of_labels(question, examples)
+
+  before = told(1)
+  assert len(before) == 1
+  assert told(2) != before
 
 
 def test_processes_share_the_pictures(classes, monkeypatch):
@@ -210,5 +268,5 @@ def test_another_folder_does_not_go_on(tmp_path):
     if name == 'one':
       asked.evaluator.evaluate(stub.predict_fns, PERFECT)
       continue
-    with pytest.raises(WorkdirError, match='with another data;'):
+    with pytest.raises(WorkdirError, match='with other data '):
       asked.evaluator.evaluate(stub.predict_fns, PERFECT)

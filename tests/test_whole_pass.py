@@ -60,6 +60,28 @@ def test_a_journal_holds_vectors_to_the_last_bit(tmp_path, kind):
     Journal(path, {'a': 1})
 
 
+def test_a_journal_of_nothing_is_none(tmp_path):
+  """It would refuse the command once that is corrected."""
+  path = tmp_path / 'journal'
+  Journal(path, {'a': 1}).save()
+  assert not path.exists()
+  journal = Journal(path, {'a': 1})
+  journal.add({'n': np.array(1)}, [0])
+  journal.save()
+  # As earlier versions have left them.
+  path.write_text(path.read_text().replace('"done": [0]', '"done": []'))
+  assert Journal(path, {'a': 2}).counts == {}
+
+
+def test_what_differs_is_said_with_its_option(tmp_path):
+  journal = Journal(tmp_path / 'journal', {'pictures': 1, 'measures': 1})
+  journal.add({'n': np.array(1)}, [0])
+  journal.save()
+  told = r'other measures \(--no-boundary\) and other pictures \(--limit'
+  with pytest.raises(errors.WorkdirError, match=told):
+    Journal(tmp_path / 'journal', {'pictures': 2, 'measures': 2})
+
+
 def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
   """Ctrl-C comes between any two lines; the next run finds the same."""
   path = tmp_path / 'journal'

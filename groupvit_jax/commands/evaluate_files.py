@@ -4,7 +4,7 @@ import glob
 import pathlib
 
 from groupvit_jax import files
-from groupvit_jax.commands import messages
+from groupvit_jax.commands import evaluate_claim, messages
 
 
 def check(out: pathlib.Path, overwrite: bool) -> None:
@@ -25,11 +25,8 @@ def check(out: pathlib.Path, overwrite: bool) -> None:
     raise ValueError(
       f'{out.parent}: there is no such folder; make it, or choose another --out'
     )
-  # Beside a journal, it is what an interrupted run was to replace.
-  if out.exists() and not (overwrite or journals_of(out)):
-    raise ValueError(
-      f'{out} exists: choose another --out, or replace it with --overwrite'
-    )
+  if not (overwrite or (journals_of(out) and evaluate_claim.may_go_on(out))):
+    evaluate_claim.check_absent(out)
   try:
     files.check_writable(journal_of(out))
   except OSError as error:

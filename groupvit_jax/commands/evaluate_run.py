@@ -11,15 +11,26 @@ from typing import Any
 import jax
 import tqdm
 
-from groupvit_jax import errors, files, judge, judge_calibration, sharding
+from groupvit_jax import (
+  errors,
+  judge,
+  judge_calibration,
+  sharding,
+  sharding_processes,
+)
 from groupvit_jax.commands import (
+  evaluate_claim,
   evaluate_files,
   evaluate_report,
   evaluate_table,
   messages,
 )
 from groupvit_jax.data import label_sets
-from groupvit_jax.evaluation import diagnosis, diagnosis_tables
+from groupvit_jax.evaluation import (
+  benchmark_journal,
+  diagnosis,
+  diagnosis_tables,
+)
 
 
 def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
@@ -33,6 +44,15 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
     The exit code.
   """
   sharding.initialize_distributed(detect=args.distributed)
+  claim = _claim(args)
+  try:
+    return _run(args, fields, claim)
+  finally:
+    if claim is not None:
+      claim.release()
+
+
+def _run(args, fields, claim) -> int:
   mesh = sharding.make_mesh() if jax.device_count() > 1 else None
   if args.class_names:
     names = label_sets.read_names(args.class_names)
@@ -69,10 +89,26 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
     print(diagnosis_tables.as_text(diagnosis.of_result(found)))
   _tell_skipped(report)
   # Last: a file that cannot be written takes no figures with it.
-  if args.out is not None:
-    files.write_atomically(args.out, evaluate_report.as_json(report))
+  if claim is not None:
+    claim.write(evaluate_report.as_json(report))
   _forget(args, asked)
   return 0
+
+
+def _claim(args) -> evaluate_claim.Claim | None:
+  """To the report, of the process that writes it."""
+  claim = told = None
+  if args.out is not None and not jax.process_index():
+    journal = benchmark_journal.part(evaluate_files.journal_of(args.out))
+    try:
+      claim = evaluate_claim.Claim(args.out, journal, args.overwrite)
+    except (ValueError, OSError) as error:
+      told = messages.describe(error)
+  # All stop together: if the first alone did, the others would wait.
+  told = sharding_processes.gather(told)[0]
+  if told is not None:
+    raise ValueError(told)
+  return claim
 
 
 def _check_data(data: pathlib.Path | None) -> None:
@@ -172,6 +208,9 @@ def _interrupted(args: argparse.Namespace) -> str:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'
+  journal = benchmark_journal.part(evaluate_files.journal_of(args.out))
+  if not journal.exists():
+    return 'interrupted, before anything was counted'
   again = 'the same command'
   if args.overwrite:
     again += ' without --overwrite'

@@ -1,8 +1,10 @@
 """Zero-shot segmentation of a benchmark by a protocol, counted on the device.
 
 Pictures of all sizes, in windows, at static shapes; the host only decodes. What
-is counted are whole numbers, so that neither batches nor devices, processes or
-interruptions change a figure.
+is counted are whole numbers, so that neither devices, processes nor
+interruptions change a figure. The network's floats may be rounded otherwise in
+batches of another size: then a pixel whose two best groups or classes are equal
+but for that may change.
 """
 
 import dataclasses
@@ -197,8 +199,6 @@ class BenchmarkEvaluator:
     path = self._journal_path
     if path is None:
       return Journal(None, {})
-    if jax.process_count() > 1:
-      path = f'{path}.{jax.process_index()}-of-{jax.process_count()}'
     names = list(map(self._examples.name, range(len(self._examples))))
     counter = self.programs.counter
     grouping = re.sub(' at 0x[0-9a-f]+', '', repr(self.programs.grouping))
@@ -211,7 +211,7 @@ class BenchmarkEvaluator:
       'measures': [counter.diagnosis, counter.boundary],
       'grouping': grouping,
     }
-    return Journal(path, settings)
+    return Journal(benchmark_journal.part(path), settings)
 
   def _result(self):
     """What all processes found together."""

@@ -18,6 +18,23 @@ import numpy as np
 
 from groupvit_jax import errors, files
 
+# What differs, and the option that it may come from.
+_WORDS = {
+  'captions': 'another number of captions',
+  'class_names': 'other class names (--class-names)',
+  'classes': 'other classes (--class-names)',
+  'crop': 'other crops',
+  'data': 'other data (--data, --split, --set data.NAME)',
+  'image_size': 'another image size',
+  'measures': 'other measures (--no-boundary)',
+  'pictures': 'other pictures (--limit, --split)',
+  'protocol': 'another protocol (--protocol, --set, --size)',
+  'grouping': 'another grouping (--regions, --num-groups)',
+  'templates': 'other templates (--set templates)',
+  'truth': 'other labels of the same pictures',
+  'weights': 'other weights (--model)',
+}
+
 
 class Journal:
   """Counts of the pictures that are done, on disk or in memory alone.
@@ -67,15 +84,17 @@ class Journal:
         f'{self._path} is not the journal of an evaluation; choose another '
         'place for it, or take the file away.'
       ) from error
+    if not done:
+      return  # whatever it was of, nothing is mixed
     other = [
-      key
+      _WORDS.get(key, f'another {key}')
       for key in sorted(self._settings.keys() | found.keys())
       if self._settings.get(key) != found.get(key)
     ]
     if other:
       raise errors.WorkdirError(
-        f'{self._path} is of an evaluation with another {" and ".join(other)}; '
-        'delete it to begin anew, or choose another place.'
+        f'{self._path} is of an evaluation with {" and ".join(other)}; delete '
+        'it to begin anew, or choose another place.'
       )
     self.done, self.rows, self.seconds = set(done), rows, seconds
     self.counts = {
@@ -104,8 +123,11 @@ class Journal:
     self.counts, self.rows, self.done = total, kept, done
 
   def save(self) -> None:
-    """Writes the file, whole or not at all. OSError if it cannot."""
-    if self._path is None:
+    """Writes the file, whole or not at all. OSError if it cannot.
+
+    Of nothing, none: it would refuse whoever corrects the command.
+    """
+    if self._path is None or not self.done:
       return
     held = {
       'settings': self._settings,
@@ -121,6 +143,14 @@ class Journal:
     """Deletes the file, once its result is kept elsewhere."""
     if self._path is not None:
       self._path.unlink(missing_ok=True)
+
+
+def part(path: str | os.PathLike) -> pathlib.Path:
+  """Where this process keeps its journal: each of several has its own."""
+  path, count = pathlib.Path(path), jax.process_count()
+  if count == 1:
+    return path
+  return path.with_name(f'{path.name}.{jax.process_index()}-of-{count}')
 
 
 def in_memory(variables: Any) -> Journal:

@@ -69,11 +69,27 @@ def best_group_jaccard(groups: Int[Array, 'b n g c']) -> Int[Array, '2 c']:
   """
   true = groups.sum(2, keepdims=True)
   union = groups.sum(3, keepdims=True) + true - groups
-  index = groups / jnp.maximum(union, 1)
+  best = _hundred_thousandths(groups, jnp.maximum(union, 1)).max(2)
   shown = true[:, :, 0] > 0
-  best = jnp.round(index.max(2) * JACCARD_UNIT).astype(jnp.int32)
   total = jnp.where(shown, best, 0).sum((0, 1))
   return jnp.stack([shown.sum((0, 1), dtype=jnp.int32), total])
+
+
+def _hundred_thousandths(
+  part: Int[Array, '*n'], whole: Int[Array, '*n']
+) -> Int[Array, '*n']:
+  """The share of a part, half a unit rounded up.
+
+  By long division in whole numbers: how a float is divided may depend on the
+  shape of the batch. Exact up to 2^31 / 10 pixels.
+  """
+  share, rest = part // whole, part % whole
+  unit = 1
+  while unit < JACCARD_UNIT:
+    share = 10 * share + 10 * rest // whole
+    rest = 10 * rest % whole
+    unit *= 10
+  return share + (2 * rest >= whole)
 
 
 def usage(counts: Int[Array, 'b g c']) -> Float[Array, 'b g']:
