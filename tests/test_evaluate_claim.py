@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupvit_jax.commands import evaluate_files
+from groupvit_jax.commands import evaluate_claim, evaluate_files
 from groupvit_jax.commands.evaluate_claim import Claim, lock_of
 
 
@@ -91,3 +91,14 @@ def test_two_runs_cannot_measure_for_one_report(out, overwrite):
   held.release()
   claim(out, overwrite).release()
   assert names(out) == []
+
+
+def test_without_locks_a_report_that_came_meanwhile_is_kept_all_the_same(
+  out, monkeypatch
+):
+  monkeypatch.setattr(evaluate_claim, 'fcntl', None)  # as on Windows
+  first, second = claim(out), claim(out)
+  first.write('one')
+  with pytest.raises(ValueError, match='has appeared or changed'):
+    second.write('two')
+  assert out.read_text() == 'one'

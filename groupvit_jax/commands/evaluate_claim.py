@@ -6,13 +6,17 @@ interrupted may then go on without --overwrite, and replace that file alone.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
 from typing import IO
 
 from groupvit_jax import files
+
+try:
+  import fcntl
+except ImportError:  # Windows: nothing is locked there
+  fcntl = None
 
 
 class Claim:
@@ -102,6 +106,8 @@ def _locked(out: pathlib.Path) -> IO[str]:
   path = lock_of(out)
   while True:
     file = path.open('a+', encoding='utf-8')
+    if fcntl is None:
+      return file
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
