@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from groupvit_jax import judge, judge_names, judge_pictures, sharding_processes
+from groupvit_jax import (
+  files,
+  judge,
+  judge_names,
+  judge_pictures,
+  sharding_processes,
+)
 from groupvit_jax.data import benchmarks
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import background, calibration, zero_shot
@@ -85,7 +91,7 @@ def calibrate(
     'threshold_cosines': True,
   }
   told = {
-    'data': str(folder),
+    'data': str(files.expanded(folder).resolve()),
     'pictures': len(pictures),
     'captions': captions is not None,
   }
