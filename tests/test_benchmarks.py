@@ -44,5 +44,5 @@ def test_a_finished_run_from_before_an_option_is_taken_as_it_is(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(config))
   (tmp_path / 'summary.json').write_text('{"miou": 1.0}')
   assert demo.run('demo', tmp_path) == {'miou': 1.0}
-  with pytest.raises(SystemExit, match='background_weight: 0.0 -> 1.0'):
+  with pytest.raises(SystemExit, match='so 0.0 -> 1.0'):
     demo.run('demo,loss.background_weight=1.0', tmp_path)

@@ -220,7 +220,7 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
   with pytest.raises(errors.WorkdirError, match=r'protocol: \(absent\)'):
     train.train_and_evaluate(tiny(cache), workdir)
   other = tiny(cache, 'loss.background_weight=1.0')
-  with pytest.raises(errors.WorkdirError, match='weight: 0.0 -> 1.0'):
+  with pytest.raises(errors.WorkdirError, match='so 0.0 -> 1.0'):
     train.train_and_evaluate(other, workdir, get_config())
   again = train.train_and_evaluate(tiny(cache), workdir, get_config())
   assert again['miou'] == summary['miou']
