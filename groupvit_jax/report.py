@@ -216,8 +216,8 @@ def _all_figures(figures: Mapping[str, Any]) -> str:
     name: report_svg.number(value) if parts.is_number(value) else str(value)
     for name, value in figures.items()
   }
-  table = parts.table(rows)
-  return f'<details><summary>More figures</summary>{table}</details>'
+  shown = parts.table(rows)
+  return f'<details><summary>More figures</summary>{shown}</details>'
 
 
 def _errors(tables: str) -> str:
