@@ -14,8 +14,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from groupvit_jax import visualize
 from groupvit_jax.data import sources
+from groupvit_jax.viz import overlay
 
 SIDE, GAP, HEAD = 112, 6, 22  # pixels
 
@@ -35,7 +35,7 @@ def main() -> None:
   ]
   heads = ['picture', *(f'step {step:,}' for step in steps), 'truth']
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_bytes(visualize.png_bytes(sheet(heads, rows)))
+  args.out.write_bytes(overlay.png_bytes(sheet(heads, rows)))
 
 
 def snapshots(workdir: pathlib.Path, count: int) -> list[int]:
@@ -49,16 +49,16 @@ def picture_rows(workdir: pathlib.Path, index: int, steps: list[int]):
   """Two rows of pictures: groups, and the names they were given."""
   example = validation(workdir)[index]
   image, truth = (np.asarray(example[key]) for key in ('image', 'mask'))
-  colours = visualize.palette(256)
+  colours = overlay.palette(256)
 
   def over(labels):
-    return visualize.overlay(image, labels, colours, min_side=SIDE)
+    return overlay.overlay(image, labels, colours, min_side=SIDE)
 
   shown = [np.load(workdir / 'snapshots' / f'{s:08d}.npz') for s in steps]
   blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
   return (
     [
-      visualize.enlarge(image, SIDE),
+      overlay.enlarge(image, SIDE),
       *(over(arrays['final_groups'][index]) for arrays in shown),
       blank,
     ],

@@ -10,12 +10,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
-from groupvit_jax import (
-  inference_field,
-  inference_groups,
-  inference_pixels,
-  visualize,
-)
+from groupvit_jax import inference_field, inference_groups, inference_pixels
+from groupvit_jax.viz import overlay as overlay_lib
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -105,7 +101,7 @@ class Segmentation:
 
   def overlay(self, max_side: int | None = 2048) -> Image.Image:
     """The picture with its classes in colour, their names, and a legend."""
-    picture = visualize.overlay_with_names(
+    picture = overlay_lib.overlay_with_names(
       self.image,
       self.labels,
       self.names,
@@ -116,14 +112,14 @@ class Segmentation:
 
   def pred(self, max_side: int | None = 2048) -> Image.Image:
     """The classes alone, in colour, with names and a legend."""
-    picture = visualize.class_map(
+    picture = overlay_lib.class_map(
       self.labels, self.names, background=self.background, max_side=max_side
     )
     return Image.fromarray(picture)
 
   def mask(self) -> Image.Image:
     """The labels as a palette picture: a pixel's value is its class."""
-    return visualize.palette_image(
+    return overlay_lib.palette_image(
       self.labels, len(self.names), background=self.background
     )
 
@@ -139,7 +135,7 @@ class Segmentation:
     """The same for every stage."""
     return [
       Image.fromarray(
-        visualize.groups_overlay(self.image, groups, max_side=max_side)
+        overlay_lib.groups_overlay(self.image, groups, max_side=max_side)
       )
       for groups in self.groups
     ]

@@ -22,9 +22,9 @@ from groupvit_jax import (
   report_pictures,
   report_style,
   report_svg,
-  visualize,
 )
 from groupvit_jax import report_parts as parts
+from groupvit_jax.viz import overlay
 
 # Headline figures in order: (name in `figures`, what a reader calls it).
 HEADLINES = (
@@ -68,7 +68,7 @@ def write_report(
       final_groups, first_groups, prediction, truth (integer maps, 255 unknown).
     snapshots: (step, pictures), the same pictures at each step, in order.
     class_names: names of the classes in `prediction` and `truth`.
-    class_colours: RGB by class, integers c 3; None for `visualize.palette`.
+    class_colours: RGB by class, integers c 3; None for `overlay.palette`.
     notes: what the reader should know first.
     collapses: when grouping failed, in order; told at the top and shaded in
       the curves.
@@ -79,7 +79,7 @@ def write_report(
     The page's path.
   """
   if class_colours is None:
-    class_colours = visualize.palette(len(class_names))
+    class_colours = overlay.palette(len(class_names))
   classes = parts.Classes(
     tuple(class_names), np.asarray(class_colours, np.uint8)
   )

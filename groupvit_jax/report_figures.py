@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
-from groupvit_jax import collapse, report_svg, visualize
+from groupvit_jax import collapse, report_svg
 from groupvit_jax import report_parts as parts
 from groupvit_jax.report_parts import Classes
+from groupvit_jax.viz import overlay
 
 
 class Panel(NamedTuple):
@@ -83,7 +84,7 @@ def bars(figures: Mapping[str, Any], classes: Classes) -> str:
       if parts.is_number(untrained)
       else ''
     )
-    colour = visualize.hex_colour(colours.get(name, (29, 111, 184)))
+    colour = overlay.hex_colour(colours.get(name, (29, 111, 184)))
     items += (
       f'<li style="--colour:{colour}">'
       f'<span class="name">{parts.text(name)}</span>'

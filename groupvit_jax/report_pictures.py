@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from groupvit_jax import report_parts as parts
-from groupvit_jax import visualize
 from groupvit_jax.report_parts import Classes
+from groupvit_jax.viz import overlay
 
 # What a picture may show, in order: (key, caption, alternative text).
 VIEWS = (
@@ -97,19 +97,19 @@ def _image(
 ) -> str:
   image = np.asarray(picture['image'], np.uint8)
   if key == 'image':
-    pixels = visualize.enlarge(image, side)
+    pixels = overlay.enlarge(image, side)
   else:
     labels = np.asarray(picture[key]).astype(np.int32)
     if key in ('prediction', 'truth'):
       colours = classes.colours
       alt = f'{alt}: {", ".join(_present(labels, classes))}'
     else:
-      colours = visualize.palette(int(labels.max()) + 1)
-    pixels = visualize.overlay(image, labels, colours, min_side=side)
+      colours = overlay.palette(int(labels.max()) + 1)
+    pixels = overlay.overlay(image, labels, colours, min_side=side)
   pixels = _shrink(pixels)
   height, width = pixels.shape[:2]
   return (
-    f'<img src="{visualize.data_uri(pixels)}" width="{width}" '
+    f'<img src="{overlay.data_uri(pixels)}" width="{width}" '
     f'height="{height}" alt="{parts.text(alt)}">'
   )
 
@@ -164,7 +164,7 @@ def _chips(
     shown = parts.text(name) if right else f'<s>{parts.text(name)}</s>'
     items.append(
       f'<li{wrong}><span class="swatch" '
-      f'style="background:{visualize.hex_colour(colour)}"></span>{shown}</li>'
+      f'style="background:{overlay.hex_colour(colour)}"></span>{shown}</li>'
     )
   return f'<ul class="chips {extra_class}">{"".join(items)}</ul>'
 

@@ -13,17 +13,10 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from groupvit_jax import (
-  collapse,
-  files,
-  report,
-  results_errors,
-  run_log,
-  tasks,
-  visualize,
-)
+from groupvit_jax import collapse, files, report, results_errors, run_log, tasks
 from groupvit_jax import config as config_lib
 from groupvit_jax.evaluation import evaluator
+from groupvit_jax.viz import overlay
 
 FORMING = 4  # pictures whose groups are shown at several steps
 FORMING_STEPS = 6  # how many of these steps the report shows
@@ -70,7 +63,7 @@ class Snapshots:
     if not self.steps():  # these two do not change
       views['image'] = np.stack(
         [
-          visualize.enlarge(image, SIDE)
+          overlay.enlarge(image, SIDE)
           for image in self._pictures['image'][:FORMING]
         ]
       )
@@ -102,7 +95,7 @@ class Snapshots:
     images = self._pictures['image'][:FORMING]
     return np.stack(
       [
-        visualize.overlay(image, labels, visualize.palette(256), min_side=SIDE)
+        overlay.overlay(image, labels, overlay.palette(256), min_side=SIDE)
         for image, labels in zip(images, maps[:FORMING], strict=True)
       ]
     )

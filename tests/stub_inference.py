@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 import groupvit_jax
-from groupvit_jax import visualize
 from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.viz import overlay as overlay_lib
 
 
 class Segmentation:
@@ -52,7 +52,7 @@ class Segmentation:
 
   def overlay(self):
     return Image.fromarray(
-      visualize.overlay_with_names(
+      overlay_lib.overlay_with_names(
         self.image, self.labels, self.names, background=self.background
       )
     )

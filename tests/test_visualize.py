@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupvit_jax import visualize
+from groupvit_jax.viz import overlay
 
 LABELS = np.array([[0, 0, 1], [0, 2, 255]])
 
@@ -19,18 +19,18 @@ def decode(png):
 
 
 def test_a_colour_does_not_depend_on_how_many_are_asked_for():
-  np.testing.assert_array_equal(visualize.palette(5), visualize.palette(64)[:5])
-  assert visualize.palette(0).shape == (0, 3)
+  np.testing.assert_array_equal(overlay.palette(5), overlay.palette(64)[:5])
+  assert overlay.palette(0).shape == (0, 3)
 
 
 def test_the_first_64_colours_are_far_apart():
-  colours = visualize.palette(64).astype(int)
+  colours = overlay.palette(64).astype(int)
   distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
   distance[np.diag_indices(64)] = np.inf
   assert distance[:18, :18].min() > 40
   assert distance.min() > 30
   # And from the grey of unknown pixels.
-  assert np.linalg.norm(colours - np.array(visualize.GREY), axis=-1).min() > 30
+  assert np.linalg.norm(colours - np.array(overlay.GREY), axis=-1).min() > 30
 
 
 def test_pictures_need_no_matplotlib():
@@ -43,34 +43,34 @@ def test_pictures_need_no_matplotlib():
 
 
 def test_colourise_paints_indices_and_greys_the_unknown():
-  colours = visualize.palette(3)
-  got = visualize.colourise(LABELS, colours)
+  colours = overlay.palette(3)
+  got = overlay.colourise(LABELS, colours)
   np.testing.assert_array_equal(got[0, 2], colours[1])
   np.testing.assert_array_equal(got[1, 1], colours[2])
-  np.testing.assert_array_equal(got[1, 2], visualize.GREY)
-  beyond = visualize.colourise(np.array([[7, -1]]), colours)
-  np.testing.assert_array_equal(beyond, [[visualize.GREY] * 2])
+  np.testing.assert_array_equal(got[1, 2], overlay.GREY)
+  beyond = overlay.colourise(np.array([[7, -1]]), colours)
+  np.testing.assert_array_equal(beyond, [[overlay.GREY] * 2])
   # 255 is unknown even where there are more colours than that.
-  many = visualize.colourise(LABELS, visualize.palette(300))
-  np.testing.assert_array_equal(many[1, 2], visualize.GREY)
+  many = overlay.colourise(LABELS, overlay.palette(300))
+  np.testing.assert_array_equal(many[1, 2], overlay.GREY)
 
 
 def test_enlarge_repeats_whole_pixels_and_leaves_large_ones():
-  got = visualize.enlarge(LABELS, 5)
+  got = overlay.enlarge(LABELS, 5)
   assert got.shape == (6, 9)
   np.testing.assert_array_equal(got[::3, ::3], LABELS)
   large = np.zeros((200, 300, 3), np.uint8)
-  assert visualize.enlarge(large, 160).shape == large.shape
+  assert overlay.enlarge(large, 160).shape == large.shape
 
 
 def test_fit_takes_the_nearest_index():
   np.testing.assert_array_equal(
-    visualize.fit(np.array([[1, 2]]), (2, 4)), [[1, 1, 2, 2]] * 2
+    overlay.fit(np.array([[1, 2]]), (2, 4)), [[1, 1, 2, 2]] * 2
   )
 
 
 def test_borders_lie_between_labels():
-  got = visualize.borders(np.array([[1, 1, 2], [1, 1, 2]]))
+  got = overlay.borders(np.array([[1, 1, 2], [1, 1, 2]]))
   np.testing.assert_array_equal(got, [[False, True, False]] * 2)
 
 
@@ -78,27 +78,27 @@ def test_overlay_blends_and_outlines():
   image = np.full((2, 2, 3), 100, np.uint8)
   labels = np.array([[0, 1], [0, 1]])
   colours = np.array([[200, 0, 0], [0, 0, 200]], np.uint8)
-  got = visualize.overlay(image, labels, colours, opacity=0.5, min_side=4)
+  got = overlay.overlay(image, labels, colours, opacity=0.5, min_side=4)
   assert got.shape == (4, 4, 3)
   np.testing.assert_array_equal(got[0], [
     [150, 50, 50], [255, 255, 255], [50, 50, 150], [50, 50, 150]
   ])  # fmt: skip
-  bare = visualize.overlay(image, labels * 0, colours, opacity=0, min_side=2)
+  bare = overlay.overlay(image, labels * 0, colours, opacity=0, min_side=2)
   np.testing.assert_array_equal(bare, image)
 
 
 def test_overlay_fits_maps_of_another_size():
   image = np.zeros((8, 8, 3), np.uint8)
-  got = visualize.overlay(
-    image, np.array([[0, 1]]), visualize.palette(2), min_side=8
+  got = overlay.overlay(
+    image, np.array([[0, 1]]), overlay.palette(2), min_side=8
   )
   assert got.shape == (8, 8, 3)
   assert (got[:, 3] == 255).all()
 
 
 def test_group_map_is_pure_colour():
-  got = visualize.group_map(np.array([[0, 3]]), min_side=2)
-  np.testing.assert_array_equal(got[0, [0, 2]], visualize.palette(4)[[0, 3]])
+  got = overlay.group_map(np.array([[0, 3]]), min_side=2)
+  np.testing.assert_array_equal(got[0, [0, 2]], overlay.palette(4)[[0, 3]])
 
 
 @pytest.mark.parametrize('few', [True, False])
@@ -106,39 +106,39 @@ def test_png_keeps_every_pixel(few):
   rng = np.random.default_rng(0)
   picture = rng.integers(0, 256, (40, 30, 3)).astype(np.uint8)
   if few:
-    picture = visualize.palette(200)[rng.integers(0, 200, (40, 30))]
-  np.testing.assert_array_equal(decode(visualize.png_bytes(picture)), picture)
-  uri = visualize.data_uri(picture)
+    picture = overlay.palette(200)[rng.integers(0, 200, (40, 30))]
+  np.testing.assert_array_equal(decode(overlay.png_bytes(picture)), picture)
+  uri = overlay.data_uri(picture)
   head, data = uri.split(',')
   assert head == 'data:image/png;base64'
   np.testing.assert_array_equal(decode(base64.b64decode(data)), picture)
 
 
 def test_legend_shows_every_colour():
-  colours = visualize.palette(3)
-  got = visualize.legend(['sand', 'dog', 'a long name'], colours)
+  colours = overlay.palette(3)
+  got = overlay.legend(['sand', 'dog', 'a long name'], colours)
   for colour in colours:
     assert (got == colour).all(-1).any()
-  assert visualize.legend([], visualize.palette(0)).ndim == 3
+  assert overlay.legend([], overlay.palette(0)).ndim == 3
 
 
 def test_a_narrow_picture_is_not_enlarged_beyond_reason():
-  assert visualize.enlarge(np.zeros((2, 3000), int), 320).shape == (2, 3000)
-  assert visualize.enlarge(np.zeros((1, 1), int), 320).shape == (320, 320)
+  assert overlay.enlarge(np.zeros((2, 3000), int), 320).shape == (2, 3000)
+  assert overlay.enlarge(np.zeros((1, 1), int), 320).shape == (320, 320)
 
 
 def test_shrink_averages_down_to_the_longest_side():
   image = np.full((30, 60, 3), 70, np.uint8)
-  assert visualize.shrink(image, None) is image
-  assert visualize.shrink(image, 60) is image
-  small = visualize.shrink(image, 20)
+  assert overlay.shrink(image, None) is image
+  assert overlay.shrink(image, 60) is image
+  small = overlay.shrink(image, 20)
   assert small.shape == (10, 20, 3)
   assert (small == 70).all()
 
 
 def test_background_is_black_and_shifts_no_colour():
-  plain = visualize.class_colours(4)
-  with_background = visualize.class_colours(5, background=True)
+  plain = overlay.class_colours(4)
+  with_background = overlay.class_colours(5, background=True)
   np.testing.assert_array_equal(with_background[1:], plain)
   np.testing.assert_array_equal(with_background[0], [0, 0, 0])
 
@@ -146,33 +146,33 @@ def test_background_is_black_and_shifts_no_colour():
 def test_groups_overlay_has_the_size_of_the_photo():
   photo = np.full((200, 300, 3), 128, np.uint8)
   groups = np.arange(3).repeat(100)[None].repeat(200, 0)
-  got = visualize.groups_overlay(photo, groups)
+  got = overlay.groups_overlay(photo, groups)
   assert got.shape == photo.shape
-  want = visualize.overlay(photo, groups, visualize.palette(3))
+  want = overlay.overlay(photo, groups, overlay.palette(3))
   np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize('background', [False, True])
 def test_a_mask_holds_the_classes(background):
   labels = np.arange(256, dtype=np.int32).reshape(16, 16)
-  png = visualize.palette_png(labels, background=background)
+  png = overlay.palette_png(labels, background=background)
   image = Image.open(io.BytesIO(png))
   assert image.mode == 'P'
   np.testing.assert_array_equal(np.asarray(image), labels)
   np.testing.assert_array_equal(
     np.asarray(image.convert('RGB')).reshape(-1, 3),
-    visualize.class_colours(256, background),
+    overlay.class_colours(256, background),
   )
 
 
 def test_a_mask_of_many_classes_has_16_bits():
   labels = np.array([[0, 255], [256, 1000]], np.int32)
-  image = Image.open(io.BytesIO(visualize.palette_png(labels)))
+  image = Image.open(io.BytesIO(overlay.palette_png(labels)))
   np.testing.assert_array_equal(np.asarray(image), labels)
   # So has one that only could need them: all masks of a run are of one kind.
-  few = visualize.palette_image(labels[:1] * 0, 300)
+  few = overlay.palette_image(labels[:1] * 0, 300)
   assert few.mode == 'I;16'
 
 
 def test_hex_colour():
-  assert visualize.hex_colour(np.array([0, 15, 255], np.uint8)) == '#000fff'
+  assert overlay.hex_colour(np.array([0, 15, 255], np.uint8)) == '#000fff'

@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from groupvit_jax import (
-  visualize,
-  visualize_colours,
-  visualize_regions,
-  visualize_text,
-)
+from groupvit_jax.viz import colors, names, overlay
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (360, 480, 3), np.uint8)
 NAMES = ('sky', 'grass', 'dog')
@@ -43,7 +38,7 @@ def flooded(labels):
 def test_components(shape, classes):
   rng = np.random.default_rng(classes)
   labels = rng.integers(0, classes, shape).astype(np.uint8)
-  got = visualize_regions.components(labels)
+  got = names.components(labels)
   np.testing.assert_array_equal(got, flooded(labels))
 
 
@@ -53,7 +48,7 @@ def test_components_of_a_spiral():
     spiral[i : 41 - i, i] = spiral[i, i : 41 - i] = 1
     spiral[i : 41 - i, 40 - i] = spiral[40 - i, i + 2 : 41 - i] = 1
     spiral[i + 2, i : i + 3] = 1
-  got = visualize_regions.components(spiral)
+  got = names.components(spiral)
   np.testing.assert_array_equal(got, flooded(spiral))
 
 
@@ -67,7 +62,7 @@ def test_depths():
       if square.shape != (2 * k + 1, 2 * k + 1) or (square != label).any():
         break
       want[y, x] = k
-  np.testing.assert_array_equal(visualize_regions.depths(labels), want)
+  np.testing.assert_array_equal(names.depths(labels), want)
 
 
 def label_at(labels, point):
@@ -78,7 +73,7 @@ def label_at(labels, point):
 @pytest.mark.parametrize('size', [(90, 120), (2400, 1600)])
 def test_a_name_stands_inside_its_region(size):
   labels = halves(*size)
-  got = visualize_regions.regions(labels)
+  got = names.regions(labels)
   assert sorted(region.label for region in got) == [0, 1, 2]
   assert [r.share for r in got] == sorted((r.share for r in got), reverse=True)
   for region in got:
@@ -90,7 +85,7 @@ def test_a_ring_is_named_on_the_ring_and_specks_are_not():
   radius = np.hypot(y, x)
   labels = ((radius > 60) & (radius < 90)).astype(int)
   labels[0, 0] = 2
-  got = visualize_regions.regions(labels)
+  got = names.regions(labels)
   assert {region.label for region in got} == {0, 1}
   ring = next(region for region in got if region.label == 1)
   assert label_at(labels, ring.points[0]) == 1
@@ -100,7 +95,7 @@ def test_two_large_regions_of_a_class_have_a_name_each():
   labels = np.zeros((90, 120), int)
   labels[20:70, 10:50] = labels[20:70, 60:110] = 1
   labels[5:8, 5:8] = 1
-  got = [region.label for region in visualize_regions.regions(labels)]
+  got = [region.label for region in names.regions(labels)]
   assert got == [0, 1, 1]
 
 
@@ -110,11 +105,11 @@ def has_colour(picture, colour) -> np.ndarray:
 
 def test_overlay_shows_the_photo_every_name_and_a_legend():
   labels = halves()
-  got = visualize.overlay_with_names(PHOTO, labels, NAMES)
+  got = overlay.overlay_with_names(PHOTO, labels, NAMES)
   assert got.shape[1] == 480
   assert got.shape[0] > 360
   photo, legend = got[:360], got[360:]
-  for label, colour in enumerate(visualize.palette(3)):
+  for label, colour in enumerate(overlay.palette(3)):
     chip = has_colour(photo, colour)
     assert chip[labels == label].sum() > 200
     assert has_colour(legend, colour).sum() > 50
@@ -124,7 +119,7 @@ def test_overlay_shows_the_photo_every_name_and_a_legend():
 def test_the_background_is_the_darkened_photo_without_a_name():
   labels = halves()
   labels[labels == 1] = 0
-  got = visualize.overlay_with_names(
+  got = overlay.overlay_with_names(
     PHOTO, labels, ('background', 'cat', 'dog'), background=True
   )
   grey = PHOTO @ np.array([0.299, 0.587, 0.114])
@@ -132,25 +127,25 @@ def test_the_background_is_the_darkened_photo_without_a_name():
   away[100:330, 120:360] = False  # the dog with its border and name
   off = np.abs(got[:360][away] - 0.6 * grey[away][:, None])
   assert off.max() < 1.5
-  assert has_colour(got[:360], visualize.palette(2)[1]).sum() > 200
+  assert has_colour(got[:360], overlay.palette(2)[1]).sum() > 200
   # The legend has what the picture has: no cat.
   legend = got[360:]
   assert has_colour(legend, (0, 0, 0)).sum() > 50
-  assert not has_colour(legend, visualize.palette(1)[0]).any()
+  assert not has_colour(legend, overlay.palette(1)[0]).any()
 
 
 def test_synonyms_show_the_first():
-  synonyms = visualize.class_map(halves(), ('sky', ' grass |lawn', 'dog|puppy'))
-  plain = visualize.class_map(halves(), NAMES)
+  synonyms = overlay.class_map(halves(), ('sky', ' grass |lawn', 'dog|puppy'))
+  plain = overlay.class_map(halves(), NAMES)
   np.testing.assert_array_equal(synonyms, plain)
-  other = visualize.class_map(halves(), ('sky', 'lawn', 'dog'))
+  other = overlay.class_map(halves(), ('sky', 'lawn', 'dog'))
   assert other.shape != plain.shape or (other != plain).any()
 
 
 def test_the_class_map_is_pure_colour():
   labels = halves()
-  got = visualize.class_map(labels, NAMES)[:360]
-  colours = visualize.palette(3)
+  got = overlay.class_map(labels, NAMES)[:360]
+  colours = overlay.palette(3)
   assert (got == colours[labels]).all(-1).mean() > 0.9
 
 
@@ -160,7 +155,7 @@ def test_the_class_map_is_pure_colour():
 def test_pictures_of_any_size(shape):
   photo = np.full((*shape, 3), 90, np.uint8)
   labels = (np.arange(photo[..., 0].size) % 3).reshape(shape)
-  got = visualize.overlay_with_names(photo, labels, NAMES, max_side=2048)
+  got = overlay.overlay_with_names(photo, labels, NAMES, max_side=2048)
   assert got.dtype == np.uint8
   assert max(got.shape[:2]) <= 4096 + 400
   small = shape[0] * shape[1] < 10
@@ -173,16 +168,16 @@ def test_pictures_of_any_size(shape):
 def test_names_of_any_kind(name):
   photo = np.full((40, 60, 3), 90, np.uint8)
   labels = np.zeros((40, 60), int)
-  got = visualize.overlay_with_names(photo, labels, [name])
-  assert got.shape[1] == visualize.enlarge(photo, 320).shape[1]
+  got = overlay.overlay_with_names(photo, labels, [name])
+  assert got.shape[1] == overlay.enlarge(photo, 320).shape[1]
 
 
 def test_names_do_not_lie_on_each_other():
   # Many strips, each lower than a chip: only some names have room.
   labels = np.arange(60).repeat(6)[:, None].repeat(100, 1)
   picture = np.zeros((*labels.shape, 3), np.uint8)
-  colours = visualize.palette(60)
-  got = visualize_text.draw_names(picture, labels, ['name'] * 60, colours)
+  colours = overlay.palette(60)
+  got = names.draw_names(picture, labels, ['name'] * 60, colours)
   shown = [i for i in range(60) if has_colour(got, colours[i]).any()]
   assert 10 < len(shown) < 60
   for i in shown:  # a whole chip each
@@ -192,6 +187,6 @@ def test_names_do_not_lie_on_each_other():
 
 
 def test_black_or_white_letters():
-  contrasting = visualize_colours.contrasting
+  contrasting = colors.contrasting
   assert contrasting(np.array([255, 240, 80], np.uint8)) == (17, 17, 17)
   assert contrasting(np.array([90, 20, 120], np.uint8)) == (255, 255, 255)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from groupvit_jax import visualize
+from groupvit_jax.viz import overlay
 
 _MOST_SCORES = 2 << 30  # of 4 bytes; more than a machine should be asked for
 
@@ -42,14 +42,14 @@ def _overlay(result):
 
 
 def _mask(result):
-  image = visualize.palette_image(
+  image = overlay.palette_image(
     result.labels, len(result.names), background=result.background
   )
   return {'_mask.png': _png(image)}
 
 
 def _pred(result):
-  picture = visualize.class_map(
+  picture = overlay.class_map(
     result.labels, result.names, background=result.background
   )
   return {'_pred.png': _png(Image.fromarray(picture))}
@@ -73,7 +73,7 @@ def _all_groups(result):
 def _groups(result, stage: int) -> bytes:
   if not result.groups:
     raise ValueError('this model does not group: there are no groups to show')
-  picture = visualize.groups_overlay(result.image, result.groups[stage])
+  picture = overlay.groups_overlay(result.image, result.groups[stage])
   return _png(Image.fromarray(picture))
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from groupvit_jax import visualize_text
 from groupvit_jax.text import prompts
-from groupvit_jax.visualize_colours import palette
-from groupvit_jax.visualize_pixels import (
+from groupvit_jax.viz import names as names_lib
+from groupvit_jax.viz.colors import (
   borders,
   enlarge,
   fit,
+  palette,
   shrink,
   wide_borders,
   within,
@@ -170,15 +170,15 @@ def _with_names(picture, small, labels, names, background) -> np.ndarray:
   if edge.mean() < _CROWDED:
     picture[edge] = 255
   written = ['', *shown[1:]] if background else shown
-  picture = visualize_text.draw_names(picture, small, written, colours)
+  picture = names_lib.draw_names(picture, small, written, colours)
   areas = np.bincount(labels.ravel(), minlength=len(names))
   order = [i for i in np.argsort(-areas, kind='stable') if areas[i]]
-  strip = visualize_text.legend_strip(
+  strip = names_lib.legend_strip(
     [shown[i] for i in order],
     [float(areas[i] / labels.size) for i in order],
     colours[order],
     picture.shape[1],
-    visualize_text.text_size(*picture.shape[:2]),
+    names_lib.text_size(*picture.shape[:2]),
   )
   return np.concatenate([picture, strip])
 
