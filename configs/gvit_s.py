@@ -26,7 +26,7 @@ import dataclasses
 import ml_collections
 
 from groupvit_jax import config as config_lib
-from groupvit_jax.models import variants
+from groupvit_jax.models import build
 
 ALIASES = {
   'steps': 'num_steps',
@@ -64,7 +64,7 @@ def _base() -> ml_collections.ConfigDict:
   c.dtype = 'bfloat16'  # of the computation; parameters stay float32
   c.remat = False  # recompute activations backwards: slower, less memory
 
-  c.model = _sizes(variants.GROUPVIT_S)
+  c.model = _sizes(build.GROUPVIT_S)
   c.model.drop_path_rate = 0.1  # of the last block, linear from 0
   c.model.assignment = 'hard'  # 'hard' (straight-through Gumbel) or 'soft'
   c.model.gumbel_temperature = 1.0  # of the noise softmax in training
@@ -75,7 +75,7 @@ def _base() -> ml_collections.ConfigDict:
   c.model.center_keys = False  # group by differences within the picture
   c.model.init_std = 0.02  # of the image encoder's kernels at the start
 
-  c.text = _sizes(variants.TEXT_S)  # vocab_size comes from the tokenizer
+  c.text = _sizes(build.TEXT_S)  # vocab_size comes from the tokenizer
   c.joint = ml_collections.ConfigDict()
   c.joint.embed_dim = 256  # width of the space that image and text share
   c.joint.projector_width = 4096  # hidden; 0 makes the projector one linear

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.models import arithmetic
+from groupvit_jax.models import ops
 
 
 def normal(*shape, seed=0):
@@ -22,19 +22,19 @@ def assert_near(actual, desired, atol=1e-5):
 def test_gelu_is_exact():
   x = np.linspace(-6, 6, 101, dtype=np.float32)
   exact = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.tolist()]
-  assert_near(arithmetic.gelu(jnp.asarray(x)), exact, atol=1e-6)
+  assert_near(ops.gelu(jnp.asarray(x)), exact, atol=1e-6)
 
 
 def test_quick_gelu():
   x = normal(50)
-  assert_near(arithmetic.quick_gelu(x), x / (1 + np.exp(-1.702 * x)))
+  assert_near(ops.quick_gelu(x), x / (1 + np.exp(-1.702 * x)))
 
 
 @pytest.mark.parametrize(
   'ours, plain',
   [
-    (arithmetic.gelu, lambda x: jax.nn.gelu(x, approximate=False)),
-    (arithmetic.quick_gelu, lambda x: x * jax.nn.sigmoid(1.702 * x)),
+    (ops.gelu, lambda x: jax.nn.gelu(x, approximate=False)),
+    (ops.quick_gelu, lambda x: x * jax.nn.sigmoid(1.702 * x)),
   ],
 )
 def test_gradients_of_activations_are_exact(ours, plain):
@@ -47,7 +47,7 @@ def test_gradients_of_activations_are_exact(ours, plain):
 
 def test_dense_is_flax_dense():
   x = normal(2, 3, 4, 5)
-  ours, flax_s = arithmetic.Dense(6), nn.Dense(6)
+  ours, flax_s = ops.Dense(6), nn.Dense(6)
   variables = flax_s.init(jax.random.key(1), x)
 
   def loss(module, variables, x):
@@ -65,13 +65,13 @@ def test_dense_is_flax_dense():
 
 def test_unit_norm_of_zero_is_zero_with_a_finite_gradient():
   x = jnp.stack([jnp.zeros(4), normal(4)])
-  y = arithmetic.unit_norm(x)
+  y = ops.unit_norm(x)
   assert_near(jnp.linalg.norm(y, axis=-1), [0, 1])
-  grad = jax.grad(lambda x: arithmetic.unit_norm(x)[:, 0].sum())(x)
+  grad = jax.grad(lambda x: ops.unit_norm(x)[:, 0].sum())(x)
   assert np.isfinite(grad).all()
 
 
 def test_unit_norm_computes_in_float32():
-  y = arithmetic.unit_norm(normal(2, 300).astype(jnp.bfloat16))
+  y = ops.unit_norm(normal(2, 300).astype(jnp.bfloat16))
   assert y.dtype == jnp.float32
   assert_near(jnp.linalg.norm(y, axis=-1), [1, 1])

@@ -11,13 +11,13 @@ import pytest
 import tiny_models
 
 from groupvit_jax import tasks
-from groupvit_jax.models import build, variants
+from groupvit_jax.models import build
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 GROUPVIT_S = {
   'image_encoder': 'groupvit',
-  'image': dataclasses.asdict(variants.GROUPVIT_S),
-  'text': dataclasses.asdict(variants.TEXT_S),
+  'image': dataclasses.asdict(build.GROUPVIT_S),
+  'text': dataclasses.asdict(build.TEXT_S),
   'embed_dim': 256,
   'projector_width': 4096,
   'projector_bias': True,

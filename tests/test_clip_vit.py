@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from groupvit_jax.models import arithmetic
+from groupvit_jax.models import ops
 
 SIZES = {'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_ratio': 3.0}
 
@@ -136,5 +136,5 @@ def test_its_blocks_use_quick_gelu(monkeypatch):
   images = tiny_models.images()
   variables = tiny_models.init(model, images)
   used = model.apply(variables, images)[0]
-  monkeypatch.setattr(arithmetic, 'quick_gelu', arithmetic.gelu)
+  monkeypatch.setattr(ops, 'quick_gelu', ops.gelu)
   assert np.abs(used - model.apply(variables, images)[0]).max() > 1e-4

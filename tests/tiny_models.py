@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from groupvit_jax.models import clip_vit, dual_encoder, groupvit, text, vit
+from groupvit_jax.models import dual_encoder, groupvit, text, vit
+from groupvit_jax.models import vit as vit_lib
 
 # Compiling is what takes the time in these tests, not running.
 fast_jit = functools.partial(
@@ -46,7 +47,7 @@ def vit_encoder(**options) -> vit.ViT:
   return vit.ViT(**defaults | options)
 
 
-def clip_vit_encoder(**options) -> clip_vit.ClipViT:
+def clip_vit_encoder(**options) -> vit_lib.ClipViT:
   """A CLIP ViT of the same size."""
   defaults = {
     'image_size': 16,
@@ -55,7 +56,7 @@ def clip_vit_encoder(**options) -> clip_vit.ClipViT:
     'depth': 2,
     'num_heads': 2,
   }
-  return clip_vit.ClipViT(**defaults | options)
+  return vit_lib.ClipViT(**defaults | options)
 
 
 def text_encoder(**options) -> text.TextTransformer:

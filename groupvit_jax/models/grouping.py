@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from groupvit_jax.models import arithmetic, layers, padding
+from groupvit_jax.models import layers, ops, patches
 
 ASSIGNMENTS = ('hard', 'soft')
 
@@ -122,7 +122,7 @@ class CrossAttention(nn.Module):
       dtype=self.dtype,
       name='mlp',
     )
-    groups = groups + attn(groups, x, padding.key_mask(mask))
+    groups = groups + attn(groups, x, patches.key_mask(mask))
     groups = groups + mlp(layers.layer_norm(self.dtype, 'norm2')(groups))
     return layers.layer_norm(self.dtype, 'norm_post')(groups)
 
@@ -176,14 +176,12 @@ class Assign(nn.Module):
 
     def dense(features, name):
       init = nn.initializers.normal(self.init_std)
-      return arithmetic.Dense(
-        features, dtype=self.dtype, kernel_init=init, name=name
-      )
+      return ops.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     q = dense(width, 'q')(groups) * width**-0.5
     k, v = jnp.split(dense(2 * width, 'kv')(x), 2, axis=-1)
     if self.center_keys:
-      k -= padding.mean(k, mask, keepdims=True)
+      k -= patches.mean(k, mask, keepdims=True)
     logits = jnp.einsum(
       'bgd,bnd->bgn', q, k, preferred_element_type=jnp.float32
     )

@@ -12,7 +12,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from groupvit_jax.models import grouping, layers, padding, patches
+from groupvit_jax.models import grouping, layers, patches
+from groupvit_jax.models import patches as patches_lib
 
 
 class Stage(nn.Module):
@@ -65,7 +66,7 @@ class Stage(nn.Module):
     n = x.shape[1]
     if self.num_group_tokens:
       x = jnp.concatenate([x, self.group_tokens(x, previous)], axis=1)
-    keys = padding.key_mask(mask, after=self.num_group_tokens)
+    keys = patches_lib.key_mask(mask, after=self.num_group_tokens)
     init = nn.initializers.normal(self.init_std)
     for i, rate in enumerate(self.drop_path):
       x = block(
@@ -189,8 +190,8 @@ class GroupViT(nn.Module):
     self.check()
     p = self.patch_size
     grid = patches.grid_size(images.shape[1:3], p)
-    grids = padding.token_grids(sizes, p, grid)
-    mask = padding.token_mask(grids, grid)
+    grids = patches_lib.token_grids(sizes, p, grid)
+    mask = patches_lib.token_mask(grids, grid)
     x = patches.PatchEmbed(
       self.image_size, p, self.width, self.dtype, name='embed'
     )(images, grids)
@@ -205,7 +206,7 @@ class GroupViT(nn.Module):
     norm = layers.layer_norm(jnp.float32, 'norm')
     x = norm(x)
     soft, noisy, parts = zip(*assigned, strict=True) if assigned else ((),) * 3
-    pooled = padding.mean(x, mask)
+    pooled = patches_lib.mean(x, mask)
     out = {
       'groups': x,
       'parts': norm(parts[-1]) if parts else x,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from groupvit_jax.models import arithmetic
+from groupvit_jax.models import ops
 
 Initializer = Callable[..., Array]
 
@@ -51,7 +51,7 @@ class MLP(nn.Module):
 
   hidden: int
   features: int | None = None
-  activation: Callable = arithmetic.gelu
+  activation: Callable = ops.gelu
   kernel_init: Initializer = NORMAL_02
   out_init: Initializer = NORMAL_02
   torch_biases: bool = False
@@ -62,7 +62,7 @@ class MLP(nn.Module):
     def dense(features, init, name):
       fan_in = x.shape[-1] if name == 'fc1' else self.hidden
       bias = torch_bias(fan_in) if self.torch_biases else nn.initializers.zeros
-      return arithmetic.Dense(
+      return ops.Dense(
         features, dtype=self.dtype, kernel_init=init, bias_init=bias, name=name
       )
 
@@ -102,9 +102,7 @@ class Attention(nn.Module):
 
     def dense(features, name):
       init = self.out_init if name == 'out' else self.kernel_init
-      return arithmetic.Dense(
-        features, dtype=self.dtype, kernel_init=init, name=name
-      )
+      return ops.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     if context is None:
       q, k, v = jnp.split(dense(3 * width, 'qkv')(x), 3, axis=-1)
@@ -178,7 +176,7 @@ class Block(nn.Module):
   num_heads: int
   mlp_ratio: float = 4.0
   drop_path: float = 0.0
-  activation: Callable = arithmetic.gelu
+  activation: Callable = ops.gelu
   in_init: Initializer = NORMAL_02
   fc_init: Initializer = NORMAL_02
   out_init: Initializer = NORMAL_02

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.models import arithmetic, layers
+from groupvit_jax.models import layers, ops
 
 
 class TextTransformer(nn.Module):
@@ -56,7 +56,7 @@ class TextTransformer(nn.Module):
       x = block(
         self.num_heads,
         self.mlp_ratio,
-        activation=arithmetic.quick_gelu,
+        activation=ops.quick_gelu,
         torch_biases=True,
         dtype=self.dtype,
         name=f'block_{i}',

@@ -12,7 +12,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.models import layers, padding, patches
+from groupvit_jax.models import layers, ops, patches
+from groupvit_jax.models import patches as patches_lib
 
 
 class ViT(nn.Module):
@@ -62,8 +63,8 @@ class ViT(nn.Module):
     """
     p = self.patch_size
     grid = patches.grid_size(images.shape[1:3], p)
-    grids = padding.token_grids(sizes, p, grid)
-    mask = padding.token_mask(grids, grid)
+    grids = patches_lib.token_grids(sizes, p, grid)
+    mask = patches_lib.token_mask(grids, grid)
     x = patches.PatchEmbed(
       self.image_size, p, self.width, self.dtype, name='embed'
     )(images, grids)
@@ -80,9 +81,85 @@ class ViT(nn.Module):
         out_init=init,
         dtype=self.dtype,
         name=f'block_{i}',
-      )(x, train, padding.key_mask(mask))
+      )(x, train, patches_lib.key_mask(mask))
     x = layers.layer_norm(jnp.float32, 'norm')(x)
     out = {'tokens': x, 'grid': grid}
     if grids is not None:
       out['grids'] = grids
-    return padding.mean(x, mask), out
+    return patches_lib.mean(x, mask), out
+
+
+# OpenAI CLIP's vision transformer (arXiv 2103.00020, openai/CLIP model.py).
+#
+# What a CLIP checkpoint holds: a class token that is read at the end, QuickGELU,
+# a norm before the blocks, no bias in the patch embedding. `vit.ViT` is the
+# baseline that is trained here.
+
+
+class ClipViT(nn.Module):
+  """The image encoder.
+
+  Attributes:
+    image_size: pixels that positions are stored for; one side or (h, w).
+    patch_size: side of a patch in pixels.
+    width, depth, num_heads, mlp_ratio: of the transformer.
+    remat: recompute activations backwards instead of keeping them.
+    dtype: of the computation; parameters, softmax, outputs are float32.
+  """
+
+  image_size: int | Sequence[int] = 224
+  patch_size: int = 32
+  width: int = 768
+  depth: int = 12
+  num_heads: int = 12
+  mlp_ratio: float = 4.0
+  remat: bool = False
+  dtype: DTypeLike = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    images: Float[Array, 'b h w 3'],
+    *,
+    train: bool = False,
+    sizes: Int[Array, 'b 2'] | None = None,
+  ) -> tuple[Float[Array, 'b d'], dict]:
+    """Encodes images that are already normalised.
+
+    Args:
+      images: any size of at least one patch.
+      train: changes nothing; for the interface of image encoders.
+      sizes: real (height, width) in pixels of pictures that lie in the top left
+        corner of their canvas; None: the canvas is the picture.
+
+    Returns:
+      The class token, b d, and a dict: tokens (b n d, of the patches), both
+      after the last norm; grid (the patches' (h, w), plain ints); with sizes,
+      grids (b 2, the same of every picture; tokens beyond mean nothing).
+    """
+    p = self.patch_size
+    grid = patches.grid_size(images.shape[1:3], p)
+    grids = patches_lib.token_grids(sizes, p, grid)
+    mask = patches_lib.key_mask(patches_lib.token_mask(grids, grid), before=1)
+    x = patches.ClipEmbed(
+      self.image_size, p, self.width, self.dtype, name='embed'
+    )(images, grids)
+    x = layers.layer_norm(self.dtype, 'norm_pre')(x)
+    block = layers.block_class(self.remat)
+    for i in range(self.depth):
+      x = block(
+        self.num_heads,
+        self.mlp_ratio,
+        activation=ops.quick_gelu,
+        in_init=nn.initializers.xavier_uniform(),
+        fc_init=layers.TORCH_DEFAULT,
+        out_init=layers.TORCH_DEFAULT,
+        torch_biases=True,
+        dtype=self.dtype,
+        name=f'block_{i}',
+      )(x, train, mask)
+    x = layers.layer_norm(jnp.float32, 'norm')(x)
+    out = {'tokens': x[:, 1:], 'grid': grid}
+    if grids is not None:
+      out['grids'] = grids
+    return x[:, 0], out
