@@ -9,8 +9,8 @@ import judge_token
 import numpy as np
 from PIL import Image
 
-from groupvit_jax import judge
-from groupvit_jax.data import benchmarks, label_sets, scenes
+from groupvit_jax import judge, scenes
+from groupvit_jax.data import benchmarks, label_sets
 from groupvit_jax.evaluation import background, calibration, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.text import prompts

@@ -12,10 +12,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from groupvit_jax.data import label_sets, scenes
-from groupvit_jax.data.scenes import layout as layouts
-from groupvit_jax.data.scenes import names
-from groupvit_jax.data.scenes.dice import Dice, roll
+from groupvit_jax import scenes
+from groupvit_jax.data import label_sets
+from groupvit_jax.scenes import layout
+from groupvit_jax.scenes import layout as layouts
+from groupvit_jax.scenes.layout import Dice, roll
 
 SEED, COUNT, SIZE = 7, 240, 64
 
@@ -33,7 +34,7 @@ def many() -> list[tuple[layouts.Layout, scenes.Scene]]:
 
 @pytest.fixture(scope='module')
 def texts() -> list[tuple[layouts.Layout, str]]:
-  from groupvit_jax.data.scenes import captions
+  from groupvit_jax.scenes import captions
 
   found = []
   for i in range(1500):
@@ -148,14 +149,14 @@ def test_dice_keep_to_their_odds():
 
 
 def test_classes_are_enough_and_masks_hold_what_the_layout_says(many):
-  assert len(names.THINGS) >= 12 and len(names.GROUNDS) >= 6
-  assert names.CLASS_NAMES == names.GROUNDS + names.THINGS
+  assert len(layout.THINGS) >= 12 and len(layout.GROUNDS) >= 6
+  assert layout.CLASS_NAMES == layout.GROUNDS + layout.THINGS
   assert label_sets.LABEL_SETS['scenes'] == scenes.CLASS_NAMES
   for plan, scene in many:
     assert scene.image.shape == (SIZE, SIZE, 3)
     assert scene.image.dtype == scene.mask.dtype == np.uint8
     assert scene.mask.shape == (SIZE, SIZE)
-    there = {names.CLASS_NAMES[i] for i in np.unique(scene.mask)}
+    there = {layout.CLASS_NAMES[i] for i in np.unique(scene.mask)}
     assert there == {plan.ground, *(thing.name for thing in plan.things)}
 
 
@@ -163,8 +164,8 @@ def test_every_class_is_common_and_counts_go_from_one_to_four(many):
   grounds = collections.Counter(plan.ground for plan, _ in many)
   things = collections.Counter(t.name for plan, _ in many for t in plan.things)
   counts = collections.Counter(len(plan.things) for plan, _ in many)
-  assert set(grounds) == set(names.GROUNDS) and min(grounds.values()) > 15
-  assert set(things) == set(names.THINGS) and min(things.values()) > 20
+  assert set(grounds) == set(layout.GROUNDS) and min(grounds.values()) > 15
+  assert set(things) == set(layout.THINGS) and min(things.values()) > 20
   assert set(counts) == {1, 2, 3, 4}
 
 
@@ -173,7 +174,7 @@ def test_a_thing_covers_four_to_twenty_five_per_cent(many):
   for plan, scene in many:
     twice = collections.Counter(thing.name for thing in plan.things)
     for name in (n for n, times in twice.items() if times == 1):
-      shares[name].append(np.mean(scene.mask == names.CLASS_NAMES.index(name)))
+      shares[name].append(np.mean(scene.mask == layout.CLASS_NAMES.index(name)))
   every = np.concatenate([np.array(s) for s in shares.values()])
   assert np.mean((every >= 0.04) & (every <= 0.25)) > 0.93
   assert every.min() > 0.015 and every.max() < 0.35
@@ -183,11 +184,11 @@ def test_a_thing_covers_four_to_twenty_five_per_cent(many):
 
 
 def test_no_ground_is_a_flat_colour(many):
-  for name in names.GROUNDS:
+  for name in layout.GROUNDS:
     inside, means = [], []
     for plan, scene in many:
       if plan.ground == name:
-        pixels = scene.image[scene.mask == names.CLASS_NAMES.index(name)]
+        pixels = scene.image[scene.mask == layout.CLASS_NAMES.index(name)]
         inside.append(pixels.mean(-1).std())
         means.append(pixels.mean(0))
     assert np.median(inside) > 6, f'{name} has texture'
@@ -195,10 +196,10 @@ def test_no_ground_is_a_flat_colour(many):
 
 
 def test_no_thing_is_a_flat_colour(many):
-  for name in names.THINGS:
+  for name in layout.THINGS:
     inside, means = [], []
     for _, scene in many:
-      pixels = scene.image[scene.mask == names.CLASS_NAMES.index(name)]
+      pixels = scene.image[scene.mask == layout.CLASS_NAMES.index(name)]
       if len(pixels):
         inside.append(pixels.astype(float).std(0).max())
         means.append(pixels.mean(0))
@@ -211,7 +212,7 @@ def test_colour_alone_does_not_name_a_thing(many):
   colours, labels = [], []
   for plan, scene in many:
     for name in {thing.name for thing in plan.things}:
-      pixels = scene.image[scene.mask == names.CLASS_NAMES.index(name)]
+      pixels = scene.image[scene.mask == layout.CLASS_NAMES.index(name)]
       colours.append(pixels.mean(0))
       labels.append(name)
   colours, labels = np.array(colours), np.array(labels)
@@ -219,9 +220,9 @@ def test_colour_alone_does_not_name_a_thing(many):
   np.fill_diagonal(distance, np.inf)
   assert np.mean(labels[distance.argmin(1)] == labels) < 0.5
   shared = collections.Counter(
-    colour for palette in names.PALETTES.values() for colour, _ in palette
+    colour for palette in layout.PALETTES.values() for colour, _ in palette
   )
-  assert min(shared[c] for p in names.PALETTES.values() for c, _ in p) >= 2
+  assert min(shared[c] for p in layout.PALETTES.values() for c, _ in p) >= 2
 
 
 def test_light_falls_from_the_side(many):
@@ -231,7 +232,7 @@ def test_light_falls_from_the_side(many):
     thing = plan.things[-1]
     if thing.name != 'ball' or abs(plan.light.x) < 0.3:
       continue
-    rows, columns = np.nonzero(scene.mask == names.CLASS_NAMES.index('ball'))
+    rows, columns = np.nonzero(scene.mask == layout.CLASS_NAMES.index('ball'))
     side = (columns / SIZE - thing.pose.x) * plan.light.x
     side = side + (rows / SIZE - thing.pose.y) * plan.light.y
     bright = scene.image[rows, columns].mean(-1)
@@ -244,9 +245,9 @@ def test_light_falls_from_the_side(many):
 
 def mentions(text: str, name: str) -> bool:
   text = text.lower()
-  words = {name, names.plural(name)}
-  words.update(w for pair in names.SYNONYMS.get(name, ()) for w in pair)
-  words.update(names.GROUND_WORDS.get(name, ())[3:])
+  words = {name, layout.plural(name)}
+  words.update(w for pair in layout.SYNONYMS.get(name, ()) for w in pair)
+  words.update(layout.GROUND_WORDS.get(name, ())[3:])
   stripped = {w.removeprefix('a ') for w in words}
   padded = ''.join(c if c.isalpha() else ' ' for c in f' {text} ')
   return any(f' {word} ' in padded for word in stripped)
@@ -259,7 +260,7 @@ def test_captions_mostly_use_the_class_names(texts):
     for name in {thing.name for thing in plan.things}:
       if mentions(text, name):
         said += 1
-        plain = f' {name} ' in padded or f' {names.plural(name)} ' in padded
+        plain = f' {name} ' in padded or f' {layout.plural(name)} ' in padded
         canonical += plain
       else:
         unsaid += 1
@@ -276,9 +277,9 @@ def test_the_ground_is_usually_mentioned(texts):
 def test_captions_never_name_a_thing_that_is_not_there(texts):
   for plan, text in texts:
     there = {thing.name for thing in plan.things}
-    for name in set(names.THINGS) - there:
+    for name in set(layout.THINGS) - there:
       assert not mentions(text, name), (text, name)
-    for ground in set(names.GROUNDS) - {plan.ground}:
+    for ground in set(layout.GROUNDS) - {plan.ground}:
       assert not mentions(text, ground), (text, ground)
 
 

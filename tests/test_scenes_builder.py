@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from groupvit_jax.data import scenes, scenes_builder
+from groupvit_jax import scenes
+from groupvit_jax.scenes import tfds_builder
 
 pytest.importorskip('tensorflow_datasets')
 
@@ -17,7 +18,7 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def test_training_data_on_disk_hold_no_mask(data_dir):
-  builder = scenes_builder.prepared(
+  builder = tfds_builder.prepared(
     'captions', 32, 12, 5, data_dir=data_dir, workers=1
   )
   source = builder.as_data_source('train')
@@ -38,7 +39,7 @@ def test_training_data_on_disk_hold_no_mask(data_dir):
 
 
 def test_what_is_read_back_is_what_was_generated(data_dir):
-  builder = scenes_builder.prepared(
+  builder = tfds_builder.prepared(
     'masks', 32, 10, 5, data_dir=data_dir, workers=1
   )
   source = builder.as_data_source('validation')
@@ -59,35 +60,35 @@ def test_what_is_read_back_is_what_was_generated(data_dir):
 
 def test_prepared_data_are_not_generated_again(data_dir, monkeypatch):
   arguments = ('captions', 32, 6, 0)
-  scenes_builder.prepared(*arguments, data_dir=data_dir, workers=1)
+  tfds_builder.prepared(*arguments, data_dir=data_dir, workers=1)
 
   def refuse(*unused_args, **unused_kwargs):
     raise AssertionError('generated again')
 
   monkeypatch.setattr(scenes, 'generate_chunks', refuse)
-  builder = scenes_builder.prepared(*arguments, data_dir=data_dir)
+  builder = tfds_builder.prepared(*arguments, data_dir=data_dir)
   assert len(builder.as_data_source('train')) == 6
   with pytest.raises(AssertionError, match='generated again'):
-    scenes_builder.prepared('captions', 32, 6, 1, data_dir=data_dir)
+    tfds_builder.prepared('captions', 32, 6, 1, data_dir=data_dir)
 
 
 def test_configs_are_named_by_what_they_hold(data_dir):
-  assert scenes_builder.config('captions', 64).name == 'captions_64'
-  assert scenes_builder.config('masks', 48, 9, 2).name == 'masks_48_n9_s2'
+  assert tfds_builder.config('captions', 64).name == 'captions_64'
+  assert tfds_builder.config('masks', 48, 9, 2).name == 'masks_48_n9_s2'
   with pytest.raises(ValueError, match='holds captions only'):
-    scenes_builder.config('everything')
-  builder = scenes_builder.Scenes(config='masks_64', data_dir=str(data_dir))
+    tfds_builder.config('everything')
+  builder = tfds_builder.Scenes(config='masks_64', data_dir=str(data_dir))
   assert builder.name == 'scenes'
   assert builder.info.file_format.value == 'array_record'
   assert builder.info.features['mask'].names == list(scenes.CLASS_NAMES)
   with pytest.raises(AttributeError, match='no attribute'):
-    scenes_builder.Nothing  # noqa: B018
+    tfds_builder.Nothing  # noqa: B018
 
 
 def test_the_listed_configs_are_opened_by_their_size(data_dir, monkeypatch):
   monkeypatch.setattr(
-    scenes_builder.Scenes, 'download_and_prepare', lambda self: None
+    tfds_builder.Scenes, 'download_and_prepare', lambda self: None
   )
-  builder = scenes_builder.prepared('captions', 64, data_dir=data_dir)
+  builder = tfds_builder.prepared('captions', 64, data_dir=data_dir)
   assert builder.builder_config.name == 'captions_64'
   assert builder.builder_config.count == 20_000

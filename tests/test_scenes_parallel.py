@@ -11,8 +11,8 @@ import ctrl_c
 import numpy as np
 import pytest
 
-from groupvit_jax.data import scenes
-from groupvit_jax.data.scenes import parallel
+from groupvit_jax import scenes
+from groupvit_jax.scenes import parallel
 
 
 def test_workers_do_not_change_the_data(monkeypatch, capfd):
@@ -40,7 +40,7 @@ def test_training_data_can_come_without_masks():
 _SCRIPT = """
   import sys
   from groupvit_jax.data import scenes
-  from groupvit_jax.data.scenes import parallel
+  from groupvit_jax.scenes import parallel
   parallel._WORTH_IT, parallel._CHUNK = 0, 8
   print('started', flush=True)
   made = scenes.generate_many('train', {count}, 32, 0, workers=2)

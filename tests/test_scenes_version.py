@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 
-from groupvit_jax.data import scenes, scenes_builder
+from groupvit_jax import scenes
+from groupvit_jax.scenes import tfds_builder
 
 VERSION = '2.0.0'
 CAPTIONS = '8d4186053ac36184'
@@ -34,4 +35,4 @@ def test_another_drawing_is_another_version():
   means = [scene.image.mean() for scene in drawn]
   wanted = np.array(MEANS.split(), float)
   np.testing.assert_allclose(means, wanted, atol=0.02, err_msg=what_to_do)
-  assert scenes_builder._VERSION == VERSION, what_to_do
+  assert tfds_builder._VERSION == VERSION, what_to_do

@@ -90,10 +90,10 @@ def color_key(image):
 
 def test_tfds_that_is_not_prepared(tmp_path):
   pytest.importorskip('tensorflow_datasets')
-  from groupvit_jax.data import scenes_builder
+  from groupvit_jax.scenes import tfds_builder
 
-  builder = scenes_builder.Scenes(
-    config=scenes_builder.config('captions', 32, 4), data_dir=str(tmp_path)
+  builder = tfds_builder.Scenes(
+    config=tfds_builder.config('captions', 32, 4), data_dir=str(tmp_path)
   )
   with pytest.raises(ValueError, match='cannot be read at random.*array_rec'):
     sources.TFDSSource(builder, 'train')

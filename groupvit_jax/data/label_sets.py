@@ -5,7 +5,7 @@ Evaluation turns these names into prompts; readers label pixels by position.
 
 import pathlib
 
-from groupvit_jax.data.scenes.names import CLASS_NAMES, GROUNDS, THINGS
+from groupvit_jax.scenes.layout import CLASS_NAMES, GROUNDS, THINGS
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ class SceneSource(ArraySource):
       workers: processes to draw with; None means one for each core.
       progress: whether to show a progress bar.
     """
-    from groupvit_jax.data import scenes
+    from groupvit_jax import scenes
 
     drawn = scenes.generate_many(
       split,
@@ -305,9 +305,9 @@ def scenes_tfds(split, count, size, seed=0, *, data_dir=None, workers=None):
   kinds = {'train': 'captions', 'validation': 'masks'}
   if split not in kinds:
     raise ValueError(f'scenes_tfds has the splits {list(kinds)}, not {split!r}')
-  from groupvit_jax.data import scenes_builder
+  from groupvit_jax.scenes import tfds_builder
 
-  builder = scenes_builder.prepared(
+  builder = tfds_builder.prepared(
     kinds[split], size, count, seed, data_dir=data_dir, workers=workers
   )
   mask_key = 'mask' if split == 'validation' else None

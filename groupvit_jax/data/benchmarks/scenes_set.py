@@ -5,7 +5,7 @@ The same scenes as those that training is evaluated with, at any size.
 
 import dataclasses
 
-from groupvit_jax.data import scenes
+from groupvit_jax import scenes
 from groupvit_jax.data.benchmarks.example import Example
 from groupvit_jax.errors import SourceError
 

@@ -4,9 +4,8 @@ They name things, colours, sizes, numbers, places and the ground; now and then
 something stays unsaid, as in captions from the web.
 """
 
-from groupvit_jax.data.scenes import names
-from groupvit_jax.data.scenes.dice import Dice
-from groupvit_jax.data.scenes.layout import Layout, Thing
+from groupvit_jax.scenes import layout as layout_lib
+from groupvit_jax.scenes.layout import Dice, Layout, Thing
 
 _NUMBERS = {2: 'two', 3: 'three', 4: 'four'}
 
@@ -44,9 +43,9 @@ _WITHOUT_GROUND = (
 def _word(name: str, many: bool, dice: Dice) -> str:
   """The class name, four times in five, or another word for it."""
   if dice.chance(0.2):
-    one, several = dice.choice(names.SYNONYMS[name])
+    one, several = dice.choice(layout_lib.SYNONYMS[name])
     return several if many else one
-  return names.plural(name) if many else name
+  return layout_lib.plural(name) if many else name
 
 
 def _article(phrase: str) -> str:
@@ -113,7 +112,7 @@ def _relation(first: Thing, second: Thing, above: bool, dice: Dice) -> str:
 
 def _ground(name: str, dice: Dice) -> str:
   """A phrase for the ground: plain, adorned, or another word."""
-  words = names.GROUND_WORDS[name]
+  words = layout_lib.GROUND_WORDS[name]
   if dice.chance(0.2):
     return dice.choice(words[3:])
   return dice.weighted(((words[0], 3), (words[1], 5), (words[2], 2)))

@@ -8,10 +8,11 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
-from groupvit_jax.data.scenes import grounds, names, noise, things
-from groupvit_jax.data.scenes.canvas import Canvas
-from groupvit_jax.data.scenes.dice import Dice
-from groupvit_jax.data.scenes.layout import Layout
+from groupvit_jax.scenes import canvas as canvas_lib
+from groupvit_jax.scenes import grounds, objects
+from groupvit_jax.scenes import layout as layout_lib
+from groupvit_jax.scenes.canvas import Canvas
+from groupvit_jax.scenes.layout import Dice, Layout
 
 # Things reach this far from their centre, in own coordinates.
 _REACH = 1.14
@@ -62,7 +63,7 @@ def _camera(picture, dice: Dice, size: int) -> np.ndarray:
       mixed = (picture[before] + picture[after]) * np.float32(spread)
       mixed += picture[inner] * np.float32(1 - 2 * spread)
       picture[inner] = mixed
-  grey = noise.white(size, dice.below(512), dice.below(512))
+  grey = canvas_lib.white(size, dice.below(512), dice.below(512))
   level = dice.uniform(0.004, 0.022)
   picture += grey * np.float32(level)
   np.clip(picture, 0.0, 1.0, out=picture)
@@ -83,16 +84,18 @@ def render(
 
   Returns:
     Image uint8 [size, size, 3] and mask uint8 [size, size], an index into
-    `names.CLASS_NAMES`.
+    `layout.CLASS_NAMES`.
   """
   picture = grounds.paint(layout.ground, dice[0], layout.light, size)
   picture = np.ascontiguousarray(picture, np.float32)
-  mask = np.full((size, size), names.CLASS_NAMES.index(layout.ground), np.uint8)
+  mask = np.full(
+    (size, size), layout_lib.CLASS_NAMES.index(layout.ground), np.uint8
+  )
   oversample = 2 if size <= 128 else 1
   strength = dice[1].uniform(0.2, 0.6)
   for thing, own in zip(layout.things, dice[2:], strict=False):
     canvas = Canvas(thing.pose, layout.light, size, oversample, _REACH)
-    things.PAINTERS[thing.name](canvas, own, thing.tone)
+    objects.PAINTERS[thing.name](canvas, own, thing.tone)
     colours, alpha = canvas.downsample()
     left, top = canvas.left, canvas.top
     _shadow(picture, alpha, left, top, layout, thing.pose.scale, size, strength)
@@ -101,6 +104,6 @@ def render(
     under = picture[:, rows, columns]
     under *= 1 - alpha
     under += colours * np.float32(own.uniform(0.88, 1.1))
-    mask[rows, columns][alpha >= 0.5] = names.CLASS_NAMES.index(thing.name)
+    mask[rows, columns][alpha >= 0.5] = layout_lib.CLASS_NAMES.index(thing.name)
   _daylight(picture, dice[1], layout.light, size)
   return _camera(picture, dice[1], size), mask

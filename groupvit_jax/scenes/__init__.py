@@ -3,17 +3,9 @@
 Pure numpy and Pillow, from a seed; it needs no file, network or TensorFlow.
 """
 
-from groupvit_jax.data.scenes.generator import (
-  Scene,
-  generate,
-  split_seed,
-)
-from groupvit_jax.data.scenes.names import CLASS_NAMES, GROUNDS, THINGS
-from groupvit_jax.data.scenes.parallel import (
-  Arrays,
-  generate_chunks,
-  generate_many,
-)
+from groupvit_jax.scenes.generator import Scene, generate, split_seed
+from groupvit_jax.scenes.layout import CLASS_NAMES, GROUNDS, THINGS
+from groupvit_jax.scenes.parallel import Arrays, generate_chunks, generate_many
 
 __all__ = [
   'CLASS_NAMES',

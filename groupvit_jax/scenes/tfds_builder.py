@@ -11,7 +11,7 @@ import io
 import os
 from typing import Any
 
-from groupvit_jax.data import scenes
+from groupvit_jax import scenes
 
 # Configs that `tfds` lists by name; others are made by `config`.
 SIZES = (32, 48, 64, 96, 128, 224)

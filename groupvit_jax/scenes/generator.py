@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groupvit_jax.data.scenes import captions, layout, render
-from groupvit_jax.data.scenes.dice import roll
+from groupvit_jax.scenes import captions, layout, render
+from groupvit_jax.scenes.layout import roll
 
 NUM_CAPTIONS = 3
 _SPLITS = ('train', 'validation', 'test')

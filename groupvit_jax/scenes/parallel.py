@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from groupvit_jax.data.scenes.generator import generate, split_seed
+from groupvit_jax.scenes.generator import generate, split_seed
 
 _CHUNK = 128
 # Below this many pixels starting processes costs more than it saves.

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from groupvit_jax.data.scenes import noise
-from groupvit_jax.data.scenes.canvas import Light, blend, rgb, smooth
-from groupvit_jax.data.scenes.dice import Dice
+from groupvit_jax.scenes import canvas
+from groupvit_jax.scenes.canvas import Light, blend, rgb, smooth
+from groupvit_jax.scenes.layout import Dice
 
 
 class View:
@@ -44,7 +44,7 @@ class View:
     """A noise table over the ground.
 
     Args:
-      name: the table, see `noise.sample`.
+      name: the table, see `canvas.sample`.
       along: repeats per unit of u.
       across: repeats per unit of v; None means as many.
       shear: repeats along u per unit of v, which slants the pattern.
@@ -60,15 +60,15 @@ class View:
     v = self.v * np.float32(across) + warp
     # Smooth tables need no coarser level across than along.
     repeats = min(along, across) if name == 'cloud' else max(along, across)
-    return noise.sample(name, u, v, self.step * repeats)
+    return canvas.sample(name, u, v, self.step * repeats)
 
   def bumps(self, name: str, scale, reach=0.02) -> np.ndarray:
     """Light on a bumpy ground: the noise's slope towards the light."""
     u, v = self.u * np.float32(scale), self.v * np.float32(scale)
     dx, dy = self.light[0] * reach, self.light[1] * reach
     step = self.step * scale
-    here = noise.sample(name, u - np.float32(dx), v - np.float32(dy), step)
-    return here - noise.sample(
+    here = canvas.sample(name, u - np.float32(dx), v - np.float32(dy), step)
+    return here - canvas.sample(
       name, u + np.float32(dx), v + np.float32(dy), step
     )
 
@@ -188,14 +188,14 @@ def wood(view: View, dice: Dice) -> np.ndarray:
   lot = lot - np.floor(lot)
   shift = lot * np.float32(7.3)
   u = view.u + shift
-  bend = noise.sample(
+  bend = canvas.sample(
     'cloud', u * np.float32(0.35), view.v * np.float32(0.9) + shift, view.step
   )
   lines = np.sin(
     view.v * np.float32(dice.uniform(70, 130))
     + bend * np.float32(dice.uniform(4, 9))
   )
-  fibre = noise.sample(
+  fibre = canvas.sample(
     'rough',
     u * np.float32(0.6),
     view.v * np.float32(7.0),
