@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from groupvit_jax import convert, inference_programs
-from groupvit_jax.data.decoding import open_image
+from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.inference_model import RELEASED, Model

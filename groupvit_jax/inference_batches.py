@@ -16,7 +16,7 @@ from groupvit_jax import (
   inference_field,
   inference_programs,
 )
-from groupvit_jax.data import decoding
+from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import canvases, segmentation
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 
@@ -51,9 +51,11 @@ class Picture:
   windows: Sequence[tuple[int, int, int, int]]
 
 
-def prepare(source: decoding.Source, name: str, plan: canvases.Plan) -> Picture:
+def prepare(
+  source: images_lib.Source, name: str, plan: canvases.Plan
+) -> Picture:
   """Opens and scales a picture; see `open_image` for what is refused."""
-  image = decoding.open_image(source, name)
+  image = images_lib.open_image(source, name)
   size = canvases.scaled_size(image.shape[:2], plan, name)
   scaled = canvases.resize(image, size)
   return Picture(image, scaled, canvases.windows(size, plan))

@@ -18,8 +18,8 @@ from groupvit_jax import (
   judge_question,
   threads,
 )
-from groupvit_jax.data import crops, decoding
-from groupvit_jax.data.decoding import Source
+from groupvit_jax.data import images as images_lib
+from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import canvases
 from groupvit_jax.models import build
 from groupvit_jax.text import tokenizer as tokenizers
@@ -76,17 +76,17 @@ class Encoder:
     """
     inference_batches.check_batch_size(batch_size)
     chunks = threads.ahead(
-      lambda item: crops.crop(
-        decoding.open_image(*item),
+      lambda item: images_lib.crop(
+        images_lib.open_image(*item),
         self.image_size,
         clip=self.architecture['image_encoder'] == 'clip_vit',
       ),
-      decoding.named(images),
+      images_lib.named(images),
       batch_size,
     )
     vectors = [self.encode_pixels(np.stack(chunk)) for chunk in chunks]
     vectors = np.concatenate(vectors)
-    return vectors if decoding.is_list(images) else vectors[0]
+    return vectors if images_lib.is_list(images) else vectors[0]
 
   def encode_pixels(
     self, pixels: np.ndarray | jax.Array
@@ -103,7 +103,7 @@ class Encoder:
     """
     pixels = np.asarray(pixels)
     if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
-      raise decoding.ImageError(
+      raise images_lib.ImageError(
         f'pixels are [b, h, w, 3], not {list(pixels.shape)}.'
       )
     if pixels.dtype != np.uint8:

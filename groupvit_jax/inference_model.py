@@ -18,8 +18,8 @@ from groupvit_jax import (
   inference_words,
   threads,
 )
-from groupvit_jax.data import decoding
-from groupvit_jax.data.decoding import Source
+from groupvit_jax.data import images as images_lib
+from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import background as background_rules
 from groupvit_jax.evaluation import canvases
 from groupvit_jax.evaluation.segmentation import SegmentConfig
@@ -89,7 +89,7 @@ class Model(Encoder):
       background=background,
       batch_size=batch_size,
     )
-    return list(results) if decoding.is_list(images) else next(results)
+    return list(results) if images_lib.is_list(images) else next(results)
 
   def segment_each(
     self,
@@ -111,7 +111,7 @@ class Model(Encoder):
     _check_thresholds(config, len(shown) - background)
     chunks = threads.ahead(
       lambda item: inference_batches.prepare(*item, plan),
-      decoding.named(images),
+      images_lib.named(images),
       _READ_AHEAD * batch_size,
     )
     return self._segment(chunks, words, shown, plan, config, batch_size)
@@ -151,7 +151,7 @@ class Model(Encoder):
       list of them if `images` is one.
     """
     words, shown = self._words(names, templates, background=False)
-    several = decoding.is_list(images)
+    several = images_lib.is_list(images)
     pictures = self.encode_image(
       images if several else [images], batch_size=batch_size
     )

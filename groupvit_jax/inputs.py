@@ -14,13 +14,7 @@ import numpy as np
 from absl import logging
 
 from groupvit_jax import errors, files, inputs_benchmark, sharding
-from groupvit_jax.data import (
-  captions,
-  label_sets,
-  pipeline,
-  sources,
-  tar_source,
-)
+from groupvit_jax.data import captions, label_sets, pipeline, shards, sources
 from groupvit_jax.evaluation import (
   grouping_baselines,
   segmentation,
@@ -179,7 +173,7 @@ def _train_source(config):
   if data.source == 'scenes':
     return _scenes('train', data.train_examples, config)
   if data.source == 'shards':
-    return tar_source.TarSource(list(data.shards))
+    return shards.TarSource(list(data.shards))
   raise errors.ConfigError(
     f"data.source is '{data.source}'; it can be 'scenes' or 'shards'"
   )

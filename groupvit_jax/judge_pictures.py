@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from groupvit_jax import sharding_processes, threads
-from groupvit_jax.data import crops
+from groupvit_jax.data import images as images_lib
 from groupvit_jax.errors import ImageError, SourceError, UserError
 
 
@@ -106,7 +106,7 @@ class Batches:
       return place, blank, 0, False, None
     try:
       example = self._examples[place]
-      image = crops.crop(example.image, self._size, clip=self._clip)
+      image = images_lib.crop(example.image, self._size, clip=self._clip)
     except (UserError, OSError) as error:
       # Processes go in step: if one stopped here, the others would wait.
       if not self._skip_bad and jax.process_count() == 1:

@@ -5,7 +5,7 @@ import pytest
 from pipeline_runs import BACKENDS, assert_equal, open_, sign, take
 from sample_data import Listed, encode, noise
 
-from groupvit_jax.data import images, reader, tf_backend
+from groupvit_jax.data import augment_tf, images, sampling
 
 
 def bad_samples():
@@ -86,7 +86,7 @@ def test_a_source_that_is_mostly_bad_is_named(backend):
   message = r'listed: \d+ of the first \d+ samples are unusable .*not a read'
   with (
     open_(Listed(good + bad), backend=backend, batch_size=100) as batches,
-    pytest.raises(reader.BadSourceError, match=message),
+    pytest.raises(sampling.BadSourceError, match=message),
   ):
     for _ in range(50):
       next(batches)
@@ -97,7 +97,7 @@ def test_a_source_without_one_good_sample_ends(backend):
   bad = Listed([{'image': b'', 'caption': 'x'}])
   with (
     open_(bad, backend=backend) as batches,
-    pytest.raises(reader.BadSourceError, match='listed: .* zero bytes'),
+    pytest.raises(sampling.BadSourceError, match='listed: .* zero bytes'),
   ):
     next(batches)
 
@@ -105,12 +105,12 @@ def test_a_source_without_one_good_sample_ends(backend):
 def test_a_source_that_never_decodes_ends(monkeypatch):
   """tf.data alone would look for a good image for ever."""
   pytest.importorskip('tensorflow')
-  monkeypatch.setattr(tf_backend, '_LOST', 100)
+  monkeypatch.setattr(augment_tf, '_LOST', 100)
   data = without_tables(encode(noise(0)))
   source = Listed([{'image': data, 'caption': 'x'}] * 4)
   with (
     open_(source, backend='tf', batch_size=2, augment='none') as batches,
-    pytest.raises(reader.BadSourceError, match='none of the last .* decodes'),
+    pytest.raises(sampling.BadSourceError, match='none of the last .* decodes'),
   ):
     next(batches)
 

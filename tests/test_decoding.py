@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from groupvit_jax import errors
-from groupvit_jax.data import decoding
-from groupvit_jax.data.decoding import open_image
+from groupvit_jax.data import images
+from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
 
 
@@ -186,13 +186,13 @@ def test_what_is_not_there_or_no_picture(tmp_path):
 
 
 def test_names_of_pictures_in_messages():
-  several = decoding.named([pathlib.Path('a.jpg'), b'..', photo()])
+  several = images.named([pathlib.Path('a.jpg'), b'..', photo()])
   assert [name for _, name in several] == [
     'a.jpg',
     'picture 1 of the list',
     'picture 2 of the list',
   ]
-  assert len(decoding.named(np.zeros((5, 4, 4, 3), np.uint8))) == 5
-  assert decoding.named(photo())[0][1] == 'the array'
+  assert len(images.named(np.zeros((5, 4, 4, 3), np.uint8))) == 5
+  assert images.named(photo())[0][1] == 'the array'
   with pytest.raises(ImageError, match='list of pictures is empty'):
-    decoding.named([])
+    images.named([])

@@ -21,7 +21,7 @@ from groupvit_jax import (
   inference_programs,
   model_folder,
 )
-from groupvit_jax.data import crops
+from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import canvases, segmentation, soft_maps, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.text import clip_bpe, prompts
@@ -284,8 +284,8 @@ def test_the_crop_is_that_of_the_released_evaluation():
   image = photo(300, 400)
   small = Image.fromarray(image).resize((341, 256), Image.BILINEAR)
   expected = np.asarray(small)[16:240, 58:282]
-  np.testing.assert_array_equal(crops.crop(image, (224, 224)), expected)
-  clip = crops.crop(image, (224, 224), clip=True)
+  np.testing.assert_array_equal(images_lib.crop(image, (224, 224)), expected)
+  clip = images_lib.crop(image, (224, 224), clip=True)
   small = Image.fromarray(image).resize((298, 224), Image.BICUBIC)
   np.testing.assert_array_equal(clip, np.asarray(small)[:, 37:261])
 

@@ -9,7 +9,7 @@ import pytest
 
 import groupvit_jax as gv
 from groupvit_jax import cli, errors, judge, judge_calibration
-from groupvit_jax.data import crops
+from groupvit_jax.data import images
 from groupvit_jax.evaluation import calibration, zero_shot
 from groupvit_jax.text import prompts
 
@@ -57,7 +57,7 @@ def calibrated(model, asked, folder, **options):
 def values(places, model):
   """Every class's best cosine in each picture, all pictures at once."""
   pictures = evaluation_folders.pictures(places['pictures'])
-  batch = np.stack([crops.crop(p, (SIDE, SIDE), clip=True) for p in pictures])
+  batch = np.stack([images.crop(p, (SIDE, SIDE), clip=True) for p in pictures])
   tokens = zero_shot.tokenize_classes(model.tokenizer, NAMES, prompts.SIMPLE)
   fns, variables = model.predict_fns, model.variables
   text = zero_shot.embed_tokens(fns['text'], variables, tokens)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from groupvit_jax.data import order
+from groupvit_jax.data import sampling
 
 
 @pytest.mark.parametrize('n', [1, 2, 3, 7, 48, 100, 1000, 4097])
 def test_every_epoch_is_a_permutation(n):
-  shuffle = order.EpochShuffle(n, seed=3)
+  shuffle = sampling.EpochShuffle(n, seed=3)
   for epoch in range(3):
     indices = shuffle(epoch * n + np.arange(n))
     np.testing.assert_array_equal(np.sort(indices), np.arange(n))
@@ -16,8 +16,8 @@ def test_every_epoch_is_a_permutation(n):
 
 def test_epochs_and_seeds_differ():
   n = 1000
-  first = order.EpochShuffle(n, 0)(np.arange(2 * n)).reshape(2, n)
-  other = order.EpochShuffle(n, 1)(np.arange(n))
+  first = sampling.EpochShuffle(n, 0)(np.arange(2 * n)).reshape(2, n)
+  other = sampling.EpochShuffle(n, 1)(np.arange(n))
   # Two random permutations agree in one place on average.
   assert (first[0] == first[1]).sum() < 12
   assert (first[0] == other).sum() < 12
@@ -25,7 +25,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_order_is_random_access():
-  shuffle = order.EpochShuffle(97, 5)
+  shuffle = sampling.EpochShuffle(97, 5)
   together = shuffle(np.arange(400))
   alone = [int(shuffle(np.array([p]))[0]) for p in range(400)]
   np.testing.assert_array_equal(together, alone)
@@ -37,10 +37,10 @@ def test_order_is_random_access():
 def test_order_is_pinned():
   """Changing the order would silently change every resumed run."""
   np.testing.assert_array_equal(
-    order.EpochShuffle(10, 0)(np.arange(10)), [4, 7, 1, 3, 6, 8, 5, 0, 9, 2]
+    sampling.EpochShuffle(10, 0)(np.arange(10)), [4, 7, 1, 3, 6, 8, 5, 0, 9, 2]
   )
   np.testing.assert_allclose(
-    order.uniform(1, order.CROP, [2], 2)[0],
+    sampling.uniform(1, sampling.CROP, [2], 2)[0],
     [0.8473097424080658, 0.7129148104160665],
   )
 
@@ -49,49 +49,51 @@ def test_places_are_uniform():
   """Each example comes first about equally often; neighbours are unrelated."""
   n, epochs = 20, 4000
   positions = np.arange(n * epochs).reshape(epochs, n)
-  indices = order.EpochShuffle(n, 9)(positions)
+  indices = sampling.EpochShuffle(n, 9)(positions)
   for place in (0, 7, n - 1):
     counts = np.bincount(indices[:, place], minlength=n)
     chi = ((counts - epochs / n) ** 2 / (epochs / n)).sum()
     assert chi < 50  # 19 degrees of freedom: p is about 1e-4
-  large = order.EpochShuffle(100_000, 0)(np.arange(20_000))
+  large = sampling.EpochShuffle(100_000, 0)(np.arange(20_000))
   assert abs(np.corrcoef(large[:-1], large[1:])[0, 1]) < 0.03
   assert abs(np.corrcoef(np.arange(20_000), large)[0, 1]) < 0.03
 
 
 def test_huge_source_starts_at_once():
   n = 27_000_000
-  indices = order.EpochShuffle(n, 0)(10 * n + np.arange(4096))
+  indices = sampling.EpochShuffle(n, 0)(10 * n + np.arange(4096))
   assert len(set(indices.tolist())) == 4096
   assert indices.min() >= 0 and indices.max() < n
 
 
 def test_empty_source_is_an_error():
   with pytest.raises(ValueError, match='source is empty'):
-    order.EpochShuffle(0, 0)
+    sampling.EpochShuffle(0, 0)
 
 
 def test_uniform_numbers():
-  u = order.uniform(0, order.CROP, np.arange(2000), 10)
+  u = sampling.uniform(0, sampling.CROP, np.arange(2000), 10)
   assert u.shape == (2000, 10) and u.min() >= 0 and u.max() < 1
   assert abs(u.mean() - 0.5) < 0.01 and abs(u.std() - 12**-0.5) < 0.01
   assert np.abs(np.corrcoef(u.T) - np.eye(10)).max() < 0.1
   assert abs(np.corrcoef(u[:-1, 0], u[1:, 0])[0, 1]) < 0.1
   for other in (
-    order.uniform(1, order.CROP, np.arange(2000), 10),
-    order.uniform(0, order.FLIP, np.arange(2000), 10),
-    order.uniform(0, order.CROP, np.arange(2000, 4000), 10),
+    sampling.uniform(1, sampling.CROP, np.arange(2000), 10),
+    sampling.uniform(0, sampling.FLIP, np.arange(2000), 10),
+    sampling.uniform(0, sampling.CROP, np.arange(2000, 4000), 10),
   ):
     assert not np.isin(u, other).any()
   np.testing.assert_array_equal(
-    u[5:9, :3], order.uniform(0, order.CROP, np.arange(5, 9), 3)
+    u[5:9, :3], sampling.uniform(0, sampling.CROP, np.arange(5, 9), 3)
   )
 
 
 def test_processes_partition_the_global_batch():
-  whole = order.Positions(start=40, batch_size=12)
+  whole = sampling.Positions(start=40, batch_size=12)
   for count in (1, 2, 3):
-    parts = [order.Positions(40, 12 // count, i, count) for i in range(count)]
+    parts = [
+      sampling.Positions(40, 12 // count, i, count) for i in range(count)
+    ]
     assert {p.global_batch for p in parts} == {whole.global_batch}
     for number in (0, 1, 5):
       joined = np.concatenate([p.batch(number) for p in parts])
@@ -111,4 +113,4 @@ def test_processes_partition_the_global_batch():
 )
 def test_impossible_positions(fields, message):
   with pytest.raises(ValueError, match=message):
-    order.Positions(**fields)
+    sampling.Positions(**fields)

@@ -121,7 +121,7 @@ def test_auto_backend(monkeypatch):
   choose = pipeline.choose_backend
   assert choose(arrays(), 'auto') == 'numpy'
   assert choose(encoded(), 'numpy') == 'numpy'
-  available = 'groupvit_jax.data.tensorflow_import.available'
+  available = 'groupvit_jax.data.augment_tf.available'
   for there, want in ((True, 'tf'), (False, 'numpy')):
     monkeypatch.setattr(available, lambda there=there: there)
     assert choose(encoded(), 'auto') == want

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sample_data import color, shard
 
-from groupvit_jax.data import shards, sources, tar_source
+from groupvit_jax.data import shards, sources
 
 
 def test_shards_by_braces(tmp_path):
@@ -123,9 +123,9 @@ def test_index_is_cached_and_follows_the_shard(tmp_path, monkeypatch):
   index = tmp_path / 'a.tar.pairs.npz'
   assert index.exists()
   scans = []
-  scan = tar_source.scan
+  scan = shards.scan
   monkeypatch.setattr(
-    tar_source, 'scan', lambda path: scans.append(path) or scan(path)
+    shards, 'scan', lambda path: scans.append(path) or scan(path)
   )
   assert len(sources.TarSource(path)) == 3 and not scans
   shard(tmp_path / 'a.tar', 10, 5)  # another size and time

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sample_data import color, encode, picture, shard, write_tar
 
-from groupvit_jax.data import images, reader, sources
+from groupvit_jax.data import images, sampling, sources
 
 
 def test_concatenated_sources(tmp_path):
@@ -76,7 +76,7 @@ def test_scenes_through_tfds(tmp_path):
   found = {color_key(images.to_array(source[i]['image'])) for i in range(4)}
   assert found == {color_key(image) for image in direct.images}
   assert isinstance(source[0]['image'], bytes) and 'mask' not in source[0]
-  captions = {reader.clean_captions(source[i]['caption']) for i in range(4)}
+  captions = {sampling.clean_captions(source[i]['caption']) for i in range(4)}
   assert captions == set(direct.captions)
   with pytest.raises(ValueError, match="has no feature 'mask'"):
     sources.TFDSSource(

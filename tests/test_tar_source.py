@@ -7,7 +7,7 @@ import tarfile
 import pytest
 from sample_data import color, encode, picture, shard, write_tar
 
-from groupvit_jax.data import images, sources, tar_source
+from groupvit_jax.data import images, shards, sources
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_tar_dialects(tmp_path, form):
   assert [source[i]['caption'] for i in range(3)] == ['één', 'two', 'three']
   assert [color(source[i]) for i in (0, 1)] == [1, 2]
   assert images.encoded_size(source[2]['image']) == (10, 12)
-  names = [name for name, _, _ in tar_source.members(path)]
+  names = [name for name, _, _ in shards.members(path)]
   with tarfile.open(path) as tar:
     assert names == tar.getnames()
 
@@ -86,7 +86,7 @@ def test_bad_json_is_a_bad_sample(tmp_path, fields):
 
 def test_cut_shard_loses_only_its_end(tmp_path, caplog):
   path = shard(tmp_path / 'a.tar', 0, 4)
-  offsets = [block * 512 for _, block, _ in tar_source.members(path)]
+  offsets = [block * 512 for _, block, _ in shards.members(path)]
   os.truncate(path, offsets[6] + 100)  # within the picture of sample 3
   source = sources.TarSource(path)
   assert len(source) == 3 and source[2]['caption'] == 'caption 2'

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from groupvit_jax.data import augment, images, pil_transforms, transforms
-from groupvit_jax.data.tensorflow_import import tensorflow
+from groupvit_jax.data import augment, augment_pil, augment_tf, images
+from groupvit_jax.data.augment_tf import tensorflow
 
 tf = pytest.importorskip('tensorflow')
 
@@ -44,8 +44,8 @@ def test_operation_equals_pil(name):
   image = photo()
   for level, sign in ((9, 1), (9.3, -1), (2.6, 1), (10, -1), (0, 1)):
     value = argument(name, level, sign)
-    want = pil_transforms.operate(Image.fromarray(image), name, value)
-    got = transforms.FUNCTIONS[name](tf.constant(image), tf.constant(value))
+    want = augment_pil.operate(Image.fromarray(image), name, value)
+    got = augment_tf.FUNCTIONS[name](tf.constant(image), tf.constant(value))
     assert got.dtype == tf.uint8
     apart = difference(got, want)
     # A sum that lies on a whole number may be cut to either side of it.
@@ -63,11 +63,11 @@ def test_operations_in_tf_data_equal_eager():
   data = tf.data.Dataset.from_tensor_slices(
     ([image] * count, np.arange(count, dtype=np.int32), np.float32(values))
   )
-  mapped = data.map(transforms.operate, num_parallel_calls=2)
+  mapped = data.map(augment_tf.operate, num_parallel_calls=2)
   for name, value, got in zip(
     augment.OPERATIONS, values, mapped.as_numpy_iterator(), strict=True
   ):
-    want = transforms.FUNCTIONS[name](tf.constant(image), tf.constant(value))
+    want = augment_tf.FUNCTIONS[name](tf.constant(image), tf.constant(value))
     np.testing.assert_array_equal(got, want, err_msg=name)
     assert difference(got, image).max() > 0, name  # it does something
 
@@ -77,14 +77,14 @@ def test_operations_in_tf_data_equal_eager():
 def test_operations_bear_flat_pictures(name, flat):
   image = np.full((9, 9, 3), flat, np.uint8)
   value = argument(name, 9, 1)
-  want = pil_transforms.operate(Image.fromarray(image), name, value)
-  got = transforms.FUNCTIONS[name](tf.constant(image), tf.constant(value))
+  want = augment_pil.operate(Image.fromarray(image), name, value)
+  got = augment_tf.FUNCTIONS[name](tf.constant(image), tf.constant(value))
   np.testing.assert_array_equal(got, want)
 
 
 def test_no_operation():
   image = photo()
-  got = transforms.operate(tf.constant(image), tf.constant(-1), 0.5)
+  got = augment_tf.operate(tf.constant(image), tf.constant(-1), 0.5)
   np.testing.assert_array_equal(got, image)
 
 
@@ -92,17 +92,17 @@ def test_posterize_as_pillow_spells_it():
   image = Image.fromarray(photo())
   for bits in (1, 3, 8):
     np.testing.assert_array_equal(
-      pil_transforms.operate(image, 'posterize', bits),
+      augment_pil.operate(image, 'posterize', bits),
       ImageOps.posterize(image, bits),
     )
-  assert not np.asarray(pil_transforms.operate(image, 'posterize', 0)).any()
+  assert not np.asarray(augment_pil.operate(image, 'posterize', 0)).any()
 
 
 @pytest.mark.parametrize('shape', [(60, 72), (30, 200), (9, 11), (48, 48)])
 def test_resize_equals_pil(shape):
   image = photo(*shape)
   want = Image.fromarray(image).resize((48, 48), Image.BILINEAR)
-  got = transforms.resize(tf.constant(image), 48)
+  got = augment_tf.resize(tf.constant(image), 48)
   assert difference(got, want).max() <= 1
 
 
@@ -122,12 +122,12 @@ def test_apply_equals_pil_from_jpeg_and_from_raw():
     'arguments': [arguments] * 4,
   }
   mapped = tf.data.Dataset.from_tensor_slices(elements).map(
-    lambda element: transforms.apply(**element, size=size)
+    lambda element: augment_tf.apply(**element, size=size)
   )
   for got, flip in zip(
     mapped.as_numpy_iterator(), elements['flip'], strict=True
   ):
-    want = pil_transforms.apply(picture, box, flip, operations, arguments, size)
+    want = augment_pil.apply(picture, box, flip, operations, arguments, size)
     assert got.shape == (size, size, 3) and got.dtype == np.uint8
     # Posterized to 3 bits: one level at an edge becomes 32.
     apart = difference(got, want)

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from groupvit_jax.data import order
+from groupvit_jax.data import sampling
 
 # RandAugment's operations, in the order of timm's "increasing" list
 # (timm/data/auto_augment.py, _RAND_INCREASING_TRANSFORMS).
@@ -111,15 +111,17 @@ def draw(augment, seed, positions, sizes):
   if augment.scale is None:
     boxes = np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
   else:
-    chance = uniform_for(seed, order.CROP, positions, (_ATTEMPTS, 4))
+    chance = uniform_for(seed, sampling.CROP, positions, (_ATTEMPTS, 4))
     boxes = crop_boxes(chance, sizes, augment.scale)
-  flips = order.uniform(seed, order.FLIP, positions, 1)[:, 0] < augment.flip
+  flips = (
+    sampling.uniform(seed, sampling.FLIP, positions, 1)[:, 0] < augment.flip
+  )
   return Draw(boxes, flips, *_rand_augment(augment, seed, positions))
 
 
 def uniform_for(seed, stream, positions, shape):
   """Random numbers [b, *shape] in [0, 1) that belong to positions."""
-  numbers = order.uniform(seed, stream, positions, int(np.prod(shape)))
+  numbers = sampling.uniform(seed, stream, positions, int(np.prod(shape)))
   return numbers.reshape(len(positions), *shape)
 
 
@@ -162,7 +164,7 @@ def _central_boxes(sizes):
 def _rand_augment(augment, seed, positions):
   """Draws RandAugment's operations and arguments, each [b, o]."""
   shape = (augment.operations, 5)
-  chance = uniform_for(seed, order.RAND_AUGMENT, positions, shape)
+  chance = uniform_for(seed, sampling.RAND_AUGMENT, positions, shape)
   operations = np.floor(chance[..., 0] * len(OPERATIONS)).astype(np.int32)
   # Box-Muller, for the magnitude's normal noise.
   radius = np.sqrt(-2 * np.log1p(-chance[..., 1]))

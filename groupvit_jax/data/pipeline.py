@@ -13,14 +13,8 @@ import numpy as np
 from PIL import Image
 
 from groupvit_jax.data import augment as augment_lib
+from groupvit_jax.data import augment_pil, augment_tf, sampling, sources
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import (
-  numpy_backend,
-  order,
-  reader,
-  sources,
-  tensorflow_import,
-)
 
 IGNORE = 255  # label of pixels that evaluation leaves out
 
@@ -70,21 +64,21 @@ def train_batches(
   """
   augment = augment_lib.get_augment(augment)
   if not len(source):
-    raise ValueError(f'{reader.source_name(source)} is empty.')
-  positions = order.Positions(
+    raise ValueError(f'{sampling.source_name(source)} is empty.')
+  positions = sampling.Positions(
     start,
     batch_size,
     jax.process_index() if process_index is None else process_index,
     jax.process_count() if process_count is None else process_count,
   )
-  read = reader.Reader(source, seed, max_pixels)
+  read = sampling.Reader(source, seed, max_pixels)
   if choose_backend(source, backend) == 'numpy':
-    batches = numpy_backend.batches(read, augment, image_size, positions)
+    batches = augment_pil.batches(read, augment, image_size, positions)
   else:
-    from groupvit_jax.data import tf_backend
+    from groupvit_jax.data import augment_tf
 
-    tensorflow_import.tensorflow()  # its absence is an error here and now
-    batches = tf_backend.batches(read, augment, image_size, positions)
+    augment_tf.tensorflow()  # its absence is an error here and now
+    batches = augment_tf.batches(read, augment, image_size, positions)
   batches = _tokenized(batches, batcher)
   return TrainIterator(batches, start, positions.global_batch, prefetch)
 
@@ -95,7 +89,7 @@ def choose_backend(source, backend):
     raise ValueError(f'Unknown backend {backend!r}; choose from {_BACKENDS}.')
   if backend != 'auto':
     return backend
-  if hasattr(source, 'images') or not tensorflow_import.available():
+  if hasattr(source, 'images') or not augment_tf.available():
     return 'numpy'
   return 'tf'
 
@@ -219,7 +213,7 @@ def eval_batches(
   """
   index = jax.process_index() if process_index is None else process_index
   count = jax.process_count() if process_count is None else process_count
-  positions = order.Positions(0, batch_size, index, count)
+  positions = sampling.Positions(0, batch_size, index, count)
   for number in range(-(-len(source) // positions.global_batch)):
     image = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
     label = np.full((batch_size, image_size, image_size), IGNORE, np.int32)
@@ -233,7 +227,7 @@ def eval_batches(
 
 def _eval_sample(source, index, size):
   """Picture and label map of one sample, resized."""
-  name = reader.source_name(source)
+  name = sampling.source_name(source)
   sample = source[index]
   if 'mask' not in sample:
     raise ValueError(

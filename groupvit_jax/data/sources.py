@@ -13,9 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import reader
-from groupvit_jax.data.tar_source import TarSource
-from groupvit_jax.data.tfrecord_source import TFRecordSource
+from groupvit_jax.data import sampling
+from groupvit_jax.data.shards import TarSource, TFRecordSource
 
 __all__ = [
   'ArraySource',
@@ -41,7 +40,7 @@ class ConcatSource:
     self.sources = list(sources)
     if not self.sources:
       raise ValueError('ConcatSource needs at least one source.')
-    self.name = ' + '.join(map(reader.source_name, self.sources))
+    self.name = ' + '.join(map(sampling.source_name, self.sources))
     self._ends = np.cumsum([len(source) for source in self.sources]).tolist()
 
   def __len__(self):
@@ -92,7 +91,7 @@ class ArraySource:
 
 def _cleaned(captions, name, index):
   try:
-    return reader.clean_captions(captions)
+    return sampling.clean_captions(captions)
   except images_lib.BadSampleError as error:
     raise ValueError(f'{name}, sample {index}: {error}') from error
 
@@ -164,7 +163,7 @@ class InMemory(ArraySource):
     Raises:
       ValueError: no sample is usable.
     """
-    name = name or reader.source_name(source)
+    name = name or sampling.source_name(source)
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
@@ -174,7 +173,7 @@ class InMemory(ArraySource):
       try:
         sample = source[index]
         images[kept] = _square(sample['image'], size)
-        captions.append(reader.clean_captions(sample['caption']))
+        captions.append(sampling.clean_captions(sample['caption']))
       except images_lib.BadSampleError as error:
         if kept + 5 > index:
           logging.warning('%s: sample %d left out: %s', name, index, error)

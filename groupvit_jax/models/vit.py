@@ -91,7 +91,7 @@ class ViT(nn.Module):
 
 # OpenAI CLIP's vision transformer (arXiv 2103.00020, openai/CLIP model.py).
 #
-# What a CLIP checkpoint holds: a class token that is read at the end, QuickGELU,
+# A CLIP checkpoint holds: a class token that is read at the end, QuickGELU,
 # a norm before the blocks, no bias in the patch embedding. `vit.ViT` is the
 # baseline that is trained here.
 

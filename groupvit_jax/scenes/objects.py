@@ -649,7 +649,7 @@ def _cabin(g: Canvas, dice: Dice, trim):
 
 # Who paints which thing: parts, patterns and relief, by signed distance.
 #
-# A painter takes (canvas, dice, tone); `tone` is the (hue, saturation, value) of
+# A painter takes (canvas, dice, tone); `tone` is (hue, saturation, value) of
 # the thing's colour. Own coordinates: about a unit circle, y down.
 
 PAINTERS = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from groupvit_jax.data import decoding
+from groupvit_jax.data import images
 from groupvit_jax.data.benchmarks import folders, pairs
 from groupvit_jax.errors import SourceError
 
@@ -66,7 +66,7 @@ class CaptionSet:
 
   def __getitem__(self, index: int) -> CaptionedImage:
     name, picture, captions = self._rows[index]
-    return CaptionedImage(name, decoding.open_image(picture), captions)
+    return CaptionedImage(name, images.open_image(picture), captions)
 
 
 def has_captions(folder: str | os.PathLike) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from groupvit_jax.data import shards, tar_source
+from groupvit_jax.data import shards
 from groupvit_jax.errors import ImageError, SourceError
 
 _NO_NUMBER = (1 << 31) - 1
@@ -39,7 +39,7 @@ class LabelShards:
       raise SourceError(str(error)) from error
     if not len(self._table):
       raise SourceError(
-        f'{patterns}: no sample has a picture ({", ".join(tar_source.IMAGES)}) '
+        f'{patterns}: no sample has a picture ({", ".join(shards.IMAGES)}) '
         'and a cls.'
       )
     self._files = shards.Files(self._paths)
@@ -63,7 +63,7 @@ class LabelShards:
         f'{self.names[index]}: its cls {said}, and there are {classes} classes '
         '(0 is the first); give the class names that belong to these shards.'
       )
-    data = self._files.read(self._shard[index], at * tar_source.BLOCK, size)
+    data = self._files.read(self._shard[index], at * shards.BLOCK, size)
     return data, label
 
 
@@ -90,14 +90,14 @@ def scan(path: str) -> np.ndarray:
   """
   rows, left_out = [], 0
   with open(path, 'rb', buffering=0) as file:
-    for parts in tar_source.samples(path):
-      image = next((parts[e] for e in tar_source.IMAGES if e in parts), None)
+    for parts in shards.samples(path):
+      image = next((parts[e] for e in shards.IMAGES if e in parts), None)
       if image is None or 'cls' not in parts:
         left_out += 1
         continue
       block, size = parts['cls']
       text = os.pread(
-        file.fileno(), min(size, _MOST_DIGITS), block * tar_source.BLOCK
+        file.fileno(), min(size, _MOST_DIGITS), block * shards.BLOCK
       )
       rows.append((*image, _number(text)))
   if left_out:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from groupvit_jax.data import decoding
+from groupvit_jax.data import images
 from groupvit_jax.data.benchmarks import (
   folders,
   label_lists,
@@ -84,7 +84,7 @@ class LabelledImages:
     source, label = self._read(index)
     name = str(source) if isinstance(source, pathlib.Path) else self.name(index)
     return LabelledImage(
-      self.name(index), decoding.open_image(source, name), label
+      self.name(index), images.open_image(source, name), label
     )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from groupvit_jax.data import decoding
+from groupvit_jax.data import images
 from groupvit_jax.data.benchmarks import label_maps
 from groupvit_jax.data.benchmarks.example import Example
 from groupvit_jax.errors import ImageError, SourceError
@@ -126,7 +126,7 @@ def _picture(raw):
   """
   size = label_maps.size_of(raw.truth, raw.truth_name)
   try:
-    image = decoding.open_image(raw.picture, raw.picture_name, upright=False)
+    image = images.open_image(raw.picture, raw.picture_name, upright=False)
   except ImageError as error:
     if isinstance(raw.picture, pathlib.Path) and not raw.picture.exists():
       raise ImageError(
@@ -135,7 +135,7 @@ def _picture(raw):
       ) from None
     raise error
   if image.shape[:2] != tuple(size):
-    upright = decoding.open_image(raw.picture, raw.picture_name)
+    upright = images.open_image(raw.picture, raw.picture_name)
     if upright.shape[:2] == tuple(size):
       return upright
   label_maps.check_size(size, image.shape[:2], raw.truth_name)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from groupvit_jax.data import decoding
+from groupvit_jax.data import images
 from groupvit_jax.data.benchmarks import folders
 from groupvit_jax.errors import SourceError
 
@@ -43,7 +43,7 @@ class Pictures:
 
   def __getitem__(self, index: int) -> Picture:
     name = self._names[index]
-    return Picture(name, decoding.open_image(self._root / name))
+    return Picture(name, images.open_image(self._root / name))
 
 
 def open_pictures(
