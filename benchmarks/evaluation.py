@@ -28,8 +28,8 @@ import torch
 from PIL import Image
 
 import groupvit_jax
-from groupvit_jax import judge
-from groupvit_jax.data import benchmarks, label_sets
+from groupvit_jax import benchmarks
+from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import canvases, protocols
 
 SIZES = ((375, 500), (333, 500), (500, 375), (375, 500))  # of VOC, mostly
@@ -101,19 +101,19 @@ def make_sides(args, folder, data, dtype) -> dict:
 
 
 def _protocol(args) -> protocols.Protocol:
-  overrides = {} if args.size == 448 else judge.at_size(args.size)
+  overrides = {} if args.size == 448 else build.at_size(args.size)
   return protocols.make('groupvit', 'voc21', **overrides)
 
 
 def _ours(model, data, args, figures):
-  question = judge.Question(
+  question = build.Question(
     benchmark='voc21',
     folder=data,
-    overrides={} if args.size == 448 else judge.at_size(args.size),
+    overrides={} if args.size == 448 else build.at_size(args.size),
     boundary=figures,
     diagnosis=figures,
   )
-  asked = judge.make(question, model.as_encoder(), batch_size=args.batch)
+  asked = build.make(question, model.as_encoder(), batch_size=args.batch)
 
   def evaluate():
     found = asked.evaluator.evaluate(model.predict_fns, model.variables)

@@ -28,7 +28,8 @@ import judge_rows
 import numpy as np
 
 import groupvit_jax as gv
-from groupvit_jax import files, judge
+from groupvit_jax import files
+from groupvit_jax.benchmarks import build
 from groupvit_jax.evaluation import diagnosis, refinement
 
 COLUMNS = {
@@ -138,7 +139,7 @@ def place(args, path: pathlib.Path, data: str, name: str) -> pathlib.Path:
 def measure(subject: judge_rows.Subject, row: judge_rows.Row) -> dict:
   """Evaluates one row; the question is kept with its figures."""
   question = row.question(subject)
-  asked = judge.make(question, subject.model.as_encoder(), batch_size=50)
+  asked = build.make(question, subject.model.as_encoder(), batch_size=50)
   model = subject.model
   fns = subject.fitted_fns if row.fitted else model.predict_fns
   begin = time.perf_counter()

@@ -9,8 +9,8 @@ import judge_token
 import numpy as np
 from PIL import Image
 
-from groupvit_jax import judge, scenes
-from groupvit_jax.data import benchmarks, label_sets
+from groupvit_jax import benchmarks, scenes
+from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import background, calibration, zero_shot
 from groupvit_jax.evaluation.segmentation import SegmentConfig
 from groupvit_jax.text import prompts
@@ -52,7 +52,7 @@ class Subject:
     label_set = label_sets.class_names(data)
     self.objects = tuple(label_set[int(data in WITH_BACKGROUND) :])
 
-  def question(self, **changes) -> judge.Question:
+  def question(self, **changes) -> build.Question:
     """The evaluation that rows change: whole pictures, no gate on scenes."""
     own = {} if self.folder else {'top_k': None, 'mode': 'whole'}
     options = {}
@@ -62,9 +62,9 @@ class Subject:
         'size': SIDE,
         'seed': self._args.data_seed,
       }
-    overrides = {**judge.at_size(self.side), **own}
+    overrides = {**build.at_size(self.side), **own}
     overrides |= changes.pop('overrides', {})
-    return judge.Question(
+    return build.Question(
       benchmark=self.data,
       folder=self.folder,
       limit=None if self.folder is None else self._args.limit,
@@ -146,7 +146,7 @@ class Row:
   """
 
   what: str
-  question: Callable[[Subject], judge.Question]
+  question: Callable[[Subject], build.Question]
   background_only: bool = True
   learned: bool = False
   fitted: bool = False

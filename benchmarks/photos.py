@@ -18,7 +18,7 @@ import tarfile
 
 import demo
 
-from groupvit_jax.data import benchmarks
+from groupvit_jax import benchmarks
 
 SET = 'flickr8k_224'
 SHARD = 'photos.tar'

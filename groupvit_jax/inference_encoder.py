@@ -15,9 +15,9 @@ from groupvit_jax import (
   inference_batches,
   inference_programs,
   inference_words,
-  judge_question,
   threads,
 )
+from groupvit_jax.benchmarks import build as build_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import canvases
@@ -143,10 +143,10 @@ class Encoder:
     """Texts to rows of ids. ModelError if the model came without its own."""
     return self._text_encoder.tokenizer
 
-  def as_encoder(self) -> judge_question.Encoder:
-    """What `judge.make` has to know of the model."""
+  def as_encoder(self) -> build_lib.Encoder:
+    """What `build.make` has to know of the model."""
     kind = self.architecture['image_encoder']
-    return judge_question.Encoder(
+    return build_lib.Encoder(
       tokenizer=self.tokenizer,
       image_size=self.image_size,
       patch_size=self.patch_size,

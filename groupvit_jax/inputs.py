@@ -14,7 +14,8 @@ import numpy as np
 from absl import logging
 
 from groupvit_jax import errors, files, inputs_benchmark, sharding
-from groupvit_jax.data import captions, label_sets, pipeline, shards, sources
+from groupvit_jax.benchmarks import label_sets
+from groupvit_jax.data import captions, pipeline, shards, sources
 from groupvit_jax.evaluation import (
   grouping_baselines,
   segmentation,

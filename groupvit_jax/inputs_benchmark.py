@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from groupvit_jax import errors, judge
-from groupvit_jax.data import benchmarks
+from groupvit_jax import benchmarks, errors
+from groupvit_jax.benchmarks import build
 from groupvit_jax.evaluation import segmentation_evaluator
 from groupvit_jax.text import prompts
 
@@ -41,7 +41,7 @@ class Benchmark:
     self._config = config
     self._tokenizer = tokenizer
     self._question = _question(config)
-    self._judge = judge.make(
+    self._judge = build.make(
       self._question,
       _encoder(config, tokenizer),
       batch_size=_batch_size(config, self._question),
@@ -102,14 +102,14 @@ def is_benchmark(source: str) -> bool:
   return ':' in source
 
 
-def _question(config) -> judge.Question:
+def _question(config) -> build.Question:
   name, _, folder = config.eval.source.partition(':')
-  whole = name in judge.WHOLES
+  whole = name in build.WHOLES
   overrides = {}
   if not whole:
     side = config.eval.short_side or config.image_size
-    overrides = judge.at_size(side) | {'top_k': config.eval.top_k or None}
-  return judge.Question(
+    overrides = build.at_size(side) | {'top_k': config.eval.top_k or None}
+  return build.Question(
     benchmark=name,
     folder=folder or None,
     limit=config.eval.examples or None,
@@ -126,8 +126,8 @@ def num_groups(config: ml_collections.ConfigDict) -> int:
   return [n for n in config.model.num_output_groups if n][-1]
 
 
-def _encoder(config, tokenizer) -> judge.Encoder:
-  return judge.Encoder(
+def _encoder(config, tokenizer) -> build.Encoder:
+  return build.Encoder(
     tokenizer=tokenizer,
     image_size=(config.image_size, config.image_size),
     patch_size=config.model.patch_size,
@@ -137,7 +137,7 @@ def _encoder(config, tokenizer) -> judge.Encoder:
 
 def _batch_size(config, question) -> int:
   """Whole pictures are shared out over the devices, windows go to each."""
-  if question.benchmark in judge.WHOLES:
+  if question.benchmark in build.WHOLES:
     return config.eval.batch_size // jax.process_count()
   # Scores are held at the truth's size, which is not that of training.
   return min(_WINDOWS, max(1, config.eval.batch_size // jax.device_count()))

@@ -19,7 +19,8 @@ from layout_folders import (
 )
 from PIL import Image
 
-from groupvit_jax.data.benchmarks import First, label_maps, open_set
+from groupvit_jax.benchmarks import First, open_set
+from groupvit_jax.benchmarks import base as base_lib
 from groupvit_jax.errors import ImageError, SourceError
 
 
@@ -160,7 +161,7 @@ def test_label_maps_of_every_kind(tmp_path, mode):
   else:
     image = image.convert(mode)
   image.save(tmp_path / 'truth.png')
-  read = label_maps.read(tmp_path / 'truth.png', 'truth', SIZE)
+  read = base_lib.read(tmp_path / 'truth.png', 'truth', SIZE)
   np.testing.assert_array_equal(read, values)
 
 
@@ -170,7 +171,7 @@ def test_a_palette_with_transparency_is_read(tmp_path):
   image.putpalette(list(range(256)) * 3)
   image = image.convert('PA')
   image.save(tmp_path / 'truth.tif')
-  read = label_maps.read(tmp_path / 'truth.tif', 'truth', SIZE)
+  read = base_lib.read(tmp_path / 'truth.tif', 'truth', SIZE)
   np.testing.assert_array_equal(read, values)
 
 
@@ -381,7 +382,7 @@ def _grey_png(rows: np.ndarray, bits: int) -> bytes:
 @pytest.mark.parametrize('bits', [1, 2, 4])
 def test_grey_of_few_bits_is_read_as_stored(bits):
   rows = np.arange(24).reshape(3, 8) % 2**bits
-  found = label_maps.read(_grey_png(rows, bits), 'map', (3, 8))
+  found = base_lib.read(_grey_png(rows, bits), 'map', (3, 8))
   np.testing.assert_array_equal(found, rows)
 
 

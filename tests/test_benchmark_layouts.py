@@ -20,14 +20,16 @@ from layout_folders import (
 )
 from PIL import Image
 
-from groupvit_jax.data import benchmarks, label_sets, sources
-from groupvit_jax.data.benchmarks import (
+from groupvit_jax import benchmarks
+from groupvit_jax.benchmarks import (
   BENCHMARKS,
   ade20k,
   coco,
-  context,
+  label_sets,
   open_set,
+  pascal,
 )
+from groupvit_jax.data import sources
 
 
 def check(examples, expected: dict[str, list[int]]):
@@ -100,8 +102,8 @@ def test_threads_read_what_one_thread_reads(tmp_path):
 
 
 def test_ids_of_context_are_in_the_order_of_the_names():
-  assert len(context._IDS) == 59
-  assert list(context._IDS) == sorted(context._IDS)
+  assert len(pascal._IDS) == 59
+  assert list(pascal._IDS) == sorted(pascal._IDS)
 
 
 def test_later_annotations_of_context_lie_on_top(tmp_path):

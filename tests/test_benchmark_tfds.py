@@ -5,8 +5,8 @@ import pytest
 from layout_folders import SIZE, label_map, picture, stored
 from PIL import Image
 
-from groupvit_jax.data import benchmarks
-from groupvit_jax.data.benchmarks import open_set, tfds_records
+from groupvit_jax import benchmarks
+from groupvit_jax.benchmarks import open_set, tfds_records
 from groupvit_jax.errors import ImageError, SourceError
 
 tfds = pytest.importorskip('tensorflow_datasets')

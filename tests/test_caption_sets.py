@@ -5,7 +5,7 @@ import json
 import pytest
 from layout_folders import SIZE, listing, picture
 
-from groupvit_jax.data.benchmarks import open_captions
+from groupvit_jax.benchmarks import open_captions
 from groupvit_jax.errors import ImageError, SourceError
 
 

@@ -10,7 +10,8 @@ import tiny_inference
 from jax.experimental.compilation_cache import compilation_cache
 
 import groupvit_jax as gv
-from groupvit_jax import cli, judge_names, metrics
+from groupvit_jax import cli, metrics
+from groupvit_jax.benchmarks import names as names_lib
 from groupvit_jax.commands import evaluate_settings
 from groupvit_jax.evaluation import grouping_baselines, protocols
 
@@ -79,7 +80,7 @@ def done(places):
 
 def test_the_matrix_is_that_of_segmenting_each_picture(places, done):
   """Pixel for pixel what `Model.segment` answers under the same rule."""
-  from groupvit_jax.data import benchmarks
+  from groupvit_jax import benchmarks
 
   model = gv.load(places['model'], compilation_cache=False)
   segment = done['settings']['protocol']['segment']
@@ -200,9 +201,9 @@ def test_a_file_is_not_replaced_unasked(places, done, capsys):
 
 def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
   """After two pictures Ctrl-C; the same command then gives the same matrix."""
-  from groupvit_jax.data.benchmarks import pairs
+  from groupvit_jax.benchmarks import base
 
-  read, asked = pairs.PairSet.__getitem__, []
+  read, asked = base.PairSet.__getitem__, []
 
   def stopped(self, index):
     asked.append(index)
@@ -212,13 +213,13 @@ def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
 
   out = places['root'] / 'stopped.json'
   args = *RULE, '--batch', '1', '--out', out
-  monkeypatch.setattr(pairs.PairSet, '__getitem__', stopped)
+  monkeypatch.setattr(base.PairSet, '__getitem__', stopped)
   assert run(places, 'folder', *args) == 130
   assert 'the same command goes on where this one' in error_line(capsys)
   assert not out.exists()
   asked.clear()
   monkeypatch.setattr(
-    pairs.PairSet,
+    base.PairSet,
     '__getitem__',
     lambda self, index: asked.append(index) or read(self, index),
   )
@@ -358,20 +359,20 @@ def test_values_of_settings():
 
 
 def test_the_help_lists_what_there_is():
-  from groupvit_jax.data import benchmarks
+  from groupvit_jax import benchmarks
 
   known = benchmarks.BENCHMARKS
-  assert tuple(known) == judge_names.SEGMENTED
+  assert tuple(known) == names_lib.SEGMENTED
   drawn = [name for name in known if not known[name].needs_folder]
-  assert tuple(drawn) == judge_names.DRAWN
-  assert tuple(protocols.PROTOCOLS) == judge_names.PROTOCOLS
-  assert set(judge_names.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
+  assert tuple(drawn) == names_lib.DRAWN
+  assert tuple(protocols.PROTOCOLS) == names_lib.PROTOCOLS
+  assert set(names_lib.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
 
 
 def test_a_file_that_cannot_be_written_takes_no_figures(
   places, tmp_path, capsys, monkeypatch
 ):
-  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+  from groupvit_jax.benchmarks.classification import LabelledImages
 
   out = tmp_path / 'out.json'
   read = LabelledImages.__getitem__
@@ -394,8 +395,8 @@ def test_whole_pictures_go_on_as_well(
   places, tmp_path, capsys, monkeypatch, benchmark
 ):
   """After two pictures Ctrl-C; then the same figures, to the last bit."""
-  from groupvit_jax.data.benchmarks.caption_sets import CaptionSet
-  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+  from groupvit_jax.benchmarks.captions import CaptionSet
+  from groupvit_jax.benchmarks.classification import LabelledImages
 
   kind = LabelledImages if benchmark == 'classes' else CaptionSet
   read, asked = kind.__getitem__, []
@@ -438,7 +439,7 @@ def test_what_was_to_be_replaced_stays_so(
   places, tmp_path, capsys, monkeypatch
 ):
   """Interrupted with --overwrite, it goes on without; stray journals do not."""
-  from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+  from groupvit_jax.benchmarks.classification import LabelledImages
 
   out = tmp_path / 'out.json'
   out.write_text('old')
@@ -468,7 +469,7 @@ def test_what_was_to_be_replaced_stays_so(
 
 def test_captions_count_as_they_are_in_the_end(places, tmp_path, monkeypatch):
   """Vectors of pictures are what is kept; captions may be mended meanwhile."""
-  from groupvit_jax.data.benchmarks.caption_sets import CaptionSet
+  from groupvit_jax.benchmarks.captions import CaptionSet
 
   data, out = evaluation_folders.captioned(tmp_path / 'd'), tmp_path / 'o.json'
   args = 'captions', '--batch', '2', '--out'

@@ -12,9 +12,9 @@ import segment_runs
 from PIL import Image
 from segment_runs import run, save, written
 
+from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.commands import arguments, segment
 from groupvit_jax.commands import labels as label_options
-from groupvit_jax.data import label_sets
 from groupvit_jax.text import prompts
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from stub_models import NAMES, PERFECT, Stub, tokenizer
 
-from groupvit_jax import judge, judge_pictures, judge_truth, threads
-from groupvit_jax.data import benchmarks
-from groupvit_jax.data.benchmarks.labelled_images import LabelledImages
+from groupvit_jax import benchmarks, threads
+from groupvit_jax.benchmarks import build, image_batches
+from groupvit_jax.benchmarks.classification import LabelledImages
 from groupvit_jax.errors import (
   ConfigError,
   ImageError,
@@ -20,7 +20,7 @@ from groupvit_jax.errors import (
   WorkdirError,
 )
 
-ENCODER = judge.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
+ENCODER = build.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def classes(tmp_path):
 
 
 def batches(folder, **options):
-  return judge_pictures.Batches(
+  return image_batches.Batches(
     benchmarks.open_labelled_images(folder),
     lambda _, example: example.label,
     (8, 8),
@@ -104,8 +104,8 @@ def test_other_labels_of_the_same_pictures_are_told(tmp_path, layout):
           member.size = len(data)
           tar.addfile(member, io.BytesIO(data))
     examples = benchmarks.open_labelled_images(tmp_path)
-    question = judge.Question('classes', tmp_path)
-    return judge_truth.of_labels(question, examples)
+    question = build.Question('classes', tmp_path)
+    return build.of_labels(question, examples)
 
   before = told(1)
   assert len(before) == 1
@@ -142,8 +142,8 @@ def test_a_pass_leaves_out_what_is_done(classes):
 
 
 def test_a_question_of_whole_pictures(classes):
-  question = judge.Question('classes', classes, limit=6)
-  asked = judge.make(question, ENCODER, batch_size=4)
+  question = build.Question('classes', classes, limit=6)
+  asked = build.make(question, ENCODER, batch_size=4)
   assert (asked.kind, asked.total) == ('classification', 6)
   # One picture of class k is all but red k: the stub then knows it.
   figures = dict(asked.evaluator.run(Stub().predict_fns, {'shift': 0}))
@@ -198,28 +198,28 @@ def test_a_question_of_whole_pictures(classes):
   ],
 )
 def test_what_cannot_be_asked(question, encoder, reason):
-  encoder = judge.Encoder(tokenizer, (8, 8), 1, **encoder)
+  encoder = build.Encoder(tokenizer, (8, 8), 1, **encoder)
   with pytest.raises(ConfigError, match=reason):
-    judge.make(judge.Question(**question), encoder)
+    build.make(build.Question(**question), encoder)
 
 
 def test_settings_hold_what_is_left_open(tmp_path, monkeypatch):
   tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
-  encoder = judge.Encoder(tokens, (8, 8), 1)
-  settings = judge.make(judge.Question('scenes'), encoder).settings
+  encoder = build.Encoder(tokens, (8, 8), 1)
+  settings = build.make(build.Question('scenes'), encoder).settings
   assert settings['options'] == {'count': 1000, 'size': 224, 'seed': 0}
   assert settings['split'] == 'validation' and settings['data'] is None
-  open_ = judge.Question('scenes', options={'count': 3})
+  open_ = build.Question('scenes', options={'count': 3})
   said = {'count': 3, 'size': 224, 'seed': 0}
-  same = judge.Question('scenes', split='validation', options=said)
+  same = build.Question('scenes', split='validation', options=said)
   assert open_.origin == same.origin
-  assert open_.origin != judge.Question('scenes').origin
+  assert open_.origin != build.Question('scenes').origin
   evaluation_folders.classified(tmp_path / 'classes', NAMES)
   monkeypatch.chdir(tmp_path)
-  question = judge.Question('classes', 'classes')
+  question = build.Question('classes', 'classes')
   place = str((tmp_path / 'classes').resolve())
-  assert judge.make(question, ENCODER).settings['data'] == place
-  assert question.origin == judge.Question('classes', place).origin
+  assert build.make(question, ENCODER).settings['data'] == place
+  assert question.origin == build.Question('classes', place).origin
 
 
 def test_class_names_follow_the_protocol(tmp_path):
@@ -227,10 +227,10 @@ def test_class_names_follow_the_protocol(tmp_path):
 
   layout_folders.voc(tmp_path, {'2007_000001': [0, 1]})
   for protocol, name in (('groupvit', 'table'), ('tcl', 'diningtable')):
-    question = judge.Question('voc21', tmp_path, protocol=protocol)
+    question = build.Question('voc21', tmp_path, protocol=protocol)
     tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
-    encoder = judge.Encoder(tokens, (8, 8), 1)
-    settings = judge.make(question, encoder).settings
+    encoder = build.Encoder(tokens, (8, 8), 1)
+    settings = build.make(question, encoder).settings
     assert settings['class_names'][11] == name
     assert settings['class_names'][0] == 'background'
     assert settings['protocol']['name'] == protocol
@@ -253,11 +253,11 @@ def test_another_folder_does_not_go_on(tmp_path):
   """Its pictures may have the same names."""
   stub = Stub()
   for name in ('one', 'other'):
-    asked = judge.make(
-      judge.Question(
+    asked = build.make(
+      build.Question(
         'folder',
         evaluation_folders.segmented(tmp_path / name, 1),
-        overrides=judge.at_size(8),
+        overrides=build.at_size(8),
         class_names=('background', *NAMES[:4]),
         boundary=False,
         diagnosis=False,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import groupvit_jax as gv
-from groupvit_jax import cli, errors, judge, judge_calibration
+from groupvit_jax import cli, errors
+from groupvit_jax.benchmarks import build, calibrate
 from groupvit_jax.data import images
 from groupvit_jax.evaluation import calibration, zero_shot
 from groupvit_jax.text import prompts
@@ -35,16 +36,16 @@ def model(places):
 
 
 def question(places, **fields):
-  return judge.Question(
+  return build.Question(
     benchmark='folder',
     folder=places['photos'],
-    overrides=judge.at_size(SIDE) | fields.pop('overrides', {}),
+    overrides=build.at_size(SIDE) | fields.pop('overrides', {}),
     **fields,
   )
 
 
 def calibrated(model, asked, folder, **options):
-  return judge_calibration.calibrate(
+  return calibrate.calibrate(
     asked,
     model.as_encoder(),
     model.predict_fns,
@@ -110,7 +111,7 @@ def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
     atol=1e-5,
   )
   assert report['settings']['calibration'] == dict(asked.calibration)
-  result = judge.make(asked, model.as_encoder()).evaluator.evaluate(
+  result = build.make(asked, model.as_encoder()).evaluator.evaluate(
     model.predict_fns, model.variables
   )
   matrix = np.asarray(report['confusion_matrix'])
@@ -135,6 +136,6 @@ def test_what_cannot_be_calibrated(places, model, fields, folder, reason):
 
 
 def test_there_must_be_a_background(places, model):
-  asked = judge.Question('scenes', options={'count': 2, 'size': SIDE})
+  asked = build.Question('scenes', options={'count': 2, 'size': SIDE})
   with pytest.raises(errors.ConfigError, match='scenes has no background'):
     calibrated(model, asked, places['captions'])

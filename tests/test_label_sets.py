@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupvit_jax.data import label_sets
+from groupvit_jax.benchmarks import label_sets
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from layout_folders import picture
 from sample_data import encode, write_tar
 from sample_data import picture as plain
 
-from groupvit_jax.data import benchmarks
-from groupvit_jax.data.benchmarks import open_labelled_images
+from groupvit_jax import benchmarks
+from groupvit_jax.benchmarks import open_labelled_images
 from groupvit_jax.errors import ImageError, SourceError
 from groupvit_jax.text import prompts
 

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from groupvit_jax.data import benchmarks
+from groupvit_jax import benchmarks
 
 _BESIDE = pathlib.Path(__file__).parents[2] / 'shared'
 DATA = pathlib.Path(os.environ.get('GROUPVIT_SHARED', _BESIDE)) / 'data'

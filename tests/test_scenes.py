@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import scenes
-from groupvit_jax.data import label_sets
+from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.scenes import layout
 from groupvit_jax.scenes import layout as layouts
 from groupvit_jax.scenes.layout import Dice, roll

@@ -4,13 +4,13 @@ import argparse
 import pathlib
 from typing import Any
 
-from groupvit_jax import judge_names
+from groupvit_jax.benchmarks import names
 from groupvit_jax.commands import arguments
 
 _EXAMPLES = f"""\
 benchmarks:
-  {', '.join(judge_names.SEGMENTED[:6])},
-  {', '.join(judge_names.SEGMENTED[6:])}   segmentation
+  {', '.join(names.SEGMENTED[:6])},
+  {', '.join(names.SEGMENTED[6:])}   segmentation
   imagenet, classes   classification (class folders, or shards with cls)
   captions            retrieval (captions.jsonl, or COCO's, or Karpathy's)
 docs/evaluation.md tells where to get each, and how its folder must look.
@@ -46,7 +46,7 @@ def add(commands) -> None:
     '--benchmark',
     required=True,
     metavar='NAME',
-    choices=judge_names.NAMES,
+    choices=names.NAMES,
     help='see below',
   )
   parser.add_argument(
@@ -57,7 +57,7 @@ def add(commands) -> None:
   )
   parser.add_argument(
     '--protocol',
-    choices=judge_names.PROTOCOLS,
+    choices=names.PROTOCOLS,
     help='of segmentation, see below (default: groupvit)',
   )
   parser.add_argument(
@@ -134,16 +134,15 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     '--regions',
-    choices=judge_names.REGIONS,
-    default=judge_names.MODEL,
+    choices=names.REGIONS,
+    default=names.MODEL,
     help='how the patches of a model without groups, such as CLIP, are grouped',
   )
   group.add_argument(
     '--num-groups',
     metavar='K',
     type=arguments.positive,
-    help=f'for {" and ".join(judge_names.COUNTED)} '
-    f'(default: {judge_names.NUM_GROUPS})',
+    help=f'for {" and ".join(names.COUNTED)} (default: {names.NUM_GROUPS})',
   )
   group.add_argument(
     '--no-boundary',
@@ -164,26 +163,26 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:
-  """Fields of `judge.Question`."""
-  from groupvit_jax import judge
+  """Fields of `build.Question`."""
+  from groupvit_jax.benchmarks import build
 
   overrides = {k: v for k, v in steps.items() if not k.startswith('data.')}
   if args.size:
     if 'short_side' in steps:
       raise ValueError('--size sets short_side too; give one of the two')
-    overrides = judge.at_size(args.size) | overrides
+    overrides = build.at_size(args.size) | overrides
   return {
     'benchmark': args.benchmark,
     'folder': args.data,
     'split': args.split,
     'limit': args.limit,
-    'protocol': args.protocol or judge_names.PROTOCOLS[0],
+    'protocol': args.protocol or names.PROTOCOLS[0],
     'overrides': overrides,
     'options': {
       k.removeprefix('data.'): v for k, v in steps.items() if k not in overrides
     },
     'regions': args.regions,
-    'num_groups': args.num_groups or judge_names.NUM_GROUPS,
+    'num_groups': args.num_groups or names.NUM_GROUPS,
     'skip_bad': args.skip_bad,
     'boundary': not args.no_boundary,
   }

@@ -6,7 +6,7 @@ gives it expects something of it.
 
 import argparse
 
-from groupvit_jax import judge_names
+from groupvit_jax.benchmarks import names
 from groupvit_jax.commands import evaluate_files
 
 _OF_SEGMENTATION = (
@@ -26,18 +26,18 @@ def check(args: argparse.Namespace) -> None:
       written.
   """
   _check_data(args)
-  if args.benchmark in judge_names.WHOLES:
+  if args.benchmark in names.WHOLES:
     for name in _OF_SEGMENTATION:
       if getattr(args, name):
         raise ValueError(
           f'--{name.replace("_", "-")} is of segmentation; leave it out for '
           f'{args.benchmark}'
         )
-  if args.class_names and args.benchmark == judge_names.CAPTIONS:
+  if args.class_names and args.benchmark == names.CAPTIONS:
     raise ValueError('--class-names: captions have no classes; leave it out')
-  if args.num_groups and args.regions not in judge_names.COUNTED:
+  if args.num_groups and args.regions not in names.COUNTED:
     raise ValueError(
-      f'--num-groups is for --regions {" and ".join(judge_names.COUNTED)}; '
+      f'--num-groups is for --regions {" and ".join(names.COUNTED)}; '
       'leave it out'
     )
   if args.out is not None:
@@ -47,7 +47,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check_data(args):
-  drawn = args.benchmark in judge_names.DRAWN
+  drawn = args.benchmark in names.DRAWN
   if args.data is None and not drawn:
     raise ValueError(
       f'{args.benchmark} needs its folder: give --data DIR; docs/evaluation.md '

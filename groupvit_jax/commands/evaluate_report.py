@@ -36,7 +36,7 @@ def make(
   Args:
     path: of the model.
     model: an `inference.Model`.
-    asked: the `judge.Judge`.
+    asked: the `build.Judge`.
     found: a `BenchmarkResult`, or figures by name.
 
   Returns:

@@ -11,13 +11,8 @@ from typing import Any
 import jax
 import tqdm
 
-from groupvit_jax import (
-  errors,
-  judge,
-  judge_calibration,
-  sharding,
-  sharding_processes,
-)
+from groupvit_jax import errors, sharding, sharding_processes
+from groupvit_jax.benchmarks import build, calibrate, label_sets
 from groupvit_jax.commands import (
   evaluate_claim,
   evaluate_files,
@@ -25,7 +20,6 @@ from groupvit_jax.commands import (
   evaluate_table,
   messages,
 )
-from groupvit_jax.data import label_sets
 from groupvit_jax.evaluation import (
   benchmark_journal,
   diagnosis,
@@ -38,7 +32,7 @@ def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
 
   Args:
     args: of the command line.
-    fields: of `judge.Question`.
+    fields: of `build.Question`.
 
   Returns:
     The exit code.
@@ -63,7 +57,7 @@ def _run(args, fields, claim) -> int:
   from groupvit_jax import inference
 
   model = inference.load(args.model)
-  question = judge.Question(**fields)
+  question = build.Question(**fields)
   if args.calibrate:
     question = _calibrated(args, question, model)
   with _Bar() as bar:
@@ -118,19 +112,19 @@ def _check_data(data: pathlib.Path | None) -> None:
     raise ValueError(f'{data}: there is no such folder or shard')
 
 
-def _make(args, *question, **options) -> judge.Judge:
-  """`judge.make`, in the words of the command line."""
+def _make(args, *question, **options) -> build.Judge:
+  """`build.make`, in the words of the command line."""
   try:
-    return judge.make(*question, **options)
+    return build.make(*question, **options)
   except errors.ConfigError as error:
     if args.size and 'short_side' in str(error):
       raise ValueError(f'--size {args.size}: {error}') from error
     raise
 
 
-def _calibrated(args, question, model) -> judge.Question:
+def _calibrated(args, question, model) -> build.Question:
   with _Bar('calibrating') as bar:
-    return judge_calibration.calibrate(
+    return calibrate.calibrate(
       question,
       model.as_encoder(),
       model.predict_fns,
@@ -182,7 +176,7 @@ class _Bar:
 
 def _batch_size(args: argparse.Namespace, mesh) -> int:
   """Of this process; whole pictures are shared out over its devices."""
-  if mesh is None or args.benchmark not in judge.WHOLES:
+  if mesh is None or args.benchmark not in build.WHOLES:
     return args.batch
   return sharding.fit_batch_size(args.batch) // jax.process_count()
 
@@ -196,7 +190,7 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
   return evaluate_files.journal_of(args.out)
 
 
-def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
+def _forget(args: argparse.Namespace, asked: build.Judge) -> int:
   """What was kept to go on from is of no use to a run that is done."""
   if args.out is not None:
     asked.evaluator.journal.remove()
@@ -204,7 +198,7 @@ def _forget(args: argparse.Namespace, asked: judge.Judge) -> int:
 
 
 def _interrupted(args: argparse.Namespace) -> str:
-  if args.benchmark in judge.WHOLES and jax.process_count() > 1:
+  if args.benchmark in build.WHOLES and jax.process_count() > 1:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'

@@ -56,7 +56,7 @@ def read(args: argparse.Namespace) -> Labels:
 
 
 def _read_set(name: str) -> tuple[tuple[str, ...], float | None]:
-  from groupvit_jax.data import label_sets
+  from groupvit_jax.benchmarks import label_sets
 
   if name in SETS:
     threshold = label_sets.BACKGROUND_THRESHOLDS.get(name)

@@ -9,13 +9,7 @@ import os
 import numpy as np
 from absl import logging
 
-from groupvit_jax.data import label_sets
-from groupvit_jax.data.benchmarks import (
-  folders,
-  label_maps,
-  pairs,
-  tfds_records,
-)
+from groupvit_jax.benchmarks import base, folders, label_sets, tfds_records
 
 _SPLITS = {'val': 'validation', 'train': 'training'}
 
@@ -34,7 +28,7 @@ _THINGS = (
 
 def open_ade20k(
   folder: str | os.PathLike, split: str = 'validation'
-) -> pairs.PairSet:
+) -> base.PairSet:
   """Opens the challenge's data.
 
   Args:
@@ -57,7 +51,7 @@ def open_ade20k(
     folders.existing(root / 'annotations' / split),
     picture_suffixes=('.jpg',),
   )
-  return pairs.from_files(names, files, label_maps.less_one(150))
+  return base.from_files(names, files, base.less_one(150))
 
 
 def _from_tfds(prepared, split, names):
@@ -71,13 +65,13 @@ def _from_tfds(prepared, split, names):
     record = records[index]
     where = records.label(index, 'annotation')
     truth, _ = _scene_classes(record['annotation'], where)
-    return pairs.Raw(
+    return base.Raw(
       record['image'], truth, records.label(index, 'picture'), where
     )
 
   if records.names:
     _warn_of_things(records)
-  return pairs.PairSet(names, records.names, raw, label_maps.less_one(150))
+  return base.PairSet(names, records.names, raw, base.less_one(150))
 
 
 def _scene_classes(annotation: bytes, name: str) -> tuple[np.ndarray, bool]:
@@ -86,7 +80,7 @@ def _scene_classes(annotation: bytes, name: str) -> tuple[np.ndarray, bool]:
   scene_parse150 1.0.0 holds annotations_instance.tar: red is the class among
   100 things, green the instance. Everything else is 0 there, hence ignored.
   """
-  values = label_maps.channels(annotation, name)[..., :3]
+  values = base.channels(annotation, name)[..., :3]
   if values.shape[-1] < 3 or (values == values[..., :1]).all():
     return values[..., 0].astype(np.int32), False
   table = np.full(256, 150 + 1, np.int32)  # beyond: out of range

@@ -6,13 +6,7 @@ or as TFDS prepared it.
 
 import os
 
-from groupvit_jax.data import label_sets
-from groupvit_jax.data.benchmarks import (
-  folders,
-  label_maps,
-  pairs,
-  tfds_records,
-)
+from groupvit_jax.benchmarks import base, folders, label_sets, tfds_records
 
 # Ids of the 19 classes that are evaluated, in their order; the other ids below
 # 34 are ignored (mcordts/cityscapesScripts helpers/labels.py).
@@ -23,16 +17,16 @@ _LAST = 33
 _TFDS_CONFIG = 'semantic_segmentation'
 
 
-def label_id_rule() -> label_maps.Rule:
+def label_id_rule() -> base.Rule:
   """Label ids to the 19 classes."""
   classes = dict.fromkeys(range(_LAST + 1), 255)
   classes |= {value: i for i, value in enumerate(_IDS)}
-  return label_maps.mapped(classes, f'label ids 0 to {_LAST}')
+  return base.mapped(classes, f'label ids 0 to {_LAST}')
 
 
 def open_cityscapes(
   folder: str | os.PathLike, split: str = 'val'
-) -> pairs.PairSet:
+) -> base.PairSet:
   """Opens Cityscapes.
 
   Args:
@@ -58,8 +52,8 @@ def open_cityscapes(
     truth_ending=f'_gtFine_{kind}',
     picture_suffixes=('.png',),
   )
-  rule = label_maps.as_stored(19) if converted else label_id_rule()
-  return pairs.from_files(names, files, rule)
+  rule = base.as_stored(19) if converted else label_id_rule()
+  return base.from_files(names, files, rule)
 
 
 def _from_tfds(prepared, split, names):
@@ -69,10 +63,10 @@ def _from_tfds(prepared, split, names):
 
   def raw(index):
     record = records[index]
-    return pairs.Raw(
+    return base.Raw(
       *(record[key] for key in keys),
       records.label(index, 'picture'),
       records.label(index, 'label map'),
     )
 
-  return pairs.PairSet(names, records.names, raw, label_id_rule())
+  return base.PairSet(names, records.names, raw, label_id_rule())

@@ -8,19 +8,13 @@ import os
 
 import numpy as np
 
-from groupvit_jax.data import label_sets
-from groupvit_jax.data.benchmarks import (
-  folders,
-  label_maps,
-  pairs,
-  tfds_records,
-)
+from groupvit_jax.benchmarks import base, folders, label_sets, tfds_records
 from groupvit_jax.errors import ImageError, SourceError
 
 _ANIMAL, _BACKGROUND, _BORDER = 1, 2, 3
 
 
-def open_pet(folder: str | os.PathLike, split: str = 'test') -> pairs.PairSet:
+def open_pet(folder: str | os.PathLike, split: str = 'test') -> base.PairSet:
   """Opens the pets.
 
   Args:
@@ -42,21 +36,21 @@ def open_pet(folder: str | os.PathLike, split: str = 'test') -> pairs.PairSet:
     record = records[index]
     where = records.label(index, 'trimap')
     truth = _classes(record['segmentation_mask'], int(record['species']), where)
-    return pairs.Raw(
+    return base.Raw(
       record['image'], truth, records.label(index, 'picture'), where
     )
 
-  return pairs.PairSet(
+  return base.PairSet(
     label_sets.class_names('pet'),
     records.names,
     raw,
-    label_maps.as_stored(3),
+    base.as_stored(3),
     background=True,
   )
 
 
 def _classes(trimap: bytes, species: int, name: str) -> np.ndarray:
-  values = label_maps.read(trimap, name, label_maps.size_of(trimap, name))
+  values = base.read(trimap, name, base.size_of(trimap, name))
   if not np.isin(values, (_ANIMAL, _BACKGROUND, _BORDER)).all():
     raise ImageError(
       f'{name} has labels out of range: {np.unique(values).tolist()}, where a '
@@ -64,5 +58,5 @@ def _classes(trimap: bytes, species: int, name: str) -> np.ndarray:
     )
   if species not in (0, 1):
     raise ImageError(f'{name}: the species is {species}, not 0 (cat) or 1.')
-  table = np.array([0, 1 + species, 0, label_maps.IGNORED], np.int32)
+  table = np.array([0, 1 + species, 0, base.IGNORED], np.int32)
   return table[values]

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from groupvit_jax.data import label_sets
-from groupvit_jax.data.benchmarks import folders, label_maps, pairs
+from groupvit_jax.benchmarks import base, folders, label_sets
 from groupvit_jax.errors import ImageError, SourceError
 
 _JSON = 'trainval_merged.json'
@@ -34,7 +33,7 @@ _CATEGORIES = 459
 
 def open_context(
   folder: str | os.PathLike, split: str = 'val', *, background: bool = True
-) -> pairs.PairSet:
+) -> base.PairSet:
   """Opens VOC2010 with the Context annotations.
 
   Args:
@@ -66,8 +65,8 @@ def _from_png(root, converted, split, names, background):
     (name, root / 'JPEGImages' / f'{name}.jpg', converted / f'{name}.png')
     for name in ids
   ]
-  rule = label_maps.as_stored(60) if background else label_maps.less_one(59)
-  return pairs.from_files(names, files, rule, background=background)
+  rule = base.as_stored(60) if background else base.less_one(59)
+  return base.from_files(names, files, rule, background=background)
 
 
 def _from_json(root, split, names, background):
@@ -77,18 +76,18 @@ def _from_json(root, split, names, background):
   classes = dict.fromkeys(range(_CATEGORIES + 1), other)
   classes |= {category: first + i for i, category in enumerate(_IDS)}
   # Here 255 is a category, and nothing is ignored.
-  rule = label_maps.mapped(classes, f'categories 0 to {_CATEGORIES}')
+  rule = base.mapped(classes, f'categories 0 to {_CATEGORIES}')
 
   def raw(index):
     image = images[index]
     truth = _drawn(image, annotations[image['image_id']], path)
     picture = root / 'JPEGImages' / image['file_name']
-    return pairs.Raw(
+    return base.Raw(
       picture, truth, str(picture), f'{image["file_name"]} in {path}'
     )
 
   stems = [pathlib.PurePosixPath(image['file_name']).stem for image in images]
-  return pairs.PairSet(names, stems, raw, rule, background=background)
+  return base.PairSet(names, stems, raw, rule, background=background)
 
 
 def _parsed(path, split):
@@ -133,3 +132,41 @@ def _drawn(
       f'({error}); download the annotations anew.'
     ) from error
   return label
+
+
+# PASCAL VOC 2012: VOC21 with the background, VOC20 without.
+#
+# Masks are palette PNGs whose pixel value is the class, 255 on borders.
+
+
+def open_voc(
+  folder: str | os.PathLike, split: str = 'val', *, background: bool = True
+) -> base.PairSet:
+  """Opens VOC2012 as it is unpacked.
+
+  Args:
+    folder: VOC2012, or what holds VOCdevkit.
+    split: a list in ImageSets/Segmentation, without '.txt'.
+    background: whether it counts as class 0; else it is ignored (mmsegmentation
+      reduce_zero_label; kakaobrain/tcl segmentation/datasets/pascal_voc.py).
+
+  Raises:
+    SourceError: no such folder or list, or an empty one.
+  """
+  root = folders.root_of(
+    folder,
+    ('JPEGImages', 'SegmentationClass'),
+    ('VOC2012', 'VOCdevkit/VOC2012'),
+  )
+  ids = folders.read_list(root / 'ImageSets/Segmentation' / f'{split}.txt')
+  files = [
+    (
+      name,
+      root / 'JPEGImages' / f'{name}.jpg',
+      root / 'SegmentationClass' / f'{name}.png',
+    )
+    for name in ids
+  ]
+  names = label_sets.class_names('voc21' if background else 'voc20')
+  rule = base.as_stored(21) if background else base.less_one(20)
+  return base.from_files(names, files, rule, background=background)

@@ -10,18 +10,16 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from groupvit_jax.data import label_sets
-from groupvit_jax.data.benchmarks import (
+from groupvit_jax.benchmarks import (
   ade20k,
   cityscapes,
   coco,
-  context,
-  own_folder,
+  label_sets,
+  own,
+  pascal,
   pet,
-  scenes_set,
-  voc,
 )
-from groupvit_jax.data.benchmarks.example import First, LabelledSet
+from groupvit_jax.benchmarks.base import First, LabelledSet
 from groupvit_jax.errors import SourceError
 
 
@@ -90,7 +88,7 @@ _ALL = (
     _VOC_WHERE,
     _VOC_LAYOUT,
     'val',
-    voc.open_voc,
+    pascal.open_voc,
   ),
   _benchmark(
     'voc20',
@@ -98,7 +96,7 @@ _ALL = (
     _VOC_WHERE,
     _VOC_LAYOUT,
     'val',
-    functools.partial(voc.open_voc, background=False),
+    functools.partial(pascal.open_voc, background=False),
   ),
   _benchmark(
     'context60',
@@ -106,7 +104,7 @@ _ALL = (
     _CONTEXT_WHERE,
     _CONTEXT_LAYOUT,
     'val',
-    context.open_context,
+    pascal.open_context,
   ),
   _benchmark(
     'context59',
@@ -114,7 +112,7 @@ _ALL = (
     _CONTEXT_WHERE,
     _CONTEXT_LAYOUT,
     'val',
-    functools.partial(context.open_context, background=False),
+    functools.partial(pascal.open_context, background=False),
   ),
   _benchmark(
     'coco_object',
@@ -169,9 +167,9 @@ _ALL = (
     'drawn here',
     'no folder',
     'validation',
-    lambda folder, split, **options: scenes_set.ScenesSet(split, **options),
+    lambda folder, split, **options: own.ScenesSet(split, **options),
     needs_folder=False,
-    options=scenes_set.DEFAULTS,
+    options=own.DEFAULTS,
   ),
   _benchmark(
     'scenes_things',
@@ -179,9 +177,9 @@ _ALL = (
     'drawn here',
     'no folder',
     'validation',
-    lambda folder, split, **options: scenes_set.SceneThings(split, **options),
+    lambda folder, split, **options: own.SceneThings(split, **options),
     needs_folder=False,
-    options=scenes_set.DEFAULTS,
+    options=own.DEFAULTS,
   ),
   _benchmark(
     'folder',
@@ -189,7 +187,7 @@ _ALL = (
     'you have it',
     'images/ID.jpg (or .png), masks/ID.png, classes.txt with a name per line',
     None,
-    own_folder.open_folder,
+    own.open_folder,
   ),
 )
 

@@ -8,34 +8,23 @@
 Only evaluation sees them: masks never reach training.
 """
 
-from groupvit_jax.data.benchmarks.caption_sets import (
+from groupvit_jax.benchmarks.base import IGNORED, Example, First, LabelledSet
+from groupvit_jax.benchmarks.captions import (
   CaptionedImage,
   CaptionSet,
   has_captions,
   open_captions,
+  open_pictures,
 )
-from groupvit_jax.data.benchmarks.example import (
-  IGNORED,
-  Example,
-  First,
-  LabelledSet,
-)
-from groupvit_jax.data.benchmarks.imagenet import (
+from groupvit_jax.benchmarks.classification import (
   IMAGENET_CLASSES,
   IMAGENET_IDS,
-)
-from groupvit_jax.data.benchmarks.labelled_images import (
   LabelledImage,
   LabelledImages,
   open_labelled_images,
 )
-from groupvit_jax.data.benchmarks.registry import (
-  BENCHMARKS,
-  Benchmark,
-  open_set,
-)
-from groupvit_jax.data.benchmarks.scenes_set import ScenesSet
-from groupvit_jax.data.benchmarks.unlabelled import open_pictures
+from groupvit_jax.benchmarks.own import ScenesSet
+from groupvit_jax.benchmarks.registry import BENCHMARKS, Benchmark, open_set
 
 __all__ = [
   'BENCHMARKS',

@@ -5,26 +5,201 @@ webdataset shards with `cls`.
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 
-from groupvit_jax.data import images
-from groupvit_jax.data.benchmarks import (
-  folders,
-  label_lists,
-  label_shards,
-  pairs,
-)
-from groupvit_jax.data.benchmarks.imagenet import (
-  IMAGENET_CLASSES,
-  IMAGENET_IDS,
-)
-from groupvit_jax.errors import SourceError, explained_as
+from groupvit_jax.benchmarks import base, folders
+from groupvit_jax.data import images, shards
+from groupvit_jax.errors import ImageError, SourceError, explained_as
 from groupvit_jax.text import prompts
+
+# ImageNet-1k: the class names that CLIP prompts, and their WordNet ids.
+#
+# In label order, which is the order of the ids. CLIP's templates are in
+# `text/prompts.py`.
+
+_TABLE = pathlib.Path(__file__).parents[1] / 'assets' / 'imagenet_classes.tsv'
+
+
+def _read() -> tuple[tuple[str, ...], tuple[str, ...]]:
+  lines = _TABLE.read_text(encoding='utf-8').splitlines()
+  ids, names = zip(*(line.split('\t') for line in lines), strict=True)
+  return ids, names
+
+
+# openai/CLIP notebooks/Prompt_Engineering_for_ImageNet.ipynb; the released
+# GroupViT has the same (NVlabs/GroupViT datasets/imagenet_template.py).
+IMAGENET_IDS, IMAGENET_CLASSES = _read()
+
+
+# labels.jsonl: pictures and what names their class, a line each.
+#
+# A line is an object with `image` and one of `wnid`, `label` (a number), `name`.
+
+NAME = 'labels.jsonl'
+# The first of these that a line has names its class.
+_KEYS = {'wnid': str, 'label': int, 'name': str}
+_IDS = frozenset(IMAGENET_IDS)
+
+
+def read(path: pathlib.Path) -> list[tuple[pathlib.Path, str | int]]:
+  """Pictures, and what names the class of each: all by the same key.
+
+  Raises:
+    SourceError: it cannot be read, or a line of it is otherwise; with its
+      number.
+  """
+  rows, first = [], None
+  for number, line in folders.numbered_lines(path):
+    try:
+      record = json.loads(line)
+      picture = folders.picture_in(path.parent, record['image'])
+      key = _key_of(record)
+      rows.append((picture, _class_of(record, key)))
+      first = first or (key, number)
+      _check_key(key, *first)
+    except (ValueError, KeyError, TypeError) as error:
+      raise SourceError(
+        f'{path}, line {number}, needs "image" and one of "wnid", "label" (a '
+        f'whole number) and "name" as JSON ({error}).'
+      ) from error
+  return rows
+
+
+def _key_of(record: Any) -> str:
+  key = next((key for key in _KEYS if key in record), None)
+  if key is None:
+    raise KeyError('none of the three')
+  return key
+
+
+def _check_key(key: str, first: str, number: int) -> None:
+  """An id among names would be a class of its own, called by its id."""
+  if key != first:
+    raise ValueError(
+      f'its class goes by {key}, and that of line {number} by {first}: give '
+      'the same in every line'
+    )
+
+
+def _class_of(record: Any, key: str) -> str | int:
+  given = record[key]
+  if type(given) is not _KEYS[key]:  # true is an int, but no label
+    raise TypeError(f'its {key} is {json.dumps(given)}')
+  if key == 'wnid' and given not in _IDS:
+    raise ValueError(f"{given!r} is no WordNet id of ImageNet's")
+  return given
+
+
+# Pictures and class numbers in webdataset shards, by random access.
+#
+# A sample is a picture and `cls`, a text file with a number.
+
+_NO_NUMBER = (1 << 31) - 1
+_MOST_DIGITS = 16
+
+
+class LabelShards:
+  """Labelled pictures of tar shards.
+
+  Fields:
+    names: one for each picture: its shard, and its place there.
+  """
+
+  def __init__(self, patterns: str | os.PathLike | Sequence):
+    """Indexes shards, or reads the indices of earlier runs.
+
+    Args:
+      patterns: path or pattern (`{000000..000049}.tar`, `*.tar`), or several.
+
+    Raises:
+      SourceError: a shard is missing or no tar, or no labelled picture.
+    """
+    self._paths = _paths(patterns)
+    try:
+      self._shard, self._table = shards.build_index(self._paths, scan, 'labels')
+    except ValueError as error:
+      raise SourceError(str(error)) from error
+    if not len(self._table):
+      raise SourceError(
+        f'{patterns}: no sample has a picture ({", ".join(shards.IMAGES)}) '
+        'and a cls.'
+      )
+    self._files = shards.Files(self._paths)
+    counts = np.bincount(self._shard, minlength=len(self._paths)).tolist()
+    self.names = [
+      f'{path}#{i}'
+      for path, count in zip(self._paths, counts, strict=True)
+      for i in range(count)
+    ]
+
+  def read(self, index: int, classes: int) -> tuple[bytes, int]:
+    """The encoded picture and its label.
+
+    Raises:
+      ImageError: the label is no number below `classes`.
+    """
+    at, size, label = self._table[index].tolist()
+    if label >= classes:
+      said = 'is no number' if label == _NO_NUMBER else f'is {label}'
+      raise ImageError(
+        f'{self.names[index]}: its cls {said}, and there are {classes} classes '
+        '(0 is the first); give the class names that belong to these shards.'
+      )
+    data = self._files.read(self._shard[index], at * shards.BLOCK, size)
+    return data, label
+
+
+def _paths(patterns):
+  """All of the shards: a set without some of them is another set."""
+  missing = shards.absent(patterns)
+  if missing:
+    pattern, path = missing[0]
+    of = '' if path == pattern else f' of {pattern}'
+    more = f' and {len(missing) - 1} more' if len(missing) > 1 else ''
+    raise SourceError(
+      f'{path}{more}{of}: there is no such shard; give a path or a pattern of '
+      "those that are there, such as '/data/imagenet-val-{000000..000049}.tar'."
+    )
+  return shards.expand(patterns)
+
+
+def scan(path: str) -> np.ndarray:
+  """Indexes the labelled pictures of one shard.
+
+  Returns:
+    int64 [n, 3]: the 512-byte block where the picture starts, its size in
+    bytes, and its label.
+  """
+  rows, left_out = [], 0
+  with open(path, 'rb', buffering=0) as file:
+    for parts in shards.samples(path):
+      image = next((parts[e] for e in shards.IMAGES if e in parts), None)
+      if image is None or 'cls' not in parts:
+        left_out += 1
+        continue
+      block, size = parts['cls']
+      text = os.pread(
+        file.fileno(), min(size, _MOST_DIGITS), block * shards.BLOCK
+      )
+      rows.append((*image, _number(text)))
+  if left_out:
+    logging.warning(
+      '%s: %d samples lack a picture or a cls and are left out', path, left_out
+    )
+  return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def _number(text):
+  text = text.strip()
+  return min(int(text), _NO_NUMBER) if text.isdigit() else _NO_NUMBER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +243,7 @@ class LabelledImages:
     Raises:
       SourceError: no picture, or two of one name.
     """
-    pairs.check_names(names)
+    base.check_names(names)
     self.class_names = tuple(class_names)
     self._names = tuple(names)
     self._read = read
@@ -132,8 +307,8 @@ def open_labelled_images(
   root = folders.existing(root / split) if split else root
   if any(root.glob('*.tar')):
     return _from_shards(str(root / '*.tar'), class_names, limit)
-  listed = root / label_lists.NAME
-  rows = label_lists.read(listed) if listed.is_file() else _by_folder(root)
+  listed = root / NAME
+  rows = read(listed) if listed.is_file() else _by_folder(root)
   return _labelled(root, rows, class_names, limit)
 
 
@@ -143,7 +318,7 @@ def _is_pattern(source):
 
 
 def _from_shards(source, class_names, limit):
-  shards = label_shards.LabelShards(source)
+  shards = LabelShards(source)
   names = tuple(class_names or IMAGENET_CLASSES)
 
   def read(index):
@@ -173,7 +348,7 @@ def _by_folder(root):
   if not rows:
     raise SourceError(
       f'{root} has no pictures in folders named after their class, no '
-      f'{label_lists.NAME} and no .tar shards.'
+      f'{NAME} and no .tar shards.'
     )
   return rows
 

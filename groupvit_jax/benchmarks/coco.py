@@ -7,15 +7,73 @@ included; COCO-Object also from the instance annotations.
 import json
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from groupvit_jax.data import label_sets
-from groupvit_jax.data.benchmarks import (
-  coco_instances,
-  folders,
-  label_maps,
-  pairs,
-)
-from groupvit_jax.errors import SourceError
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from groupvit_jax.benchmarks import base, folders, label_sets
+from groupvit_jax.benchmarks.base import IGNORED
+from groupvit_jax.errors import ImageError, SourceError
+
+# Label maps drawn from COCO's instance annotations, by pycocotools.
+#
+# In the coding of COCO-Stuff's PNGs: the category's id less one, 255 for none.
+
+
+def draw(
+  image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], name: str
+) -> np.ndarray:
+  """Draws the instances of a picture.
+
+  Crowds first, then from the largest instance to the smallest, so that small
+  ones in front of large ones stay visible. COCO-Stuff's maps decide overlaps by
+  hand; elsewhere both are equal.
+
+  Args:
+    image: its record: height, width.
+    annotations: its instances: category_id, segmentation (polygons, or run
+      lengths), area, iscrowd.
+    name: what messages call it.
+
+  Returns:
+    Stored values, int32 [h, w].
+
+  Raises:
+    ImageError: a segmentation that cannot be drawn.
+  """
+  try:
+    height, width = image['height'], image['width']
+    label = np.full((height, width), IGNORED, np.int32)
+    for annotation in sorted(annotations, key=_depth):
+      inside = _mask(annotation['segmentation'], height, width)
+      label[inside] = annotation['category_id'] - 1
+  except (IndexError, KeyError, TypeError, ValueError) as error:
+    raise ImageError(
+      f'{name} has an instance that cannot be drawn ({type(error).__name__}: '
+      f'{error}); download the annotations anew.'
+    ) from error
+  return label
+
+
+def _depth(annotation):
+  crowd = annotation.get('iscrowd', 0)
+  return (not crowd, -annotation['area'], annotation.get('id', 0))
+
+
+def _mask(segmentation, height, width):
+  if isinstance(segmentation, list):
+    polygons = [p for p in segmentation if len(p) >= 6]  # three corners
+    if not polygons:
+      return np.zeros((height, width), bool)
+    runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+  elif isinstance(segmentation['counts'], list):
+    runs = coco_mask.frPyObjects(segmentation, height, width)
+  else:
+    runs = segmentation
+  return coco_mask.decode(runs) > 0
+
 
 # Of the ids 0 to 181 in the PNGs (COCO's category ids less one, then stuff),
 # these name no category (mmsegmentation tools/convert_datasets/
@@ -32,12 +90,12 @@ _STUFF_CONVERTED = '_labelTrainIds'
 _OBJECT_CONVERTED = '_instanceTrainIds'
 
 
-def stuff_rule() -> label_maps.Rule:
+def stuff_rule() -> base.Rule:
   """Ids of the PNGs to the 171 classes; unlabelled (255) is ignored."""
-  return label_maps.mapped(_BY_ID, f'0 to {_LAST} and 255, with gaps')
+  return base.mapped(_BY_ID, f'0 to {_LAST} and 255, with gaps')
 
 
-def object_rule() -> label_maps.Rule:
+def object_rule() -> base.Rule:
   """Ids of the PNGs to background and 80 objects.
 
   Stuff and what is not labelled become the background (NVlabs/GroupViT
@@ -45,12 +103,12 @@ def object_rule() -> label_maps.Rule:
   """
   things = {v: i + 1 for v, i in _BY_ID.items() if v < _LAST_THING}
   stuff = dict.fromkeys((*range(_LAST_THING + 1, _LAST + 1), 255), 0)
-  return label_maps.mapped(things | stuff, f'0 to {_LAST} and 255, with gaps')
+  return base.mapped(things | stuff, f'0 to {_LAST} and 255, with gaps')
 
 
 def open_coco_stuff(
   folder: str | os.PathLike, split: str = 'val2017'
-) -> pairs.PairSet:
+) -> base.PairSet:
   """Opens COCO-Stuff 164k.
 
   Args:
@@ -68,13 +126,13 @@ def open_coco_stuff(
   truths, converted = _truths(root, split, _STUFF_CONVERTED)
   if converted:
     files = _pairs(pictures, truths, _STUFF_CONVERTED)
-    return pairs.from_files(names, files, label_maps.as_stored(171))
-  return pairs.from_files(names, _pairs(pictures, truths), stuff_rule())
+    return base.from_files(names, files, base.as_stored(171))
+  return base.from_files(names, _pairs(pictures, truths), stuff_rule())
 
 
 def open_coco_object(
   folder: str | os.PathLike, split: str = 'val2017'
-) -> pairs.PairSet:
+) -> base.PairSet:
   """Opens COCO-Object.
 
   Args:
@@ -96,11 +154,11 @@ def open_coco_object(
   truths, converted = _truths(root, split, _OBJECT_CONVERTED, required=False)
   if converted:
     files = _pairs(pictures, truths, _OBJECT_CONVERTED)
-    return _objects(names, files, label_maps.as_stored(81))
+    return _objects(names, files, base.as_stored(81))
   if truths is not None:
     return _objects(names, _pairs(pictures, truths), object_rule())
   if drawn.is_dir():
-    return _objects(names, _pairs(pictures, drawn), label_maps.as_stored(81))
+    return _objects(names, _pairs(pictures, drawn), base.as_stored(81))
   if instances.is_file():
     return _from_instances(names, pictures, instances)
   raise SourceError(
@@ -110,7 +168,7 @@ def open_coco_object(
 
 
 def _objects(names, files, rule):
-  return pairs.from_files(names, files, rule, background=True)
+  return base.from_files(names, files, rule, background=True)
 
 
 def _pictures(root, split):
@@ -161,11 +219,11 @@ def _from_instances(names, pictures, path):
     image = images[index]
     picture = pictures / image['file_name']
     where = f'{image["file_name"]} in {path}'
-    truth = coco_instances.draw(image, annotations.get(image['id'], []), where)
-    return pairs.Raw(picture, truth, str(picture), where)
+    truth = draw(image, annotations.get(image['id'], []), where)
+    return base.Raw(picture, truth, str(picture), where)
 
   stems = [pathlib.PurePosixPath(image['file_name']).stem for image in images]
-  return pairs.PairSet(names, stems, raw, object_rule(), background=True)
+  return base.PairSet(names, stems, raw, object_rule(), background=True)
 
 
 def _parsed(path):

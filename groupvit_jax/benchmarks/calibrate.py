@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from groupvit_jax import (
-  files,
-  judge,
-  judge_names,
-  judge_pictures,
-  sharding_processes,
-)
-from groupvit_jax.data import benchmarks
+from groupvit_jax import benchmarks, files, sharding_processes
+from groupvit_jax.benchmarks import build, image_batches
+from groupvit_jax.benchmarks import names as names_lib
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import background, calibration, zero_shot
 
@@ -23,15 +18,15 @@ MOST = 1000
 
 
 def calibrate(
-  question: judge.Question,
-  encoder: judge.Encoder,
+  question: build.Question,
+  encoder: build.Encoder,
   predict_fns: Mapping[str, Callable[..., Any]],
   variables: Any,
   folder: str | os.PathLike,
   *,
   batch_size: int = 8,
   progress: Callable[[int, int], None] | None = None,
-) -> judge.Question:
+) -> build.Question:
   """Gives every class of a benchmark a cosine threshold of its own.
 
   Pictures are seen as the benchmark's windows are; their captions are read if
@@ -57,7 +52,7 @@ def calibrate(
     ImageError: one that cannot be read.
   """
   _check(question)
-  settings = judge.make(question, encoder).settings
+  settings = build.make(question, encoder).settings
   if not settings['background']:
     raise ConfigError(
       f'{question.benchmark} has no background, so that there is nothing to '
@@ -65,7 +60,7 @@ def calibrate(
     )
   pictures, captions = _open(folder)
   side = settings['sizes']['window']
-  batches = judge_pictures.Batches(
+  batches = image_batches.Batches(
     pictures,
     lambda place, _: place,
     (side, side),
@@ -101,11 +96,11 @@ def calibrate(
 
 
 def _check(question):
-  if question.benchmark in judge_names.WHOLES:
+  if question.benchmark in names_lib.WHOLES:
     raise ConfigError(
       f'{question.benchmark} is of whole pictures: no threshold'
     )
-  if question.regions != judge_names.MODEL:
+  if question.regions != names_lib.MODEL:
     raise ConfigError('only models with groups of their own are calibrated')
   taken = {
     'background_threshold',
