@@ -66,7 +66,7 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['groupvit_jax*']),
   package_data={
-    'groupvit_jax': ['text/assets/*', 'data/assets/*', '*.html', '*.css']
+    'groupvit_jax': ['text/assets/*', 'benchmarks/assets/*', '*.html', '*.css']
   },
   install_requires=_BASE,
   extras_require={

@@ -18,7 +18,7 @@ from groupvit_jax import (
 )
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import canvases, segmentation
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 
 @dataclasses.dataclass(frozen=True)

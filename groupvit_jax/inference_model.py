@@ -22,7 +22,7 @@ from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import background as background_rules
 from groupvit_jax.evaluation import canvases
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 from groupvit_jax.inference_encoder import Encoder
 from groupvit_jax.inference_result import Segmentation
 

@@ -14,7 +14,7 @@ from groupvit_jax.evaluation import (
   segmentation,
   zero_shot,
 )
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 
 def regions_of(cosines, rng, width=64):

@@ -6,7 +6,7 @@ import pytest
 
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation import canvases
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 RELEASED = canvases.Plan(448, 2048, None, None, 16)
 SLIDE = canvases.Plan(448, 2048, 448, 224, 16)

@@ -23,7 +23,7 @@ from groupvit_jax import (
 )
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import canvases, segmentation, soft_maps, zero_shot
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 from groupvit_jax.text import clip_bpe, prompts
 
 

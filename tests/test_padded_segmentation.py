@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax.evaluation import naming, soft_maps, zero_shot
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 CONFIGS = {
   'released': SegmentConfig(),

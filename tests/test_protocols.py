@@ -5,7 +5,7 @@ import re
 import pytest
 
 from groupvit_jax.evaluation import protocols
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 from groupvit_jax.text import prompts
 
 SIZES = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax.evaluation import naming, segmentation, soft_maps, zero_shot
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 
 segment = jax.jit(
   segmentation.segment, static_argnames=('size', 'config', 'output_size')

@@ -11,12 +11,8 @@ import jax
 from jax.sharding import Mesh
 
 from groupvit_jax import benchmarks, files
-from groupvit_jax.benchmarks import (
-  classification,
-  image_batches,
-  label_sets,
-  names,
-)
+from groupvit_jax.benchmarks import classification as image_labels
+from groupvit_jax.benchmarks import image_batches, label_sets
 from groupvit_jax.benchmarks import names as names_lib
 from groupvit_jax.benchmarks.names import NAMES, WHOLES
 from groupvit_jax.errors import ConfigError, explained_as
@@ -69,7 +65,7 @@ class Question:
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: Sequence[str] | None = None
-  regions: str = names.MODEL
+  regions: str = names_lib.MODEL
   num_groups: int = names.NUM_GROUPS
   calibration: Mapping[str, Any] | None = None
   skip_bad: bool = False
@@ -309,7 +305,7 @@ def of_labels(question: Question, examples: Any) -> list[Any]:
   shards = sorted({name.rpartition('#')[0] for name in names if '#' in name})
   states = [_state(pathlib.Path(shard)) for shard in shards]
   root = files.expanded(question.folder) / (question.split or '')
-  listed = root / classification.NAME
+  listed = root / image_labels.NAME
   if listed.is_file():
     states.append(zlib.crc32(listed.read_bytes()))
   return [state for state in states if state is not None]

@@ -25,7 +25,7 @@ from groupvit_jax.text import prompts
 # In label order, which is the order of the ids. CLIP's templates are in
 # `text/prompts.py`.
 
-_TABLE = pathlib.Path(__file__).parents[1] / 'assets' / 'imagenet_classes.tsv'
+_TABLE = pathlib.Path(__file__).parent / 'assets' / 'imagenet_classes.tsv'
 
 
 def _read() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -41,7 +41,7 @@ IMAGENET_IDS, IMAGENET_CLASSES = _read()
 
 # labels.jsonl: pictures and what names their class, a line each.
 #
-# A line is an object with `image` and one of `wnid`, `label` (a number), `name`.
+# Each line: an object with `image` and one of `wnid`, `label` (a number), `name`.
 
 NAME = 'labels.jsonl'
 # The first of these that a line has names its class.

@@ -296,8 +296,8 @@ def _check_size(size, name):
   height, width = size
   if height * width > MAX_DECODED_PIXELS:
     raise ImageError(
-      f'{name} has {width:,} x {height:,} pixels, more than the {MAX_DECODED_PIXELS:,} '
-      'that are decoded; scale it down first.'
+      f'{name} has {width:,} x {height:,} pixels, more than the '
+      f'{MAX_DECODED_PIXELS:,} that are decoded; scale it down first.'
     )
   if min(height, width) < MIN_SIDE:
     raise ImageError(
@@ -319,8 +319,8 @@ def _decode_bytes(data, name, upright):
     image = Image.open(io.BytesIO(data))
   except Image.DecompressionBombError:
     raise ImageError(
-      f'{name} unpacks to more than {MAX_DECODED_PIXELS:,} pixels (a decompression '
-      'bomb?); scale it down first.'
+      f'{name} unpacks to more than {MAX_DECODED_PIXELS:,} pixels (a '
+      'decompression bomb?); scale it down first.'
     ) from None
   except _NOT_AN_IMAGE:
     raise ImageError(f'{name} is not an image that can be read.') from None

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from groupvit_jax.evaluation.segmentation import SegmentConfig
+from groupvit_jax.evaluation.segment_config import SegmentConfig
 from groupvit_jax.text import prompts
 
 # NVlabs/GroupViT segmentation/configs/_base_/datasets/*.py, `bg_thresh`.
