@@ -37,7 +37,7 @@ from groupvit_jax import (
   threads,
 )
 from groupvit_jax.data import on_device
-from groupvit_jax.evaluation import canvases
+from groupvit_jax.evaluation import windows
 from groupvit_jax.text import prompts, tokenizer
 
 NAMES = (
@@ -102,7 +102,7 @@ class Pair:
     self._config = groupvit_jax.SegmentConfig(
       background_threshold=THRESHOLD, short_side=size
     )
-    self._plan = canvases.plan(
+    self._plan = windows.plan(
       self._config, size, model.architecture['image']['patch_size']
     )
     device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'

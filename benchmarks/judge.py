@@ -30,7 +30,7 @@ import numpy as np
 import groupvit_jax as gv
 from groupvit_jax import files
 from groupvit_jax.benchmarks import build
-from groupvit_jax.evaluation import diagnosis, refinement
+from groupvit_jax.evaluation import diagnosis, pamr
 
 COLUMNS = {
   'mIoU': 'miou',
@@ -119,7 +119,7 @@ def tell_cost() -> None:
       for n in (3, classes)
     )
     given = rgb, scores, jnp.ones((1, height, width), bool)
-    refine, seconds = refinement.make(), []
+    refine, seconds = pamr.make(), []
     refine(*given).block_until_ready()
     for _ in range(5):
       begin = time.perf_counter()

@@ -12,7 +12,7 @@ from PIL import Image
 from groupvit_jax import benchmarks, scenes
 from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import background, calibration, zero_shot
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import prompts
 
 ABSENT = object()

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from groupvit_jax import convert, inference_programs
 from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.inference_model import RELEASED, Model
 from groupvit_jax.inference_result import Segmentation
 from groupvit_jax.inference_words import LabelError

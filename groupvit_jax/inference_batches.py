@@ -17,8 +17,9 @@ from groupvit_jax import (
   inference_programs,
 )
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.evaluation import canvases, segmentation
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import segmentation
+from groupvit_jax.evaluation import windows as windows_lib
+from groupvit_jax.evaluation.config import SegmentConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Picture:
 
 
 def prepare(
-  source: images_lib.Source, name: str, plan: canvases.Plan
+  source: images_lib.Source, name: str, plan: windows_lib.Plan
 ) -> Picture:
   """Opens and scales a picture; see `open_image` for what is refused."""
   image = images_lib.open_image(source, name)
-  size = canvases.scaled_size(image.shape[:2], plan, name)
-  scaled = canvases.resize(image, size)
-  return Picture(image, scaled, canvases.windows(size, plan))
+  size = windows_lib.scaled_size(image.shape[:2], plan, name)
+  scaled = windows_lib.resize_image(image, size)
+  return Picture(image, scaled, windows_lib.windows(size, plan))
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -72,7 +73,7 @@ def fields(
   variables: Any,
   pictures: Sequence[Picture],
   words: Words,
-  plan: canvases.Plan,
+  plan: windows_lib.Plan,
   config: SegmentConfig,
   batch_size: int,
 ) -> list[inference_field.Field]:
@@ -91,14 +92,14 @@ def fields(
     A field per picture.
   """
   items = [(p, window) for p in pictures for window in p.windows]
-  keys = [canvases.canvas(window[2:], plan) for _, window in items]
+  keys = [windows_lib.canvas(window[2:], plan) for _, window in items]
   # All are dispatched before the first is waited for.
   running = [
     (
       places,
       _run(programs, variables, [items[i] for i in places], key, words, config),
     )
-    for key, group in canvases.batches(keys, batch_size)
+    for key, group in windows_lib.batches(keys, batch_size)
     for places in _for_caches(group, key, plan)
   ]
   found = [None] * len(items)
@@ -120,18 +121,18 @@ def fields(
 
 
 def _for_caches(places, canvas, plan):
-  step = canvases.at_a_time(canvas, plan.patch_size, len(places))
+  step = windows_lib.at_a_time(canvas, plan.patch_size, len(places))
   return [places[i : i + step] for i in range(0, len(places), step)]
 
 
 def _run(programs, variables, items, canvas, words, config):
   """Starts one batch; `items` are pictures with the window that is meant."""
-  count = canvases.bucket(len(items))
+  count = windows_lib.bucket(len(items))
   crops = [
     p.scaled[top : top + height, left : left + width]
     for p, (top, left, height, width) in items
   ]
-  images = canvases.paste(crops, canvas, count)
+  images = windows_lib.paste(crops, canvas, count)
   # What fills the batch up is black, and as large as the canvas.
   sizes = [crop.shape[:2] for crop in crops] + [canvas] * (count - len(crops))
   padded = any(size != canvas for size in sizes)

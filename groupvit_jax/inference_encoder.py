@@ -20,7 +20,7 @@ from groupvit_jax import (
 from groupvit_jax.benchmarks import build as build_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
-from groupvit_jax.evaluation import canvases
+from groupvit_jax.evaluation import windows
 from groupvit_jax.models import build
 from groupvit_jax.text import tokenizer as tokenizers
 
@@ -108,7 +108,7 @@ class Encoder:
       )
     if pixels.dtype != np.uint8:
       pixels = pixels.astype(np.float32)
-    extra = canvases.bucket(len(pixels)) - len(pixels)
+    extra = windows.bucket(len(pixels)) - len(pixels)
     padded = np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0)))
     vectors = self._programs.image(self.variables, padded)
     return np.asarray(vectors)[: len(pixels)]

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from groupvit_jax import inference_field
-from groupvit_jax.evaluation.enlarging import mix, neighbours
+from groupvit_jax.evaluation.resize import mix, neighbours
 from groupvit_jax.inference_pixels import CHUNK
 
 

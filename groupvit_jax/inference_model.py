@@ -21,8 +21,8 @@ from groupvit_jax import (
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import background as background_rules
-from groupvit_jax.evaluation import canvases
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import windows
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.inference_encoder import Encoder
 from groupvit_jax.inference_result import Segmentation
 
@@ -106,7 +106,7 @@ class Model(Encoder):
     config = _with_background(config or self.config, background)
     background = config.background_threshold is not None
     self._check_groups()
-    plan = canvases.plan(config, self.short_side, self._programs.patch_size)
+    plan = windows.plan(config, self.short_side, self._programs.patch_size)
     words, shown = self._words(names, templates, background)
     _check_thresholds(config, len(shown) - background)
     chunks = threads.ahead(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32
 
 from groupvit_jax import inference_field
-from groupvit_jax.evaluation.enlarging import mix, taps
+from groupvit_jax.evaluation.resize import mix, taps
 
 # Floats that a step works on: 4 MB stay in a cache; 64 MB took four times as
 # long.

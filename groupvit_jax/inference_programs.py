@@ -18,8 +18,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, UInt8
 
 from groupvit_jax import files
-from groupvit_jax.evaluation import naming, soft_maps
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import resize, scoring
+from groupvit_jax.evaluation.config import SegmentConfig
 
 CACHE = '~/.cache/groupvit_jax/compiled'
 
@@ -131,8 +131,8 @@ class Programs:
       groups, or b h w g of their shares.
     """
     regions = self._encode_regions(variables, images, sizes)
-    pixels = soft_maps.pixel_maps(regions, images.shape[1:3], sizes, soft=soft)
-    return naming.scored(regions) | {
+    pixels = resize.pixel_maps(regions, images.shape[1:3], sizes, soft=soft)
+    return scoring.scored(regions) | {
       'stages': regions['stages'],
       'pixels': pixels,
     }
@@ -145,7 +145,7 @@ def score_groups(
   valid: Array,
   scale: Float[Array, ''],
 ) -> Float[Array, 'b g c']:
-  """`naming.region_scores`, compiled once per shape and rule."""
+  """`scoring.region_scores`, compiled once per shape and rule."""
   if config.scale is not None:
     scale = config.scale
   # Of the options only those that the rule reads: the others would compile the
@@ -157,7 +157,7 @@ def score_groups(
     unread['background_threshold'] = plain.background_threshold
   rule = dataclasses.replace(config, **unread)
   return _score_groups(
-    rule, naming.scored(regions), text, valid, jnp.float32(scale)
+    rule, scoring.scored(regions), text, valid, jnp.float32(scale)
   )
 
 
@@ -176,4 +176,4 @@ _UNREAD = (
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score_groups(rule, regions, text, valid, scale):
-  return naming.region_scores(regions, text, scale, rule, valid)
+  return scoring.region_scores(regions, text, scale, rule, valid)

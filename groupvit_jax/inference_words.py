@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from groupvit_jax import errors
-from groupvit_jax.evaluation import canvases
+from groupvit_jax.evaluation import windows
 from groupvit_jax.text import prompts
 from groupvit_jax.text.tokenizer import Tokenizer
 
@@ -164,7 +164,7 @@ class TextEncoder:
     vectors = []
     for start in range(0, len(tokens), most):
       chunk = tokens[start : start + most]
-      extra = canvases.bucket(len(chunk), fewest) - len(chunk)
+      extra = windows.bucket(len(chunk), fewest) - len(chunk)
       # Filled up with copies: a row of zeros has no end to be pooled at.
       padded = np.pad(chunk, ((0, extra), (0, 0)), mode='edge')
       vectors.append(np.asarray(self._encode(padded))[: len(chunk)])
@@ -211,8 +211,8 @@ def class_matrix(
   """
   vectors = encoder(vocabulary.words, templates)
   classes = vocabulary.classes
-  most = canvases.bucket(max(map(len, classes)))
-  count = canvases.bucket(len(classes), _CLASSES)
+  most = windows.bucket(max(map(len, classes)))
+  count = windows.bucket(len(classes), _CLASSES)
   out = np.zeros((count, most, vectors.shape[-1]), np.float32)
   start = 0
   for row, names in zip(out, classes, strict=False):

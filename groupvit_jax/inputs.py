@@ -17,7 +17,7 @@ from groupvit_jax import errors, files, inputs_benchmark, sharding
 from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.data import captions, pipeline, shards, sources
 from groupvit_jax.evaluation import (
-  grouping_baselines,
+  clustering,
   segmentation,
   segmentation_evaluator,
 )
@@ -223,9 +223,7 @@ def _grouping(config):
   name = config.eval.regions
   if name == 'model':
     return None
-  return grouping_baselines.make(
-    name, num_groups=inputs_benchmark.num_groups(config)
-  )
+  return clustering.make(name, num_groups=inputs_benchmark.num_groups(config))
 
 
 def _first(caption) -> str:

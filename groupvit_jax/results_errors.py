@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 from groupvit_jax import files
-from groupvit_jax.evaluation import diagnosis, diagnosis_tables
+from groupvit_jax.evaluation import diagnosis
 
 FILE = 'confusion.json'
 
@@ -46,4 +46,4 @@ def as_html(workdir: pathlib.Path, step: int) -> str:
   counts = json.loads(path.read_text()) if path.exists() else {}
   if counts.get('step') != step:
     return ''
-  return diagnosis_tables.as_html(diagnosis.of_result(counts))
+  return diagnosis.as_html(diagnosis.of_result(counts))

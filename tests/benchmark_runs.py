@@ -6,8 +6,8 @@ import numpy as np
 from stub_models import NAMES, Stub, tokenizer
 
 from groupvit_jax.errors import ImageError
-from groupvit_jax.evaluation import protocols
-from groupvit_jax.evaluation.benchmark_evaluator import BenchmarkEvaluator
+from groupvit_jax.evaluation import config
+from groupvit_jax.evaluation.benchmark import BenchmarkEvaluator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +75,7 @@ def evaluator(examples=None, *, options=None, **kwargs):
     examples = Examples(examples)
   background = kwargs.get('background', False)
   settings = SMALL | (options or {})
-  protocol = protocols.make(
-    'groupvit', 'test', background=background, **settings
-  )
+  protocol = config.make('groupvit', 'test', background=background, **settings)
   arguments = {
     'class_names': ('background', *NAMES) if background else NAMES,
     'background': background,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 import groupvit_jax
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.viz import overlay as overlay_lib
 
 

@@ -12,8 +12,8 @@ from benchmark_runs import Example, Examples
 from test_inference import NAMES, photo, source
 
 from groupvit_jax import inference
-from groupvit_jax.evaluation import protocols
-from groupvit_jax.evaluation.benchmark_evaluator import BenchmarkEvaluator
+from groupvit_jax.evaluation import config
+from groupvit_jax.evaluation.benchmark import BenchmarkEvaluator
 from groupvit_jax.text import clip_bpe
 
 MORE = [*NAMES, 'cat', 'tree', 'road', 'car', 'wall', 'lamp']
@@ -79,7 +79,7 @@ def test_labels_are_those_of_inference(model, predict_fns, case):
   # At this scale some groups are surer than others.
   sizes = {'short_side': 32, 'long_side': 128, 'window': 32, 'stride': 16}
   sizes['scale'] = 15
-  protocol = protocols.make(
+  protocol = config.make(
     name, 'test', background=True, templates='simple', **sizes | options
   )
   background = protocol.segment.background_threshold is not None

@@ -7,9 +7,8 @@ import pytest
 import scipy.ndimage
 import sklearn.metrics
 
-from groupvit_jax import metrics
-from groupvit_jax.evaluation import boundary, enlarging, oracle, window_scores
-from groupvit_jax.metrics_tally import Tally
+from groupvit_jax.evaluation import benchmark_counts, metrics, resize, windows
+from groupvit_jax.evaluation.metrics import Tally
 
 CLASSES = 5
 
@@ -37,9 +36,9 @@ def test_bands_are_what_erosion_takes_away():
   labels = np.full((len(SIZES), 40, 56), 255)
   for place, size in zip(labels, SIZES, strict=True):
     place[: size[0], : size[1]] = blobs(rng, size)
-  widths = [boundary.width(size, 0.05) for size in SIZES]
+  widths = [metrics.width(size, 0.05) for size in SIZES]
   assert len(set(widths)) > 2
-  found = jax.jit(boundary.bands)(
+  found = jax.jit(metrics.bands)(
     jnp.asarray(labels), jnp.asarray(SIZES), jnp.asarray(widths)
   )
   for (height, width), label, own, d in zip(
@@ -66,36 +65,36 @@ def test_boundary_iou_follows_its_definition():
     labels[i, : size[0], : size[1]] = truth
     predictions[i, : size[0], : size[1]] = guess
     for c in range(CLASSES):
-      a, b = (band(x == c, boundary.width(size)) for x in (truth, guess))
+      a, b = (band(x == c, metrics.width(size)) for x in (truth, guess))
       both[c] += (a & b & (truth != 255)).sum()
       union[c] += ((a | b) & (truth != 255)).sum()
-  counts = boundary.counts(
+  counts = metrics.counts(
     jnp.asarray(labels),
     jnp.asarray(predictions),
     jnp.asarray(sizes),
-    jnp.asarray([boundary.width(size) for size in sizes]),
+    jnp.asarray([metrics.width(size) for size in sizes]),
     CLASSES,
     jnp.asarray([1.0, 1.0, 0.0]),
   )
-  found = boundary.iou(np.asarray(counts))
+  found = metrics.boundary_iou(np.asarray(counts))
   np.testing.assert_allclose(found[:4], both[:4] / union[:4])
   assert (found[:4] < 1).all() and np.isnan(found[4])
   assert metrics.mean_of_present(found) == pytest.approx(found[:4].mean())
 
 
 def test_the_width_is_that_of_the_original():
-  assert boundary.width((375, 500)) == 12
-  assert boundary.width((3, 4)) == 1
+  assert metrics.width((375, 500)) == 12
+  assert metrics.width((3, 4)) == 1
 
 
 def test_best_groups_against_sklearn():
   rng = np.random.default_rng(2)
   truth, groups = (rng.integers(0, n, (2, 12, 13)) for n in (4, 3))
-  counts = oracle.group_class_counts(
+  counts = benchmark_counts.group_class_counts(
     jnp.asarray(groups), jnp.asarray(truth), 3, CLASSES
   )
   # Two windows of one picture.
-  shown, total = np.asarray(oracle.best_group_jaccard(counts[None]))
+  shown, total = np.asarray(benchmark_counts.best_group_jaccard(counts[None]))
   want = np.zeros(CLASSES)
   for label, group in zip(truth, groups, strict=True):
     for c in range(4):
@@ -106,7 +105,9 @@ def test_best_groups_against_sklearn():
         for g in range(3)
       )
   np.testing.assert_array_equal(shown, [2, 2, 2, 2, 0])
-  np.testing.assert_allclose(total / oracle.JACCARD_UNIT, want, atol=2e-5)
+  np.testing.assert_allclose(
+    total / benchmark_counts.JACCARD_UNIT, want, atol=2e-5
+  )
 
 
 def test_shares_are_rounded_in_whole_numbers():
@@ -117,7 +118,7 @@ def test_shares_are_rounded_in_whole_numbers():
   # Two classes, of which the group holds part and whole - part.
   counts = np.stack([part, whole - part], -1)[:, None, None]
   for got, (a, b) in zip(
-    jax.vmap(oracle.best_group_jaccard)(jnp.asarray(counts)[:, None]),
+    jax.vmap(benchmark_counts.best_group_jaccard)(jnp.asarray(counts)[:, None]),
     counts[:, 0, 0].tolist(),
     strict=True,
   ):
@@ -148,18 +149,18 @@ def test_tallies_pass_32_bits():
 
 @pytest.mark.parametrize('step', [2**20, 300])
 def test_enlarging_by_rows_is_enlarging(monkeypatch, step):
-  monkeypatch.setattr(enlarging, '_CPU_STEP', step)
+  monkeypatch.setattr(resize, '_CPU_STEP', step)
   rng = np.random.default_rng(4)
   scores = rng.random((2, 9, 11, 3), np.float32)
   olds, news = [(9, 11), (7, 5)], [(23, 17), (4, 20)]
   rows, columns = (
-    enlarging.padded_taps(
+    resize.padded_taps(
       [(old[i], new[i]) for old, new in zip(olds, news, strict=True)],
       (24, 20)[i],
     )
     for i in (0, 1)
   )
-  found = enlarging.by_rows(
+  found = resize.by_rows(
     lambda x: (x[..., 0], x.argmax(-1)), jnp.asarray(scores), rows, columns
   )
   for i, (old, new) in enumerate(zip(olds, news, strict=True)):
@@ -175,12 +176,12 @@ def test_classes_that_no_window_lets_through_are_left_out():
   scores = np.zeros((2, 2, 3, 9), np.float32)
   scores[0, 0, :, [4, 7]], scores[0, 1, 1, [4, 8]] = 0.5, 0.25
   scores[1, :, :, [3, 5]] = 0.125
-  kept = window_scores.kept_classes(jnp.asarray(scores), 2, 0.0)
+  kept = windows.kept_classes(jnp.asarray(scores), 2, 0.0)
   np.testing.assert_array_equal(kept, [[0, 1, 4, 7, 8, 9], [0, 1, 3, 5, 9, 9]])
-  tables = window_scores.take_classes(jnp.asarray(scores), kept, 0.0)
+  tables = windows.take_classes(jnp.asarray(scores), kept, 0.0)
   np.testing.assert_array_equal(
     tables[0, ..., :5], scores[0][..., [0, 1, 4, 7, 8]]
   )
   np.testing.assert_array_equal(tables[0, ..., 5], 0)
-  every = window_scores.kept_classes(jnp.asarray(scores), None, 0.0)
+  every = windows.kept_classes(jnp.asarray(scores), None, 0.0)
   np.testing.assert_array_equal(every, 2 * [range(9)])

@@ -9,12 +9,12 @@ import pytest
 from groupvit_jax.evaluation import (
   background,
   calibration,
-  naming,
-  segment_config,
+  scoring,
   segmentation,
   zero_shot,
 )
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import config as config_lib
+from groupvit_jax.evaluation.config import SegmentConfig
 
 
 def regions_of(cosines, rng, width=64):
@@ -50,7 +50,7 @@ def test_equal_thresholds_are_the_global_one(threshold, relative):
   released = SegmentConfig(
     top_k=3, background_threshold=threshold, relative_threshold=relative
   )
-  rule = segment_config.config_with(released, threshold, cosines=False)
+  rule = config_lib.config_with(released, threshold, cosines=False)
   want = labels_of(regions, text, released)
   assert (want == 0).any()
   np.testing.assert_array_equal(labels_of(regions, text, rule), want)
@@ -68,10 +68,10 @@ def test_each_class_is_held_to_its_own_cosine():
     ((0.4, 0.2), [1, 2, 2]),
     ((0.9,), [0, 0, 0]),
   ]:
-    rule = segment_config.config_with(config, thresholds)
+    rule = config_lib.config_with(config, thresholds)
     assert labels_of(regions, text, rule)[0].tolist() == want
   # Something is always found, as released: what comes nearest.
-  rule = segment_config.config_with(SegmentConfig(), (0.9, 0.8))
+  rule = config_lib.config_with(SegmentConfig(), (0.9, 0.8))
   assert labels_of(regions, text, rule)[0].tolist() == [0, 2, 0]
 
 
@@ -81,8 +81,8 @@ def test_a_cosine_does_not_depend_on_the_other_classes():
   regions, text = regions_of(cosines, rng)
   config = SegmentConfig(top_k=None, relative_threshold=False)
   few, many = text[:2], text
-  by_cosine = segment_config.config_with(config, 0.35)
-  by_score = segment_config.config_with(config, 0.6, cosines=False)
+  by_cosine = config_lib.config_with(config, 0.35)
+  by_score = config_lib.config_with(config, 0.6, cosines=False)
 
   def found(classes, rule):
     return labels_of(regions, classes, rule, scale=5.0) == 1
@@ -97,7 +97,7 @@ def test_a_cosine_does_not_depend_on_the_other_classes():
 def test_a_learned_background_is_compared_with_each_group():
   cosines = np.array([[[0.5, 0.1], [0.1, 0.5], [0.1, 0.3]]], np.float32)
   regions, text = regions_of(cosines, None)
-  rule = segment_config.config_with(SegmentConfig(), learned=True)
+  rule = config_lib.config_with(SegmentConfig(), learned=True)
   with pytest.raises(ValueError, match='learned no background; train it with'):
     labels_of(regions, text, rule)
   regions['background'] = jnp.asarray([[0.6, 0.2, 0.2]])
@@ -126,7 +126,7 @@ def test_background_words_pass_the_gate_without_taking_a_place():
   words = dataclasses.replace(plain, background_prompts=True)
 
   def passed(config):
-    scores = naming.group_scores(image, groups, text, 5.0, config)
+    scores = scoring.group_scores(image, groups, text, 5.0, config)
     return np.flatnonzero((np.asarray(scores) > 0).any((0, 1))).tolist()
 
   assert passed(words) == [0, *passed(plain)]
@@ -159,10 +159,10 @@ def test_a_config_whose_rules_cannot_work_is_refused():
         threshold_cosines=cosines,
       )
   with pytest.raises(ValueError, match='need one_hot'):
-    segment_config.config_with(SegmentConfig(one_hot=False), 0.5)
+    config_lib.config_with(SegmentConfig(one_hot=False), 0.5)
   with pytest.raises(ValueError, match='set background_threshold to None'):
     SegmentConfig(background_prompts=True, background_threshold=0.5)
-  assert segment_config.config_with(SegmentConfig(), 1).class_thresholds == (1,)
+  assert config_lib.config_with(SegmentConfig(), 1).class_thresholds == (1,)
   with pytest.raises(ValueError, match='2 numbers for 3 classes'):
     background.per_class((0.1, 0.2), 3, padded=False)
 

@@ -10,10 +10,11 @@ import tiny_inference
 from jax.experimental.compilation_cache import compilation_cache
 
 import groupvit_jax as gv
-from groupvit_jax import cli, metrics
+from groupvit_jax import cli
 from groupvit_jax.benchmarks import names as names_lib
 from groupvit_jax.commands import evaluate_settings
-from groupvit_jax.evaluation import grouping_baselines, protocols
+from groupvit_jax.evaluation import clustering, metrics
+from groupvit_jax.evaluation import config as config_lib
 
 COUNT = 5
 RULE = ['--size', '16', '--set', 'background_threshold=0.6']
@@ -365,8 +366,8 @@ def test_the_help_lists_what_there_is():
   assert tuple(known) == names_lib.SEGMENTED
   drawn = [name for name in known if not known[name].needs_folder]
   assert tuple(drawn) == names_lib.DRAWN
-  assert tuple(protocols.PROTOCOLS) == names_lib.PROTOCOLS
-  assert set(names_lib.REGIONS[1:]) == set(grouping_baselines.GROUPINGS)
+  assert tuple(config_lib.PROTOCOLS) == names_lib.PROTOCOLS
+  assert set(names_lib.REGIONS[1:]) == set(clustering.GROUPINGS)
 
 
 def test_a_file_that_cannot_be_written_takes_no_figures(

@@ -6,8 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from groupvit_jax import metrics
-from groupvit_jax.evaluation import diagnosis, diagnosis_tables
+from groupvit_jax.evaluation import diagnosis, metrics
 
 NAMES = ('background', 'cat', 'dog', 'bird')
 
@@ -86,7 +85,7 @@ def test_without_a_background_there_is_no_such_error():
   )
   assert found.background is None and found.missed is None
   assert found.misnamed == 1
-  assert 'background |' not in diagnosis_tables.as_text(found).split('\n\n')[0]
+  assert 'background |' not in diagnosis.as_text(found).split('\n\n')[0]
 
 
 def test_it_reads_what_it_writes_and_says_it_in_words():
@@ -102,7 +101,7 @@ def test_it_reads_what_it_writes_and_says_it_in_words():
     )
   )
   assert diagnosis.of_result(on_disk) == found
-  text = diagnosis_tables.as_text(found)
+  text = diagnosis.as_text(found)
   assert f'| grouping | {100 * found.grouping:.1f} |' in text
   worst = found.confusions[0]
   assert f'| {worst.truth} | {worst.prediction} |' in text
@@ -110,7 +109,7 @@ def test_it_reads_what_it_writes_and_says_it_in_words():
 
 def test_names_cannot_break_a_page():
   names = ('background', '<b>cat</b>', 'dog', 'bird')
-  page = diagnosis_tables.as_html(
+  page = diagnosis.as_html(
     diagnosis.of_result(result(class_names=names), pairs=16)
   )
   assert '<td>&lt;b&gt;cat&lt;/b&gt;</td>' in page and '<b>' not in page

@@ -16,7 +16,7 @@ from stub_models import (
 )
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import grouping_baselines, modes
+from groupvit_jax.evaluation import clustering
 from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 
@@ -27,12 +27,12 @@ def make_evaluator(name, start=None, mesh=None, **kwargs):
     tokenizer,
     TEMPLATES,
     label_groups=GROUPS,
-    grouping=grouping_baselines.make(name, **kwargs),
+    grouping=clustering.make(name, **kwargs),
     mesh=mesh,
   )
 
 
-@pytest.mark.parametrize('name', grouping_baselines.GROUPINGS)
+@pytest.mark.parametrize('name', clustering.GROUPINGS)
 def test_perfect_and_worst_features(name):
   stub = Stub(grouped=False)
   # Pictures have three classes; spectral clustering has to be told.
@@ -62,16 +62,16 @@ def test_clusters_are_separated_and_seeded(name):
   truth = np.repeat(np.arange(3), 20)
   features = np.eye(3, 16)[truth] + 0.05 * rng.normal(size=(60, 16))
   features /= np.linalg.norm(features, axis=-1, keepdims=True)
-  group = grouping_baselines.GROUPINGS[name]
+  group = clustering.GROUPINGS[name]
   got = group(features, (6, 10), 3, 0)
   pairs = {(t, g) for t, g in zip(truth, got, strict=True)}
   assert len(pairs) == len(set(got)) == 3  # one cluster for each centre
   np.testing.assert_array_equal(got, group(features, (6, 10), 3, 0))
 
 
-@pytest.mark.parametrize('name', grouping_baselines.GROUPINGS)
+@pytest.mark.parametrize('name', clustering.GROUPINGS)
 def test_equal_and_few_features_are_grouped_as_well(name):
-  group = grouping_baselines.GROUPINGS[name]
+  group = clustering.GROUPINGS[name]
   equal = np.ones((12, 4)) / 2
   assert group(equal, (3, 4), 8, 0).shape == (12,)
   few = np.eye(3, 4)
@@ -92,13 +92,13 @@ def test_mean_shift_finds_its_own_number():
       'grid': (5, 6),
     }
 
-  got = grouping_baselines.group_regions(
+  got = clustering.group_regions(
     lambda *_: truth, regions_fn, None, np.zeros((1, 5, 6, 3)), num_groups=4
   )
   assert got['embeddings'].shape == (1, 8, 8)
   assert got['stages'][0].shape == (1, 5, 6, 8)
   points = np.eye(3)[[0, 1, 2] * 10]
-  assert len(set(grouping_baselines.mean_shift(points, (5, 6), 1, 0))) == 3
+  assert len(set(clustering.mean_shift(points, (5, 6), 1, 0))) == 3
 
 
 @pytest.mark.parametrize('spread', [0.05, 0.3])
@@ -107,10 +107,10 @@ def test_mean_shift_is_that_of_sklearn(spread):
   points = np.eye(3, 6)[rng.integers(0, 3, 40)]
   points += spread * rng.normal(size=points.shape)
   bandwidth = sklearn.cluster.estimate_bandwidth(points)
-  assert modes.estimate_bandwidth(points) == pytest.approx(bandwidth)
+  assert clustering.estimate_bandwidth(points) == pytest.approx(bandwidth)
   for radius in (bandwidth, 0.6 * bandwidth):
     expected = sklearn.cluster.MeanShift(bandwidth=radius).fit_predict(points)
-    found = modes.mean_shift(points, radius)
+    found = clustering.mean_shift_clusters(points, radius)
     np.testing.assert_array_equal(found, expected)
     assert len(set(found)) > 1
 
@@ -131,7 +131,7 @@ def test_padding_is_in_no_group():
     }
     return regions if sizes is None else regions | {'grids': sizes}
 
-  group = grouping_baselines.make('kmeans', num_groups=3)
+  group = clustering.make('kmeans', num_groups=3)
   sizes = np.array([[3, 4], [4, 6]])
   padded = group(regions_fn, None, np.zeros((2, 4, 6, 3)), sizes)
   alone = group(regions_fn, None, np.zeros((1, 3, 4, 3)))
@@ -155,7 +155,7 @@ def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
       'grid': (2, 3),
     }
 
-  got = grouping_baselines.group_regions(
+  got = clustering.group_regions(
     lambda *_: assigned, regions_fn, None, np.zeros((1, 2, 3, 3)), num_groups=4
   )
   unit = features[0] / np.linalg.norm(features[0], axis=-1, keepdims=True)
@@ -198,6 +198,6 @@ def test_the_same_on_eight_devices(mesh8):
 
 def test_says_what_is_wrong():
   with pytest.raises(ValueError, match=r"Unknown grouping 'watershed'.*kmeans"):
-    grouping_baselines.make('watershed')
+    clustering.make('watershed')
   with pytest.raises(ValueError, match='This model groups by itself'):
     make_evaluator('kmeans').evaluate(Stub().predict_fns, PERFECT)

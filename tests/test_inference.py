@@ -22,8 +22,8 @@ from groupvit_jax import (
   model_folder,
 )
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.evaluation import canvases, segmentation, soft_maps, zero_shot
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import resize, segmentation, windows, zero_shot
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import clip_bpe, prompts
 
 
@@ -81,11 +81,11 @@ def scaled_size(image, short=32):
 def reference(model, image, config):
   """Labels and scores of the picture alone and unpadded."""
   size = scaled_size(image)
-  regions = regions_of(model, canvases.resize(image, size))
+  regions = regions_of(model, windows.resize_image(image, size))
   scores = segmentation.segment_scores(
     regions, text_of(model), model.scale, size, config
   )
-  scores = soft_maps.resize_maps(scores, image.shape[:2])[0]
+  scores = resize.resize_maps(scores, image.shape[:2])[0]
   return np.asarray(scores)
 
 
@@ -142,7 +142,7 @@ def test_one_template_and_seven(model):
     config = SegmentConfig()
     found = model.segment(image, NAMES, config, templates=templates)
     words = text_of(model, templates=prompts.TEMPLATES[templates])
-    regions = regions_of(model, canvases.resize(image, scaled_size(image)))
+    regions = regions_of(model, windows.resize_image(image, scaled_size(image)))
     labels = segmentation.segment(
       regions, words, model.scale, scaled_size(image), config, (40, 57)
     )[0]
@@ -153,7 +153,7 @@ def test_sliding_windows_are_averaged(model):
   config = SegmentConfig(mode='slide', background_threshold=0.9)
   image = photo(40, 70)
   height, width = size = scaled_size(image)
-  scaled = canvases.resize(image, size)
+  scaled = windows.resize_image(image, size)
   text = text_of(model)
   total = np.zeros((height, width, len(NAMES) + 1), np.float32)
   count = np.zeros((height, width, 1), np.float32)
@@ -164,7 +164,7 @@ def test_sliding_windows_are_averaged(model):
     )
     total[:, left : left + 32] += np.asarray(scores[0])
     count[:, left : left + 32] += 1
-  scores = soft_maps.resize_maps(jnp.asarray((total / count)[None]), (40, 70))
+  scores = resize.resize_maps(jnp.asarray((total / count)[None]), (40, 70))
   found = model.segment(image, NAMES, config)
   assert len(found.field.windows) == 3
   check(found, np.asarray(scores[0]))
@@ -200,9 +200,9 @@ def test_nothing_compiles_for_another_size_or_vocabulary():
 def test_groups_are_those_of_the_stages(model):
   image = photo(48, 48)
   found = model.segment(image, NAMES)
-  regions = regions_of(model, canvases.resize(image, (32, 32)))
+  regions = regions_of(model, windows.resize_image(image, (32, 32)))
   for groups, maps in zip(found.groups, regions['stages'], strict=True):
-    expected = soft_maps.pixel_groups(maps, (48, 48))[0]
+    expected = resize.pixel_groups(maps, (48, 48))[0]
     assert (groups == expected).mean() > 0.998
 
 

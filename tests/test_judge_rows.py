@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 import judge_rows  # noqa: E402
 import judge_token  # noqa: E402
 
-from groupvit_jax.evaluation import protocols  # noqa: E402
+from groupvit_jax.evaluation import config  # noqa: E402
 
 
 class Subject(judge_rows.Subject):
@@ -40,9 +40,7 @@ def test_a_row_is_a_question_of_its_own(name):
 
   def resolved(question):
     fields = {f'segment.{k}': v for k, v in question.overrides.items()}
-    return protocols.make(
-      'groupvit', 'scenes_things', background=True, **fields
-    )
+    return config.make('groupvit', 'scenes_things', background=True, **fields)
 
   protocol = resolved(question)
   plain = judge_rows.ROWS['released'].question(subject)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from groupvit_jax import metrics, sharding
+from groupvit_jax import sharding
+from groupvit_jax.evaluation import metrics
 
 CLASSES = 5
 

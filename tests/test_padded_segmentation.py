@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import naming, soft_maps, zero_shot
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import resize as resize_lib
+from groupvit_jax.evaluation import scoring, zero_shot
+from groupvit_jax.evaluation.config import SegmentConfig
 
 CONFIGS = {
   'released': SegmentConfig(),
@@ -38,8 +39,10 @@ def test_filled_up_classes_take_no_part(name, fill):
   )
   filled = jnp.concatenate([text[:3], rows, text[3:]])
   valid = jnp.asarray([1, 1, 1, 0, 0, 0, 0, 1, 1, 1], bool)
-  expected = naming.group_scores(image, groups, text, 9.0, CONFIGS[name])
-  scores = naming.group_scores(image, groups, filled, 9.0, CONFIGS[name], valid)
+  expected = scoring.group_scores(image, groups, text, 9.0, CONFIGS[name])
+  scores = scoring.group_scores(
+    image, groups, filled, 9.0, CONFIGS[name], valid
+  )
   np.testing.assert_allclose(scores[..., valid], expected, rtol=1e-5, atol=1e-7)
   lowest = -1 if name == 'cosines' else 0
   np.testing.assert_array_equal(scores[..., ~valid], lowest)
@@ -58,7 +61,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
   @jax.jit
   def resize(maps, sizes_in, sizes_out):
     traced.append(1)
-    return soft_maps.resize_maps_to(maps, sizes_in, sizes_out, (20, 28))
+    return resize_lib.resize_maps_to(maps, sizes_in, sizes_out, (20, 28))
 
   def run(order):
     pick = jnp.asarray(order)
@@ -70,7 +73,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
   run([4, 3, 2, 1, 0])
   assert len(traced) == 1
   for i, ((h, w), (y, x)) in enumerate(zip(SIZES_IN, SIZES_OUT, strict=True)):
-    alone = soft_maps.resize_maps(maps[i : i + 1, :h, :w], (y, x))
+    alone = resize_lib.resize_maps(maps[i : i + 1, :h, :w], (y, x))
     np.testing.assert_allclose(resized[i, :y, :x], alone[0], rtol=0, atol=2e-6)
     np.testing.assert_array_equal(resized[i, y:], 0)
     np.testing.assert_array_equal(resized[i, :, x:], 0)
@@ -78,7 +81,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
 
 def test_a_map_doubled_by_hand():
   maps = jnp.asarray([0.0, 1.0]).reshape(1, 1, 2, 1)
-  wide = soft_maps.resize_maps_to(
+  wide = resize_lib.resize_maps_to(
     maps, jnp.asarray([[1, 2]]), jnp.asarray([[1, 4]]), (1, 6)
   )
   np.testing.assert_allclose(wide.ravel(), [0, 0.25, 0.75, 1, 0, 0], atol=1e-6)

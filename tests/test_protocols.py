@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from groupvit_jax.evaluation import protocols
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import config
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import prompts
 
 SIZES = {
@@ -29,7 +29,7 @@ SIZES = {
   ],
 )
 def test_the_released_protocol(benchmark, threshold):
-  protocol = protocols.make('groupvit', benchmark)
+  protocol = config.make('groupvit', benchmark)
   assert protocol.segment == SegmentConfig(
     background_threshold=threshold, **SIZES
   )
@@ -40,17 +40,17 @@ def test_the_released_protocol(benchmark, threshold):
 
 def test_the_unified_protocol():
   for benchmark in ('voc21', 'context60', 'coco_object'):
-    protocol = protocols.make('tcl', benchmark)
+    protocol = config.make('tcl', benchmark)
     assert protocol.segment == SegmentConfig(
       background_threshold=0.5,
       relative_threshold=False,
       constant_background=True,
       **SIZES,
     )
-    refined = protocols.make('tcl', benchmark, refine='pamr')
+    refined = config.make('tcl', benchmark, refine='pamr')
     assert refined.segment.background_threshold == 0.4
     assert refined.refine == 'pamr' and refined.changed == ('refine',)
-  assert protocols.make('tcl', 'ade20k').segment.background_threshold is None
+  assert config.make('tcl', 'ade20k').segment.background_threshold is None
   assert protocol.names == 'tcl' and '2212.00785' in protocol.source
   assert protocol.templates == (
     'itap of a {}.',
@@ -67,13 +67,13 @@ def test_the_unified_protocol():
 
 def test_a_set_of_ones_own_has_a_background_if_one_says_so():
   for name, threshold in (('groupvit', 0.95), ('tcl', 0.5)):
-    own = protocols.make(name, 'folder', background=True)
+    own = config.make(name, 'folder', background=True)
     assert own.segment.background_threshold == threshold
-    assert protocols.make(name, 'folder').segment.background_threshold is None
+    assert config.make(name, 'folder').segment.background_threshold is None
 
 
 def test_any_field_can_be_replaced():
-  protocol = protocols.make(
+  protocol = config.make(
     'groupvit',
     'voc21',
     top_k=None,
@@ -91,7 +91,7 @@ def test_any_field_can_be_replaced():
     'templates',
     'top_k',
   )
-  own = protocols.make('tcl', 'voc21', templates='one {}')
+  own = config.make('tcl', 'voc21', templates='one {}')
   assert own.templates == ('one {}',)
 
 
@@ -118,7 +118,7 @@ def test_any_field_can_be_replaced():
 )
 def test_what_cannot_be(name, options, reason):
   with pytest.raises(ValueError, match=reason):
-    protocols.make(name, 'voc21', **options)
+    config.make(name, 'voc21', **options)
 
 
 @pytest.mark.parametrize(
@@ -138,17 +138,17 @@ def test_what_cannot_be(name, options, reason):
 )
 def test_a_value_of_another_kind_is_refused(field, value, reason):
   with pytest.raises(ValueError, match=re.escape(reason)):
-    protocols.make('groupvit', 'voc21', **{field: value})
+    config.make('groupvit', 'voc21', **{field: value})
 
 
 def test_none_is_no_refinement():
   """As `--set refine=none` gives it."""
   for value in ('none', None):
-    assert protocols.make('tcl', 'voc21', refine=value).refine == 'none'
+    assert config.make('tcl', 'voc21', refine=value).refine == 'none'
 
 
 def test_what_is_set_to_its_own_value_is_no_change():
-  same = protocols.make('groupvit', 'voc21', top_k=5, templates='simple')
+  same = config.make('groupvit', 'voc21', top_k=5, templates='simple')
   assert same.changed == ()
-  other = protocols.make('groupvit', 'voc21', top_k=5, stride=112)
+  other = config.make('groupvit', 'voc21', top_k=5, stride=112)
   assert other.changed == ('stride',)

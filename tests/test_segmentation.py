@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import naming, segmentation, soft_maps, zero_shot
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import resize, scoring, segmentation, zero_shot
+from groupvit_jax.evaluation.config import SegmentConfig
 
 segment = jax.jit(
   segmentation.segment, static_argnames=('size', 'config', 'output_size')
@@ -31,7 +31,7 @@ def released_labels(regions, text, scale, size, threshold=None, top_k=5):
   NVlabs/GroupViT segmentation/evaluation/group_vit_seg.py.
   """
   labels = []
-  maps = np.asarray(soft_maps.resize_maps(regions['stages'][-1], size))
+  maps = np.asarray(resize.resize_maps(regions['stages'][-1], size))
   text = np.asarray(text)
   for image, groups, soft in zip(
     np.asarray(regions['image']),
@@ -89,7 +89,7 @@ def test_labels_follow_the_released_steps(threshold):
 
 def test_maps_are_enlarged_as_torch_does_without_aligned_corners():
   maps = jnp.array([0.0, 4.0]).reshape(1, 1, 2, 1)
-  got = soft_maps.resize_maps(maps, (1, 4))
+  got = resize.resize_maps(maps, (1, 4))
   np.testing.assert_allclose(got.ravel(), [0.0, 1.0, 3.0, 4.0], rtol=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_groups_are_decided_after_enlarging():
   # Group 1 wins 2 of 3 tokens, but between them the enlarged maps give group 0
   # the larger part: deciding on the token grid would give 6 pixels to group 1.
   soft = jnp.array([[0.45, 0.55], [0.9, 0.1], [0.45, 0.55]]).reshape(1, 1, 3, 2)
-  got = soft_maps.pixel_groups(soft, (1, 9))
+  got = resize.pixel_groups(soft, (1, 9))
   np.testing.assert_array_equal(got[0, 0], [1, 1, 0, 0, 0, 0, 0, 1, 1])
 
 
@@ -105,10 +105,10 @@ def test_gate_lets_only_the_pictures_top_classes_through():
   text = jnp.eye(4)
   image = zero_shot.unit(jnp.array([[3.0, 2.0, 1.0, 0.0]]))
   groups = zero_shot.unit(jnp.array([[[0.1, 0.2, 0.0, 1.0]]]))
-  gated = naming.group_scores(image, groups, text, 5.0, SegmentConfig(top_k=2))
+  gated = scoring.group_scores(image, groups, text, 5.0, SegmentConfig(top_k=2))
   np.testing.assert_array_equal(gated[0, 0, 2:], [0.0, 0.0])
   assert gated[0, 0].argmax() == 1
-  free = naming.group_scores(
+  free = scoring.group_scores(
     image, groups, text, 5.0, SegmentConfig(top_k=None)
   )
   assert free[0, 0].argmax() == 3
@@ -119,7 +119,7 @@ def test_score_is_the_product_of_the_two_softmaxes():
 
   def score(**kw):
     config = SegmentConfig(**kw)
-    return naming.group_scores(
+    return scoring.group_scores(
       regions['image'], regions['embeddings'], text, 7.0, config
     )
 
@@ -135,8 +135,8 @@ def test_score_is_the_product_of_the_two_softmaxes():
 def test_config_scale_replaces_the_learned_one():
   regions, text = random_regions()
   args = regions['image'], regions['embeddings'], text
-  fixed = naming.group_scores(*args, 3.0, SegmentConfig(scale=20.0))
-  np.testing.assert_allclose(fixed, naming.group_scores(*args, 20.0))
+  fixed = scoring.group_scores(*args, 3.0, SegmentConfig(scale=20.0))
+  np.testing.assert_allclose(fixed, scoring.group_scores(*args, 20.0))
 
 
 @pytest.mark.parametrize('threshold', [None, 0.2])
@@ -153,7 +153,7 @@ def test_soft_maps_mix_the_groups_scores():
   regions, text = random_regions(4)
   config = SegmentConfig(one_hot=False)
   scores = segmentation.segment_scores(regions, text, 9.0, (3, 4), config)
-  groups = naming.group_scores(
+  groups = scoring.group_scores(
     regions['image'], regions['embeddings'], text, 9.0
   )
   want = np.einsum('bhwg,bgc->bhwc', regions['stages'][0], groups)
@@ -166,7 +166,7 @@ def test_scores_are_enlarged_to_the_size_of_the_truth():
   regions, text = random_regions(5)
   got = segmentation.segment(regions, text, 9.0, (6, 8), output_size=(13, 11))
   scores = segmentation.segment_scores(regions, text, 9.0, (6, 8))
-  want = soft_maps.resize_maps(scores, (13, 11)).argmax(-1)
+  want = resize.resize_maps(scores, (13, 11)).argmax(-1)
   np.testing.assert_array_equal(got, want)
 
 
@@ -176,7 +176,7 @@ def test_relative_threshold_always_finds_something():
   assert (segmentation.segment(regions, text, 1.0, (6, 8), strict) == 0).all()
   relative = dataclasses.replace(strict, relative_threshold=True)
   args = regions['image'], regions['embeddings'], text, 1.0, relative
-  best = naming.group_scores(*args).max((1, 2))
+  best = scoring.group_scores(*args).max((1, 2))
   found = segmentation.segment_scores(regions, text, 1.0, (6, 8), relative)
   # The strongest group is above its own score, so its pixels are labelled.
   strongest = (found[..., 1:].max(-1) == best[:, None, None]).any((1, 2))
@@ -189,7 +189,7 @@ def test_a_constant_background_competes_as_a_class():
   config = SegmentConfig(background_threshold=0.35, relative_threshold=False)
   constant = dataclasses.replace(config, constant_background=True)
   args = regions['image'], regions['embeddings'], text, 9.0
-  groups = naming.group_scores(*args, constant)
+  groups = scoring.group_scores(*args, constant)
   table = segmentation.with_background(groups, constant)
   np.testing.assert_array_equal(table[..., 0], np.float32(0.35))
   np.testing.assert_array_equal(table[..., 1:], groups)

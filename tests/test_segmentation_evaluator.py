@@ -19,7 +19,7 @@ from stub_models import (
 )
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from groupvit_jax import errors
-from groupvit_jax.evaluation import whole_pass
-from groupvit_jax.evaluation.benchmark_journal import Journal, in_memory
+from groupvit_jax.evaluation import classification
+from groupvit_jax.evaluation.resume import Journal, in_memory
 
 COUNT, BATCH = 7, 2
 VECTORS = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
@@ -24,11 +24,11 @@ def found(positions):
   """Of every picture its number and its vector."""
   real = positions[positions >= 0]
   counts = {'sum': np.array(real.sum()), 'images': np.array(len(real))}
-  return whole_pass.Found(positions, counts, VECTORS[positions])
+  return classification.Found(positions, counts, VECTORS[positions])
 
 
 def run(journal, measure=found, **options):
-  whole_pass.run(batches(journal.done), measure, journal, **options)
+  classification.run(batches(journal.done), measure, journal, **options)
   table = np.stack([journal.rows[i] for i in sorted(journal.rows)])
   return {name: int(x) for name, x in journal.counts.items()}, table
 
@@ -106,7 +106,7 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
 
 def test_says_what_is_wrong():
   with pytest.raises(ValueError, match='gave no batches'):
-    whole_pass.run([], found, in_memory(None))
+    classification.run([], found, in_memory(None))
   padding = [np.full(2, -1)]
   with pytest.raises(ValueError, match='No picture of the evaluation set coun'):
-    whole_pass.run(padding, found, in_memory(None))
+    classification.run(padding, found, in_memory(None))

@@ -18,15 +18,15 @@ from groupvit_jax.benchmarks.names import NAMES, WHOLES
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import (
   background,
-  benchmark_evaluator,
-  benchmark_journal,
-  canvases,
   classification,
-  grouping_baselines,
-  protocols,
-  refinement,
+  clustering,
+  config,
+  pamr,
+  resume,
   retrieval,
+  windows,
 )
+from groupvit_jax.evaluation import benchmark as benchmark_lib
 from groupvit_jax.text import prompts
 
 # What is to be measured, on which data, of what model.
@@ -48,7 +48,7 @@ class Question:
     class_names: in label order, in place of the protocol's; synonyms as in
       'person|man|woman'.
     regions: 'model' for a model that groups, or a key of
-      `grouping_baselines.GROUPINGS`.
+      `clustering.GROUPINGS`.
     num_groups: of those that are told how many.
     calibration: where thresholds in the overrides come from, for the report.
     skip_bad: pass over pictures that cannot be used, and list them.
@@ -66,7 +66,7 @@ class Question:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: Sequence[str] | None = None
   regions: str = names_lib.MODEL
-  num_groups: int = names.NUM_GROUPS
+  num_groups: int = names_lib.NUM_GROUPS
   calibration: Mapping[str, Any] | None = None
   skip_bad: bool = False
   boundary: bool = True
@@ -153,7 +153,7 @@ def make_segmentation(
     limit=question.limit,
     **question.options,
   )
-  protocol = protocols.make(
+  protocol = config.make(
     question.protocol,
     question.benchmark,
     background=examples.background,
@@ -162,7 +162,7 @@ def make_segmentation(
   )
   names = _names(question, protocol, examples)
   _check_background(question, protocol, examples)
-  evaluator = benchmark_evaluator.BenchmarkEvaluator(
+  evaluator = benchmark_lib.BenchmarkEvaluator(
     examples,
     encoder.tokenizer,
     protocol,
@@ -170,7 +170,7 @@ def make_segmentation(
     background=examples.background,
     patch_size=encoder.patch_size,
     grouping=grouping,
-    refine=refinement.make() if protocol.refine == 'pamr' else None,
+    refine=pamr.make() if protocol.refine == 'pamr' else None,
     batch_size=batch_size,
     mesh=mesh,
     data=question.origin,
@@ -188,9 +188,9 @@ def make_segmentation(
       'protocol': describe(protocol),
       # What the protocol leaves to follow, followed.
       'sizes': dataclasses.asdict(
-        canvases.plan(
+        windows.plan(
           protocol.segment,
-          protocol.segment.short_side or benchmark_evaluator.SHORT_SIDE,
+          protocol.segment.short_side or benchmark_lib.SHORT_SIDE,
           encoder.patch_size,
         )
       ),
@@ -205,7 +205,7 @@ def make_segmentation(
   )
 
 
-def describe(protocol: protocols.Protocol) -> dict[str, Any]:
+def describe(protocol: config.Protocol) -> dict[str, Any]:
   """A protocol as plain values, every step of it written out."""
   return dataclasses.asdict(protocol) | {
     'templates': list(protocol.templates),
@@ -231,7 +231,7 @@ def _grouping(question, encoder):
     if not encoder.groups:
       raise ConfigError(
         'this model has no groups of its own; say how its patches are grouped: '
-        f'regions can be {", ".join(grouping_baselines.GROUPINGS)}'
+        f'regions can be {", ".join(clustering.GROUPINGS)}'
       )
     return None
   if encoder.groups:
@@ -239,9 +239,7 @@ def _grouping(question, encoder):
       f'this model has groups of its own, so that regions={question.regions!r} '
       "is nothing to it; leave regions at 'model'"
     )
-  return grouping_baselines.make(
-    question.regions, num_groups=question.num_groups
-  )
+  return clustering.make(question.regions, num_groups=question.num_groups)
 
 
 def _check_background(question, protocol, examples) -> None:
@@ -397,26 +395,26 @@ def _opener(
   examples: Any,
   settings: Mapping[str, Any],
   path: pathlib.Path | None,
-) -> Callable[[Any], benchmark_journal.Journal]:
+) -> Callable[[Any], resume.Journal]:
   """Opens what an interrupted run has left, once the weights are known.
 
   Processes go through whole pictures in step, and could not if one of them had
   fewer left: several keep nothing.
   """
   if path is None or jax.process_count() > 1:
-    return benchmark_journal.in_memory
+    return resume.in_memory
   names = [examples.name(i) for i in range(len(examples))]
   told = dict(settings) | {
     'data': question.origin,
-    'pictures': benchmark_journal.fingerprint(names),
+    'pictures': resume.fingerprint(names),
   }
   # Of captioned pictures vectors are kept, which no caption changes.
   if question.benchmark != names_lib.CAPTIONS:
     told['truth'] = of_labels(question, examples)
 
   def opened(variables):
-    weights = benchmark_journal.checksum(variables)
-    return benchmark_journal.Journal(path, told | {'weights': weights})
+    weights = resume.checksum(variables)
+    return resume.Journal(path, told | {'weights': weights})
 
   return opened
 

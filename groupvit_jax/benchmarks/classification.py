@@ -41,7 +41,7 @@ IMAGENET_IDS, IMAGENET_CLASSES = _read()
 
 # labels.jsonl: pictures and what names their class, a line each.
 #
-# Each line: an object with `image` and one of `wnid`, `label` (a number), `name`.
+# Each line: an object with `image` and `wnid`, `label` (a number) or `name`.
 
 NAME = 'labels.jsonl'
 # The first of these that a line has names its class.

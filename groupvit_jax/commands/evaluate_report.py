@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 import groupvit_jax
-from groupvit_jax import metrics, model_folder
-from groupvit_jax.evaluation import boundary, diagnosis, evaluator
+from groupvit_jax import model_folder
+from groupvit_jax.evaluation import diagnosis, evaluator, metrics
 from groupvit_jax.text import prompts
 
 FORMAT = 1
@@ -90,7 +90,7 @@ def _segmentation(found: Any) -> dict[str, Any]:
     'accuracy': _ratio(np.diag(truth), truth.sum(1)),
   }
   if found.boundary is not None:
-    columns['boundary_iou'] = boundary.iou(found.boundary)
+    columns['boundary_iou'] = metrics.boundary_iou(found.boundary)
   if found.oracle_confusion_matrix is not None:
     columns['oracle_iou'] = metrics.iou(found.oracle_confusion_matrix)
   pixels, predicted = truth.sum(1), truth.sum(0)

@@ -20,11 +20,7 @@ from groupvit_jax.commands import (
   evaluate_table,
   messages,
 )
-from groupvit_jax.evaluation import (
-  benchmark_journal,
-  diagnosis,
-  diagnosis_tables,
-)
+from groupvit_jax.evaluation import diagnosis, resume
 
 
 def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
@@ -80,7 +76,7 @@ def _run(args, fields, claim) -> int:
   print(evaluate_table.text(report))
   if args.diagnosis:
     print()
-    print(diagnosis_tables.as_text(diagnosis.of_result(found)))
+    print(diagnosis.as_text(diagnosis.of_result(found)))
   _tell_skipped(report)
   # Last: a file that cannot be written takes no figures with it.
   if claim is not None:
@@ -93,7 +89,7 @@ def _claim(args) -> evaluate_claim.Claim | None:
   """To the report, of the process that writes it."""
   claim = told = None
   if args.out is not None and not jax.process_index():
-    journal = benchmark_journal.part(evaluate_files.journal_of(args.out))
+    journal = resume.part(evaluate_files.journal_of(args.out))
     try:
       claim = evaluate_claim.Claim(args.out, journal, args.overwrite)
     except (ValueError, OSError) as error:
@@ -202,7 +198,7 @@ def _interrupted(args: argparse.Namespace) -> str:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'
-  journal = benchmark_journal.part(evaluate_files.journal_of(args.out))
+  journal = resume.part(evaluate_files.journal_of(args.out))
   if not journal.exists():
     return 'interrupted, before anything was counted'
   again = 'the same command'

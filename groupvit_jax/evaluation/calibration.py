@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from groupvit_jax.evaluation import naming, soft_maps, zero_shot
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import resize, scoring, zero_shot
+from groupvit_jax.evaluation.config import SegmentConfig
 
 # A class seen in few pictures takes its threshold from all classes: as much as
 # if these had shown it in so many more.
@@ -71,14 +71,14 @@ def _best_of_batch(
   if cosines:
     values = zero_shot.similarity(regions['embeddings'], text)
   else:
-    values = naming.group_scores(
+    values = scoring.group_scores(
       regions['image'],
       regions['embeddings'],
       text,
       scale_fn(variables),
       config,
     )
-  maps = soft_maps.final_maps(regions)
+  maps = resize.final_maps(regions)
   groups = maps.reshape(len(maps), -1, maps.shape[-1])
   wins = jax.nn.one_hot(groups.argmax(-1), groups.shape[-1], dtype=bool).any(1)
   return jnp.where(wins[..., None], values, -1.0).max(1)

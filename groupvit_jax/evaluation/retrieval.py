@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from groupvit_jax import sharding
+from groupvit_jax.evaluation import classification, zero_shot
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import whole_pass, zero_shot
-from groupvit_jax.evaluation.benchmark_journal import Journal, in_memory
+from groupvit_jax.evaluation.resume import Journal, in_memory
 
 _ROWS = 256  # of the table of similarities, at a time
 
@@ -33,7 +33,7 @@ class RetrievalEvaluator:
 
   def __init__(
     self,
-    batches_fn: whole_pass.BatchesFn,
+    batches_fn: classification.BatchesFn,
     captions: Sequence[Sequence[str]],
     tokenizer: Callable[[Sequence[str]], np.ndarray],
     *,
@@ -136,10 +136,10 @@ class RetrievalEvaluator:
       vectors, places = self._encode(
         image_fn, variables, evaluator_lib.place(fields, self._mesh)
       )
-      return whole_pass.Found(places, {}, vectors)
+      return classification.Found(places, {}, vectors)
 
     batches = self._batches_fn(self.journal.done)
-    whole_pass.run(batches, measure, self.journal)
+    classification.run(batches, measure, self.journal)
     rows = self.journal.rows
     places = np.array(sorted(rows))
     return np.stack([rows[place] for place in places.tolist()]), places

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.evaluation import naming, soft_maps
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation import resize, scoring
+from groupvit_jax.evaluation.config import SegmentConfig
 
 
 def segment_scores(
@@ -35,14 +35,14 @@ def segment_scores(
   Returns:
     Scores; the background's is 1 where it wins and 0 elsewhere.
   """
-  scores = naming.region_scores(regions, text, scale, config)
-  maps = soft_maps.final_maps(regions)
+  scores = scoring.region_scores(regions, text, scale, config)
+  maps = resize.final_maps(regions)
   if config.one_hot:
-    pixels = soft_maps.take_groups(scores, soft_maps.pixel_groups(maps, size))
+    pixels = resize.take_groups(scores, resize.pixel_groups(maps, size))
   else:
     pixels = jnp.einsum(
       'bhwg,bgc->bhwc',
-      soft_maps.resize_maps(maps, size),
+      resize.resize_maps(maps, size),
       scores,
       precision=jax.lax.Precision.HIGHEST,
     )
@@ -76,14 +76,14 @@ def segment(
   if config.one_hot and output_size in (None, size):
     # The same labels without a score per pixel and class: name the groups,
     # then look the pixels up.
-    scores = naming.region_scores(regions, text, scale, config)
+    scores = scoring.region_scores(regions, text, scale, config)
     if config.background_threshold is not None:
       scores = with_background(scores, config)
     names = scores.argmax(-1).astype(jnp.int32)
-    groups = soft_maps.pixel_groups(soft_maps.final_maps(regions), size)
-    return soft_maps.take_groups(names[..., None], groups)[..., 0]
+    groups = resize.pixel_groups(resize.final_maps(regions), size)
+    return resize.take_groups(names[..., None], groups)[..., 0]
   scores = segment_scores(regions, text, scale, size, config)
-  scores = soft_maps.resize_maps(scores, output_size or size)
+  scores = resize.resize_maps(scores, output_size or size)
   return scores.argmax(-1).astype(jnp.int32)
 
 
@@ -95,7 +95,7 @@ def background_limit(
   Released: t = min(threshold, the best score in that window).
 
   Args:
-    scores: of every group, from `naming.group_scores`; of numpy or jax.
+    scores: of every group, from `scoring.group_scores`; of numpy or jax.
     config: with a threshold.
   """
   best = scores.max((1, 2))

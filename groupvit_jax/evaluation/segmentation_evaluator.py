@@ -4,30 +4,122 @@ mIoU, the oracle's mIoU and groups in use, for whatever offers `predict_fns`;
 the rules that turn regions into labels are in `segmentation`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from groupvit_jax import metrics
-from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.evaluation import (
-  oracle,
-  region_source,
+  benchmark_counts,
+  clustering,
+  metrics,
+  resize,
   segmentation,
-  soft_maps,
   zero_shot,
 )
-from groupvit_jax.evaluation.segmentation_result import (
-  SegmentationCounts,
-  SegmentationResult,
-)
+from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.text import prompts
+
+# What is counted of a labelled set, and the figures it gives.
+
+# A group wins if it holds at least this share of all pixels.
+WINS = 0.01
+
+
+@flax.struct.dataclass
+class SegmentationCounts:
+  """What one batch adds to the figures (clu's merge protocol).
+
+  Attributes:
+    confusion: predictions against truth.
+    oracle: the same with every group named by its majority class.
+    usage: [g] sum over pictures of each group's share of the pixels.
+    used: sum over pictures of the effective number of groups.
+    recall: sum over pictures of the recall of their classes by the pooled
+      embedding.
+    images: number of pictures with at least one counted pixel.
+  """
+
+  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
+  confusion: Any
+  benchmark_counts: Any
+  usage: Any
+  used: Any
+  recall: Any
+  images: Any
+
+  def merge(self, other: 'SegmentationCounts') -> 'SegmentationCounts':
+    """The counts of two disjoint sets of pictures."""
+    return SegmentationCounts(
+      confusion=self.confusion.merge(other.confusion),
+      oracle=self.oracle.merge(other.oracle),
+      usage=self.usage + other.usage,
+      used=self.used + other.used,
+      recall=self.recall + other.recall,
+      images=self.images + other.images,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationResult:
+  """Everything one evaluation measured, on the host.
+
+  Attributes:
+    class_names: c names, in the order of the matrices, as they are shown.
+    background: whether class 0 is the background.
+    label_groups: named subsets of class indices.
+    confusion_matrix: int64 [c, c], rows truth, columns prediction.
+    oracle_confusion_matrix: the same under oracle labels.
+    group_usage: [g] mean share of a picture's pixels that each group holds.
+    groups_per_image: mean effective number of groups of a picture.
+    image_recall: mean recall of a picture's classes by its pooled embedding,
+      read off as many as are true.
+    images: how many pictures counted.
+  """
+
+  class_names: tuple[str, ...]
+  background: bool
+  label_groups: Mapping[str, tuple[int, ...]]
+  confusion_matrix: np.ndarray
+  oracle_confusion_matrix: np.ndarray
+  group_usage: np.ndarray
+  groups_per_image: float
+  image_recall: float
+  images: int
+
+  def figures(self) -> Iterator[tuple[str, float]]:
+    """(name, figure) pairs; shares in 0..1; absent classes are left out."""
+    truth, best = self.confusion_matrix, self.oracle_confusion_matrix
+    yield 'miou', metrics.miou(truth)
+    yield 'pixel_accuracy', metrics.pixel_accuracy(truth)
+    yield 'mean_accuracy', metrics.mean_accuracy(truth)
+    yield 'oracle_miou', metrics.miou(best)
+    yield 'image_recall', self.image_recall
+    # Named and defined as losses/assignment.py does for the training batches,
+    # but counted in pixels.
+    usage = self.group_usage
+    yield 'groups_in_use', float(benchmark_counts.effective_number(usage))
+    yield 'groups_winning', float((usage >= WINS).sum())
+    yield 'groups_per_image', self.groups_per_image
+    yield 'largest_share', float(usage.max())
+    for name, classes in self.label_groups.items():
+      yield from _occurring(f'miou_{name}', metrics.miou(truth, classes))
+      yield from _occurring(f'oracle_miou_{name}', metrics.miou(best, classes))
+    for name, value in zip(self.class_names, metrics.iou(truth), strict=True):
+      yield from _occurring(f'iou/{name}', float(value))
+    yield 'images', float(self.images)
+
+
+def _occurring(name: str, value: float) -> Iterator[tuple[str, float]]:
+  if not np.isnan(value):
+    yield name, value
 
 
 class SegmentationEvaluator:
@@ -165,7 +257,7 @@ class SegmentationEvaluator:
     self, predict_fns: evaluator_lib.PredictFns, variables: Any, images: Any
   ) -> tuple[Callable[..., Any], Any]:
     regions_fn = predict_fns['regions']
-    return region_source.source(self._grouping, regions_fn, variables, images)
+    return clustering.source(self._grouping, regions_fn, variables, images)
 
   def _measure_images(
     self,
@@ -177,30 +269,32 @@ class SegmentationEvaluator:
     given: Any,
     batch: Mapping[str, Array],
   ) -> SegmentationCounts:
-    regions = region_source.regions(regions_fn, variables, images, given)
-    maps = soft_maps.final_maps(regions)
+    regions = clustering.regions(regions_fn, variables, images, given)
+    maps = resize.final_maps(regions)
     label, mask = batch['label'].astype(jnp.int32), batch['mask']
     size, label_size = images.shape[1:3], label.shape[1:]
     scale = scale_fn(variables)
     prediction = segmentation.segment(
       regions, text, scale, size, self._config, label_size
     )
-    counts = oracle.group_class_counts(
-      soft_maps.pixel_groups(maps, label_size),
+    counts = benchmark_counts.group_class_counts(
+      resize.pixel_groups(maps, label_size),
       label,
       maps.shape[-1],
       len(self._names),
       mask,
     )
-    usage = oracle.usage(counts)
+    usage = benchmark_counts.usage(counts)
     counted = counts.any((1, 2)).astype(jnp.float32)
     return SegmentationCounts(
       confusion=self._confusion.from_model_output(
         label=label, prediction=prediction, mask=mask
       ),
-      oracle=self._confusion.from_counts(oracle.oracle_confusion(counts)),
+      oracle=self._confusion.from_counts(
+        benchmark_counts.oracle_confusion(counts)
+      ),
       usage=usage.sum(0),
-      used=(oracle.effective_number(usage) * counted).sum(),
+      used=(benchmark_counts.effective_number(usage) * counted).sum(),
       recall=(self._recall(regions, text, counts) * counted).sum(),
       images=counted.sum(),
     )
@@ -221,16 +315,14 @@ class SegmentationEvaluator:
     images: Array,
     given: Any,
   ) -> dict[str, Any]:
-    regions = region_source.regions(regions_fn, variables, images, given)
+    regions = clustering.regions(regions_fn, variables, images, given)
     size = images.shape[1:3]
     scale = scale_fn(variables)
     return {
       'prediction': segmentation.segment(
         regions, text, scale, size, self._config
       ),
-      'groups': tuple(
-        soft_maps.pixel_groups(m, size) for m in regions['stages']
-      ),
+      'groups': tuple(resize.pixel_groups(m, size) for m in regions['stages']),
     }
 
   def _result(self, counts: SegmentationCounts) -> SegmentationResult:

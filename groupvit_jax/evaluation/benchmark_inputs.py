@@ -14,13 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from groupvit_jax import errors, metrics
-from groupvit_jax.evaluation import (
-  benchmark_shapes,
-  boundary,
-  canvases,
-  enlarging,
-)
+from groupvit_jax import errors
+from groupvit_jax.evaluation import metrics, resize
+from groupvit_jax.evaluation import windows as windows_lib
 from groupvit_jax.evaluation.benchmark_counts import Truth
 
 _THREADS = min(16, os.cpu_count() or 1)
@@ -82,7 +78,7 @@ class Refused:
 
 
 def prepare(
-  examples: LabelledSet, position: int, plan: canvases.Plan, num_classes: int
+  examples: LabelledSet, position: int, plan: windows_lib.Plan, num_classes: int
 ) -> Picture:
   """Reads, checks and scales one picture.
 
@@ -104,13 +100,13 @@ def prepare(
     metrics.check_labels(label, num_classes)
   except ValueError as error:
     raise errors.ImageError(f'{name}: {error}') from error
-  size = canvases.scaled_size(label.shape, plan, name)
-  windows = canvases.windows(size, plan)
-  window = canvases.canvas(windows[0][2:], plan)
-  field = benchmark_shapes.field_canvas(size, plan)
+  size = windows_lib.scaled_size(label.shape, plan, name)
+  windows = windows_lib.windows(size, plan)
+  window = windows_lib.canvas(windows[0][2:], plan)
+  field = windows_lib.field_canvas(size, plan)
   return Picture(
     position,
-    canvases.resize(image, size),
+    windows_lib.resize_image(image, size),
     windows,
     label.astype(np.uint8 if num_classes < metrics.IGNORE else np.int32),
     Key(
@@ -118,7 +114,7 @@ def prepare(
       windows[0][2:] == window,
       len(windows),
       field,
-      benchmark_shapes.truth_canvas(label.shape, field),
+      windows_lib.truth_canvas(label.shape, field),
     ),
   )
 
@@ -172,7 +168,7 @@ class Batch(NamedTuple):
   Attributes:
     windows: for each window of a picture, uint8 b h w 3.
     sizes: likewise int32 b 2, (h, w) in the canvas; None if all are full.
-    places: int32 b n 4, see `window_scores.Windows`.
+    places: int32 b n 4, see `windows.Windows`.
     truth: of the pictures.
     images: uint8 b H W 3, the scaled pictures; None if nobody asked for them.
   """
@@ -204,7 +200,7 @@ def batch(pictures: Sequence[Picture], count: int, with_images: bool) -> Batch:
   images = [picture.scaled for picture in pictures]
   return Batch(
     [
-      canvases.paste(
+      windows_lib.paste(
         [_crop(p.scaled, p.windows[i]) for p in pictures], key.window, count
       )
       for i in range(key.count)
@@ -212,7 +208,7 @@ def batch(pictures: Sequence[Picture], count: int, with_images: bool) -> Batch:
     sizes,
     places,
     _truth(pictures, key, extra),
-    canvases.paste(images, key.field, count) if with_images else None,
+    windows_lib.paste(images, key.field, count) if with_images else None,
   )
 
 
@@ -229,7 +225,7 @@ def _truth(pictures, key, extra):
   for place, label in zip(canvas, labels, strict=False):
     place[: label.shape[0], : label.shape[1]] = label
   rows, columns = (
-    enlarging.padded_taps(
+    resize.padded_taps(
       [(old[i], new[i]) for old, new in zip(scaled, sizes, strict=True)],
       key.truth[i],
     )
@@ -238,7 +234,7 @@ def _truth(pictures, key, extra):
   return Truth(
     label=canvas,
     sizes=np.asarray(sizes, np.int32),
-    widths=np.asarray([boundary.width(size) for size in sizes], np.int32),
+    widths=np.asarray([metrics.width(size) for size in sizes], np.int32),
     rows=rows,
     columns=columns,
     mask=np.asarray([1] * len(pictures) + [0] * extra, np.float32),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from groupvit_jax.evaluation import background as background_rules
 from groupvit_jax.evaluation import zero_shot
-from groupvit_jax.evaluation.segment_config import SegmentConfig
+from groupvit_jax.evaluation.config import SegmentConfig
 
 
 def group_scores(

@@ -5,6 +5,7 @@ batch size, padding or the number of devices.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,13 +17,53 @@ from clu import metrics as clu_metrics
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from groupvit_jax import metrics_tally
+# Whole numbers that are summed on the device without overflow.
+#
+# What is counted in integers never depends on batch size, padding, the number
+# of devices or processes, or on where a run was interrupted.
+
+# A cell of a confusion matrix may pass 2^31 pixels (ImageNet-S: 10^10), and
+# int64 is off by default in JAX: count in two int32 limbs of base 2^30.
+_LIMB_BITS = 30
+
+
+@flax.struct.dataclass
+class Tally:
+  """An array of counts, exact up to 2^61 per cell.
+
+  Attributes:
+    low: int32, counts modulo 2^30.
+    high: int32, counts divided by 2^30.
+  """
+
+  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
+  low: Any
+  high: Any
+
+  @classmethod
+  def from_counts(cls, counts: Int[Array, '*n']) -> 'Tally':
+    """The tally of one batch's counts (int32, not negative)."""
+    return cls(low=counts % 2**_LIMB_BITS, high=counts // 2**_LIMB_BITS)
+
+  def merge(self, other: 'Tally') -> 'Tally':
+    """Adds the counts of two disjoint sets, with the carry."""
+    low = self.low + other.low
+    return type(self)(
+      low=low % 2**_LIMB_BITS,
+      high=self.high + other.high + low // 2**_LIMB_BITS,
+    )
+
+  def compute(self) -> np.ndarray:
+    """The counts on the host, int64."""
+    high = np.asarray(self.high, np.int64) << _LIMB_BITS
+    return np.asarray(high + np.asarray(self.low, np.int64))
+
 
 IGNORE = 255  # label of pixels that count nothing, as in PASCAL VOC
 
 
 @flax.struct.dataclass
-class ConfusionMatrix(metrics_tally.Tally, clu_metrics.Metric):
+class ConfusionMatrix(Tally, clu_metrics.Metric):
   """Counts of (truth, prediction) pairs; rows truth, columns prediction.
 
   Use `ConfusionMatrix.of(num_classes)`, then clu's protocol
@@ -227,3 +268,106 @@ def recall_at_k(
   true = present.sum(-1, keepdims=True)
   found = (present & (rank < (true if k is None else k))).sum(-1)
   return found / jnp.maximum(true[:, 0], 1)
+
+
+# Boundary IoU: how good the borders of the classes are.
+#
+# Cheng et al. 2021 (arXiv 2103.16562); the boundary mIoU of the paper's Table
+# 3.
+
+# Of the picture's diagonal: the width of the band along a border (their
+# section 4.1, for all but very large pictures).
+DILATION_RATIO = 0.02
+
+
+def width(size: tuple[int, int], ratio: float = DILATION_RATIO) -> int:
+  """The width in pixels of the band inside the borders of a picture (h, w)."""
+  return max(1, round(ratio * math.hypot(*size)))
+
+
+def bands(
+  labels: Int[Array, 'b h w'],
+  sizes: Int[Array, 'b 2'],
+  widths: Int[Array, 'b'],
+) -> Bool[Array, 'b h w']:
+  """Pixels within a distance of the border of their own class.
+
+  A pixel belongs to the band if the square around it, `width` to each side,
+  holds another class or reaches over the picture's edge: what the erosion of
+  every class's mask by a 3 x 3 square, `width` times, takes away, for all
+  classes at once.
+
+  Args:
+    labels: integers; each value is a class of its own, the ignored one too.
+    sizes: (h, w) of the pictures, in the top left corners.
+    widths: from `width`.
+
+  Returns:
+    The bands; anything beyond the pictures.
+  """
+  height, width = labels.shape[1:]
+  d = widths[:, None]
+  y, x = jnp.arange(height)[None], jnp.arange(width)[None]
+  over = (y < d) | (y + d >= sizes[:, :1])
+  over = over[:, :, None] | ((x < d) | (x + d >= sizes[:, 1:]))[:, None, :]
+  across = labels[:, :, 1:] != labels[:, :, :-1]
+  down = labels[:, 1:] != labels[:, :-1]
+  changes = _window_sums(across, (y - d, y + d + 1), (x - d, x + d))
+  changes += _window_sums(down, (y - d, y + d), (x - d, x + d + 1))
+  return over | (changes > 0)
+
+
+def _window_sums(marks, rows, columns):
+  """How many marks lie in rows and columns [first, end), by integral images."""
+  sums = jnp.cumsum(jnp.cumsum(marks.astype(jnp.int32), 1), 2)
+  sums = jnp.pad(sums, ((0, 0), (1, 0), (1, 0)))
+  rows = [jnp.clip(index, 0, sums.shape[1] - 1) for index in rows]
+  columns = [jnp.clip(index, 0, sums.shape[2] - 1) for index in columns]
+  strips = _rows(sums, rows[1]) - _rows(sums, rows[0])
+  return _columns(strips, columns[1]) - _columns(strips, columns[0])
+
+
+_rows = jax.vmap(lambda x, index: x[index])
+_columns = jax.vmap(lambda x, index: x[:, index])
+
+
+def counts(
+  label: Int[Array, 'b h w'],
+  prediction: Int[Array, 'b h w'],
+  sizes: Int[Array, 'b 2'],
+  widths: Int[Array, 'b'],
+  num_classes: int,
+  mask: Array,
+) -> Int[Array, '3 c']:
+  """Pixels in both bands, in the truth's, in the prediction's, by class.
+
+  Pixels whose truth is ignored count nothing, but a border with them is one.
+
+  Args:
+    label: the truth; what is out of range is ignored.
+    prediction: classes.
+    sizes, widths: as in `bands`.
+    num_classes: c.
+    mask: b, 0 for padding.
+
+  Returns:
+    int32, summed over the batch; add those of all batches, then `iou`.
+  """
+  valid = (label >= 0) & (label < num_classes)
+  # Whatever lies in no band goes to one extra class.
+  truth, found = (
+    jnp.where(bands(x, sizes, widths) & valid, x, num_classes)
+    for x in (label, prediction)
+  )
+  sizes_of_table = num_classes + 1, num_classes + 1
+  table = joint_counts(truth, found, sizes_of_table, mask).sum(0)
+  both, rows, columns = jnp.diag(table), table.sum(1), table.sum(0)
+  return jnp.stack([both, rows, columns])[:, :num_classes]
+
+
+def boundary_iou(counts: Int[np.ndarray, '3 c']) -> np.ndarray:
+  """Boundary IoU per class from summed `counts`; NaN where there is no band."""
+  both, truth, found = np.asarray(counts, np.float64)
+  union = truth + found - both
+  out = np.full(union.shape, np.nan)
+  return np.divide(both, union, out=out, where=union > 0)

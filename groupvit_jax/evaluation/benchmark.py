@@ -1,0 +1,564 @@
+"""Zero-shot segmentation of a benchmark by a protocol, counted on the device.
+
+Pictures of all sizes, in windows, at static shapes; the host only decodes. What
+is counted are whole numbers, so that neither devices, processes nor
+interruptions change a figure. The network's floats may be rounded otherwise in
+batches of another size: then a pixel whose two best groups or classes are equal
+but for that may change.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from groupvit_jax import errors, sharding_processes
+from groupvit_jax.evaluation import (
+  benchmark_inputs,
+  clustering,
+  metrics,
+  resize,
+  resume,
+  scoring,
+  windows,
+  zero_shot,
+)
+from groupvit_jax.evaluation import evaluator as evaluator_lib
+from groupvit_jax.evaluation.benchmark_counts import (
+  JACCARD_UNIT,
+  BenchmarkCounts,
+  Counter,
+)
+from groupvit_jax.evaluation.benchmark_inputs import Key, Picture, Refused
+from groupvit_jax.evaluation.config import Protocol
+from groupvit_jax.evaluation.resume import Journal
+from groupvit_jax.text import prompts
+
+# The compiled programs of an evaluation, and how a batch goes through them.
+#
+# The encoder's knows neither words nor truth, so that every benchmark shares
+# it; what counts is quick to compile, once per `benchmark_inputs.Key`.
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """How batches are measured.
+
+  Attributes:
+    counter: what is counted.
+    batch_size: pictures that go together on each device at most.
+    patch_size: of the model.
+    mesh: of this process's devices; None for one.
+    grouping: for models without groups.
+  """
+
+  counter: Counter
+  batch_size: int
+  patch_size: int
+  mesh: Mesh | None
+  grouping: Callable[..., Any] | None
+
+  def together(self, key: benchmark_inputs.Key) -> int:
+    """Pictures of a key that make a batch, over all devices."""
+    each = windows.at_a_time(
+      key.window, self.patch_size, self.batch_size, key.truth
+    )
+    return each * (1 if self.mesh is None else self.mesh.size)
+
+  def measure(
+    self,
+    regions_fn: Callable[..., Any],
+    variables: Any,
+    words: tuple[Any, Any],
+    pictures: Sequence[benchmark_inputs.Picture],
+  ) -> BenchmarkCounts:
+    """Starts one batch; nothing is waited for.
+
+    Args:
+      regions_fn: predict_fns['regions'].
+      variables: its first argument.
+      words: class embeddings (c e) and the temperature.
+      pictures: of one key.
+
+    Returns:
+      The counts, on the device.
+    """
+    key = pictures[0].key
+    refine = self.counter.refine is not None
+    batch = benchmark_inputs.batch(pictures, self.together(key), refine)
+    sizes = batch.sizes or [None] * key.count
+    said = tuple(
+      self._ask(regions_fn, variables, images, size)
+      for images, size in zip(batch.windows, sizes, strict=True)
+    )
+    rest = batch.places, batch.truth, batch.images
+    places, truth, images = evaluator_lib.place(rest, self.mesh)
+    count = self._counting(self.counter, self.mesh)
+    return count(said, words, places, truth, key.field, images)
+
+  def _ask(self, regions_fn, variables, images, sizes):
+    images, sizes = evaluator_lib.place((images, sizes), self.mesh)
+    source, given = clustering.source(
+      self.grouping, regions_fn, variables, images, sizes
+    )
+    given = evaluator_lib.place(given, self.mesh)
+    soft = not self.counter.config.one_hot
+    return _encode(source, soft, variables, images, given, sizes)
+
+  # Kept outside of any evaluator, so that another one compiles nothing anew.
+  @staticmethod
+  @functools.lru_cache(maxsize=64)
+  def _counting(counter, mesh):
+    return evaluator_lib.jit_measure(counter.count, mesh, static_argnums=4)
+
+  @property
+  def compiled(self) -> tuple[int, int]:
+    """Programs so far: encoders, and those that count like this one."""
+    count = self._counting(self.counter, self.mesh)
+    return _encode._cache_size(), count._cache_size()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(
+  regions_fn: Callable[..., Any],
+  soft: bool,
+  variables: Any,
+  images: Array,
+  given: Any,
+  sizes: Array | None,
+) -> Mapping[str, Array]:
+  """What the network says of one window of each picture."""
+  regions = clustering.regions(regions_fn, variables, images, given, sizes)
+  canvas = images.shape[1:3]
+  pixels = resize.pixel_maps(regions, canvas, sizes, soft=soft)
+  return scoring.scored(regions) | {'pixels': pixels}
+
+
+merge = jax.jit(lambda a, b: a.merge(b))
+
+
+# One pass over a benchmark: pictures to batches to counts to the journal.
+
+# Batches that may be under way: the host must not run far ahead of the device,
+# since what waits there fills memory.
+_UNDER_WAY = 2
+
+
+class Pass:
+  """Counts pictures as they come, a batch whenever one is full."""
+
+  def __init__(
+    self,
+    measure: Callable[[Sequence[Picture]], BenchmarkCounts],
+    together: Callable[[Key], int],
+    journal: Journal,
+    *,
+    every: int,
+    progress: Callable[[int], None],
+  ):
+    """Prepares an empty pass.
+
+    Args:
+      measure: starts a batch of pictures of one key.
+      together: how many of a key make a batch.
+      journal: gets the counts.
+      every: pictures from one writing of it to the next.
+      progress: called with the pictures done.
+    """
+    self._measure, self._together = measure, together
+    self._journal, self._every, self._progress = journal, every, progress
+    # The total and the pictures that it is of. Always replaced together, since
+    # Ctrl-C may come between two lines, and the journal is written even then.
+    self._pending = None, ()
+    self._under_way = collections.deque()
+    self._begin, self._saved = time.monotonic(), len(journal.done)
+
+  def run(
+    self, items: Iterable[Picture | Refused], name: Callable[[int], str]
+  ) -> None:
+    """Counts all items; whatever stops it, the journal has what was counted.
+
+    Args:
+      items: from `benchmark_inputs.read`.
+      name: of a position.
+    """
+    waiting = {}
+    try:
+      for item in items:
+        if isinstance(item, Refused):
+          told = name(item.position), item.reason
+          self._journal.refused[item.position] = told
+        else:
+          together = waiting.setdefault(item.key, [])
+          together.append(item)
+          if len(together) == self._together(item.key):
+            self._start(waiting.pop(item.key))
+        self._tell()
+      for together in waiting.values():
+        self._start(together)
+        self._tell()
+    finally:
+      self._save()
+
+  def _start(self, pictures):
+    update = self._measure(pictures)
+    # Starting from the first update, not from zeros made elsewhere, keeps one
+    # kind of array in the loop, hence one compilation.
+    total, positions = self._pending
+    if total is not None:
+      update = merge(total, update)
+    positions = (*positions, *(picture.position for picture in pictures))
+    self._pending = update, positions
+    self._under_way.append(update.images)
+    if len(self._under_way) > _UNDER_WAY:
+      jax.block_until_ready(self._under_way.popleft())
+
+  def _tell(self):
+    done = len(self._journal.done) + len(self._pending[1])
+    if done - self._saved >= self._every:
+      self._save()
+    self._progress(done + len(self._journal.refused))
+
+  def _save(self):
+    """Fetches the counts and keeps them, with the pictures that they are of."""
+    total, positions = self._pending
+    if total is not None:
+      self._journal.add(_by_name(jax.device_get(total)), positions)
+      self._pending = None, ()
+    now = time.monotonic()
+    self._journal.seconds += now - self._begin
+    self._begin, self._saved = now, len(self._journal.done)
+    self._journal.save()
+
+
+def _by_name(counts: BenchmarkCounts) -> Mapping[str, np.ndarray]:
+  tallies = {
+    field.name: getattr(counts, field.name)
+    for field in dataclasses.fields(counts)
+  }
+  return {
+    name: tally.compute()
+    for name, tally in tallies.items()
+    if tally is not None
+  }
+
+
+def summed(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+  """Counts by name, added up; lists become int64 arrays."""
+  total = {}
+  for counts in parts:
+    for name, value in counts.items():
+      total[name] = total.get(name, 0) + np.asarray(value, np.int64)
+  return total
+
+
+# What one evaluation of a benchmark found, and its figures.
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkResult:
+  """Everything that was counted, on the host.
+
+  Attributes:
+    class_names: c names, in the order of the matrices, as they are shown.
+    background: whether class 0 is the background.
+    confusion_matrix: int64 c c, rows truth, columns prediction.
+    images: pictures that counted.
+    skipped: (name, reason) of those that could not be used.
+    seconds: all that it took, earlier attempts included.
+    given_background_confusion_matrix: the same, had the truth told which pixels
+      are background; None without one.
+    oracle_confusion_matrix: the same, had the truth named every group.
+    jaccard: int64 2 c, by true class: windows that show it, and the sum of the
+      best group's Jaccard index in hundred-thousandths.
+    boundary: int64 3 c, pixels in both bands along borders, in the truth's, in
+      the prediction's.
+    blank: pictures none of whose pixels count.
+  """
+
+  class_names: tuple[str, ...]
+  background: bool
+  confusion_matrix: np.ndarray
+  images: int
+  skipped: tuple[tuple[str, str], ...] = ()
+  seconds: float = 0.0
+  given_background_confusion_matrix: np.ndarray | None = None
+  oracle_confusion_matrix: np.ndarray | None = None
+  jaccard: np.ndarray | None = None
+  metrics: np.ndarray | None = None
+  blank: int = 0
+
+  @property
+  def miou(self) -> float:
+    """Mean IoU over the classes that truth or prediction has, in 0..1."""
+    return metrics.miou(self.confusion_matrix)
+
+  @property
+  def best_group_jaccard(self) -> float:
+    """Mean Jaccard index of the best group over classes and windows.
+
+    The background is no object and is left out. NaN if nothing was counted.
+    """
+    count, total = self.jaccard[:, int(self.background) :].sum(1)
+    return float(total / JACCARD_UNIT / count) if count else float('nan')
+
+  def figures(self) -> Iterator[tuple[str, float]]:
+    """(name, figure) pairs; shares in 0..1; absent classes are left out."""
+    truth = self.confusion_matrix
+    yield 'miou', self.miou
+    yield 'pixel_accuracy', metrics.pixel_accuracy(truth)
+    yield 'mean_accuracy', metrics.mean_accuracy(truth)
+    yield 'frequency_weighted_iou', metrics.frequency_weighted_iou(truth)
+    if self.boundary is not None:
+      by_class = metrics.boundary_iou(self.boundary)
+      yield 'boundary_miou', metrics.mean_of_present(by_class)
+    if self.oracle_confusion_matrix is not None:
+      yield 'oracle_miou', metrics.miou(self.oracle_confusion_matrix)
+    if self.given_background_confusion_matrix is not None:
+      given = self.given_background_confusion_matrix
+      yield 'given_background_miou', metrics.miou(given)
+    if self.jaccard is not None:
+      yield from _present('best_group_jaccard', self.best_group_jaccard)
+    for name, value in zip(self.class_names, metrics.iou(truth), strict=True):
+      yield from _present(f'iou/{name}', float(value))
+    yield 'images', float(self.images)
+    yield 'skipped', float(len(self.skipped))
+
+
+def _present(name: str, value: float) -> Iterator[tuple[str, float]]:
+  if not np.isnan(value):
+    yield name, value
+
+
+# Of the released protocol, where a protocol leaves it open.
+SHORT_SIDE = 448
+
+
+class BenchmarkEvaluator:
+  """Zero-shot segmentation of a labelled set; see `BenchmarkResult`.
+
+  In a multi-process run every process calls it, takes every P-th picture at its
+  own pace, and gets the figures of the whole.
+
+  Attributes:
+    protocol: how it evaluates.
+    class_names: in the order of the labels, synonyms as in 'person|man'.
+    programs: what is compiled.
+    journal: of the last or present pass; None before the first.
+  """
+
+  def __init__(
+    self,
+    examples: benchmark_inputs.LabelledSet,
+    tokenizer: Callable[[Sequence[str]], np.ndarray],
+    protocol: Protocol,
+    *,
+    class_names: Sequence[str],
+    background: bool,
+    batch_size: int = 8,
+    patch_size: int = 16,
+    mesh: Mesh | None = None,
+    grouping: Callable[..., Any] | None = None,
+    refine: Callable[[Array, Array, Array], Array] | None = None,
+    boundary: bool = True,
+    diagnosis: bool = True,
+    skip_bad: bool = False,
+    data: Any = None,
+    journal: str | os.PathLike | None = None,
+    journal_every: int = 50,
+    progress: Callable[[int, int], None] | None = None,
+  ):
+    """Prepares the prompts.
+
+    Args:
+      examples: the labelled pictures; asked for in several threads.
+      tokenizer: texts -> int32 [n, l].
+      protocol: from `config.make`.
+      class_names: c names, the background first if there is one. It gets no
+        prompt if the protocol has a threshold for it, and its own otherwise.
+      background: whether class 0 is the background.
+      batch_size: pictures that go together on each device at most.
+      patch_size: of the model, in pixels.
+      mesh: splits the batches over its axis 'data'.
+      grouping: for models without groups (see `grouping_baselines`).
+      refine: see `benchmark_counts.Counter`.
+      boundary: also measure along borders.
+      diagnosis: also measure what oracle labels and a given background would
+        bring, and how well the best groups fit.
+      skip_bad: count and list pictures that cannot be used instead of stopping.
+      data: plain values that tell the examples from others of the same names
+        (their folder, a seed); a journal of others is refused.
+      journal: path of a file to go on from after a crash; None keeps none. It
+        stays until `evaluator.journal.remove()`.
+      journal_every: pictures from one writing of it to the next.
+      progress: called with pictures done and in all, of this process.
+
+    Raises:
+      ValueError: a threshold without a background class, or the like.
+      errors.SourceError: the set is empty.
+    """
+    if not len(examples):
+      raise errors.SourceError(
+        'The split to evaluate has no pictures; check its folder and lists.'
+      )
+    if batch_size < 1:
+      raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+    config = protocol.segment
+    threshold = config.background_threshold is not None
+    if threshold and not background:
+      raise ValueError(
+        'background_threshold is set, but the truth has no background class; '
+        'set it to None.'
+      )
+    self.protocol, self.class_names = protocol, tuple(class_names)
+    self.journal: Journal | None = None
+    self._examples, self._background = examples, background
+    self._skip_bad, self._progress = skip_bad, progress
+    self._data = data
+    self._journal_path, self._journal_every = journal, journal_every
+    short_side = config.short_side or SHORT_SIDE
+    self._plan = windows.plan(config, short_side, patch_size)
+    self._tokens = zero_shot.tokenize_classes(
+      tokenizer, self.class_names[int(threshold) :], protocol.templates
+    )
+    count = len(self.class_names)
+    self.programs = Programs(
+      Counter(config, count, background, diagnosis, boundary, refine),
+      batch_size,
+      patch_size,
+      sharding_processes.local_mesh(mesh),
+      grouping,
+    )
+
+  def run(
+    self, predict_fns: evaluator_lib.PredictFns, variables: Any
+  ) -> Iterator[tuple[str, float]]:
+    """Evaluates and yields (name, figure); shares in 0..1."""
+    yield from self.evaluate(predict_fns, variables).figures()
+
+  def evaluate(
+    self, predict_fns: evaluator_lib.PredictFns, variables: Any
+  ) -> BenchmarkResult:
+    """One pass over the set, or the rest of one that was interrupted.
+
+    Args:
+      predict_fns: 'text', 'regions' and 'scale'.
+      variables: their first argument; on a mesh, whole on every device.
+
+    Returns:
+      All that was counted, in all processes.
+
+    Raises:
+      errors.ImageError, errors.SourceError, OSError: a picture that cannot be
+        used, unless bad ones are skipped; none that can, or no pixel that
+        counts.
+      errors.WorkdirError: the journal is of another evaluation.
+    """
+    variables = sharding_processes.local_view(variables, self.programs.mesh)
+    try:
+      self.journal = self._open_journal(variables)
+      self._pass(predict_fns, variables)
+    except Exception as error:
+      # Told to the other processes first, which else wait for ever.
+      sharding_processes.gather({'failure': str(error)})
+      raise
+    return self._result()
+
+  def _pass(self, predict_fns, variables):
+    text = zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
+    words = text, jax.jit(predict_fns['scale'])(variables)
+    mine = range(jax.process_index(), len(self._examples), jax.process_count())
+    items = benchmark_inputs.read(
+      functools.partial(
+        benchmark_inputs.prepare,
+        self._examples,
+        plan=self._plan,
+        num_classes=len(self.class_names),
+      ),
+      [i for i in mine if i not in self.journal.done],
+      self._skip_bad,
+    )
+    tell = self._progress or (lambda done, total: None)
+    Pass(
+      functools.partial(
+        self.programs.measure, predict_fns['regions'], variables, words
+      ),
+      self.programs.together,
+      self.journal,
+      every=self._journal_every,
+      progress=lambda done: tell(done, len(mine)),
+    ).run(items, self._examples.name)
+
+  def _open_journal(self, variables):
+    path = self._journal_path
+    if path is None:
+      return Journal(None, {})
+    names = list(map(self._examples.name, range(len(self._examples))))
+    counter = self.programs.counter
+    grouping = re.sub(' at 0x[0-9a-f]+', '', repr(self.programs.grouping))
+    settings = {
+      'protocol': dataclasses.asdict(self.protocol),
+      'classes': self.class_names,
+      'data': self._data,
+      'pictures': resume.fingerprint(names),
+      'weights': resume.checksum(variables),
+      'measures': [counter.diagnosis, counter.boundary],
+      'grouping': grouping,
+    }
+    return Journal(resume.part(path), settings)
+
+  def _result(self):
+    """What all processes found together."""
+    journal = self.journal
+    parts = sharding_processes.gather(
+      {
+        'counts': {name: x.tolist() for name, x in journal.counts.items()},
+        'skipped': list(journal.refused.values()),
+        'seconds': journal.seconds,
+      }
+    )
+    failed = [part['failure'] for part in parts if 'failure' in part]
+    if failed:
+      raise errors.SourceError(f'Another process failed: {failed[0]}')
+    counts = summed([part['counts'] for part in parts])
+    skipped = sorted(tuple(pair) for part in parts for pair in part['skipped'])
+    if not counts:
+      raise errors.SourceError(
+        f'None of the {len(self._examples)} pictures can be used; the first: '
+        f'{skipped[0][1]}'
+      )
+    images, blank = int(counts['images']), int(counts['blank'])
+    if blank == images:
+      raise errors.SourceError(
+        f'No pixel of the {images} pictures counts: all of their truth is '
+        f'{metrics.IGNORE}, which is ignored; check the label maps.'
+      )
+    if blank and not jax.process_index():
+      warnings.warn(
+        f'{blank} of {images} pictures have no pixel that counts: all of their '
+        f'truth is {metrics.IGNORE}',
+        stacklevel=2,
+      )
+    return BenchmarkResult(
+      class_names=tuple(map(prompts.shown_name, self.class_names)),
+      background=self._background,
+      confusion_matrix=counts['confusion'],
+      images=images,
+      skipped=tuple(skipped),
+      seconds=max(part['seconds'] for part in parts),
+      given_background_confusion_matrix=counts.get('given_background'),
+      oracle_confusion_matrix=counts.get('oracle'),
+      jaccard=counts.get('jaccard'),
+      boundary=counts.get('boundary'),
+      blank=blank,
+    )
