@@ -7,7 +7,7 @@ import numpy as np
 import tiny_inference
 from PIL import Image
 
-from groupvit_jax import model_folder
+from groupvit_jax.convert import folder as model_folder
 
 CLASSES = ('background', 'dog|puppy', 'grass', 'sky', 'sea')
 WORDS = ('cat', 'dog', 'sea')

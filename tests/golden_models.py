@@ -9,9 +9,9 @@ import pathlib
 
 import numpy as np
 
-from groupvit_jax.convert import state_dict, torch_to_flax
-from groupvit_jax.convert.keymaps_hf_groupvit import HF_GROUPVIT
-from groupvit_jax.model_folder import tensors
+from groupvit_jax.convert import load as load_lib
+from groupvit_jax.convert import tensors, torch_files
+from groupvit_jax.convert.keymaps import HF_GROUPVIT
 
 TESTDATA = pathlib.Path(__file__).parent / 'testdata'
 
@@ -38,7 +38,7 @@ def config(arrays):
 
 def as_state_dict(arrays, hf_config=None, **extras):
   """As if read from a file."""
-  return state_dict.StateDict(
+  return torch_files.StateDict(
     arrays, hf_config or {}, {}, extras, pathlib.Path('weights')
   )
 
@@ -50,7 +50,7 @@ def converted(arrays):
 
 def converted_state(weights, hf_config):
   """The model of weights by Hugging Face's names."""
-  return torch_to_flax.from_state(as_state_dict(weights, hf_config))
+  return load_lib.from_state(as_state_dict(weights, hf_config))
 
 
 def to_flax(arrays):

@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 
 from groupvit_jax import tasks, train_state
-from groupvit_jax.convert import flax_to_torch
+from groupvit_jax.convert import export
 from groupvit_jax.losses.background import background_loss
 from groupvit_jax.models import build
 
@@ -172,7 +172,7 @@ def test_an_architecture_names_it_only_where_it_is_on():
   old = get_config('demo').to_dict()
   del old['loss']['background_weight']
   assert tasks.architecture(old, 50) == off
-  assert 'it has learned a background' in flax_to_torch.inexpressible(on)
+  assert 'it has learned a background' in export.inexpressible(on)
 
 
 def test_it_cannot_be_learned_without_nouns():

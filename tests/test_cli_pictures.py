@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from tiny_inference import source
 
-from groupvit_jax import cli, model_folder
+from groupvit_jax import cli
+from groupvit_jax.convert import folder as model_folder
 
 LABELS = ['--labels', 'a red thing|a rose,grass,the sky']
 

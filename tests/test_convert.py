@@ -10,12 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from groupvit_jax import convert, model_folder
-from groupvit_jax.convert import architecture, sources, torch_to_flax
-from groupvit_jax.convert.keymaps_hf_groupvit import HF_GROUPVIT
-from groupvit_jax.convert.keymaps_nvlabs import NVLABS
+from groupvit_jax import convert
+from groupvit_jax.convert import architecture, load, tensors
+from groupvit_jax.convert import folder as model_folder
+from groupvit_jax.convert.keymaps import HF_GROUPVIT, NVLABS
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import tensors
 
 
 @pytest.fixture(scope='module', params=['hf_one_stage', 'hf_three_stage'])
@@ -134,9 +133,9 @@ def test_the_originals_form_is_the_same_model(state, config, monkeypatch):
   )
   # In the original's code a head of the text encoder is 64 wide.
   with pytest.raises(ModelError, match='heads of the text encoder'):
-    torch_to_flax.from_state(source)
+    load.from_state(source)
   monkeypatch.setattr(architecture, 'HEAD_WIDTH', 4)
-  converted = torch_to_flax.from_state(source)
+  converted = load.from_state(source)
   flat = tensors.flatten(converted.variables)
   assert flat.pop('params/multi_label_logit_scale') == 2.5
   assert_same_arrays(flat, HF_GROUPVIT.to_flax(state))
@@ -193,9 +192,9 @@ def test_published_folders_processor_is_not_believed(state, config):
   def mean(**preprocessor):
     source = golden_models.as_state_dict(state, config)
     source.preprocessor.update(preprocessor)
-    return torch_to_flax.from_state(source).preprocessing['mean']
+    return load.from_state(source).preprocessing['mean']
 
-  clip, own = sources.CLIP, {'mean': [0.1, 0.2, 0.3], 'std': [0.4, 0.5, 0.6]}
+  clip, own = load.CLIP, {'mean': [0.1, 0.2, 0.3], 'std': [0.4, 0.5, 0.6]}
   assert mean(image_mean=clip['mean'], image_std=clip['std']) == [
     0.485,
     0.456,

@@ -11,9 +11,8 @@ import torch_models
 from tiny_models import fast_jit
 
 from groupvit_jax import convert
-from groupvit_jax.convert import architecture
+from groupvit_jax.convert import architecture, tensors
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import tensors
 from groupvit_jax.models import build
 
 torch = pytest.importorskip('torch', reason="needs the 'torch' extra")

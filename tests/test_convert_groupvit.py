@@ -17,8 +17,7 @@ from PIL import Image
 from tiny_models import fast_jit
 
 from groupvit_jax import convert
-from groupvit_jax.convert import sources
-from groupvit_jax.model_folder import tensors
+from groupvit_jax.convert import load, tensors
 from groupvit_jax.models import build, grouping
 from groupvit_jax.text import tokenizer
 
@@ -170,7 +169,7 @@ def test_train_loss_and_gradients(
   loss, grads = loss_and_gradients(converted, *ours_of(inputs))
   assert next(replayed, None) is None
   np.testing.assert_allclose(loss, out.loss.item(), rtol=1e-4)
-  wanted = sources.HF_GROUPVIT.to_flax(
+  wanted = load.HF_GROUPVIT.to_flax(
     {name: p.grad.numpy() for name, p in theirs.named_parameters()}
   )
   compare_gradients(tensors.flatten({'params': grads}), wanted)
@@ -250,7 +249,7 @@ def test_published_logits_of_the_two_cats(name, published):
   left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
   picture = picture.crop((left, top, left + 224, top + 224))
   # The published logits were made with CLIP's mean and deviation.
-  mean, std = (np.array(sources.CLIP[k], np.float32) for k in ('mean', 'std'))
+  mean, std = (np.array(load.CLIP[k], np.float32) for k in ('mean', 'std'))
   images = (np.asarray(picture, np.float32) / 255 - mean) / std
   texts = ['a photo of a cat', 'a photo of a dog']
   tokens = tokenizer.make_tokenizer('clip')(texts)

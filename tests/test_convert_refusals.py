@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import keymaps, state_dict, torch_to_flax
+from groupvit_jax.convert import keymaps, torch_files
+from groupvit_jax.convert import load as load_lib
 from groupvit_jax.errors import ModelError
 
 
@@ -27,7 +28,7 @@ def config(arrays):
 
 
 def load(state, config):
-  return torch_to_flax.from_state(golden_models.as_state_dict(state, config))
+  return load_lib.from_state(golden_models.as_state_dict(state, config))
 
 
 def test_unmapped_names_are_told_ten_of_them(state, config):
@@ -128,7 +129,7 @@ def test_odd_normalisation_is_named(state, config):
   source = golden_models.as_state_dict(state, config)
   source.preprocessor['image_mean'] = ['0.5', '0.5', '0.5']
   with pytest.raises(ModelError, match='image_mean should be three numbers'):
-    torch_to_flax.from_state(source)
+    load_lib.from_state(source)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_arrays_with_other_axes_are_named(state, config, name, shape):
 @pytest.mark.parametrize('dtype', [np.int64, np.bool_, np.complex64])
 def test_arrays_of_other_than_floats_are_named(state, config, dtype):
   name = 'vision_model.layernorm.weight'
-  arrays = state_dict.as_floats(state | {name: state[name].astype(dtype)})
+  arrays = torch_files.as_floats(state | {name: state[name].astype(dtype)})
   with pytest.raises(ModelError, match=f'1 not_floating .{name}'):
     load(arrays, config)
 

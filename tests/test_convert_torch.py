@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import architecture
+from groupvit_jax.convert import architecture, tensors
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import tensors
 
 torch = pytest.importorskip('torch', reason="needs the 'torch' extra")
 transformers = pytest.importorskip(

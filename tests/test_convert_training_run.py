@@ -11,9 +11,8 @@ import pytest
 
 from groupvit_jax import checkpoint, convert, tasks, train_state
 from groupvit_jax import config as config_lib
-from groupvit_jax.convert import torch_to_flax
+from groupvit_jax.convert import load, tensors
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import tensors
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 ARG = 'demo,size=16,patch=8,width=8,tokens=2x0,groups=2x0'
@@ -30,7 +29,7 @@ def config():
 def random_variables(config, vocab_size, seed):
   described = tasks.architecture(config, vocab_size)
   rng = np.random.default_rng(seed)
-  shapes = torch_to_flax.expected_shapes(described)
+  shapes = load.expected_shapes(described)
   flat = {
     path: rng.normal(size=shape).astype(np.float32)
     for path, shape in shapes.items()

@@ -15,12 +15,8 @@ from PIL import Image
 from tiny_inference import MEAN, NAMES, STD, source, vit
 
 import groupvit_jax
-from groupvit_jax import (
-  errors,
-  inference,
-  inference_programs,
-  model_folder,
-)
+from groupvit_jax import errors, inference, inference_programs
+from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import resize, segmentation, windows, zero_shot
 from groupvit_jax.evaluation.config import SegmentConfig

@@ -7,9 +7,10 @@ import golden_models
 import numpy as np
 import pytest
 
-from groupvit_jax import convert, model_folder
+from groupvit_jax import convert
+from groupvit_jax.convert import folder as model_folder
+from groupvit_jax.convert import tensors
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import tensors
 
 
 @pytest.fixture(scope='module')

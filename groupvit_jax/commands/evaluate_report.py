@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 import groupvit_jax
-from groupvit_jax import model_folder
+from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.evaluation import diagnosis, evaluator, metrics
 from groupvit_jax.text import prompts
 

@@ -11,11 +11,11 @@ are read from the weights; pickles are read without unpickling objects.
 
 import os
 
-from groupvit_jax import model_folder
-from groupvit_jax.convert.flax_to_torch import left_out, save_huggingface
-from groupvit_jax.convert.torch_to_flax import load_source
+from groupvit_jax.convert import folder as model_folder
+from groupvit_jax.convert.export import left_out, save_huggingface
+from groupvit_jax.convert.folder import Converted, describe
+from groupvit_jax.convert.load import load_source
 from groupvit_jax.errors import ModelError
-from groupvit_jax.model_folder import Converted, describe
 
 FORMATS = ('groupvit_jax', 'huggingface')
 

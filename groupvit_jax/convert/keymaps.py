@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -236,3 +237,211 @@ def _tell(kind: str, names: Sequence[str]) -> str:
   shown = ', '.join(names[:SHOWN])
   more = f', and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
   return f'{len(names)} {kind} ({shown}{more})'
+
+
+# Names that several sources share: transformer blocks and the text encoder.
+
+# The transformer block in Hugging Face's GroupViT and CLIP.
+HF_BLOCK = (
+  *norm('layer_norm1', 'norm1'),
+  *norm('layer_norm2', 'norm2'),
+  *split_qkv([f'self_attn.{x}_proj' for x in 'qkv'], 'attn/qkv'),
+  *linear('self_attn.out_proj', 'attn/out'),
+  *linear('mlp.fc1', 'mlp/fc1'),
+  *linear('mlp.fc2', 'mlp/fc2'),
+)
+HF_TEXT = (
+  Row('embeddings.token_embedding.weight', 'tokens'),
+  Row('embeddings.position_embedding.weight', 'positions'),
+  *under('encoder.layers.{layer}', 'block_{layer}', HF_BLOCK),
+  *norm('final_layer_norm', 'norm'),
+)
+# The same in OpenAI's CLIP, whose text encoder the original GroupViT keeps.
+OPENAI_BLOCK = (
+  *norm('ln_1', 'norm1'),
+  *norm('ln_2', 'norm2'),
+  Row('attn.in_proj_weight', 'attn/qkv/kernel', LINEAR),
+  Row('attn.in_proj_bias', 'attn/qkv/bias'),
+  *linear('attn.out_proj', 'attn/out'),
+  *linear('mlp.c_fc', 'mlp/fc1'),
+  *linear('mlp.c_proj', 'mlp/fc2'),
+)
+OPENAI_TEXT = (
+  Row('token_embedding.weight', 'tokens'),
+  Row('positional_embedding', 'positions'),
+  *under('transformer.resblocks.{layer}', 'block_{layer}', OPENAI_BLOCK),
+  *norm('ln_final', 'norm'),
+)
+
+
+# Names in CLIP: OpenAI's (a ViT's state dict) and Hugging Face's `CLIPModel`.
+#
+# The text encoder and the temperature are those of GroupViT; the projections
+# are single matrices.
+
+_HF_VISION = (
+  Row('embeddings.class_embedding', 'embed/class_token'),
+  Row('embeddings.position_embedding.weight', 'embed/positions'),
+  *linear('embeddings.patch_embedding', 'embed', layout=CONV2D, bias=False),
+  # Spelled so in every version of transformers.
+  *norm('pre_layrnorm', 'norm_pre'),
+  *under('encoder.layers.{layer}', 'block_{layer}', HF_BLOCK),
+  *norm('post_layernorm', 'norm'),
+)
+_OPENAI_VISUAL = (
+  Row('class_embedding', 'embed/class_token'),
+  Row('positional_embedding', 'embed/positions'),
+  *linear('conv1', 'embed', layout=CONV2D, bias=False),
+  *norm('ln_pre', 'norm_pre'),
+  *under('transformer.resblocks.{layer}', 'block_{layer}', OPENAI_BLOCK),
+  *norm('ln_post', 'norm'),
+)
+
+HF_CLIP = KeyMap(
+  "Hugging Face's CLIPModel",
+  'vision_model.embeddings.class_embedding',
+  (
+    *under('vision_model', 'image', _HF_VISION),
+    *under('text_model', 'text', HF_TEXT),
+    *linear('visual_projection', 'image_projector/fc2', bias=False),
+    *linear('text_projection', 'text_projector/fc2', bias=False),
+    Row('logit_scale', 'logit_scale'),
+  ),
+  ignored=(r'.*\.position_ids',),
+)
+OPENAI_CLIP = KeyMap(
+  "OpenAI's CLIP (a ViT)",
+  'visual.class_embedding',
+  (
+    *under('visual', 'image', _OPENAI_VISUAL),
+    *(replace(row, ours=f'text/{row.ours}') for row in OPENAI_TEXT),
+    # Stored as (in, out).
+    Row('visual.proj', 'image_projector/fc2/kernel'),
+    Row('text_projection', 'text_projector/fc2/kernel'),
+    Row('logit_scale', 'logit_scale'),
+  ),
+  # Sizes, which OpenAI's archives hold as if they were weights.
+  ignored=('input_resolution', 'context_length', 'vocab_size'),
+)
+
+
+# Names that the original GroupViT and Hugging Face's port share: a stage.
+
+
+def stage(
+  blocks: str, block: Sequence[Row], cross_attention_out: str
+) -> tuple[Row, ...]:
+  """Rows of one stage: group tokens, transformer blocks, Grouping Block.
+
+  Args:
+    blocks: name of the list of blocks.
+    block: rows of one of them.
+    cross_attention_out: name of the output layer of the attention before the
+      assignment.
+
+  Returns:
+    Rows below the stage.
+  """
+  cross = 'pre_assign_attn'
+  grouping = (
+    *norm('norm_tokens', 'norm_tokens'),
+    *norm('norm_x', 'norm_x'),
+    *linear('mlp_inter.fc1', 'mixer/mlp/fc1'),
+    *linear('mlp_inter.fc2', 'mixer/mlp/fc2'),
+    *norm('norm_post_tokens', 'norm_mixed'),
+    *linear(f'{cross}.attn.q_proj', 'pre_assign/attn/q'),
+    *split_qkv([f'{cross}.attn.{x}_proj' for x in 'kv'], 'pre_assign/attn/kv'),
+    *linear(f'{cross}.attn.{cross_attention_out}', 'pre_assign/attn/out'),
+    *norm(f'{cross}.norm2', 'pre_assign/norm2'),
+    *norm(f'{cross}.norm_post', 'pre_assign/norm_post'),
+    *linear(f'{cross}.mlp.fc1', 'pre_assign/mlp/fc1'),
+    *linear(f'{cross}.mlp.fc2', 'pre_assign/mlp/fc2'),
+    *linear('assign.q_proj', 'assign/q'),
+    *split_qkv([f'assign.{x}_proj' for x in 'kv'], 'assign/kv'),
+    *linear('assign.proj', 'assign/out'),
+    *norm('norm_new_x', 'norm_out'),
+    *linear('mlp_channels.fc1', 'mlp/fc1'),
+    *linear('mlp_channels.fc2', 'mlp/fc2'),
+  )
+  return (
+    Row('group_token', 'group_tokens'),
+    *norm('group_projector.0', 'norm_previous'),
+    *linear('group_projector.1.fc1', 'project_previous/mlp/fc1'),
+    *linear('group_projector.1.fc2', 'project_previous/mlp/fc2'),
+    *under(f'{blocks}.{{layer}}', 'block_{layer}', block),
+    *under('downsample', 'grouping', grouping),
+  )
+
+
+# Names in Hugging Face's `GroupViTModel` (transformers 4.20 to 5.23).
+
+_VISION = (
+  Row('embeddings.position_embeddings', 'embed/positions'),
+  *linear('embeddings.patch_embeddings.projection', 'embed', layout=CONV2D),
+  *norm('embeddings.layernorm', 'embed/norm'),
+  *under(
+    'encoder.stages.{stage}',
+    'stage_{stage}',
+    stage('layers', HF_BLOCK, 'out_proj'),
+  ),
+  *norm('layernorm', 'norm'),
+)
+_PROJECTOR = (
+  *linear('0', 'fc1'),
+  *batch_norm('1', 'norm'),
+  *linear('3', 'fc2'),
+)
+
+HF_GROUPVIT = KeyMap(
+  "Hugging Face's GroupViTModel",
+  'vision_model.embeddings.patch_embeddings.projection.weight',
+  (
+    *under('vision_model', 'image', _VISION),
+    *under('text_model', 'text', HF_TEXT),
+    *under('visual_projection', 'image_projector', _PROJECTOR),
+    *under('text_projection', 'text_projector', _PROJECTOR),
+    Row('logit_scale', 'logit_scale'),
+  ),
+  # Buffers: a counter that nothing reads, and 0, 1, 2, ... of old versions.
+  ignored=(r'.*\.num_batches_tracked', r'.*\.position_ids'),
+)
+
+
+# Names in the original GroupViT (NVlabs/GroupViT, models/group_vit.py).
+#
+# qkv is one layer, and the projectors are convolutions of width 1.
+
+_BLOCK = (
+  *norm('norm1', 'norm1'),
+  *norm('norm2', 'norm2'),
+  *linear('attn.qkv', 'attn/qkv'),
+  *linear('attn.proj', 'attn/out'),
+  *linear('mlp.fc1', 'mlp/fc1'),
+  *linear('mlp.fc2', 'mlp/fc2'),
+)
+_IMAGE = (
+  Row('pos_embed', 'embed/positions'),
+  *linear('patch_embed.proj', 'embed', layout=CONV2D),
+  *norm('patch_embed.norm', 'embed/norm'),
+  *under('layers.{stage}', 'stage_{stage}', stage('blocks', _BLOCK, 'proj')),
+  *norm('norm', 'norm'),
+)
+_NVLABS_PROJECTOR = (
+  *linear('linear_hidden.0', 'fc1', layout=CONV1D),
+  *batch_norm('linear_hidden.1', 'norm'),
+  *linear('linear_out', 'fc2', layout=CONV1D),
+)
+
+NVLABS = KeyMap(
+  'the original GroupViT',
+  'img_encoder.patch_embed.proj.weight',
+  (
+    *under('img_encoder', 'image', _IMAGE),
+    *under('text_encoder', 'text', OPENAI_TEXT),
+    *under('img_projector', 'image_projector', _NVLABS_PROJECTOR),
+    *under('text_projector', 'text_projector', _NVLABS_PROJECTOR),
+    Row('logit_scale', 'logit_scale'),
+    Row('multi_label_logit_scale', 'multi_label_logit_scale'),
+  ),
+  ignored=(r'.*\.num_batches_tracked',),
+)

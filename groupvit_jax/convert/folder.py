@@ -1,0 +1,515 @@
+"""The model folder: weights, config, tokenizer and card, and nothing else.
+
+It is whole or not there: written under a scratch name, then renamed. What it
+holds is plain (JSON, safetensors), so reading it can run no foreign code.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+from groupvit_jax import files
+from groupvit_jax.convert import tensors
+from groupvit_jax.errors import ModelError
+
+# What conversion hands on: one model, whatever it came from.
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+  """A model and all that inference needs beside it.
+
+  Attributes:
+    architecture: what `models.build.build` takes.
+    variables: nested 'params' and 'batch_stats', numpy float32.
+    tokenizer: 'clip', the path of a sentencepiece model, or None where the
+      source brings none for its vocabulary.
+    preprocessing: mean and std (of pixels in 0..1), short_side (pixels) and,
+      unless it is the released one, top_k of `SegmentConfig` (None: no gate).
+    metadata: source (what it was read from), file (its name), license, and
+      where known metrics (name to number), step or epoch, notes (sentences).
+  """
+
+  architecture: dict[str, Any]
+  variables: dict[str, Any]
+  tokenizer: str | None
+  preprocessing: dict[str, Any]
+  metadata: dict[str, Any]
+
+
+# A model in words: the lines that a command prints, and the model card.
+
+_PARTS = (
+  ('image encoder', ('image',)),
+  ('text encoder', ('text',)),
+  ('projectors', ('image_projector', 'text_projector')),
+  ('temperatures', ('logit_scale', 'multi_label_logit_scale')),
+)
+
+
+def describe(converted: Converted) -> str:
+  """Lines on a model: source, architecture, parameters, metrics, notes."""
+  a, metadata = converted.architecture, converted.metadata
+  lines = [
+    ('source', _source(metadata)),
+    ('image encoder', _image_encoder(a)),
+    ('text encoder', _text_encoder(a['text'])),
+    ('joint space', f'{a["embed_dim"]} wide, {_projector(a)}'),
+    ('tokenizer', _tokenizer(converted.tokenizer)),
+    ('preprocessing', _preprocessing(converted.preprocessing)),
+    ('parameters', _parameters(converted.variables)),
+  ]
+  progress = [
+    f'{k} {metadata[k]:,}' for k in ('step', 'epoch') if k in metadata
+  ]
+  if progress:
+    lines.append(('trained until', ', '.join(progress)))
+  if metrics := metadata.get('metrics'):
+    figures = [f'{name} {value:.4g}' for name, value in metrics.items()]
+    lines.append(('metrics', ', '.join(figures)))
+  lines += [('note', note) for note in metadata.get('notes', ())]
+  return '\n'.join(f'{name + ":":<15}{value}' for name, value in lines)
+
+
+def model_card(converted: Converted) -> str:
+  """The README.md of a model folder, in Markdown."""
+  described = describe(converted)
+  rows = '\n'.join(
+    '| {} | {} |'.format(*map(str.strip, line.split(':', 1)))
+    for line in described.splitlines()
+  )
+  return f"""\
+# {converted.metadata['file']}
+
+A model that matches pictures, and regions of them, with words.
+
+| | |
+|---|---|
+{rows}
+
+```python
+import groupvit_jax as gv
+
+model = gv.load('path/of/this/folder')
+segmentation = model.segment('photo.jpg', ['dog', 'grass', 'sky'])
+```
+
+## License
+
+{converted.metadata['license']}
+"""
+
+
+def count(variables: Mapping[str, Any]) -> dict[str, int]:
+  """Parameters by part, and in total (without batch-norm statistics)."""
+  flat = tensors.flatten(variables['params'])
+  sizes = {path: int(np.prod(x.shape)) for path, x in flat.items()}
+  counts = {
+    part: sum(n for path, n in sizes.items() if path.split('/')[0] in names)
+    for part, names in _PARTS
+  }
+  return counts | {'total': sum(sizes.values())}
+
+
+def _source(metadata: Mapping[str, Any]) -> str:
+  return f'{metadata["source"]} ({metadata["file"]})'
+
+
+def _image_encoder(a: Mapping[str, Any]) -> str:
+  image, size = a['image'], a['image']['image_size']
+  shape = (
+    f'{size}x{size}' if isinstance(size, int) else 'x'.join(map(str, size))
+  )
+  common = (
+    f'{shape} px in patches of {image["patch_size"]}, width {image["width"]}, '
+    f'{image["num_heads"]} heads'
+  )
+  if a['image_encoder'] != 'groupvit':
+    name = {'vit': 'ViT', 'clip_vit': "CLIP's ViT"}[a['image_encoder']]
+    return f'{name}, {common}, depth {image["depth"]}'
+  tokens = zip(
+    image['num_group_tokens'], image['num_output_groups'], strict=True
+  )
+  stages = [
+    f'{depth} blocks' + (f', {t} group tokens to {g} groups' if t else '')
+    for depth, (t, g) in zip(image['depths'], tokens, strict=True)
+  ]
+  return f'GroupViT, {common}; stages: {"; ".join(stages)}'
+
+
+def _text_encoder(text: Mapping[str, Any]) -> str:
+  return (
+    f'transformer, {text["context_length"]} tokens of {text["vocab_size"]:,}, '
+    f'width {text["width"]}, {text["num_heads"]} heads, depth {text["depth"]}'
+  )
+
+
+def _projector(a: Mapping[str, Any]) -> str:
+  width = a['projector_width']
+  return f'through {width:,} hidden units' if width else 'by one linear layer'
+
+
+def _tokenizer(tokenizer: str | None) -> str:
+  if tokenizer is None:
+    return 'none: the source brings none for its vocabulary'
+  return "CLIP's byte pairs" if tokenizer == 'clip' else 'sentencepiece'
+
+
+def _preprocessing(p: Mapping[str, Any]) -> str:
+  mean, std = (
+    ' '.join(f'{x:.3f}' for x in p[name]) for name in ('mean', 'std')
+  )
+  told = f'short side {p["short_side"]} px, mean {mean}, std {std}'
+  return f'{told}, top_k {p["top_k"]}' if 'top_k' in p else told
+
+
+def _parameters(variables: Mapping[str, Any]) -> str:
+  counts = count(variables)
+  total = counts.pop('total')
+  parts = ', '.join(f'{part} {n:,}' for part, n in counts.items())
+  return f'{total:,} ({parts})'
+
+
+# Values of JSON that others wrote: each of its kind, or refused by name.
+#
+# A config.json comes from anywhere; what is wrong in it should not first show
+# as an error deep inside a model.
+
+
+class Kind(NamedTuple):
+  """What a value should be: in words for a message, and as a test."""
+
+  words: str
+  fits: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float)
+
+
+def _is_count(value: Any) -> bool:
+  return type(value) is int and value > 0
+
+
+def _each(fits: Callable[[Any], bool], *lengths: int):
+  return lambda values: (
+    isinstance(values, list | tuple)
+    and all(map(fits, values))
+    and (not lengths or len(values) in lengths)
+  )
+
+
+TEXT = Kind('a text', lambda value: isinstance(value, str))
+TEXTS = Kind('a list of texts', _each(TEXT.fits))
+NUMBER = Kind('a number', _is_number)
+COUNT = Kind('a whole number above 0', _is_count)
+COUNTS = Kind(
+  'a list of whole numbers', _each(lambda n: type(n) is int and n >= 0)
+)
+SIDES = Kind(
+  'a whole number above 0 or two of them',
+  lambda value: _is_count(value) or _each(_is_count, 2)(value),
+)
+COLOUR = Kind('three numbers', _each(_is_number, 3))
+MAPPING = Kind('an object', lambda value: isinstance(value, Mapping))
+NUMBERS_BY_NAME = Kind(
+  'an object of numbers',
+  lambda value: MAPPING.fits(value) and all(map(_is_number, value.values())),
+)
+TEXTS_BY_NAME = Kind(
+  'an object of texts',
+  lambda value: MAPPING.fits(value) and all(map(TEXT.fits, value.values())),
+)
+
+
+def get(
+  values: Mapping[str, Any], name: str, kind: Kind, where: str, default=None
+) -> Any:
+  """A value, or the default where there is none (or null).
+
+  Args:
+    values: an object of JSON.
+    name: of the field.
+    kind: one of the kinds of this module.
+    where: what the message calls the object, such as 'config.json'.
+    default: for a field that is not there.
+
+  Raises:
+    ModelError: it is of another kind.
+  """
+  value = values.get(name)
+  if value is None:
+    return default
+  if not kind.fits(value):
+    raise ModelError(
+      f'{where}: {name} should be {kind.words}, and is {repr(value)[:80]}'
+    )
+  return value
+
+
+def need(values: Mapping[str, Any], name: str, kind: Kind, where: str) -> Any:
+  """The same of a field that has to be there; ModelError if it is not."""
+  value = get(values, name, kind, where)
+  if value is None:
+    raise ModelError(f'{where} lacks {name}')
+  return value
+
+
+# The config.json of a model folder: what it holds, and reading it.
+
+FORMAT = 1
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+# What the parts of our config.json hold; the digest covers the architecture.
+_KINDS = {
+  'architecture': {},
+  'preprocessing': {
+    'mean': COLOUR,
+    'std': COLOUR,
+    'short_side': COUNT,
+    'top_k': COUNT,
+  },
+  'metadata': {
+    'source': TEXT,
+    'file': TEXT,
+    'license': TEXT,
+    'metrics': NUMBERS_BY_NAME,
+    'notes': TEXTS,
+    'step': NUMBER,
+    'epoch': NUMBER,
+  },
+}
+_NEEDED = {'mean', 'std', 'short_side', 'source', 'file', 'license'}
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+  """The config of a model folder.
+
+  Raises:
+    ModelError: the folder is missing or half-written, of a later version, or
+      what its config holds is not of its kind.
+  """
+  path = folder / CONFIG
+  if not folder.is_dir():
+    raise ModelError(f'there is no model folder {folder}')
+  half = f'{folder} is a half-written model folder'
+  again = 'convert or copy the model again (--overwrite replaces the folder)'
+  for name in (CONFIG, WEIGHTS):
+    if not (folder / name).is_file():
+      raise ModelError(f'{half}, it lacks {name}; {again}')
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:
+    raise ModelError(
+      f'{half}, {CONFIG} breaks off ({error}); {again}'
+    ) from error
+  if not isinstance(config, dict) or config.get('format') != FORMAT:
+    found = config.get('format') if isinstance(config, dict) else None
+    raise ModelError(
+      f'{path} has format {found!r}, this version reads {FORMAT}; update '
+      'groupvit_jax, or convert the model with this version'
+    )
+  known = ('architecture', 'preprocessing', 'tokenizer', 'metadata', 'sha256')
+  if missing := [name for name in known if name not in config]:
+    raise ModelError(f'{path} lacks {", ".join(missing)}; {again}')
+  _check_fields(config, str(path))
+  return config
+
+
+def _check_fields(config: dict[str, Any], where: str) -> None:
+  """ModelError for what is not of its kind: the file may have been edited."""
+  get(config, 'tokenizer', TEXT, where)
+  for part, kinds in _KINDS.items():
+    values = need(config, part, MAPPING, where)
+    for name, kind in kinds.items():
+      get(values, name, kind, f'{where}, {part}')
+    for name in kinds.keys() & _NEEDED:
+      need(values, name, kinds[name], f'{where}, {part}')
+
+
+CARD, TOKENIZER = 'README.md', 'tokenizer.model'
+# All that our folders, and those we write for Hugging Face, consist of.
+_FILES = {
+  WEIGHTS,
+  CONFIG,
+  CARD,
+  TOKENIZER,
+  'merges.txt',
+  'preprocessor_config.json',
+  'special_tokens_map.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'vocab.json',
+}
+# In the header of the weights: tells them from Hugging Face's of that name.
+MARK = {'format': 'groupvit_jax'}
+
+
+def write(
+  folder: str | os.PathLike, converted: Converted, *, overwrite: bool = False
+) -> pathlib.Path:
+  """Writes a model folder.
+
+  Args:
+    folder: where; its parents are created.
+    converted: the model.
+    overwrite: replace a model folder that is there.
+
+  Returns:
+    The absolute path of the folder.
+
+  Raises:
+    ModelError: the folder exists, or cannot be written.
+  """
+
+  def fill(scratch: pathlib.Path) -> None:
+    arrays = tensors.flatten(converted.variables)
+    tensors.write(scratch / WEIGHTS, arrays, MARK)
+    tokenizer = converted.tokenizer
+    if tokenizer not in ('clip', None):
+      shutil.copyfile(tokenizer, scratch / TOKENIZER)
+      tokenizer = TOKENIZER
+    (scratch / CARD).write_text(model_card(converted))
+    config = {
+      'format': FORMAT,
+      'architecture': converted.architecture,
+      'preprocessing': converted.preprocessing,
+      'tokenizer': tokenizer,
+      'metadata': converted.metadata,
+    }
+    config['sha256'] = _digest(config, arrays)
+    text = json.dumps(config, indent=2) + '\n'
+    (scratch / CONFIG).write_text(text)
+
+  return write_folder(folder, fill, overwrite=overwrite)
+
+
+def is_model_folder(folder: str | os.PathLike) -> bool:
+  """Whether a folder is one of ours, be it half-written."""
+  folder = pathlib.Path(folder)
+  try:
+    if 'format' in json.loads((folder / CONFIG).read_text()):
+      return True
+  except (OSError, ValueError, TypeError):
+    pass
+  try:
+    with safetensors.safe_open(folder / WEIGHTS, 'numpy') as file:
+      return (file.metadata() or {}).get('format') == MARK['format']
+  except (OSError, safetensors.SafetensorError):
+    return False
+
+
+def read(folder: str | os.PathLike) -> Converted:
+  """Reads a model folder.
+
+  Raises:
+    ModelError: it is missing, half-written, damaged, or of a later version.
+  """
+  folder = files.expanded(folder).absolute()
+  config = read_config(folder)
+  arrays, _ = tensors.read(folder / WEIGHTS)
+  if _digest(config, arrays) != config['sha256']:
+    raise ModelError(
+      f'{folder} is not what was written: the checksum of {WEIGHTS} and of the '
+      f'architecture in {CONFIG} differs from the stored one; copy or convert '
+      'the model again'
+    )
+  tokenizer = config['tokenizer']
+  if tokenizer not in ('clip', None):
+    if not (folder / TOKENIZER).is_file():
+      raise ModelError(f'{folder} lacks {TOKENIZER}; copy the model again')
+    tokenizer = str(folder / TOKENIZER)
+  return Converted(
+    architecture=config['architecture'],
+    variables=tensors.nest(arrays),
+    tokenizer=tokenizer,
+    preprocessing=config['preprocessing'],
+    metadata=config['metadata'],
+  )
+
+
+def _digest(config: dict[str, Any], arrays: dict[str, Any]) -> str:
+  """Of all that decides what the model computes: its card may be edited."""
+  decides = {k: config[k] for k in ('architecture', 'preprocessing')}
+  text = json.dumps(decides, sort_keys=True)
+  return hashlib.sha256(f'{text}{tensors.digest(arrays)}'.encode()).hexdigest()
+
+
+def write_folder(
+  folder: str | os.PathLike,
+  fill: Callable[[pathlib.Path], None],
+  *,
+  overwrite: bool,
+) -> pathlib.Path:
+  """Makes a folder that appears only when `fill` has written all of it.
+
+  Args:
+    folder: where; an empty folder counts as none.
+    fill: writes into the scratch folder that it is given.
+    overwrite: replace a folder of a model that is there.
+
+  Returns:
+    The absolute path of the folder.
+  """
+  folder = files.expanded(folder).resolve()  # not a link to it
+  occupied = folder.exists() and not (
+    folder.is_dir() and not any(folder.iterdir())
+  )
+  if occupied and not overwrite:
+    raise ModelError(
+      f'{folder} exists; choose another place, or replace it with --overwrite'
+    )
+  if occupied and not _is_replaceable(folder):
+    raise ModelError(
+      f'{folder} holds other things than a model, and is left as it is; choose '
+      'another place'
+    )
+  scratch = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}')
+  try:
+    scratch.mkdir(parents=True)
+    fill(scratch)
+    for path in scratch.iterdir():
+      # Else a power cut could keep the new name without its content.
+      with path.open('rb') as file:
+        os.fsync(file.fileno())
+    _swap(scratch, folder)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise ModelError(f'cannot write {folder}: {error}') from error
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+  return folder
+
+
+def _is_replaceable(folder: pathlib.Path) -> bool:
+  """Only what a model folder, ours or Hugging Face's, consists of."""
+  if not folder.is_dir():
+    return False
+  if not all(e.is_file() and e.name in _FILES for e in folder.iterdir()):
+    return False
+  return is_model_folder(folder) or _is_huggingface(folder)
+
+
+def _is_huggingface(folder: pathlib.Path) -> bool:
+  try:
+    return 'model_type' in json.loads((folder / CONFIG).read_text())
+  except (OSError, ValueError, TypeError):
+    return False
+
+
+def _swap(scratch: pathlib.Path, folder: pathlib.Path) -> None:
+  """Puts `scratch` in the place of `folder`; what was there is removed."""
+  old = None
+  if folder.exists():
+    old = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.old')
+    folder.rename(old)
+  scratch.rename(folder)
+  if old:
+    shutil.rmtree(old, ignore_errors=True)

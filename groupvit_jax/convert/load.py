@@ -1,0 +1,518 @@
+"""Any source to one model: foreign weights, a training run, a model folder."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from groupvit_jax import files, tasks
+from groupvit_jax.convert import (
+  architecture,
+  folder,
+  keymaps,
+  tensors,
+  torch_files,
+)
+from groupvit_jax.convert import folder as model_folder
+from groupvit_jax.convert.architecture import Hints
+from groupvit_jax.convert.export import OURS
+from groupvit_jax.convert.folder import Converted
+from groupvit_jax.convert.keymaps import HF_GROUPVIT, NVLABS, KeyMap
+from groupvit_jax.convert.torch_files import StateDict
+from groupvit_jax.data import on_device
+from groupvit_jax.errors import ModelError
+from groupvit_jax.models import build
+from groupvit_jax.text import clip_bpe
+from groupvit_jax.text import tokenizer as tokenizer_lib
+
+# Every foreign source of weights: whose they are, and what they imply.
+#
+# Heads, activations and the like do not show in the weights. Each source says
+# them its own way, and what we do not compute is refused by name.
+
+IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+CLIP = {
+  'mean': [0.48145466, 0.4578275, 0.40821073],
+  'std': [0.26862954, 0.26130258, 0.27577711],
+}
+_NVIDIA = (
+  "The weights released by NVIDIA are under NVIDIA's Source Code License: they "
+  'and what is converted from them may be used for research or evaluation '
+  'only, not commercially. Weights trained by others are under the license '
+  'that these chose.'
+)
+_OPENAI = 'The weights released by OpenAI are under the MIT License.'
+# What messages call the parts of Hugging Face's config.
+_VISION, _TEXT = 'config.json, vision_config', 'config.json, text_config'
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A kind of foreign weights.
+
+  Attributes:
+    name: as told to the user.
+    keymap: its names.
+    hints: from the file and what came with it.
+    normalization: mean and std of its pixels, likewise.
+    license: a sentence on it.
+  """
+
+  name: str
+  keymap: KeyMap
+  hints: Callable[[StateDict], Hints]
+  normalization: Callable[[StateDict], dict[str, list[float]]]
+  license: str
+
+
+def identify(state: StateDict) -> Source:
+  """The source that a state dict's names tell.
+
+  Raises:
+    ModelError: it is none of `SOURCES`.
+  """
+  for source in SOURCES:
+    if source.keymap.marker in state.arrays:
+      return source
+  if 'visual.layer1.0.conv1.weight' in state.arrays:
+    raise ModelError(
+      f'{state.path} is a CLIP with a ResNet; only its ViTs can be converted'
+    )
+  known = '; '.join(f'{s.name} ({s.keymap.marker})' for s in SOURCES)
+  first = ', '.join(list(state.arrays)[:3])
+  raise ModelError(
+    f'{state.path} holds weights of an unknown model ({first}, ...); known '
+    f'are, by a name that they hold: {known}'
+  )
+
+
+def _nvlabs_hints(state: StateDict) -> Hints:
+  """From the training config, where the checkpoint has kept it.
+
+  The text encoder's heads are width // 64 in the original's code.
+  """
+  where, encoder = 'the config in the checkpoint', state.extras
+  for part in ('config', 'model', 'img_encoder'):
+    encoder = folder.get(encoder, part, folder.MAPPING, where, {})
+  heads = folder.get(encoder, 'num_heads', folder.COUNTS, where, [])
+  if len(set(heads)) > 1:
+    raise ModelError(
+      f'{state.path} has other numbers of heads in other stages ({heads}); '
+      'only one for all of them is supported'
+    )
+  hard = encoder.get('hard_assignment', True)
+  depths = folder.get(encoder, 'depths', folder.COUNTS, where)
+  rate = folder.get(encoder, 'drop_path_rate', folder.NUMBER, where, 0.1)
+  return Hints(
+    image_size=folder.get(encoder, 'img_size', folder.SIDES, where),
+    image_heads=heads[0] if heads else None,
+    depths=tuple(depths) if depths else None,
+    drop_path_rate=rate,
+    assignment='hard' if hard else 'soft',
+  )
+
+
+def _hf_groupvit_hints(state: StateDict) -> Hints:
+  vision, text = _parts(state.config)
+  _require('vision', vision, hidden_act='gelu', assign_eps=1.0)
+  _require_text(text)
+  depths = folder.get(vision, 'depths', folder.COUNTS, _VISION)
+  return dataclasses.replace(
+    _hf_hints(vision, text), depths=tuple(depths) if depths else None
+  )
+
+
+def _hf_clip_hints(state: StateDict) -> Hints:
+  vision, text = _parts(state.config)
+  _require('vision', vision, hidden_act='quick_gelu')
+  _require_text(text)
+  return _hf_hints(vision, text)
+
+
+def _hf_hints(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Hints:
+  heads = 'num_attention_heads'
+  return Hints(
+    image_size=folder.get(vision, 'image_size', folder.SIDES, _VISION),
+    image_heads=folder.get(vision, heads, folder.COUNT, _VISION),
+    text_heads=folder.get(text, heads, folder.COUNT, _TEXT),
+  )
+
+
+def _parts(
+  config: Mapping[str, Any],
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+  return tuple(
+    folder.get(config, f'{part}_config', folder.MAPPING, 'config.json', {})
+    for part in ('vision', 'text')
+  )
+
+
+def _require(part: str, config: Mapping[str, Any], **wanted: Any) -> None:
+  """Refuses a config that asks for what our modules do not compute."""
+  for name, value in (wanted | {'layer_norm_eps': 1e-5}).items():
+    found = config.get(name, value)
+    if found != value:
+      raise ModelError(
+        f'config.json: {part}_config.{name} is {found!r}; only {value!r} is '
+        'supported'
+      )
+
+
+def _require_text(config: Mapping[str, Any]) -> None:
+  """Refuses a text encoder that is not read at its highest id."""
+  _require('text', config, hidden_act='quick_gelu')
+  end, size = (
+    folder.get(config, name, folder.COUNT, _TEXT)
+    for name in ('eos_token_id', 'vocab_size')
+  )
+  # 2 is an old mistake in published configs, by which the highest is meant.
+  if None not in (end, size) and end not in (2, size - 1):
+    raise ModelError(
+      f'config.json: text_config.eos_token_id is {end}; only the last of the '
+      f'{size} ids is supported'
+    )
+
+
+def _of_file(state: StateDict, default: dict) -> dict[str, list[float]]:
+  found = {
+    name: folder.get(
+      state.preprocessor,
+      f'image_{name}',
+      folder.COLOUR,
+      'preprocessor_config.json',
+    )
+    for name in ('mean', 'std')
+  }
+  return found if all(found.values()) else default
+
+
+def _hf_groupvit_normalization(state: StateDict) -> dict[str, list[float]]:
+  """ImageNet's, unless the folder says other than CLIP's.
+
+  The published folders were saved beside CLIP-B/32's processor, though the
+  weights were trained with ImageNet's mean and deviation.
+  """
+  found = _of_file(state, IMAGENET)
+  return IMAGENET if found == CLIP else found
+
+
+SOURCES = (
+  Source(
+    'the original GroupViT',
+    NVLABS,
+    _nvlabs_hints,
+    lambda state: IMAGENET,
+    _NVIDIA,
+  ),
+  Source(
+    "Hugging Face's GroupViT",
+    HF_GROUPVIT,
+    _hf_groupvit_hints,
+    _hf_groupvit_normalization,
+    _NVIDIA,
+  ),
+  Source(
+    "OpenAI's CLIP",
+    keymaps.OPENAI_CLIP,
+    lambda state: Hints(),
+    lambda state: CLIP,
+    _OPENAI,
+  ),
+  Source(
+    "Hugging Face's CLIP",
+    keymaps.HF_CLIP,
+    _hf_clip_hints,
+    lambda state: _of_file(state, CLIP),
+    _OPENAI,
+  ),
+)
+
+
+# The workdir of a training run: its config and its newest good checkpoint.
+#
+# Only parameters and batch statistics are read, not the optimizer's state.
+
+_COLLECTIONS = ('params', 'batch_stats')
+_LICENSE = (
+  'Trained by whoever made this folder; the license is theirs to choose.'
+)
+
+
+def is_workdir(path: pathlib.Path) -> bool:
+  """Whether a training run has claimed this folder and saved something."""
+  return (path / 'checkpoints').is_dir() and (path / 'config.json').is_file()
+
+
+def read(workdir: pathlib.Path) -> Converted:
+  """Reads the newest checkpoint of a run that is whole.
+
+  Raises:
+    ModelError: there is none, or the config is not this version's.
+  """
+  config = _config(workdir / 'config.json')
+  step, variables = _newest(workdir / 'checkpoints')
+  vocab_size = variables['params']['text']['tokens'].shape[0]
+  try:
+    architecture = tasks.architecture(config, vocab_size)
+    tokenizer = _run_tokenizer(config, vocab_size)
+    short_side, top_k = config['image_size'], config['eval']['top_k']
+  except (KeyError, TypeError) as error:
+    raise ModelError(
+      f'{workdir}/config.json lacks {error}; it is of another version'
+    ) from error
+  return Converted(
+    architecture=architecture,
+    variables=variables,
+    tokenizer=tokenizer,
+    preprocessing={
+      'mean': list(on_device.MEAN),
+      'std': list(on_device.STD),
+      'short_side': short_side,
+      # As the run was evaluated; there, 0 is no gate.
+      'top_k': top_k or None,
+    },
+    metadata={
+      'source': 'trained by groupvit_jax',
+      'file': workdir.name,
+      'license': _LICENSE,
+      'step': step,
+      'metrics': _metrics(workdir / 'summary.json', step),
+    },
+  )
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ModelError(f'{path} is not readable ({error})') from error
+
+
+def _newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
+  """Step and variables of the newest checkpoint that can be read."""
+  # Orbax writes under a longer name until a checkpoint is whole.
+  steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+  for step in sorted(steps, reverse=True):
+    try:
+      return step, _restore(folder / str(step) / 'state')
+    except (OSError, ValueError, KeyError) as error:
+      logging.warning('checkpoint of step %d is unreadable: %s', step, error)
+  state = 'none of them can be read' if steps else 'none is whole yet'
+  raise ModelError(f'{folder} has no checkpoint to load: {state}')
+
+
+def _restore(path: pathlib.Path) -> dict[str, Any]:
+  """Parameters and batch statistics as numpy, from whatever devices."""
+  import orbax.checkpoint as ocp  # takes a second, which a model folder saves
+
+  # The handler, as the checkpointer warns of metadata of its own.
+  handler = ocp.PyTreeCheckpointHandler()
+  tree = handler.metadata(path).tree
+  wanted = {name: tree[name] for name in _COLLECTIONS}
+  kinds = _map(wanted, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+  restored = handler.restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      item=wanted, restore_args=kinds, partial_restore=True
+    ),
+  )
+  handler.close()
+  flat = tensors.flatten({name: restored[name] for name in _COLLECTIONS})
+  return tensors.nest(flat)
+
+
+def _map(tree: Any, make) -> Any:
+  if isinstance(tree, dict):
+    return {name: _map(value, make) for name, value in tree.items()}
+  return make(tree)
+
+
+def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
+  """What the run was trained with; it must still be where the config says."""
+  name = config['data']['tokenizer']
+  try:
+    tokenizer = tokenizer_lib.make_tokenizer(name)
+  except (OSError, ValueError) as error:
+    raise ModelError(f'the tokenizer of the run is gone: {error}') from error
+  if tokenizer.vocab_size != vocab_size:
+    raise ModelError(
+      f'the tokenizer {name} has {tokenizer.vocab_size} ids now, the run was '
+      f'trained with {vocab_size}; put the old file back'
+    )
+  return name if name == 'clip' else str(tokenizer.path)
+
+
+def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
+  """Figures of the run's summary, if it is of this step."""
+  try:
+    summary = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+  if not isinstance(summary, dict) or summary.get('steps') != step:
+    return {}
+  shown = ('miou', 'oracle_miou', 'pixel_accuracy', 'train_loss')
+  return {
+    name: summary[name] for name in shown if summary.get(name) is not None
+  }
+
+
+# The released evaluation: short side 448 of a model for 224 pixels.
+SEGMENTATION_SCALE = 2
+
+
+def load_source(path: str | os.PathLike) -> Converted:
+  """Reads a model from wherever it is.
+
+  Args:
+    path: a model folder, the workdir of a training run (its newest checkpoint),
+      a Hugging Face folder of GroupViT or CLIP, or a file of weights (.pth,
+      .pt, .bin, .safetensors) of the original GroupViT, of either of those, or
+      of OpenAI's CLIP. A file's config.json is looked for beside it.
+
+  Returns:
+    The model, with what inference needs.
+
+  Raises:
+    ModelError: there is none, or it cannot be read as one; says why.
+  """
+  path = files.expanded(path).absolute()
+  if not path.exists():
+    raise ModelError(
+      f'there is no {path}; give a folder or file on this machine (models are '
+      'not downloaded)'
+    )
+  if path.name == model_folder.WEIGHTS and model_folder.is_model_folder(
+    path.parent
+  ):
+    return model_folder.read(path.parent)
+  if path.is_dir():
+    if is_workdir(path):
+      return read(path)
+    if model_folder.is_model_folder(path):
+      return model_folder.read(path)
+  return from_state(torch_files.read_state_dict(path))
+
+
+def from_state(state: StateDict) -> Converted:
+  """The model of a foreign state dict; ModelError as `load_source`."""
+  source = identify(state)
+  flat = source.keymap.to_flax(state.arrays)
+  hints = source.hints(state)
+  described = architecture.read(flat, source.keymap, hints)
+  check(flat, described, source.keymap)
+  tokenizer = _tokenizer(state.path, described['text']['vocab_size'])
+  # What we once wrote there ourselves.
+  ours = folder.get(state.config, OURS, folder.MAPPING, 'config.json', {})
+  where = f'config.json, {OURS}'
+  return Converted(
+    architecture=described,
+    variables=tensors.nest(flat),
+    tokenizer=tokenizer,
+    preprocessing={
+      **source.normalization(state),
+      'short_side': folder.get(ours, 'short_side', folder.COUNT, where)
+      or _short_side(described),
+    },
+    metadata={
+      **_metadata(source, state),
+      'license': folder.get(ours, 'license', folder.TEXT, where)
+      or source.license,
+      'notes': architecture.assumptions(described, hints),
+    },
+  )
+
+
+def check(
+  flat: Mapping[str, np.ndarray], described: Mapping[str, Any], keymap: KeyMap
+) -> None:
+  """Checks variables against the model that is to use them.
+
+  Args:
+    flat: arrays by our path.
+    described: the architecture.
+    keymap: whose names to tell.
+
+  Raises:
+    ModelError: arrays are missing or too many, of another shape, no floating
+      numbers, or not finite; names them all.
+  """
+  wanted = expected_shapes(described)
+
+  def theirs(path: str) -> str:
+    return ', '.join(keymap.names(path)) or path
+
+  keymap.refuse(
+    missing=[theirs(path) for path in wanted if path not in flat],
+    superfluous=[theirs(path) for path in flat if path not in wanted],
+  )
+  keymap.refuse(
+    misshapen=[
+      f'{theirs(path)}: here as {flat[path].shape}, needed as {shape}'
+      for path, shape in wanted.items()
+      if flat[path].shape != shape
+    ]
+  )
+  keymap.refuse(
+    not_floating=[
+      f'{theirs(p)}: {x.dtype}' for p, x in flat.items() if x.dtype.kind != 'f'
+    ]
+  )
+  keymap.refuse(
+    not_finite=[theirs(p) for p, x in flat.items() if not np.isfinite(x).all()]
+  )
+
+
+def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """Shapes by path of all variables of an architecture; nothing is computed."""
+  model = build.build(described)
+  size = described['image']['image_size']
+  h, w = (size, size) if isinstance(size, int) else size
+  images = jax.ShapeDtypeStruct((1, h, w, 3), jnp.float32)
+  tokens = jax.ShapeDtypeStruct((1, 1, 2), jnp.int32)
+  rngs = {'params': jax.random.key(0)}
+  variables = jax.eval_shape(model.init, rngs, images, tokens)
+  leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
+  return {'/'.join(str(key.key) for key in path): x.shape for path, x in leaves}
+
+
+def _short_side(described: Mapping[str, Any]) -> int:
+  """Twice what GroupViT was trained at, as released; CLIP's own size."""
+  size = described['image']['image_size']
+  side = size if isinstance(size, int) else min(size)
+  grouping = described['image_encoder'] == 'groupvit'
+  return side * SEGMENTATION_SCALE if grouping else side
+
+
+def _tokenizer(path: pathlib.Path, vocab_size: int) -> str | None:
+  """CLIP's by the size of its vocabulary, or the folder's own."""
+  own = path / 'tokenizer.model'
+  if own.is_file():
+    return str(own)
+  return 'clip' if vocab_size == clip_bpe.VOCAB_SIZE else None
+
+
+def _metadata(source: Source, state: StateDict) -> dict[str, Any]:
+  """Where the model comes from, and what its checkpoint told of training."""
+  told = state.extras.get('metrics')
+  told = told if isinstance(told, Mapping) else {}
+  told = {k: v for k, v in told.items() if isinstance(v, int | float)}
+  top = {
+    k: v
+    for k, v in state.extras.items()
+    if isinstance(v, float) and k.startswith('max_')
+  }
+  metadata = {
+    'source': source.name,
+    'file': state.path.name,
+    'metrics': {k: float(v) for k, v in (top | told).items()},
+  }
+  if isinstance(state.extras.get('epoch'), int):
+    metadata['epoch'] = state.extras['epoch']
+  return metadata
