@@ -30,14 +30,11 @@ import torch
 from PIL import Image, ImageDraw
 
 import groupvit_jax
-from groupvit_jax import (
-  convert,
-  inference_batches,
-  inference_programs,
-  threads,
-)
+from groupvit_jax import convert, threads
 from groupvit_jax.data import on_device
 from groupvit_jax.evaluation import windows
+from groupvit_jax.inference import batches
+from groupvit_jax.inference import programs as programs_lib
 from groupvit_jax.text import prompts, tokenizer
 
 NAMES = (
@@ -108,7 +105,7 @@ class Pair:
     device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
     self._peer = inference_peer.Peer(folder, size, dtype, device, THRESHOLD)
     self._text = self._peer.encode_text(tokens())
-    programs = inference_programs.Programs(
+    programs = programs_lib.Programs(
       model.module, on_device.MEAN, on_device.STD
     )
 
@@ -175,7 +172,7 @@ class Pair:
 
   def _files(self, paths):
     chunks = threads.ahead(
-      lambda path: inference_batches.prepare(path, path, self._plan),
+      lambda path: batches.prepare(path, path, self._plan),
       paths,
       len(paths),
     )

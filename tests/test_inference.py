@@ -15,11 +15,12 @@ from PIL import Image
 from tiny_inference import MEAN, NAMES, STD, source, vit
 
 import groupvit_jax
-from groupvit_jax import errors, inference, inference_programs
+from groupvit_jax import errors, inference
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import resize, segmentation, windows, zero_shot
 from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.inference import programs
 from groupvit_jax.text import clip_bpe, prompts
 
 
@@ -182,7 +183,7 @@ def test_many_pictures_are_segmented_like_each_alone(model):
 
 def test_nothing_compiles_for_another_size_or_vocabulary():
   model = inference.Model(source())
-  count = inference_programs._score_groups._cache_size
+  count = programs._score_groups._cache_size
   model.segment(photo(40, 57), ['one', 'two'])
   before = model._programs.regions._cache_size(), count()
   for i, width in enumerate((56, 57, 58, 59)):

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from groupvit_jax import inference_groups, inference_pixels
-from groupvit_jax.inference_field import Field, Window
+from groupvit_jax.inference import result
+from groupvit_jax.inference.field import Field, Window
 
 SIZES = [(24, 40), (13, 17), (61, 90), (24, 41), (1, 3)]
 
@@ -98,12 +98,12 @@ FIELDS = {
 def test_labels_are_enlarged_scores_then_argmax(name, size):
   field = FIELDS[name]()
   expected = enlarge(dense(field), size)
-  scores = inference_pixels.scores(field, size)
+  scores = result.scores(field, size)
   np.testing.assert_allclose(scores.transpose(1, 2, 0), expected, atol=1e-5)
-  labels = inference_pixels.labels(field, size)
+  labels = result.labels(field, size)
   assert labels.dtype == np.int32
   np.testing.assert_array_equal(labels, scores.argmax(0))
-  won = np.concatenate(list(inference_pixels.winning_scores(field, labels)))
+  won = np.concatenate(list(result.winning_scores(field, labels)))
   np.testing.assert_allclose(won, scores.max(0), atol=1e-6)
 
 
@@ -112,18 +112,18 @@ def test_mixing_happens_and_matters():
   scores = np.array([[1, 0, 0.7], [0, 1, 0.7]], np.float32)
   groups = np.array([[0, 1]], np.uint8)
   field = Field((1, 2), (Window(0, 0, scores, groups, None, None, ()),))
-  labels = inference_pixels.labels(field, (1, 10))
+  labels = result.labels(field, (1, 10))
   assert labels[0].tolist() == [0, 0, 0, 0, 2, 2, 1, 1, 1, 1]
 
 
 def test_small_steps_give_the_same(monkeypatch):
   for name in FIELDS:
     field, size = FIELDS[name](), (61, 90)
-    labels = inference_pixels.labels(field, size)
-    scores = inference_pixels.scores(field, size)
-    monkeypatch.setattr(inference_pixels, 'CHUNK', 5000)
-    np.testing.assert_array_equal(inference_pixels.labels(field, size), labels)
-    np.testing.assert_array_equal(inference_pixels.scores(field, size), scores)
+    labels = result.labels(field, size)
+    scores = result.scores(field, size)
+    monkeypatch.setattr(result, 'CHUNK', 5000)
+    np.testing.assert_array_equal(result.labels(field, size), labels)
+    np.testing.assert_array_equal(result.scores(field, size), scores)
     monkeypatch.undo()
 
 
@@ -151,13 +151,13 @@ def test_scores_of_many_classes_are_not_held(monkeypatch):
   # Labels of 2,000 x 3,000 pixels and 1,000 classes would need 24 GB of scores.
   field = whole(8, classes=1000)
   held = []
-  mix = inference_pixels.mix
+  mix = result.mix
   monkeypatch.setattr(
-    inference_pixels,
+    result,
     'mix',
     lambda *a: held.append(mix(*a)) or held[-1],
   )
-  labels = inference_pixels.labels(field, (2000, 3000))
+  labels = result.labels(field, (2000, 3000))
   assert labels.shape == (2000, 3000)
   assert max(x.nbytes for x in held) < 100e6
 
@@ -170,7 +170,7 @@ def test_groups_of_a_whole_picture():
     (maps,),
   )  # fmt: skip
   field = Field((24, 32), (window,))
-  groups = inference_groups.groups(field, (61, 90), 0)
+  groups = result.groups(field, (61, 90), 0)
   expected = enlarge(maps, (61, 90)).argmax(-1)
   assert (groups == expected).mean() > 0.999  # but for ties in rounding
   assert groups.dtype == np.int32
@@ -187,5 +187,5 @@ def test_groups_of_windows_have_numbers_of_their_own():
 
   field = Field((8, 12), (window(0), window(4)))
   # The windows overlap in columns 4 to 8 and share them half and half.
-  row = inference_groups.groups(field, (8, 12), 0)[3].tolist()
+  row = result.groups(field, (8, 12), 0)[3].tolist()
   assert row == [1, 1, 1, 1, 2, 2, 4, 4, 5, 5, 5, 5]

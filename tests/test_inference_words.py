@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax import inference_words
 from groupvit_jax.evaluation import zero_shot
-from groupvit_jax.inference_words import LabelError, TextEncoder, vocabulary
+from groupvit_jax.inference import text
+from groupvit_jax.inference.text import LabelError, TextEncoder, vocabulary
 from groupvit_jax.text import clip_bpe, prompts
 
 TOKENIZER = clip_bpe.ClipTokenizer()
@@ -65,15 +65,15 @@ def test_lists_that_cannot_be_used(names, background, reason):
 
 
 def test_templates_by_name_or_the_users_own():
-  assert inference_words.templates_of('simple') == ('a photo of a {}.',)
-  assert len(inference_words.templates_of('subset')) == 7
-  assert len(inference_words.templates_of('full')) == 80
-  assert inference_words.templates_of('an {}') == ('an {}',)
-  assert inference_words.templates_of(['a {}', 'one {}']) == ('a {}', 'one {}')
+  assert text.templates_of('simple') == ('a photo of a {}.',)
+  assert len(text.templates_of('subset')) == 7
+  assert len(text.templates_of('full')) == 80
+  assert text.templates_of('an {}') == ('an {}',)
+  assert text.templates_of(['a {}', 'one {}']) == ('a {}', 'one {}')
   with pytest.raises(LabelError, match='choose one of full, subset, simple'):
-    inference_words.templates_of('imagenet')
+    text.templates_of('imagenet')
   with pytest.raises(LabelError, match='has no'):
-    inference_words.templates_of(['a photo'])
+    text.templates_of(['a photo'])
 
 
 def test_templates_are_averaged_before_normalising():
@@ -112,7 +112,7 @@ def test_few_shapes_for_any_vocabulary():
 
 
 def test_the_memory_is_bounded(monkeypatch):
-  monkeypatch.setattr(inference_words, '_KEPT', 10)
+  monkeypatch.setattr(text, '_KEPT', 10)
   encoder = TextEncoder(Encode(), TOKENIZER)
   for i in range(40):
     words = [f'{i} {j}' for j in range(4)] + ['dog']
@@ -141,7 +141,7 @@ def test_a_label_of_a_thousand_words_is_cut_with_a_warning():
 
 def test_class_matrix_is_padded_to_few_shapes():
   encoder = TextEncoder(Encode(), TOKENIZER)
-  matrix, valid = inference_words.class_matrix(
+  matrix, valid = text.class_matrix(
     encoder, vocabulary(['dog', 'person|man|woman', 'sky']), prompts.SIMPLE
   )
   assert matrix.shape == (8, 4, 6)

@@ -8,13 +8,14 @@ import os
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from groupvit_jax import convert, inference_programs
+from groupvit_jax import convert
 from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.inference_model import RELEASED, Model
-from groupvit_jax.inference_result import Segmentation
-from groupvit_jax.inference_words import LabelError
+from groupvit_jax.inference import programs
+from groupvit_jax.inference.model import RELEASED, Model
+from groupvit_jax.inference.result import Segmentation
+from groupvit_jax.inference.text import LabelError
 
 __all__ = [
   'RELEASED',
@@ -50,5 +51,5 @@ def load(
   Raises:
     errors.ModelError: nothing there that can be read; the message says why.
   """
-  inference_programs.keep_compiled(compilation_cache)
+  programs.keep_compiled(compilation_cache)
   return Model(convert.load_source(path), dtype=dtype)

@@ -12,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, UInt8
 
-from groupvit_jax import (
-  inference_field,
-  inference_programs,
-)
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import segmentation
 from groupvit_jax.evaluation import windows as windows_lib
 from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.inference import field
+from groupvit_jax.inference import programs as programs_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +67,14 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def fields(
-  programs: inference_programs.Programs,
+  programs: programs_lib.Programs,
   variables: Any,
   pictures: Sequence[Picture],
   words: Words,
   plan: windows_lib.Plan,
   config: SegmentConfig,
   batch_size: int,
-) -> list[inference_field.Field]:
+) -> list[field.Field]:
   """Scores of pictures; each window goes through the encoder once.
 
   Args:
@@ -113,9 +111,7 @@ def fields(
       found[i] = _window(result, j, window, tables[j], limits[j], plan, config)
   remaining = iter(found)
   return [
-    inference_field.Field(
-      p.scaled.shape[:2], tuple(next(remaining) for _ in p.windows)
-    )
+    field.Field(p.scaled.shape[:2], tuple(next(remaining) for _ in p.windows))
     for p in pictures
   ]
 
@@ -138,7 +134,7 @@ def _run(programs, variables, items, canvas, words, config):
   padded = any(size != canvas for size in sizes)
   sizes = jnp.asarray(sizes, jnp.int32) if padded else None
   result = programs.regions(variables, images, sizes, soft=not config.one_hot)
-  result['scores'] = inference_programs.score_groups(
+  result['scores'] = programs_lib.score_groups(
     config,
     result,
     words.text,
@@ -166,7 +162,7 @@ def _window(result, j, window, table, limit, plan, config):
   top, left, height, width = window
   pixels = result['pixels'][j, :height, :width].copy()
   grid = height // plan.patch_size, width // plan.patch_size
-  return inference_field.Window(
+  return field.Window(
     top,
     left,
     table,

@@ -1,0 +1,367 @@
+"""A trained model and what it is asked for: segments, classes, embeddings.
+
+The released inference is the default, and every step of it an option of
+`SegmentConfig`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Float32
+
+from groupvit_jax import errors, threads
+from groupvit_jax.benchmarks import build as build_lib
+from groupvit_jax.data import images as images_lib
+from groupvit_jax.data.images import Source
+from groupvit_jax.evaluation import background as background_rules
+from groupvit_jax.evaluation import windows
+from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.inference import batches, programs, text
+from groupvit_jax.inference import text as text_lib
+from groupvit_jax.inference.result import Segmentation
+from groupvit_jax.models import build
+from groupvit_jax.text import tokenizer as tokenizers
+
+# Pictures and texts as unit vectors: the encoders of a trained model.
+
+
+class Encoder:
+  """The encoders of a trained model.
+
+  Attributes:
+    architecture: its plain description (`models.build`).
+    metadata: where it comes from, and what was measured.
+    variables: params and batch_stats.
+    module: the `DualEncoder`.
+    image_size: (h, w) in pixels of the pictures it was trained on.
+    short_side: pictures are segmented at, unless the config says otherwise.
+  """
+
+  def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
+    """Builds the model.
+
+    Args:
+      source: architecture, variables, tokenizer, preprocessing and metadata, as
+        `convert.load_source` returns them.
+      dtype: of the computation.
+    """
+    self.architecture: Mapping[str, Any] = source.architecture
+    self.metadata: Mapping[str, Any] = source.metadata
+    self.module = build.build(source.architecture, dtype=dtype)
+    self.variables = jax.tree.map(jnp.asarray, source.variables)
+    size = source.architecture['image']['image_size']
+    self.image_size = (size, size) if isinstance(size, int) else tuple(size)
+    preprocessing = source.preprocessing
+    self.short_side: int = preprocessing['short_side']
+    self._tokenizer_name = source.tokenizer
+    self._programs = programs.Programs(
+      self.module, preprocessing['mean'], preprocessing['std']
+    )
+
+  def encode_image(
+    self, images: Source | Sequence[Source], *, batch_size: int = 32
+  ) -> Float32[np.ndarray, '*b e']:
+    """Unit vectors of pictures: their middle square, as in classification.
+
+    A picture's shorter side is scaled to 8/7 of the training size, bilinearly
+    with antialiasing, and its middle cut out (CLIP's ViT: to the training size
+    itself, bicubically).
+
+    Args:
+      images: a list as in `segment`, or a single one, which gives one vector.
+      batch_size: pictures that go through the network together.
+
+    Returns:
+      float32, unit length.
+    """
+    batches.check_batch_size(batch_size)
+    chunks = threads.ahead(
+      lambda item: images_lib.crop(
+        images_lib.open_image(*item),
+        self.image_size,
+        clip=self.architecture['image_encoder'] == 'clip_vit',
+      ),
+      images_lib.named(images),
+      batch_size,
+    )
+    vectors = [self.encode_pixels(np.stack(chunk)) for chunk in chunks]
+    vectors = np.concatenate(vectors)
+    return vectors if images_lib.is_list(images) else vectors[0]
+
+  def encode_pixels(
+    self, pixels: np.ndarray | jax.Array
+  ) -> Float32[np.ndarray, 'b e']:
+    """Unit vectors of pictures that are at hand as arrays.
+
+    Args:
+      pixels: float32 [b, h, w, 3], normalised already; or uint8, which the
+        model's mean and deviation are applied to. Every h and w is compiled for
+        once; b is padded.
+
+    Returns:
+      float32, unit length.
+    """
+    pixels = np.asarray(pixels)
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
+      raise images_lib.ImageError(
+        f'pixels are [b, h, w, 3], not {list(pixels.shape)}.'
+      )
+    if pixels.dtype != np.uint8:
+      pixels = pixels.astype(np.float32)
+    extra = windows.bucket(len(pixels)) - len(pixels)
+    padded = np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0)))
+    vectors = self._programs.image(self.variables, padded)
+    return np.asarray(vectors)[: len(pixels)]
+
+  def encode_text(
+    self, texts: str | Sequence[str]
+  ) -> Float32[np.ndarray, '*b e']:
+    """Unit vectors of texts as they are; of one text, one vector."""
+    if isinstance(texts, str):
+      return self._text_encoder([texts])[0]
+    if not len(texts):
+      raise text.LabelError('The list of texts is empty.')
+    return self._text_encoder(list(texts))
+
+  @property
+  def predict_fns(self) -> Mapping[str, Callable[..., Any]]:
+    """What evaluators call: the contract of docs/architecture.md.
+
+    Pure functions of (variables, inputs), the same objects every time. Pixels
+    are normalised by the model's own mean and deviation, and 'scale' is the
+    learned temperature.
+    """
+    return self._programs.predict_fns
+
+  @property
+  def patch_size(self) -> int:
+    """Side of a token in pixels."""
+    return self._programs.patch_size
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Texts to rows of ids. ModelError if the model came without its own."""
+    return self._text_encoder.tokenizer
+
+  def as_encoder(self) -> build_lib.Encoder:
+    """What `build.make` has to know of the model."""
+    kind = self.architecture['image_encoder']
+    return build_lib.Encoder(
+      tokenizer=self.tokenizer,
+      image_size=self.image_size,
+      patch_size=self.patch_size,
+      groups=self.groups,
+      clip=kind == 'clip_vit',
+    )
+
+  @property
+  def groups(self) -> bool:
+    """Whether it groups pixels, as a ViT does not."""
+    return any(self.architecture['image'].get('num_group_tokens', ()))
+
+  def __repr__(self) -> str:
+    count = sum(x.size for x in jax.tree.leaves(self.variables['params']))
+    kind = self.architecture['image_encoder']
+    return f'{type(self).__name__}({kind}, {count:,} parameters)'
+
+  @functools.cached_property
+  def scale(self) -> float:
+    """The learned temperature, which multiplies cosines."""
+    return float(self._programs.scale(self.variables))
+
+  @functools.cached_property
+  def _text_encoder(self) -> text.TextEncoder:
+    if self._tokenizer_name is None:
+      raise errors.ModelError(
+        'this model came without its tokenizer, and cannot read words; convert '
+        'it from a source that has one'
+      )
+    tokenizer = tokenizers.make_tokenizer(
+      self._tokenizer_name, self.architecture['text']['context_length']
+    )
+    return text.TextEncoder(
+      lambda tokens: self._programs.text(self.variables, tokens), tokenizer
+    )
+
+
+# Of VOC and COCO (Context: .35), and of the original's demo.
+BACKGROUND_THRESHOLD = 0.95
+RELEASED = SegmentConfig(background_threshold=BACKGROUND_THRESHOLD)
+
+_READ_AHEAD = 2  # batches
+
+
+class Model(Encoder):
+  """A trained model, ready to be asked.
+
+  Attributes:
+    config: how it segments unless told otherwise: as released, with the gate
+      (`top_k`) that a run of one's own was evaluated with.
+    others: see `Encoder`.
+  """
+
+  def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
+    """Builds the model; see `Encoder`."""
+    super().__init__(source, dtype=dtype)
+    top_k = source.preprocessing.get('top_k', RELEASED.top_k)
+    self.config = dataclasses.replace(RELEASED, top_k=top_k)
+
+  def segment(
+    self,
+    images: Source | Sequence[Source],
+    names: Sequence[str],
+    config: SegmentConfig | None = None,
+    *,
+    templates: str | Sequence[str] = 'simple',
+    background: bool | None = None,
+    batch_size: int = 8,
+  ) -> Segmentation | list[Segmentation]:
+    """Finds the named classes in pictures.
+
+    Args:
+      images: a path, bytes, PIL image or uint8 array [H, W, 3], or a list.
+      names: of the classes; synonyms as 'person|man|woman'. A picture or group
+        is as near to a class as to the nearest of its names.
+      config: every step of the inference; None for the model's own (`config`):
+        the released one, with a background at threshold .95. To change a field
+        of that: `dataclasses.replace(model.config, ...)`.
+      templates: prompts that names are put into: simple, subset, full, or your
+        own with '{}'.
+      background: whether class 0 is what no other class claims. None follows
+        the config, which has a background if it has a threshold; True without a
+        threshold takes .95.
+      batch_size: pictures (or windows) that go through the network together.
+
+    Returns:
+      A result per picture: a list if `images` is one.
+
+    Raises:
+      ImageError, LabelError: a picture or list of names that cannot be used.
+      errors.ModelError: the model does not group.
+    """
+    results = self.segment_each(
+      images,
+      names,
+      config,
+      templates=templates,
+      background=background,
+      batch_size=batch_size,
+    )
+    return list(results) if images_lib.is_list(images) else next(results)
+
+  def segment_each(
+    self,
+    images: Source | Sequence[Source],
+    names: Sequence[str],
+    config: SegmentConfig | None = None,
+    *,
+    templates: str | Sequence[str] = 'simple',
+    background: bool | None = None,
+    batch_size: int = 8,
+  ) -> Iterator[Segmentation]:
+    """`segment`, result by result: for more pictures than memory holds."""
+    batches.check_batch_size(batch_size)
+    config = _with_background(config or self.config, background)
+    background = config.background_threshold is not None
+    self._check_groups()
+    plan = windows.plan(config, self.short_side, self._programs.patch_size)
+    words, shown = self._words(names, templates, background)
+    _check_thresholds(config, len(shown) - background)
+    chunks = threads.ahead(
+      lambda item: batches.prepare(*item, plan),
+      images_lib.named(images),
+      _READ_AHEAD * batch_size,
+    )
+    return self._segment(chunks, words, shown, plan, config, batch_size)
+
+  def _segment(self, chunks, words, names, plan, config, batch_size):
+    for pictures in chunks:
+      fields = batches.fields(
+        self._programs,
+        self.variables,
+        pictures,
+        words,
+        plan,
+        config,
+        batch_size,
+      )
+      background = config.background_threshold is not None
+      for picture, field in zip(pictures, fields, strict=True):
+        yield Segmentation(picture.image, names, background, field)
+
+  def classify(
+    self,
+    images: Source | Sequence[Source],
+    names: Sequence[str],
+    *,
+    templates: str | Sequence[str] = 'subset',
+    batch_size: int = 32,
+  ) -> dict[str, float] | list[dict[str, float]]:
+    """How probable each class is, of a picture as a whole.
+
+    Args:
+      images, names: as in `segment`.
+      templates: the same; by default those of the released ImageNet figures.
+      batch_size: pictures that go through the network together.
+
+    Returns:
+      Probability by name (of synonyms the first), the most probable first; a
+      list of them if `images` is one.
+    """
+    words, shown = self._words(names, templates, background=False)
+    several = images_lib.is_list(images)
+    pictures = self.encode_image(
+      images if several else [images], batch_size=batch_size
+    )
+    text = np.asarray(words.text)[: len(shown)]
+    cosines = np.einsum('be,cse->bcs', pictures, text).max(-1)
+    logits = cosines * float(words.scale)
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    odds /= odds.sum(-1, keepdims=True)
+    ranked = [
+      {shown[i]: float(row[i]) for i in np.argsort(-row, kind='stable')}
+      for row in odds
+    ]
+    return ranked if several else ranked[0]
+
+  def _words(self, names, templates, background):
+    """The classes as the network compares them, and as results show them."""
+    vocabulary = text_lib.vocabulary(names, background)
+    text, valid = text_lib.class_matrix(
+      self._text_encoder, vocabulary, text_lib.templates_of(templates)
+    )
+    words = batches.Words(
+      jnp.asarray(text), jnp.asarray(valid), jnp.float32(self.scale)
+    )
+    first = (text_lib.BACKGROUND,) if background else ()
+    return words, first + vocabulary.names
+
+  def _check_groups(self):
+    if not self.groups:
+      raise errors.ModelError(
+        'this model does not group pixels and cannot segment; classify, '
+        'encode_image and encode_text work with it'
+      )
+
+
+def _check_thresholds(config: SegmentConfig, classes: int) -> None:
+  if config.class_thresholds is not None:
+    with errors.explained_as(text_lib.LabelError):
+      background_rules.check_count(len(config.class_thresholds), classes)
+
+
+def _with_background(
+  config: SegmentConfig, background: bool | None
+) -> SegmentConfig:
+  if background is None:
+    return config
+  threshold = config.background_threshold if background else None
+  if background and threshold is None:
+    threshold = BACKGROUND_THRESHOLD
+  return dataclasses.replace(config, background_threshold=threshold)
