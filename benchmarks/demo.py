@@ -20,7 +20,7 @@ import subprocess
 import sys
 from importlib import metadata
 
-from groupvit_jax import config as config_lib
+from groupvit_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']

@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from groupvit_jax import allocator, sharding, tasks, train_state
+from groupvit_jax import allocator, sharding
+from groupvit_jax.training import state as state_lib
+from groupvit_jax.training import task as task_lib
 
 SIZE = 2048
 
@@ -54,21 +56,21 @@ def main() -> None:
 def make_step(config, vocab_size: int):
   """Returns a function that runs one more step, and the step's operations."""
   mesh = sharding.make_mesh()
-  task = tasks.TASKS[config.task](config, vocab_size, mesh)
-  tx, _ = train_state.make_optimizer(config)
-  state = train_state.create_state(task, tx, config, mesh)
-  metrics_class = train_state.make_train_metrics(task, state, config)
+  task = task_lib.TASKS[config.task](config, vocab_size, mesh)
+  tx, _ = state_lib.make_optimizer(config)
+  state = state_lib.create_state(task, tx, config, mesh)
+  metrics_class = state_lib.make_train_metrics(task, state, config)
   rng = np.random.default_rng(0)
   batch = sharding.shard_batch(
     {
       name: rng.integers(0, 255, like.shape).astype(like.dtype)
-      for name, like in train_state.abstract_batch(
+      for name, like in state_lib.abstract_batch(
         config, config.batch_size
       ).items()
     },
     mesh,
   )
-  step = train_state.make_train_step(task, tx, metrics_class, mesh)
+  step = state_lib.make_train_step(task, tx, metrics_class, mesh)
   metrics = jax.device_put(metrics_class.empty(), sharding.replicated(mesh))
   compiled = step.lower(state, metrics, batch).compile()
   held = [state, metrics]

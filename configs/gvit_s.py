@@ -25,8 +25,8 @@ import dataclasses
 
 import ml_collections
 
-from groupvit_jax import config as config_lib
 from groupvit_jax.models import build
+from groupvit_jax.training import config as config_lib
 
 ALIASES = {
   'steps': 'num_steps',

@@ -1,6 +1,6 @@
 """Trains a model: python -m groupvit_jax.main --config=F --workdir=W.
 
-Flags and error messages only; the work is in `train.train_and_evaluate`, which
+Flags and error messages only; the work is in `loop.train_and_evaluate`, which
 a notebook or a test calls as well.
 """
 
@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from groupvit_jax import allocator, errors
-from groupvit_jax import config as config_lib
+from groupvit_jax.training import config as config_lib
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -46,12 +46,13 @@ _PACKAGE = pathlib.Path(__file__).parent
 def main(unused_argv) -> int:
   try:
     # JAX reads its environment when imported: after the flags.
-    from groupvit_jax import results, sharding, train
+    from groupvit_jax import sharding
+    from groupvit_jax.training import loop, results
 
     if _DISTRIBUTED.value:
       sharding.initialize_distributed()
     workdir = _WORKDIR.value or _default_workdir()
-    summary = train.train_and_evaluate(_CONFIG.value, workdir, _base())
+    summary = loop.train_and_evaluate(_CONFIG.value, workdir, _base())
   except errors.Interrupted as stop:
     logging.warning('%s', stop)
     return 130

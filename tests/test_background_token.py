@@ -11,10 +11,11 @@ import optax
 import pytest
 import tiny_models
 
-from groupvit_jax import tasks, train_state
 from groupvit_jax.convert import export
 from groupvit_jax.losses.background import background_loss
 from groupvit_jax.models import build
+from groupvit_jax.training import state as state_lib
+from groupvit_jax.training import task as task_lib
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 ON = 'loss.background_weight=0.5'
@@ -92,11 +93,11 @@ def made(options):
   config = runpy.run_path(str(CONFIG))['get_config'](
     ','.join(filter(None, ['demo', SMALL, options]))
   )
-  task = tasks.TASKS[config.task](config, 50)
+  task = task_lib.TASKS[config.task](config, 50)
   rng = np.random.default_rng(0)
   batch = {
     name: jnp.asarray(rng.integers(1, 40, x.shape), x.dtype)
-    for name, x in train_state.abstract_batch(config, 4).items()
+    for name, x in state_lib.abstract_batch(config, 4).items()
   }
   return task, task.init(jax.random.key(0), batch), batch
 
@@ -163,7 +164,7 @@ def test_regions_tell_how_near_each_group_is_to_it():
 def test_an_architecture_names_it_only_where_it_is_on():
   get_config = runpy.run_path(str(CONFIG))['get_config']
   off, on = (
-    tasks.architecture(get_config(arg), 50) for arg in ('demo', f'demo,{ON}')
+    task_lib.architecture(get_config(arg), 50) for arg in ('demo', f'demo,{ON}')
   )
   assert on == off | {'learned_background': True}
   assert not build.build(off).learned_background
@@ -171,11 +172,11 @@ def test_an_architecture_names_it_only_where_it_is_on():
   # The config of a run from before it existed.
   old = get_config('demo').to_dict()
   del old['loss']['background_weight']
-  assert tasks.architecture(old, 50) == off
+  assert task_lib.architecture(old, 50) == off
   assert 'it has learned a background' in export.inexpressible(on)
 
 
 def test_it_cannot_be_learned_without_nouns():
   config = runpy.run_path(str(CONFIG))['get_config'](f'demo,nouns=0,{ON}')
   with pytest.raises(ValueError, match='a background is learned from nouns'):
-    tasks.TASKS[config.task](config, 50)
+    task_lib.TASKS[config.task](config, 50)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 import tiny_models
 
-from groupvit_jax import tasks
 from groupvit_jax.models import build
+from groupvit_jax.training import task
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 GROUPVIT_S = {
@@ -79,22 +79,22 @@ def test_groupvit_s_has_the_released_parameters():
 )
 def test_a_config_builds_the_same_model_through_json(arg):
   config = runpy.run_path(str(CONFIG))['get_config'](arg)
-  architecture = tasks.architecture(config, 500)
+  architecture = task.architecture(config, 500)
   written = json.loads(json.dumps(architecture))
   assert written == architecture
   model = build.build(written, dtype=config.dtype, remat=config.remat)
-  assert model == tasks.TASKS[config.task](config, 500).model
+  assert model == task.TASKS[config.task](config, 500).model
 
 
 def test_an_architecture_can_be_read_from_a_saved_config():
   config = runpy.run_path(str(CONFIG))['get_config']('tied')
   saved = json.loads(config.to_json_best_effort())
-  assert tasks.architecture(saved, 9) == tasks.architecture(config, 9)
+  assert task.architecture(saved, 9) == task.architecture(config, 9)
 
 
 def test_an_unknown_task_names_the_known():
   with pytest.raises(ValueError, match="'gan'; choose one of groupvit, clip"):
-    tasks.architecture({'task': 'gan'}, 9)
+    task.architecture({'task': 'gan'}, 9)
 
 
 def test_fields_reach_the_modules():

@@ -7,7 +7,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from groupvit_jax import checkpoint, errors
+from groupvit_jax import errors
+from groupvit_jax.training import checkpoint
 
 CONFIG = ml_collections.ConfigDict({'seed': 0, 'run': {'keep': 2}})
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax import collapse, config, tasks, train, train_state
 from groupvit_jax.losses import assignment
+from groupvit_jax.training import collapse, config, loop
+from groupvit_jax.training import state as state_lib
+from groupvit_jax.training import task as task_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 G = 8
@@ -264,11 +266,11 @@ def test_advice_can_be_followed(kind):
 )
 def test_how_many_groups_a_task_makes(arg, groups):
   c = options(arg)
-  task = tasks.TASKS[c.task](c, 50, None)
-  batch = train_state.abstract_batch(c, 1)
+  task = task_lib.TASKS[c.task](c, 50, None)
+  batch = state_lib.abstract_batch(c, 1)
   variables = jax.eval_shape(task.init, jax.random.key(0), batch)
   state = types.SimpleNamespace(variables=variables)
-  assert train_state.number_of_groups(task, state, c) == groups
+  assert state_lib.number_of_groups(task, state, c) == groups
 
 
 def collapses(caplog):
@@ -295,7 +297,7 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
 ):
   workdir = tmp_path / 'run'
   arg = f'{UNDECIDED},data.cache={tmp_path / "cache"}'
-  summary = train.train_and_evaluate(options(arg), workdir)
+  summary = loop.train_and_evaluate(options(arg), workdir)
   ((level, message),) = collapses(caplog)
   assert level == 'WARNING'
   assert 'step 2: grouping collapse, undecided' in message
@@ -311,14 +313,14 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
   assert 'class="band"' in page
 
   caplog.clear()
-  again = train.train_and_evaluate(options(arg), workdir)
+  again = loop.train_and_evaluate(options(arg), workdir)
   assert not collapses(caplog)
   assert again['collapses'] == summary['collapses']
 
 
 def test_a_run_that_does_not_collapse_says_nothing(tmp_path, caplog):
   arg = f'{UNDECIDED},data.cache={tmp_path / "cache"},model.init_std=0.7'
-  summary = train.train_and_evaluate(options(arg), tmp_path / 'run')
+  summary = loop.train_and_evaluate(options(arg), tmp_path / 'run')
   assert not collapses(caplog)
   assert summary['collapses'] == []
   page = (tmp_path / 'run' / 'report' / 'index.html').read_text()

@@ -8,8 +8,10 @@ import ml_collections
 import pytest
 from ml_collections import config_flags
 
-from groupvit_jax import config as config_lib
-from groupvit_jax import errors, tasks, train_state
+from groupvit_jax import errors
+from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import state
+from groupvit_jax.training import task as task_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 VOCABULARY = 49_408
@@ -25,8 +27,8 @@ def get_config():
 
 
 def count_parameters(config) -> int:
-  task = tasks.TASKS[config.task](config, VOCABULARY)
-  batch = train_state.abstract_batch(config, 1)
+  task = task_lib.TASKS[config.task](config, VOCABULARY)
+  batch = state.abstract_batch(config, 1)
   variables = jax.eval_shape(
     functools.partial(task.init, jax.random.key(0)),
     jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch),

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from groupvit_jax import checkpoint, convert, tasks, train_state
-from groupvit_jax import config as config_lib
+from groupvit_jax import convert
 from groupvit_jax.convert import load, tensors
 from groupvit_jax.errors import ModelError
+from groupvit_jax.training import checkpoint, task
+from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import state as state_lib
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 ARG = 'demo,size=16,patch=8,width=8,tokens=2x0,groups=2x0'
@@ -27,7 +29,7 @@ def config():
 
 
 def random_variables(config, vocab_size, seed):
-  described = tasks.architecture(config, vocab_size)
+  described = task.architecture(config, vocab_size)
   rng = np.random.default_rng(seed)
   shapes = load.expected_shapes(described)
   flat = {
@@ -46,7 +48,7 @@ def saved(config, tmp_path_factory):
   variables = {}
   for step in (5, 10):
     variables[step] = random_variables(config, 49408, step)
-    state = train_state.TrainState(
+    state = state_lib.TrainState(
       step=np.int32(step),
       params=variables[step]['params'],
       batch_stats=variables[step]['batch_stats'],
@@ -76,7 +78,7 @@ def test_the_newest_checkpoint_is_loaded(workdir, saved, config):
   (workdir / 'summary.json').write_text(json.dumps(summary))
   converted = convert.load_source(workdir)
   assert_same(converted.variables, saved[1][10])
-  assert converted.architecture == tasks.architecture(config, 49408)
+  assert converted.architecture == task.architecture(config, 49408)
   assert converted.tokenizer == 'clip'
   assert converted.preprocessing['short_side'] == 16
   assert converted.preprocessing['top_k'] is None  # `demo` has no gate

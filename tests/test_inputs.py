@@ -8,8 +8,10 @@ import sys
 import clu
 import pytest
 
-from groupvit_jax import errors, inputs, run_log
+from groupvit_jax import errors
 from groupvit_jax.data import sources
+from groupvit_jax.training import inputs
+from groupvit_jax.training import logging as logging_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -60,10 +62,10 @@ def test_the_log_names_what_tensorboard_lacks(tmp_path, monkeypatch, caplog):
   for name in ('metric_writers', 'periodic_actions'):
     monkeypatch.delattr(clu, name, raising=False)
   monkeypatch.setitem(sys.modules, 'tensorflow', None)  # import fails
-  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=1, active=True)
+  log = logging_lib.RunLog(tmp_path, resumed_at=0, num_steps=1, active=True)
   log.scalars(1, {'loss': 2.0})
   log.close()
   assert 'what is missing: tensorflow' in caplog.text
-  assert run_log.read_rows(tmp_path / 'metrics.jsonl') == [
+  assert logging_lib.read_rows(tmp_path / 'metrics.jsonl') == [
     {'step': 1, 'loss': 2.0}
   ]

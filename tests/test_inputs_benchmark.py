@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tiny_models
 
-from groupvit_jax import errors, inputs, sharding, tasks, train_state
+from groupvit_jax import errors, sharding
+from groupvit_jax.training import inputs, state
+from groupvit_jax.training import task as task_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -48,9 +50,9 @@ def test_a_run_evaluates_labelled_pixels(tmp_path, drawn_in_memory):
   assert set(np.unique(shown['label'])) <= {0, 1, 2, 3, 4, 255}
   assert shown['caption'] == ['0', '1']
   # On the weights of the run, without another model.
-  task = tasks.TASKS[made.task](made, data.tokenizer.vocab_size)
+  task = task_lib.TASKS[made.task](made, data.tokenizer.vocab_size)
   batch = jax.tree.map(
-    lambda x: np.ones(x.shape, x.dtype), train_state.abstract_batch(made, 1)
+    lambda x: np.ones(x.shape, x.dtype), state.abstract_batch(made, 1)
   )
   variables = tiny_models.fast_jit(task.init)(jax.random.key(0), batch)
   jax.config.update('jax_disable_most_optimizations', True)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from groupvit_jax import optimizer
+from groupvit_jax.training import optimizer
 
 # Released: 30 epochs of 6,997 steps, of which 2 are warm-up.
 WARMUP, TOTAL = 2 * 6_997, 30 * 6_997

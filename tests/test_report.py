@@ -10,14 +10,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from groupvit_jax import (
-  collapse,
-  report,
-  report_figures,
-  report_pictures,
-  report_svg,
-)
-from groupvit_jax.report_parts import Classes
+from groupvit_jax.training import collapse, report, report_charts
+from groupvit_jax.training.report import Classes
 
 NAMES = ('grass', 'dog', 'kite')
 VOID = {'meta', 'img', 'link', 'br'}
@@ -234,7 +228,7 @@ def test_a_step_without_a_view_leaves_its_place_empty(tmp_path):
   bare = {'image': picture(0)['image']}
   snapshots = [(s, [p]) for s, p in enumerate((bare, picture(0), bare))]
   colours = np.eye(3, dtype=np.uint8)
-  page = report_pictures.forming(snapshots, Classes(NAMES, colours))
+  page = report.forming(snapshots, Classes(NAMES, colours))
   rows = re.findall('<tr>(<th scope="row">.*?)</tr>', page)
   assert len(rows) == 3
   for row in rows:
@@ -288,13 +282,13 @@ def test_bands_lie_where_their_steps_are():
   points = {'x': [(0, 1.0), (100, 2.0)]}
 
   def bands(*given):
-    svg = ET.fromstring(report_svg.line_chart('X', points, given))
+    svg = ET.fromstring(report_charts.line_chart('X', points, given))
     return [
       (float(r.get('x')), float(r.get('x')) + float(r.get('width')))
       for r in svg.findall('rect')
     ]
 
-  left, right = report_svg.LEFT, report_svg.WIDTH - report_svg.RIGHT
+  left, right = report_charts.LEFT, report_charts.WIDTH - report_charts.RIGHT
   middle = (left + right) / 2
   np.testing.assert_allclose(bands((50, None)), [(middle, right)])
   np.testing.assert_allclose(bands((-20, 50)), [(left, middle)])
@@ -323,13 +317,13 @@ def test_series_of_a_resumed_run_keep_the_later_value():
     {'step': 50, 'train/loss': 3.0},
     {'step': 100, 'train/loss': 2.0, 'eval/iou/dog': 0.5},
   ]
-  series = report_figures.collect_series(rows)
+  series = report.collect_series(rows)
   assert series == {'train/loss': [(50, 3.0), (100, 2.0)]}
 
 
 def test_report_needs_neither_matplotlib_nor_jinja2():
   code = (
-    'import sys; import groupvit_jax.report; '
+    'import sys; import groupvit_jax.training.report; '
     "assert not {'matplotlib', 'jinja2', 'tensorflow'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, '-c', code], check=True)
@@ -340,7 +334,7 @@ def test_report_needs_neither_matplotlib_nor_jinja2():
   [(0, 1), (0.3, 0.31), (-5, 5), (0, 1600), (1e-7, 9e-7), (3, 3)],
 )
 def test_ticks_are_round_even_and_cover_the_range(low, high):
-  got = report_svg.ticks(low, high, 4)
+  got = report_charts.ticks(low, high, 4)
   assert 2 <= len(got) <= 8
   assert got[0] <= low + 1e-12
   assert got[-1] >= high - 1e-12
@@ -364,18 +358,18 @@ def test_ticks_are_round_even_and_cover_the_range(low, high):
   ],
 )
 def test_numbers_are_short(value, words):
-  assert report_svg.number(value) == words
+  assert report_charts.number(value) == words
 
 
 def test_a_line_breaks_where_it_is_not_finite_and_keeps_its_last_point():
   points = [(i, math.nan if i == 2 else float(i)) for i in range(1000)]
-  svg = ET.fromstring(report_svg.line_chart('Loss', {'a & b': points}))
+  svg = ET.fromstring(report_charts.line_chart('Loss', {'a & b': points}))
   (path,) = svg.findall('path')
   assert path.get('d').count('M') == 1 + (2 in [p[0] for p in points[4::5]])
   assert 'L348.0' in path.get('d')  # the right edge
   (dot,) = svg.findall('circle')
   assert dot.find('title').text == 'a & b: 999 at step 999'
-  gap = report_svg.line_chart(
+  gap = report_charts.line_chart(
     'Loss', {'a': [(0, 1.0), (1, math.nan), (2, 3.0)]}
   )
   assert ET.fromstring(gap).find('path').get('d').count('M') == 2
@@ -383,7 +377,7 @@ def test_a_line_breaks_where_it_is_not_finite_and_keeps_its_last_point():
 
 def test_a_line_falls_when_its_values_fall():
   svg = ET.fromstring(
-    report_svg.line_chart('Loss', {'loss': [(0, 4.0), (10, 1.0)]})
+    report_charts.line_chart('Loss', {'loss': [(0, 4.0), (10, 1.0)]})
   )
   start, end = svg.find('path').get('d')[1:].split('L')
   assert float(start.split()[0]) < float(end.split()[0])
@@ -391,5 +385,5 @@ def test_a_line_falls_when_its_values_fall():
 
 
 def test_a_single_point_is_a_chart_and_nothing_is_none():
-  assert 'circle' in report_svg.line_chart('Loss', {'loss': [(5, 2.0)]})
-  assert report_svg.line_chart('Loss', {}) == ''
+  assert 'circle' in report_charts.line_chart('Loss', {'loss': [(5, 2.0)]})
+  assert report_charts.line_chart('Loss', {}) == ''

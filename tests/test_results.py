@@ -8,7 +8,8 @@ import types
 import numpy as np
 import pytest
 
-from groupvit_jax import report, results, results_errors, run_log, tasks
+from groupvit_jax.training import logging, report, results
+from groupvit_jax.training import task as task_lib
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 SIZE = 8
@@ -41,7 +42,7 @@ def predictor(step, stages):
 def take(folder, stages, steps=(0, 10, 20), active=True):
   """Snapshots at the steps, with their log written and closed."""
   snapshots = results.Snapshots(folder, pictures())
-  log = run_log.RunLog(folder, resumed_at=0, num_steps=20, active=active)
+  log = logging.RunLog(folder, resumed_at=0, num_steps=20, active=active)
   for step in steps:
     snapshots.take(step, predictor(step, stages), log)
   log.close()
@@ -78,11 +79,11 @@ def test_the_report_is_called_after_what_was_trained(tmp_path, task):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,clip' if task == 'clip' else 'demo')
   snapshots = results.Snapshots(tmp_path, {})
-  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
+  log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
   results.write(tmp_path, config, (), log, snapshots, {}, ())
   page = (tmp_path / 'report' / 'index.html').read_text()
-  assert f'<title>{tasks.TITLES[task]} on scenes</title>' in page
-  assert ('GroupViT' in tasks.TITLES[task]) == (task == 'groupvit')
+  assert f'<title>{task_lib.TITLES[task]} on scenes</title>' in page
+  assert ('GroupViT' in task_lib.TITLES[task]) == (task == 'groupvit')
 
 
 def counted(**changes):
@@ -99,11 +100,11 @@ def counted(**changes):
 
 def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
   perfect = np.diag([8, 4, 4])
-  results_errors.keep(tmp_path, 10, counted(confusion_matrix=perfect))
-  results_errors.keep(tmp_path, 20, counted())
+  results.keep(tmp_path, 10, counted(confusion_matrix=perfect))
+  results.keep(tmp_path, 20, counted())
   config = runpy.run_path(str(CONFIG))['get_config']('demo,steps=20')
   snapshots = results.Snapshots(tmp_path, {})
-  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
+  log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
   results.write(tmp_path, config, (), log, snapshots, {}, ())
   page = (tmp_path / 'report' / 'index.html').read_text()
   assert '<h2 id="errors-title">Errors</h2>' in page
@@ -113,9 +114,9 @@ def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
 
 
 def test_without_counted_pixels_the_report_has_no_errors(tmp_path):
-  assert results_errors.as_html(tmp_path, 20) == ''
-  results_errors.keep(tmp_path, 10, counted())  # of a run before this one
-  assert results_errors.as_html(tmp_path, 20) == ''
+  assert results.as_html(tmp_path, 20) == ''
+  results.keep(tmp_path, 10, counted())  # of a run before this one
+  assert results.as_html(tmp_path, 20) == ''
   found = report.write_report(tmp_path, title='', figures={})
   assert 'id="errors"' not in found.read_text()
 
@@ -171,7 +172,7 @@ def events_or_skip(folder, stages):
 def test_fewer_pictures_than_are_shown_are_shown(tmp_path):
   pytest.importorskip('tensorflow')
   snapshots = results.Snapshots(tmp_path, pictures(2))
-  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=20, active=True)
+  log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=True)
   snapshots.take(0, predictor(0, 1), log)
   log.close()
   tensor = events(tmp_path)['pictures/final_groups', 0]
@@ -180,6 +181,6 @@ def test_fewer_pictures_than_are_shown_are_shown(tmp_path):
 
 def test_without_pictures_nothing_is_taken(tmp_path):
   snapshots = results.Snapshots(tmp_path, {})
-  log = run_log.RunLog(tmp_path, resumed_at=0, num_steps=1, active=False)
+  log = logging.RunLog(tmp_path, resumed_at=0, num_steps=1, active=False)
   snapshots.take(0, predictor(0, 1), log)
   assert snapshots.steps() == []

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import pytest
 import tiny_models
 
-from groupvit_jax import errors, tasks, train_state
+from groupvit_jax import errors
+from groupvit_jax.training import state
+from groupvit_jax.training import task as task_lib
 
 CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
 TERMS = {'contrastive', 'multi_label', 'part'}
@@ -27,9 +29,9 @@ def test_a_loss_is_finite_and_has_its_terms(options, terms):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   arg = ','.join(filter(None, ['demo', options, 'size=32', 'batch=4']))
   config = get_config(arg)
-  task = tasks.TASKS[config.task](config, 50)
+  task = task_lib.TASKS[config.task](config, 50)
   batch = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), train_state.abstract_batch(config, 4)
+    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 4)
   )
   variables = task.init(jax.random.key(0), batch)
   loss, (_, metrics) = tiny_models.fast_jit(task.loss_fn)(
@@ -51,15 +53,15 @@ def test_a_loss_that_there_is_not_is_refused_at_once(option, told):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(f'demo,loss.{option}')
   with pytest.raises(errors.ConfigError, match=told):
-    tasks.TASKS[config.task](config, 50)
+    task_lib.TASKS[config.task](config, 50)
 
 
 def test_predictions_of_images_take_their_sizes():
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,size=32,batch=1')
-  task = tasks.TASKS[config.task](config, 50)
+  task = task_lib.TASKS[config.task](config, 50)
   batch = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), train_state.abstract_batch(config, 1)
+    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
   )
   variables = task.init(jax.random.key(0), batch)
   images = jax.random.randint(jax.random.key(1), (1, 32, 40, 3), 0, 256)
@@ -81,9 +83,9 @@ def test_predictions_of_images_take_their_sizes():
 def test_texts_are_as_the_projector_gives_them():
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,size=32,batch=1')
-  task = tasks.TASKS[config.task](config, 50)
+  task = task_lib.TASKS[config.task](config, 50)
   batch = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), train_state.abstract_batch(config, 1)
+    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
   )
   variables = task.init(jax.random.key(0), batch)
   tokens = jnp.asarray([[48, 1, 49, 0], [48, 2, 49, 0]])

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from groupvit_jax import checkpoint, errors, inputs, train
+from groupvit_jax import errors
 from groupvit_jax.evaluation import diagnosis
+from groupvit_jax.training import checkpoint, inputs, loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Eight virtual devices share each batch (see conftest.py).
@@ -39,7 +40,7 @@ def cache(tmp_path_factory):
 def whole(cache, tmp_path_factory):
   """A run without interruption: its workdir and summary."""
   workdir = tmp_path_factory.mktemp('whole')
-  return workdir, train.train_and_evaluate(tiny(cache), workdir)
+  return workdir, loop.train_and_evaluate(tiny(cache), workdir)
 
 
 def final_state(workdir):
@@ -132,10 +133,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
   with monkeypatch.context() as patch:
     patch.setattr(inputs.Inputs, 'train_batches', interrupted)
     with pytest.raises(errors.Interrupted, match='stopped at step 3 of 6'):
-      train.train_and_evaluate(tiny(cache), tmp_path)
+      loop.train_and_evaluate(tiny(cache), tmp_path)
   assert final_state(tmp_path)[0] == 3
 
-  train.train_and_evaluate(tiny(cache), tmp_path)
+  loop.train_and_evaluate(tiny(cache), tmp_path)
   step, resumed, meta = final_state(tmp_path)
   expected_step, expected, expected_meta = final_state(whole[0])
   assert step == expected_step == 6
@@ -159,23 +160,23 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 def test_a_signal_at_any_moment_of_a_step_finds_its_checkpoint(
   cache, tmp_path, monkeypatch
 ):
-  original = train.Run._log_step
+  original = loop.Run._log_step
 
   def log_and_interrupt(self, step, *args):
     original(self, step, *args)
     if step == 1:  # after the loop has looked whether it should stop
       signal.raise_signal(signal.SIGINT)
 
-  monkeypatch.setattr(train.Run, '_log_step', log_and_interrupt)
+  monkeypatch.setattr(loop.Run, '_log_step', log_and_interrupt)
   config = tiny(cache, 'run.checkpoint_every=100', 'run.eval_every=100')
   with pytest.raises(errors.Interrupted, match='stopped at step 2 of 6'):
-    train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)
   assert final_state(tmp_path)[0] == 2
 
 
 def test_a_finished_run_is_evaluated_again_but_not_trained_again(whole, cache):
   workdir, summary = whole
-  again = train.train_and_evaluate(tiny(cache), workdir)
+  again = loop.train_and_evaluate(tiny(cache), workdir)
   assert again['miou'] == summary['miou']
   assert again['untrained_miou'] == summary['untrained_miou']
   assert again['images_per_second'] == summary['images_per_second']
@@ -185,7 +186,7 @@ def test_a_finished_run_is_evaluated_again_but_not_trained_again(whole, cache):
 def test_an_evaluation_that_was_stopped_is_made_up_for(
   cache, tmp_path, monkeypatch, step
 ):
-  original = train.Run.evaluate
+  original = loop.Run.evaluate
 
   def stopped(self, state):
     if int(state.step) == step:
@@ -194,10 +195,10 @@ def test_an_evaluation_that_was_stopped_is_made_up_for(
 
   config = tiny(cache, 'run.checkpoint_every=3')
   with monkeypatch.context() as patch:
-    patch.setattr(train.Run, 'evaluate', stopped)
+    patch.setattr(loop.Run, 'evaluate', stopped)
     with pytest.raises(KeyboardInterrupt):
-      train.train_and_evaluate(config, tmp_path)
-  summary = train.train_and_evaluate(config, tmp_path)
+      loop.train_and_evaluate(config, tmp_path)
+  summary = loop.train_and_evaluate(config, tmp_path)
   assert {'miou', 'untrained_miou'} <= summary.keys()
   evaluated = [r['step'] for r in rows(tmp_path) if 'eval/miou' in r]
   assert evaluated == [0, 3, 6]
@@ -207,7 +208,7 @@ def test_a_workdir_of_another_config_is_refused_and_kept(whole, cache):
   workdir, _ = whole
   before = (workdir / 'config.json').read_text()
   with pytest.raises(errors.WorkdirError, match=r'seed: 3 -> 4'):
-    train.train_and_evaluate(tiny(cache, 'seed=4'), workdir)
+    loop.train_and_evaluate(tiny(cache, 'seed=4'), workdir)
   assert (workdir / 'config.json').read_text() == before
 
 
@@ -218,11 +219,11 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
   del stored['eval']['protocol'], stored['loss']['background_weight']
   record.write_text(json.dumps(stored))
   with pytest.raises(errors.WorkdirError, match=r'protocol: \(absent\)'):
-    train.train_and_evaluate(tiny(cache), workdir)
+    loop.train_and_evaluate(tiny(cache), workdir)
   other = tiny(cache, 'loss.background_weight=1.0')
   with pytest.raises(errors.WorkdirError, match='so 0.0 -> 1.0'):
-    train.train_and_evaluate(other, workdir, get_config())
-  again = train.train_and_evaluate(tiny(cache), workdir, get_config())
+    loop.train_and_evaluate(other, workdir, get_config())
+  again = loop.train_and_evaluate(tiny(cache), workdir, get_config())
   assert again['miou'] == summary['miou']
   assert json.loads(record.read_text())['loss']['background_weight'] == 0
 
@@ -230,7 +231,7 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
 def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
   config = tiny(cache, 'lr=1e30', 'optimizer.warmup_init=1e30', 'steps=5')
   with pytest.raises(errors.NonFiniteLossError, match='Lower optimizer'):
-    train.train_and_evaluate(config, tmp_path)
+    loop.train_and_evaluate(config, tmp_path)
   saved = tmp_path / 'checkpoints'
   for step in [int(p.name) for p in saved.iterdir() if p.name.isdigit()]:
     _, state, _ = final_state(tmp_path)
@@ -239,14 +240,14 @@ def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
 
 
 def test_full_size_is_fitted_to_a_cpu_with_a_word_about_the_demo(caplog):
-  config = train.fit_to_hardware(get_config())
+  config = loop.fit_to_hardware(get_config())
   assert config.batch_size == 16
   assert config.dtype == 'float32'
 
 
 def test_training_sees_no_mask(cache, tmp_path):
   config = tiny(cache)
-  mesh = train.sharding.make_mesh()
+  mesh = loop.sharding.make_mesh()
   with inputs.Inputs(config, mesh) as data:
     assert all('mask' not in data._train_source[i] for i in range(48))
     batch = next(data.train_batches(start=0))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from groupvit_jax import files, tasks
+from groupvit_jax import files
 from groupvit_jax.convert import (
   architecture,
   folder,
@@ -31,6 +31,7 @@ from groupvit_jax.errors import ModelError
 from groupvit_jax.models import build
 from groupvit_jax.text import clip_bpe
 from groupvit_jax.text import tokenizer as tokenizer_lib
+from groupvit_jax.training import task
 
 # Every foreign source of weights: whose they are, and what they imply.
 #
@@ -260,7 +261,7 @@ def read(workdir: pathlib.Path) -> Converted:
   step, variables = _newest(workdir / 'checkpoints')
   vocab_size = variables['params']['text']['tokens'].shape[0]
   try:
-    architecture = tasks.architecture(config, vocab_size)
+    architecture = task.architecture(config, vocab_size)
     tokenizer = _run_tokenizer(config, vocab_size)
     short_side, top_k = config['image_size'], config['eval']['top_k']
   except (KeyError, TypeError) as error:

@@ -13,9 +13,9 @@ import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
 
-from groupvit_jax import config as config_lib
 from groupvit_jax import files
 from groupvit_jax.errors import WorkdirError
+from groupvit_jax.training import config as config_lib
 
 
 def claim_workdir(

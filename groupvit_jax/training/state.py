@@ -10,7 +10,9 @@ import ml_collections
 import optax
 from clu import metrics as clu_metrics
 
-from groupvit_jax import optimizer, sharding, tasks
+from groupvit_jax import sharding
+from groupvit_jax.training import optimizer
+from groupvit_jax.training import task as task_lib
 
 
 @flax.struct.dataclass
@@ -68,7 +70,7 @@ def make_optimizer(
 
 
 def create_state(
-  task: tasks.Task,
+  task: task_lib.Task,
   tx: optax.GradientTransformation,
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,

@@ -13,10 +13,55 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from groupvit_jax import collapse, files, report, results_errors, run_log, tasks
-from groupvit_jax import config as config_lib
-from groupvit_jax.evaluation import evaluator
+from groupvit_jax import files
+from groupvit_jax.evaluation import diagnosis, evaluator
+from groupvit_jax.training import collapse, report, task
+from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.viz import overlay
+
+# Where a run's errors come from: the counts of its last evaluation.
+#
+# They stand in the workdir, so that a run that is finished, or resumed, has
+# them for its report as well.
+
+FILE = 'confusion.json'
+
+_COUNTS = (
+  'confusion_matrix',
+  'oracle_confusion_matrix',
+  'given_background_confusion_matrix',
+)
+
+
+def keep(workdir: pathlib.Path, step: int, found: Any) -> None:
+  """Writes the counts of an evaluation in place of those before it.
+
+  Args:
+    workdir: of the run.
+    step: of the evaluation.
+    found: a `SegmentationResult` or `BenchmarkResult`.
+  """
+  counts = {name: getattr(found, name, None) for name in _COUNTS}
+  text = json.dumps(
+    {
+      'step': step,
+      'class_names': found.class_names,
+      'background': found.background,
+      **{k: None if v is None else v.tolist() for k, v in counts.items()},
+    }
+  )
+  files.write_atomically(workdir / FILE, text + '\n')
+
+
+def as_html(workdir: pathlib.Path, step: int) -> str:
+  """The errors of the evaluation at `step` as tables; '' if it counted none."""
+  path = workdir / FILE
+  counts = json.loads(path.read_text()) if path.exists() else {}
+  if counts.get('step') != step:
+    return ''
+  return diagnosis.as_html(diagnosis.of_result(counts))
+
 
 FORMING = 4  # pictures whose groups are shown at several steps
 FORMING_STEPS = 6  # how many of these steps the report shows
@@ -47,7 +92,7 @@ class Snapshots:
     self._folder = workdir / 'snapshots'
     self._pictures = pictures
 
-  def take(self, step: int, predict, log: run_log.RunLog) -> None:
+  def take(self, step: int, predict, log: logging_lib.RunLog) -> None:
     """Saves what `predict(images)` sees now, and shows it in TensorBoard."""
     if not self._pictures:
       return
@@ -103,7 +148,7 @@ class Snapshots:
 
 def summarise(
   config: ml_collections.ConfigDict,
-  log: run_log.RunLog,
+  log: logging_lib.RunLog,
   clock,
   spells: Sequence[collapse.Spell],
 ) -> dict[str, Any]:
@@ -136,7 +181,7 @@ def write(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
   class_names: tuple[str, ...],
-  log: run_log.RunLog,
+  log: logging_lib.RunLog,
   snapshots: Snapshots,
   summary: Mapping[str, Any],
   spells: Sequence[collapse.Spell],
@@ -152,7 +197,7 @@ def write(
   figures = {k: v for k, v in summary.items() if k != 'collapses'}
   report.write_report(
     workdir / 'report',
-    title=f'{tasks.TITLES[config.task]} on {config.data.source}',
+    title=f'{task.TITLES[config.task]} on {config.data.source}',
     figures=figures | _class_figures(config, log),
     config_text=config_lib.to_json(config),
     curves=log.rows,
@@ -161,7 +206,7 @@ def write(
     class_names=class_names,
     notes=_notes(config),
     collapses=spells,
-    errors=results_errors.as_html(workdir, config.num_steps),
+    errors=as_html(workdir, config.num_steps),
   )
   path = workdir / 'summary.json'
   files.write_atomically(path, json.dumps(summary, indent=2) + '\n')

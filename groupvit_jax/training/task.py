@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax
 import ml_collections
 
-from groupvit_jax import tasks_loss
 from groupvit_jax.data import on_device
 from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
+from groupvit_jax.training import loss as loss_lib
 
 Variables = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -46,11 +46,11 @@ def dual_encoder_task(
   mesh: jax.sharding.Mesh | None,
 ) -> Task:
   """The task of any dual encoder with the methods of `DualEncoder`."""
-  tasks_loss.check(config.loss)
+  loss_lib.check(config.loss)
   return Task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),
-    loss_fn=tasks_loss.make(model, config, mesh),
+    loss_fn=loss_lib.make(model, config, mesh),
     predict_fns=_predict_fns(model),
   )
 

@@ -64,7 +64,7 @@ def make(
     mesh: negatives come from all of its devices.
 
   Returns:
-    The `loss_fn` of a `tasks.Task`.
+    The `loss_fn` of a `task.Task`.
   """
   loss = config.loss
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'

@@ -7,6 +7,8 @@ import contextlib
 import functools
 import math
 import os
+import signal
+import threading
 import time
 from typing import Any
 
@@ -15,20 +17,48 @@ import ml_collections
 from absl import logging
 from clu import parameter_overview
 
-from groupvit_jax import (
-  checkpoint,
-  collapse,
-  errors,
-  inputs,
-  interrupts,
-  results,
-  results_errors,
-  run_log,
-  sharding,
-  tasks,
-  train_state,
-)
-from groupvit_jax import config as config_lib
+from groupvit_jax import errors, sharding
+from groupvit_jax.training import checkpoint, collapse, inputs, results
+from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import logging as logging_lib
+from groupvit_jax.training import state as state_lib
+from groupvit_jax.training import task as task_lib
+
+# Turns Ctrl-C and SIGTERM into a request that the training loop can honour.
+#
+# A pod's scheduler sends SIGTERM before it takes a machine away; both signals
+# mean: finish this step, save, leave. A second Ctrl-C leaves at once.
+
+
+class StopRequest:
+  """Context manager; inside it `requested` turns true on SIGINT or SIGTERM."""
+
+  def __init__(self):
+    self.requested = False
+    self._previous = {}
+
+  def __enter__(self) -> 'StopRequest':
+    # Only the main thread may install handlers; elsewhere (a server, a test
+    # runner's worker) the owner of the process decides.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *unused):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+    self._previous.clear()
+
+  def _handle(self, number, unused_frame):
+    if self.requested and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.requested = True
+    logging.warning(
+      '%s: saving a checkpoint after this step, then leaving (Ctrl-C again '
+      'to leave without it)',
+      signal.Signals(number).name,
+    )
 
 
 def train_and_evaluate(
@@ -63,8 +93,8 @@ def train_and_evaluate(
     data = stack.enter_context(inputs.Inputs(config, mesh))
     task = _make_task(config, data.tokenizer.vocab_size, mesh)
     with errors.explained_as(errors.ConfigError):
-      tx, schedule = train_state.make_optimizer(config)
-      state = train_state.create_state(task, tx, config, mesh)
+      tx, schedule = state_lib.make_optimizer(config)
+      state = state_lib.create_state(task, tx, config, mesh)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep)
     stack.callback(checkpoints.close)
     restored = checkpoints.restore(state)
@@ -75,7 +105,7 @@ def train_and_evaluate(
     else:
       count = int(parameter_overview.count_parameters(state.params))
       logging.info('%s: %s parameters', config.task, f'{count:,}')
-    log = run_log.RunLog(
+    log = logging_lib.RunLog(
       workdir,
       resumed_at=int(state.step),
       num_steps=config.num_steps,
@@ -83,7 +113,7 @@ def train_and_evaluate(
     )
     stack.callback(log.close)
     watch = collapse.Watch(
-      train_state.number_of_groups(task, state, config),
+      state_lib.number_of_groups(task, state, config),
       config_lib.flatten(config),
       # As configured: a run cut short to a few steps has not begun to group.
       grace=config.optimizer.warmup_steps,
@@ -111,13 +141,13 @@ def fit_to_hardware(
   return config
 
 
-def _make_task(config, vocab_size, mesh) -> tasks.Task:
-  if config.task not in tasks.TASKS:
+def _make_task(config, vocab_size, mesh) -> task_lib.Task:
+  if config.task not in task_lib.TASKS:
     raise errors.ConfigError(
-      f"unknown task '{config.task}'; choose one of {', '.join(tasks.TASKS)}"
+      f"unknown task '{config.task}'; choose one of {', '.join(task_lib.TASKS)}"
     )
   with errors.explained_as(errors.ConfigError):
-    return tasks.TASKS[config.task](config, vocab_size, mesh)
+    return task_lib.TASKS[config.task](config, vocab_size, mesh)
 
 
 class Clock:
@@ -183,8 +213,8 @@ class Run:
   def train(self, state, tx, schedule):
     """Steps from `state.step` to the last; returns the final state."""
     config, clock = self._config, self._clock
-    metrics_class = train_state.make_train_metrics(self._task, state, config)
-    train_step = train_state.make_train_step(
+    metrics_class = state_lib.make_train_metrics(self._task, state, config)
+    train_step = state_lib.make_train_step(
       self._task, tx, metrics_class, self._mesh
     )
     replicated = sharding.replicated(self._mesh)
@@ -196,7 +226,7 @@ class Run:
     batches = self._data.train_batches(start=step * config.batch_size)
     metrics = empty()
     compiled = False
-    with interrupts.StopRequest() as stop:
+    with StopRequest() as stop:
       while step < config.num_steps:
         batch = next(batches)
         with jax.transfer_guard('disallow'):
@@ -241,7 +271,7 @@ class Run:
         found = evaluator.evaluate(fns, variables)
         figures.update(found.figures())
         if jax.process_index() == 0:
-          results_errors.keep(self._workdir, step, found)
+          results.keep(self._workdir, step, found)
       else:
         figures.update(evaluator.run(fns, variables))
     if figures:
