@@ -6,7 +6,7 @@ import stub_inference
 from PIL import Image
 
 from groupvit_jax import cli
-from groupvit_jax.commands import journal
+from groupvit_jax.cli import resume
 
 LABELS = ('--labels', 'dog,grass|lawn,sky')
 
@@ -41,4 +41,4 @@ def errors(capsys) -> list[str]:
 def written(folder='out'):
   paths = pathlib.Path(folder).rglob('*')
   names = {str(p.relative_to(folder)) for p in paths if p.is_file()}
-  return names - {journal.NAME}
+  return names - {resume.NAME}

@@ -12,7 +12,7 @@ import stub_inference
 from PIL import Image
 
 from groupvit_jax import cli
-from groupvit_jax.commands import evaluate_run
+from groupvit_jax.cli import evaluate
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -165,7 +165,7 @@ def things_that_examples_name(monkeypatch):
     describe=str,
   )
   # `evaluate` has tests with a model; here its command lines are read.
-  monkeypatch.setattr(evaluate_run, 'run', lambda args, fields: 0)
+  monkeypatch.setattr(evaluate, 'run', lambda args, fields: 0)
   for folder in ('photos', 'my_model', 'runs/demo'):
     pathlib.Path(folder).mkdir(parents=True)
   for path in ('photo.jpg', 'photos/a.jpg', 'photos/b.jpg'):

@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import groupvit_jax as gv
 from groupvit_jax import cli
 from groupvit_jax.benchmarks import names as names_lib
-from groupvit_jax.commands import evaluate_settings
+from groupvit_jax.cli import evaluate
 from groupvit_jax.evaluation import clustering, metrics
 from groupvit_jax.evaluation import config as config_lib
 
@@ -347,7 +347,7 @@ def test_data_that_are_not_there(places, tmp_path, capsys):
 def test_values_of_settings():
   settings = ['a=none', 'b=True', 'segment.c=3', 'd=.5', 'e=a {}', 'f=x=y']
   settings += ['g=.5, 1', 'h=one, two']
-  assert evaluate_settings.read(settings) == {
+  assert evaluate.read(settings) == {
     'a': None,
     'b': True,
     'c': 3,

@@ -7,7 +7,7 @@ import segment_runs
 from PIL import Image
 from segment_runs import errors, run, save, written
 
-from groupvit_jax.commands import journal
+from groupvit_jax.cli import resume
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_run_is_resumed(stub, capsys):
 def test_a_half_written_journal_is_read(stub):
   save('x.jpg')
   assert run('photo.jpg', 'x.jpg') == 0
-  path = pathlib.Path('out', journal.NAME)
+  path = pathlib.Path('out', resume.NAME)
   path.write_text(path.read_text()[:-20])
   assert run('photo.jpg', 'x.jpg') == 0
   assert stub.seen[1:] == [['x.jpg']]
@@ -65,7 +65,7 @@ def test_a_half_written_journal_is_read(stub):
 def test_lines_that_nobody_wrote_are_passed_over(stub, line):
   save('x.jpg')
   assert run('photo.jpg') == 0
-  path = pathlib.Path('out', journal.NAME)
+  path = pathlib.Path('out', resume.NAME)
   path.write_bytes(path.read_bytes() + line + b'\n')
   assert run('photo.jpg', 'x.jpg') == 0
   assert stub.seen[1:] == [['x.jpg']]

@@ -13,8 +13,8 @@ from PIL import Image
 from segment_runs import run, save, written
 
 from groupvit_jax.benchmarks import label_sets
-from groupvit_jax.commands import arguments, segment
-from groupvit_jax.commands import labels as label_options
+from groupvit_jax.cli import common, segment
+from groupvit_jax.cli import common as label_options
 from groupvit_jax.text import prompts
 
 
@@ -148,7 +148,7 @@ def test_templates_of_ones_own(stub):
   assert [call[1] for call in stub.calls] == [
     'a {}.', ['a {}.', 'the {}, drawn.']
   ]  # fmt: skip
-  assert set(arguments._TEMPLATES) == set(prompts.TEMPLATES)
+  assert set(common._TEMPLATES) == set(prompts.TEMPLATES)
 
 
 def test_a_name_that_is_not_utf8(stub, capsys):
@@ -191,12 +191,12 @@ def test_a_progress_bar_on_a_terminal(stub, monkeypatch):
 def test_a_kind_that_fails_stops_neither_the_others_nor_the_pictures(
   stub, monkeypatch, capsys
 ):
-  from groupvit_jax.commands import outputs
+  from groupvit_jax.cli import segment
 
   def refuse(*_):
     raise ValueError('too large')
 
-  monkeypatch.setitem(outputs._MAKERS, 'scores', refuse)
+  monkeypatch.setitem(segment._MAKERS, 'scores', refuse)
   save('other.jpg')
   assert run('photo.jpg', 'other.jpg', '--show', 'mask,scores') == 1
   assert written() == {'photo_mask.png', 'other_mask.png'}

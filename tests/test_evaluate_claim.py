@@ -2,13 +2,13 @@
 
 import pytest
 
-from groupvit_jax.commands import evaluate_claim, evaluate_files
-from groupvit_jax.commands.evaluate_claim import Claim, lock_of
+from groupvit_jax.cli import resume
+from groupvit_jax.cli.resume import Claim, lock_of
 
 
 def claim(out, overwrite=False) -> Claim:
-  evaluate_files.check(out, overwrite)
-  return Claim(out, evaluate_files.journal_of(out), overwrite)
+  resume.check(out, overwrite)
+  return Claim(out, resume.journal_of(out), overwrite)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_stray_journal_gives_no_leave_to_replace(out, left):
 def test_what_was_to_be_replaced_still_is_without_overwrite(out):
   out.write_text('old')
   held = claim(out, overwrite=True)
-  evaluate_files.journal_of(out).write_text('{}')
+  resume.journal_of(out).write_text('{}')
   held.release()  # interrupted
   held = claim(out)
   held.release()  # once more
@@ -69,14 +69,14 @@ def test_nothing_counted_is_nothing_to_go_on_from(out):
 
 def test_a_report_that_came_meanwhile_is_kept(out):
   held = claim(out)
-  evaluate_files.journal_of(out).write_text('{}')
+  resume.journal_of(out).write_text('{}')
   out.write_text('of another')
   with pytest.raises(ValueError, match='has appeared or changed .* move it aw'):
     held.write('mine')
   held.release()
   assert out.read_text() == 'of another'
   out.unlink()
-  assert evaluate_files.journal_of(out).exists()
+  assert resume.journal_of(out).exists()
   held = claim(out)
   held.write('mine')
   held.release()
@@ -96,7 +96,7 @@ def test_two_runs_cannot_measure_for_one_report(out, overwrite):
 def test_without_locks_a_report_that_came_meanwhile_is_kept_all_the_same(
   out, monkeypatch
 ):
-  monkeypatch.setattr(evaluate_claim, 'fcntl', None)  # as on Windows
+  monkeypatch.setattr(resume, 'fcntl', None)  # as on Windows
   first, second = claim(out), claim(out)
   first.write('one')
   with pytest.raises(ValueError, match='has appeared or changed'):

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from groupvit_jax.commands import arguments
+from groupvit_jax.cli import common
 
 _TRAIN_EXAMPLES = """\
 A FILE is text with one caption per line, or .jsonl with a "caption" (a text)
@@ -28,15 +28,15 @@ examples:
 
 def add(commands) -> None:
   """Declares the sub-command."""
-  group = arguments.add_group(
-    arguments.add_command(commands, 'tokenizer', 'train or look at a tokenizer')
+  group = common.add_group(
+    common.add_command(commands, 'tokenizer', 'train or look at a tokenizer')
   )
   _add_train(group)
   _add_show(group)
 
 
 def _add_train(commands) -> None:
-  parser = arguments.add_command(
+  parser = common.add_command(
     commands, 'train', 'train a tokenizer from captions', _TRAIN_EXAMPLES
   )
   parser.add_argument(
@@ -58,7 +58,7 @@ def _add_train(commands) -> None:
     '--vocab-size',
     required=True,
     metavar='N',
-    type=arguments.positive,
+    type=common.positive,
     help='rows of the text embedding, start and end marks included',
   )
   parser.add_argument(
@@ -96,7 +96,7 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _add_show(commands) -> None:
-  parser = arguments.add_command(
+  parser = common.add_command(
     commands, 'show', 'show the tokens of a text', _SHOW_EXAMPLES
   )
   parser.add_argument('text', help='any text, in quotes')
@@ -108,7 +108,7 @@ def _add_show(commands) -> None:
   )
   parser.add_argument(
     '--context-length',
-    type=arguments.positive,
+    type=common.positive,
     default=77,
     metavar='L',
     help='ids that a model reads (default: %(default)s)',

@@ -1,9 +1,9 @@
-"""The `groupvit` command: its frame; `commands/` has a file per sub-command.
+"""The `groupvit` command: its frame; a module for each sub-command.
 
 Bad input ends in one line on standard error and exit code 1 (2 for a wrong
 command line, 130 for Ctrl-C), never in a stack trace.
 
-To add a sub-command: write a module in `commands/` (its docstring says what
+To add a sub-command: write a module here (see below what
 belongs there) and list it in `_COMMANDS`.
 """
 
@@ -14,13 +14,12 @@ from collections.abc import Sequence
 
 import groupvit_jax
 from groupvit_jax import errors
-from groupvit_jax.commands import (
-  arguments,
+from groupvit_jax.cli import (
   classify,
+  common,
   convert,
   evaluate,
   info,
-  messages,
   segment,
   tokenizer,
 )
@@ -60,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Names of files need not be text in any encoding.
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    with messages.ShownWarnings():
+    with common.ShownWarnings():
       code = args.run(args)
     sys.stdout.flush()
     return code or OK
   except KeyboardInterrupt as error:
-    messages.complain(str(error) or 'interrupted')
+    common.complain(str(error) or 'interrupted')
     return INTERRUPTED
   except BrokenPipeError:
     # The reader (`| head`) has what it wanted. Python would complain when it
@@ -73,11 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
   except OSError as error:
-    messages.complain(messages.describe(error))
+    common.complain(common.describe(error))
   except (ValueError, errors.UserError) as error:
-    messages.complain(str(error))
+    common.complain(str(error))
   except MemoryError:
-    messages.complain('not enough memory; a smaller --batch takes less')
+    common.complain('not enough memory; a smaller --batch takes less')
   return FAILED
 
 
@@ -91,7 +90,7 @@ def _make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--version', action='version', version=f'groupvit {_version()}'
   )
-  commands = arguments.add_group(parser)
+  commands = common.add_group(parser)
   for command in _COMMANDS:
     command.add(commands)
   return parser
@@ -99,7 +98,3 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _version() -> str:
   return getattr(groupvit_jax, '__version__', 'unknown')
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from groupvit_jax.commands import arguments
+from groupvit_jax.cli import common
 
 _EXAMPLES = """\
 A SOURCE is a .pth file of the original GroupViT, a Hugging Face folder (of
@@ -20,7 +20,7 @@ examples:
 
 def add(commands) -> None:
   """Declares the sub-command."""
-  parser = arguments.add_command(
+  parser = common.add_command(
     commands, 'convert', 'turn weights into a model folder', _EXAMPLES
   )
   parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from groupvit_jax.commands import arguments, labels
+from groupvit_jax.cli import common
 
 _EXAMPLES = """\
 examples:
@@ -15,18 +15,18 @@ examples:
 
 def add(commands) -> None:
   """Declares the sub-command."""
-  parser = arguments.add_command(
+  parser = common.add_command(
     commands, 'classify', 'name what pictures show as a whole', _EXAMPLES
   )
-  arguments.add_pictures(parser)
-  arguments.add_model(parser)
-  labels.add(parser)
+  common.add_pictures(parser)
+  common.add_model(parser)
+  common.add(parser)
   # As the released model is measured on ImageNet.
-  arguments.add_templates(parser, 'subset')
+  common.add_templates(parser, 'subset')
   parser.add_argument(
     '--top',
     metavar='N',
-    type=arguments.positive,
+    type=common.positive,
     default=5,
     help='classes shown of each picture (default: %(default)s)',
   )
@@ -39,10 +39,10 @@ def add(commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-  from groupvit_jax.commands import batches, journal, pictures
+  from groupvit_jax.cli import common, resume
 
-  names = list(labels.read(args).names)
-  found = pictures.find(args.pictures, journal.Results())
+  names = list(common.read(args).names)
+  found = common.find(args.pictures, resume.Results())
 
   from groupvit_jax import inference
 
@@ -52,12 +52,12 @@ def _run(args: argparse.Namespace) -> int:
     return model.classify(
       [str(picture.path) for picture in chunk],
       names,
-      templates=arguments.templates(args),
+      templates=common.templates(args),
       batch_size=args.batch,
     )
 
-  failures = batches.Failures(len(found))
-  for picture, odds in batches.each(found, ask, args.batch):
+  failures = common.Failures(len(found))
+  for picture, odds in common.each(found, ask, args.batch):
     if isinstance(odds, Exception):
       failures.add(odds)
     else:

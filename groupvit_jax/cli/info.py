@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from groupvit_jax.commands import arguments
+from groupvit_jax.cli import common
 
 _EXAMPLES = """\
 examples:
@@ -14,7 +14,7 @@ examples:
 
 def add(commands) -> None:
   """Declares the sub-command."""
-  parser = arguments.add_command(
+  parser = common.add_command(
     commands,
     'info',
     'tell the architecture, parameters and metrics of a model',
