@@ -30,7 +30,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import groupvit_jax
-from groupvit_jax import convert, threads
+from groupvit_jax import convert
+from groupvit_jax import files as files_lib
 from groupvit_jax.data import on_device
 from groupvit_jax.evaluation import windows
 from groupvit_jax.inference import batches
@@ -171,7 +172,7 @@ class Pair:
     )
 
   def _files(self, paths):
-    chunks = threads.ahead(
+    chunks = files_lib.ahead(
       lambda path: batches.prepare(path, path, self._plan),
       paths,
       len(paths),

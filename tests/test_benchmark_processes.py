@@ -10,7 +10,7 @@ import two_processes
 from benchmark_runs import Examples, bands, evaluator
 from stub_models import PERFECT, Stub
 
-from groupvit_jax import sharding, sharding_processes
+from groupvit_jax import sharding
 
 
 def labelled():
@@ -59,8 +59,8 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_one_process_has_nothing_to_gather():
-  assert sharding_processes.gather({'a': [1]}) == [{'a': [1]}]
-  assert sharding_processes.local_mesh(None) is None
+  assert sharding.gather({'a': [1]}) == [{'a': [1]}]
+  assert sharding.local_mesh(None) is None
 
 
 @pytest.mark.parametrize('devices', [1, 2])
@@ -68,9 +68,9 @@ def test_a_mesh_of_one_process_is_its_own(devices):
   import jax  # noqa: PLC0415  (the children set up their processes first)
 
   mesh = sharding.make_mesh(jax.devices()[:devices])
-  assert sharding_processes.local_mesh(mesh) is mesh
+  assert sharding.local_mesh(mesh) is mesh
   tree = sharding.replicate({'a': np.arange(3)}, mesh)
-  assert sharding_processes.local_view(tree, mesh)['a'] is tree['a']
+  assert sharding.local_view(tree, mesh)['a'] is tree['a']
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stub_models import NAMES, PERFECT, Stub, tokenizer
 
-from groupvit_jax import benchmarks, threads
+from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import build, image_batches
 from groupvit_jax.benchmarks.classification import LabelledImages
 from groupvit_jax.errors import (
@@ -238,15 +238,15 @@ def test_class_names_follow_the_protocol(tmp_path):
 
 
 def test_threads_keep_the_order_and_raise():
-  assert list(threads.ahead(lambda x: x * x, range(7), 3)) == [
+  assert list(files.ahead(lambda x: x * x, range(7), 3)) == [
     [0, 1, 4],
     [9, 16, 25],
     [36],
   ]
-  assert list(threads.ahead(str, [1], 3)) == [['1']]
-  assert list(threads.ahead(str, [], 3)) == []
+  assert list(files.ahead(str, [1], 3)) == [['1']]
+  assert list(files.ahead(str, [], 3)) == []
   with pytest.raises(ZeroDivisionError):
-    list(threads.ahead(lambda x: 1 / x, [1, 0, 2], 2))
+    list(files.ahead(lambda x: 1 / x, [1, 0, 2], 2))
 
 
 def test_another_folder_does_not_go_on(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from groupvit_jax import benchmarks, files, sharding_processes
+from groupvit_jax import benchmarks, files, sharding
 from groupvit_jax.benchmarks import build, image_batches
 from groupvit_jax.benchmarks import names as names_lib
 from groupvit_jax.errors import ConfigError, explained_as
@@ -132,5 +132,5 @@ def _values(batches, predict_fns, variables, text, count):
 
   values = calibration.best_values(predict_fns, variables, images(), text)
   mine = [[i, row] for i, row in zip(places, values.tolist(), strict=True)]
-  rows = dict(row for part in sharding_processes.gather(mine) for row in part)
+  rows = dict(row for part in sharding.gather(mine) for row in part)
   return np.asarray([rows[i] for i in range(count)], np.float32)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from groupvit_jax import sharding_processes, threads
+from groupvit_jax import files, sharding
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.errors import ImageError, SourceError, UserError
 
@@ -78,7 +78,7 @@ class Batches:
     own = [place for place in all_own if place not in done]
     places = [*own, *[-1] * (count - len(own))]
     ready = len(all_own) - len(own)
-    for rows in threads.ahead(self._read, places, self._batch_size):
+    for rows in files.ahead(self._read, places, self._batch_size):
       positions, images, labels, mask, bad = zip(*rows, strict=True)
       self.skipped += [reason for reason in bad if reason]
       yield {
@@ -89,7 +89,7 @@ class Batches:
       }
       ready = min(ready + self._batch_size, len(all_own))
       self._progress(ready, len(all_own))
-    parts = sharding_processes.gather(self.skipped)
+    parts = sharding.gather(self.skipped)
     self.skipped = [(name, why) for part in parts for name, why in part]
     if self.skipped and not self._skip_bad:
       raise ImageError(self.skipped[0][1])

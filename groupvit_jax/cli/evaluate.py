@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import tqdm
 
-from groupvit_jax import errors, sharding, sharding_processes
+from groupvit_jax import errors, sharding
 from groupvit_jax.benchmarks import build, calibrate, label_sets, names
 from groupvit_jax.cli import common, evaluate_report
 from groupvit_jax.cli import resume as report_files
@@ -146,7 +146,7 @@ def _claim(args) -> report_files.Claim | None:
     except (ValueError, OSError) as error:
       told = common.describe(error)
   # All stop together: if the first alone did, the others would wait.
-  told = sharding_processes.gather(told)[0]
+  told = sharding.gather(told)[0]
   if told is not None:
     raise ValueError(told)
   return claim

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from groupvit_jax import errors, sharding_processes
+from groupvit_jax import errors, sharding
 from groupvit_jax.evaluation import (
   benchmark_inputs,
   clustering,
@@ -436,7 +436,7 @@ class BenchmarkEvaluator:
       Counter(config, count, background, diagnosis, boundary, refine),
       batch_size,
       patch_size,
-      sharding_processes.local_mesh(mesh),
+      sharding.local_mesh(mesh),
       grouping,
     )
 
@@ -464,13 +464,13 @@ class BenchmarkEvaluator:
         counts.
       errors.WorkdirError: the journal is of another evaluation.
     """
-    variables = sharding_processes.local_view(variables, self.programs.mesh)
+    variables = sharding.local_view(variables, self.programs.mesh)
     try:
       self.journal = self._open_journal(variables)
       self._pass(predict_fns, variables)
     except Exception as error:
       # Told to the other processes first, which else wait for ever.
-      sharding_processes.gather({'failure': str(error)})
+      sharding.gather({'failure': str(error)})
       raise
     return self._result()
 
@@ -520,7 +520,7 @@ class BenchmarkEvaluator:
   def _result(self):
     """What all processes found together."""
     journal = self.journal
-    parts = sharding_processes.gather(
+    parts = sharding.gather(
       {
         'counts': {name: x.tolist() for name, x in journal.counts.items()},
         'skipped': list(journal.refused.values()),

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float32
 
-from groupvit_jax import errors, threads
+from groupvit_jax import errors, files
 from groupvit_jax.benchmarks import build as build_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
@@ -81,7 +81,7 @@ class Encoder:
       float32, unit length.
     """
     batches.check_batch_size(batch_size)
-    chunks = threads.ahead(
+    chunks = files.ahead(
       lambda item: images_lib.crop(
         images_lib.open_image(*item),
         self.image_size,
@@ -273,7 +273,7 @@ class Model(Encoder):
     plan = windows.plan(config, self.short_side, self._programs.patch_size)
     words, shown = self._words(names, templates, background)
     _check_thresholds(config, len(shown) - background)
-    chunks = threads.ahead(
+    chunks = files.ahead(
       lambda item: batches.prepare(*item, plan),
       images_lib.named(images),
       _READ_AHEAD * batch_size,
