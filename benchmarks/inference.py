@@ -36,7 +36,7 @@ from groupvit_jax.data import on_device
 from groupvit_jax.evaluation import windows
 from groupvit_jax.inference import batches
 from groupvit_jax.inference import programs as programs_lib
-from groupvit_jax.text import prompts, tokenizer
+from groupvit_jax.text import make_tokenizer, prompts
 
 NAMES = (
   *('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat'),
@@ -332,7 +332,7 @@ def draw(seed: int, size: tuple[int, int]) -> Image.Image:
 def tokens() -> np.ndarray:
   """Token rows of the prompts."""
   texts = [prompts.fill('a photo of a {}.', name) for name in NAMES]
-  return np.asarray(tokenizer.make_tokenizer('clip', 77)(texts))
+  return np.asarray(make_tokenizer('clip', 77)(texts))
 
 
 def dtypes() -> list[str]:

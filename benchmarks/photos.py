@@ -4,7 +4,7 @@
   python benchmarks/judge.py --models runs/photos/seed-0 runs/photos/seed-1 \\
     --data voc21 coco_object --photos ../shared/data
 
-Packs the training photos of a caption set (`captions.jsonl`, `loop.txt`) into
+Packs the training photos of a caption set (`captions.jsonl`, `train.txt`) into
 a tar shard, a pair for every caption, and trains `:demo` on it, at 96 px in
 patches of 12. A thousand photos are no data to learn words from: this shows
 what the methods do on photos, not what GroupViT can.

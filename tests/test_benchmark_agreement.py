@@ -14,7 +14,7 @@ from test_inference import NAMES, photo, source
 from groupvit_jax import inference
 from groupvit_jax.evaluation import config
 from groupvit_jax.evaluation.benchmark import BenchmarkEvaluator
-from groupvit_jax.text import clip_bpe
+from groupvit_jax.text import clip
 
 MORE = [*NAMES, 'cat', 'tree', 'road', 'car', 'wall', 'lamp']
 
@@ -88,7 +88,7 @@ def test_labels_are_those_of_inference(model, predict_fns, case):
   names = (('background',) if background else ()) + tuple(MORE)
   result = BenchmarkEvaluator(
     Examples(data),
-    clip_bpe.ClipTokenizer(),
+    clip.ClipTokenizer(),
     protocol,
     class_names=names,
     background=background,

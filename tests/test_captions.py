@@ -7,7 +7,7 @@ import pytest
 
 from groupvit_jax.data.captions import CaptionBatcher
 from groupvit_jax.text import prompts
-from groupvit_jax.text.clip_bpe import ClipTokenizer
+from groupvit_jax.text.clip import ClipTokenizer
 
 CAPTIONS = [
   'a red apple next to two fish on the sand',

@@ -14,7 +14,7 @@ import random
 import numpy as np
 import pytest
 
-from groupvit_jax.text import build_clip_bpe, clip_bpe, tokenizer
+from groupvit_jax.text import base, build_clip_bpe, clip, make_tokenizer
 
 TESTDATA = pathlib.Path(__file__).parent / 'testdata'
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
@@ -23,7 +23,7 @@ GOLDEN = json.loads((TESTDATA / 'clip_ids.json').read_text())
 
 @pytest.fixture(scope='module')
 def tok():
-  return clip_bpe.ClipTokenizer()
+  return clip.ClipTokenizer()
 
 
 def merges_path() -> pathlib.Path:
@@ -90,7 +90,7 @@ def test_equals_tokenizers(tok):
       hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
   )
-  encoded = reference.encode_batch([clip_bpe.clean(text) for text in texts()])
+  encoded = reference.encode_batch([clip.clean(text) for text in texts()])
   wrong = [
     text
     for text, expected in zip(texts(), encoded, strict=True)
@@ -102,11 +102,11 @@ def test_equals_tokenizers(tok):
 def test_model_is_what_the_script_builds():
   pytest.importorskip('google.protobuf', reason='building needs protobuf')
   merges = build_clip_bpe.read_merges(merges_path())
-  assert build_clip_bpe.build(merges) == clip_bpe.MODEL_PATH.read_bytes()
+  assert build_clip_bpe.build(merges) == clip.MODEL_PATH.read_bytes()
 
 
 def test_licence_travels_with_the_model():
-  notice = clip_bpe.MODEL_PATH.with_name('NOTICE').read_text()
+  notice = clip.MODEL_PATH.with_name('NOTICE').read_text()
   assert 'MIT License' in notice and 'OpenAI' in notice
 
 
@@ -131,9 +131,9 @@ def test_one_text_is_one_row(tok):
 
 
 def test_truncation_keeps_the_end():
-  tok = clip_bpe.ClipTokenizer(context_length=6)
+  tok = clip.ClipTokenizer(context_length=6)
   row = tok(['one two three four five six'])[0]
-  full = clip_bpe.ClipTokenizer()(['one two three four'])[0]
+  full = clip.ClipTokenizer()(['one two three four'])[0]
   assert row.tolist() == [*full[:5], tok.eot_id]
 
 
@@ -176,12 +176,12 @@ def test_pickles(tok):
 
 
 def test_protocol(tok):
-  assert isinstance(tok, tokenizer.Tokenizer)
+  assert isinstance(tok, base.Tokenizer)
   assert (tok.vocab_size, tok.sot_id, tok.eot_id) == (49408, 49406, 49407)
-  assert isinstance(tokenizer.make_tokenizer('clip', 9), clip_bpe.ClipTokenizer)
-  assert tokenizer.make_tokenizer('clip', 9)(['a']).shape == (1, 9)
+  assert isinstance(make_tokenizer('clip', 9), clip.ClipTokenizer)
+  assert make_tokenizer('clip', 9)(['a']).shape == (1, 9)
 
 
 def test_too_short_a_context():
   with pytest.raises(ValueError, match='context_length must be at least 3'):
-    clip_bpe.ClipTokenizer(context_length=2)
+    clip.ClipTokenizer(context_length=2)

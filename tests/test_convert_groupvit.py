@@ -19,7 +19,7 @@ from tiny_models import fast_jit
 from groupvit_jax import convert
 from groupvit_jax.convert import load, tensors
 from groupvit_jax.models import build, grouping
-from groupvit_jax.text import tokenizer
+from groupvit_jax.text import make_tokenizer
 
 torch = pytest.importorskip('torch', reason="needs the 'torch' extra")
 transformers = pytest.importorskip(
@@ -56,7 +56,7 @@ def converted(theirs, tmp_path_factory):
 
 def make_inputs(pixels):
   texts = TEXTS[: len(pixels)]
-  ids = torch.from_numpy(tokenizer.make_tokenizer('clip')(texts)).long()
+  ids = torch.from_numpy(make_tokenizer('clip')(texts)).long()
   return {'pixel_values': pixels, 'input_ids': ids}
 
 
@@ -252,7 +252,7 @@ def test_published_logits_of_the_two_cats(name, published):
   mean, std = (np.array(load.CLIP[k], np.float32) for k in ('mean', 'std'))
   images = (np.asarray(picture, np.float32) / 255 - mean) / std
   texts = ['a photo of a cat', 'a photo of a dog']
-  tokens = tokenizer.make_tokenizer('clip')(texts)
+  tokens = make_tokenizer('clip')(texts)
   model = build.build(converted.architecture)
   variables = converted.variables
 

@@ -211,13 +211,13 @@ def test_transformers_opens_an_exported_folder(tmp_path, arrays):
 def test_transformers_opens_the_tokenizer_and_preprocessing(tmp_path, arrays):
   import dataclasses
 
-  from groupvit_jax.text import tokenizer
+  from groupvit_jax.text import make_tokenizer
 
   converted = golden_models.converted(arrays)
   converted = dataclasses.replace(converted, tokenizer='clip')
   folder = convert.save_huggingface(converted, tmp_path / 'hf')
   theirs = transformers.CLIPTokenizer.from_pretrained(folder)
-  ours = tokenizer.make_tokenizer('clip')
+  ours = make_tokenizer('clip')
   texts = ['a photo of a cat', "The dog's 42 über-naïve toys!", 'ski ☃ day']
   for text in texts:
     assert theirs(text)['input_ids'][1:-1] == ours.encode(text)

@@ -21,7 +21,8 @@ from groupvit_jax.data import images as images_lib
 from groupvit_jax.evaluation import resize, segmentation, windows, zero_shot
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.inference import programs
-from groupvit_jax.text import clip_bpe, prompts
+from groupvit_jax.text import clip as clip_lib
+from groupvit_jax.text import prompts
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -52,7 +53,7 @@ def text_of(model, names=tuple(NAMES), templates=prompts.SIMPLE):
       variables, tokens, normalize=False, method='encode_text'
     ),
     model.variables,
-    clip_bpe.ClipTokenizer(),
+    clip_lib.ClipTokenizer(),
     names,
     templates,
   )

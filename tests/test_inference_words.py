@@ -9,9 +9,9 @@ import pytest
 from groupvit_jax.evaluation import zero_shot
 from groupvit_jax.inference import text
 from groupvit_jax.inference.text import LabelError, TextEncoder, vocabulary
-from groupvit_jax.text import clip_bpe, prompts
+from groupvit_jax.text import clip, prompts
 
-TOKENIZER = clip_bpe.ClipTokenizer()
+TOKENIZER = clip.ClipTokenizer()
 TABLE = np.random.default_rng(0).normal(size=(49408, 6)).astype(np.float32)
 
 

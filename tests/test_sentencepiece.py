@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from groupvit_jax.text import clip_bpe, sentencepiece, tokenizer
+from groupvit_jax.text import base, clip, make_tokenizer, sentencepiece
 
 CAPTIONS = [
   'A red apple on the sand.',
@@ -37,7 +37,7 @@ def test_rows(tok):
 
 def test_marks_are_the_two_highest_ids(tok):
   assert (tok.vocab_size, tok.sot_id, tok.eot_id) == (120, 118, 119)
-  assert isinstance(tok, tokenizer.Tokenizer)
+  assert isinstance(tok, base.Tokenizer)
 
 
 @pytest.mark.parametrize(('model_type', 'size'), [('bpe', 90), ('unigram', 43)])
@@ -84,12 +84,12 @@ def test_pickles(tok):
 
 def test_by_file_or_folder(model):
   for path in (model, model.parent):
-    assert tokenizer.make_tokenizer(str(path)).vocab_size == 120
+    assert make_tokenizer(str(path)).vocab_size == 120
 
 
 def test_missing_model(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no tokenizer at .*'clip'"):
-    tokenizer.make_tokenizer(str(tmp_path))
+    make_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize('content', [b'', b'not a model', b'\x00' * 99])
@@ -102,7 +102,7 @@ def test_not_a_model(tmp_path, content):
 
 def test_clips_carrier_is_not_a_plain_model():
   with pytest.raises(ValueError, match="name the tokenizer 'clip'"):
-    sentencepiece.SentencePieceTokenizer(clip_bpe.MODEL_PATH)
+    sentencepiece.SentencePieceTokenizer(clip.MODEL_PATH)
 
 
 @pytest.mark.parametrize(

@@ -117,9 +117,9 @@ def _add_show(commands) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-  from groupvit_jax.text import tokenizer
+  from groupvit_jax.text import make_tokenizer
 
-  tok = tokenizer.make_tokenizer(args.tokenizer, args.context_length)
+  tok = make_tokenizer(args.tokenizer, args.context_length)
   row = tok(args.text)[0].tolist()
   ids = row[: row.index(tok.eot_id) + 1]
   for token_id, piece in zip(ids, tok.pieces(ids), strict=True):

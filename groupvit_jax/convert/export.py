@@ -22,7 +22,7 @@ from groupvit_jax.convert.folder import Converted
 from groupvit_jax.convert.keymaps import HF_GROUPVIT
 from groupvit_jax.errors import ModelError
 from groupvit_jax.evaluation import segmentation
-from groupvit_jax.text import clip_bpe
+from groupvit_jax.text import clip
 
 # CLIP's vocabulary in the files that Hugging Face's CLIPTokenizer reads.
 #
@@ -30,7 +30,7 @@ from groupvit_jax.text import clip_bpe
 # merges. Which two pieces a merge joined follows from it: they are what the
 # merges before it make of the piece.
 
-_MARKS = (clip_bpe.SOT_TEXT, clip_bpe.EOT_TEXT)
+_MARKS = (clip.SOT_TEXT, clip.EOT_TEXT)
 # Single bytes, plain and at the end of a word; the rest are merges.
 _SINGLE = 512
 
@@ -62,8 +62,8 @@ def clip_files(text_config: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _tables() -> tuple[dict[str, int], tuple[str, ...]]:
   """Ids by their spelling, and the merges in order."""
-  model = spm.SentencePieceProcessor(model_file=str(clip_bpe.MODEL_PATH))
-  pieces = [model.id_to_piece(i) for i in range(clip_bpe.SOT_ID)]
+  model = spm.SentencePieceProcessor(model_file=str(clip.MODEL_PATH))
+  pieces = [model.id_to_piece(i) for i in range(clip.SOT_ID)]
   ranks = {piece: i for i, piece in enumerate(pieces)}
   merges = []
   for rank in range(_SINGLE, len(pieces)):

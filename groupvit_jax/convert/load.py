@@ -29,8 +29,7 @@ from groupvit_jax.convert.torch_files import StateDict
 from groupvit_jax.data import on_device
 from groupvit_jax.errors import ModelError
 from groupvit_jax.models import build
-from groupvit_jax.text import clip_bpe
-from groupvit_jax.text import tokenizer as tokenizer_lib
+from groupvit_jax.text import clip, make_tokenizer
 from groupvit_jax.training import task
 
 # Every foreign source of weights: whose they are, and what they imply.
@@ -339,7 +338,7 @@ def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
   """What the run was trained with; it must still be where the config says."""
   name = config['data']['tokenizer']
   try:
-    tokenizer = tokenizer_lib.make_tokenizer(name)
+    tokenizer = make_tokenizer(name)
   except (OSError, ValueError) as error:
     raise ModelError(f'the tokenizer of the run is gone: {error}') from error
   if tokenizer.vocab_size != vocab_size:
@@ -496,7 +495,7 @@ def _tokenizer(path: pathlib.Path, vocab_size: int) -> str | None:
   own = path / 'tokenizer.model'
   if own.is_file():
     return str(own)
-  return 'clip' if vocab_size == clip_bpe.VOCAB_SIZE else None
+  return 'clip' if vocab_size == clip.VOCAB_SIZE else None
 
 
 def _metadata(source: Source, state: StateDict) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from groupvit_jax.text import nouns, prompts
-from groupvit_jax.text.tokenizer import Tokenizer
+from groupvit_jax.text.base import Tokenizer
 
 # Keeps these draws apart from other draws of the same seed and position
 # (augmentation): the ASCII letters of 'text'.

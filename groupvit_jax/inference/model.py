@@ -26,7 +26,8 @@ from groupvit_jax.inference import batches, programs, text
 from groupvit_jax.inference import text as text_lib
 from groupvit_jax.inference.result import Segmentation
 from groupvit_jax.models import build
-from groupvit_jax.text import tokenizer as tokenizers
+from groupvit_jax.text import base as tokenizers
+from groupvit_jax.text import make_tokenizer
 
 # Pictures and texts as unit vectors: the encoders of a trained model.
 
@@ -182,7 +183,7 @@ class Encoder:
         'this model came without its tokenizer, and cannot read words; convert '
         'it from a source that has one'
       )
-    tokenizer = tokenizers.make_tokenizer(
+    tokenizer = make_tokenizer(
       self._tokenizer_name, self.architecture['text']['context_length']
     )
     return text.TextEncoder(

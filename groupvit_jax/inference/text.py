@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Int32
 from groupvit_jax import errors
 from groupvit_jax.evaluation import windows
 from groupvit_jax.text import prompts
-from groupvit_jax.text.tokenizer import Tokenizer
+from groupvit_jax.text.base import Tokenizer
 
 BACKGROUND = 'background'
 

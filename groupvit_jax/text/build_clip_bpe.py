@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import pathlib
 
-from groupvit_jax.text import clip_bpe
+from groupvit_jax.text import clip
 
 MERGES_NAME = 'bpe_simple_vocab_16e6.txt.gz'
 MERGES_SHA256 = (
@@ -95,10 +95,10 @@ def pieces(merges: list[tuple[str, str]]) -> list[str]:
   def spell(symbol: str) -> str:
     raw = bytes(byte_of[c] for c in symbol.removesuffix(END))
     whole = symbol.endswith(END)
-    return clip_bpe.carry(raw) if whole else clip_bpe.carry_part(raw)
+    return clip.carry(raw) if whole else clip.carry_part(raw)
 
-  single = [clip_bpe.carry_part(bytes([b])) for b in order]
-  final = [clip_bpe.carry(bytes([b])) for b in order]
+  single = [clip.carry_part(bytes([b])) for b in order]
+  final = [clip.carry(bytes([b])) for b in order]
   return single + final + [spell(a + b) for a, b in merges]
 
 
@@ -119,18 +119,18 @@ def build(merges: list[tuple[str, str]]) -> bytes:
   for score, piece in enumerate(pieces(merges)):
     model.pieces.add(piece=piece, score=-score)
   kind = spb.ModelProto.SentencePiece
-  model.pieces.add(piece=clip_bpe.SOT_TEXT, score=0, type=kind.CONTROL)
-  model.pieces.add(piece=clip_bpe.EOT_TEXT, score=0, type=kind.CONTROL)
+  model.pieces.add(piece=clip.SOT_TEXT, score=0, type=kind.CONTROL)
+  model.pieces.add(piece=clip.EOT_TEXT, score=0, type=kind.CONTROL)
   # sentencepiece insists on an unknown piece; every byte has one, so this id
   # (above CLIP's) never comes out.
   model.pieces.add(piece='<unk>', score=0, type=kind.UNKNOWN)
   model.trainer_spec.model_type = spb.TrainerSpec.BPE
   model.trainer_spec.vocab_size = len(model.pieces)
   model.trainer_spec.unk_id = len(model.pieces) - 1
-  model.trainer_spec.bos_id = clip_bpe.SOT_ID
-  model.trainer_spec.eos_id = clip_bpe.EOT_ID
-  model.trainer_spec.bos_piece = clip_bpe.SOT_TEXT
-  model.trainer_spec.eos_piece = clip_bpe.EOT_TEXT
+  model.trainer_spec.bos_id = clip.SOT_ID
+  model.trainer_spec.eos_id = clip.EOT_ID
+  model.trainer_spec.bos_piece = clip.SOT_TEXT
+  model.trainer_spec.eos_piece = clip.EOT_TEXT
   model.trainer_spec.pad_id = -1
   model.normalizer_spec.name = 'identity'
   model.normalizer_spec.add_dummy_prefix = False
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--merges', type=pathlib.Path)
-  parser.add_argument('--out', type=pathlib.Path, default=clip_bpe.MODEL_PATH)
+  parser.add_argument('--out', type=pathlib.Path, default=clip.MODEL_PATH)
   args = parser.parse_args(argv)
   model = build(read_merges(args.merges or find_merges()))
   args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import sentencepiece as spm
 from jaxtyping import Int32
 
 from groupvit_jax import files
-from groupvit_jax.text import tokenizer
+from groupvit_jax.text import base
 
 MODEL_NAME = 'tokenizer.model'
 MODEL_TYPES = ('bpe', 'unigram')
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r'\d+')
 
 
 class SentencePieceTokenizer:
-  """Any sentencepiece model; see `tokenizer.Tokenizer` for the attributes.
+  """Any sentencepiece model; see `base.Tokenizer` for the attributes.
 
   Texts go to the model as they are: its own normaliser is the cleaning. The
   ids n and n+1 above its n pieces are SOT and EOT.
@@ -40,7 +40,7 @@ class SentencePieceTokenizer:
   def __init__(
     self,
     path: str | os.PathLike,
-    context_length: int = tokenizer.CLIP_CONTEXT_LENGTH,
+    context_length: int = base.CLIP_CONTEXT_LENGTH,
   ):
     """Loads a model.
 
@@ -52,7 +52,7 @@ class SentencePieceTokenizer:
       FileNotFoundError: there is no model at `path`.
       ValueError: the file is no sentencepiece model.
     """
-    self.context_length = tokenizer.check_context_length(context_length)
+    self.context_length = base.check_context_length(context_length)
     self.path = find_model(path)
     self._model = _load(self.path)
     self.sot_id = self._model.get_piece_size()
@@ -75,9 +75,7 @@ class SentencePieceTokenizer:
     """
     texts = [texts] if isinstance(texts, str) else texts
     encoded = [self.encode(text) for text in texts]
-    return tokenizer.pack(
-      encoded, self.context_length, self.sot_id, self.eot_id
-    )
+    return base.pack(encoded, self.context_length, self.sot_id, self.eot_id)
 
   def encode(self, text: str) -> list[int]:
     """All ids of a text, without special tokens or truncation."""
@@ -85,7 +83,7 @@ class SentencePieceTokenizer:
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """The text of one row as the model's normaliser left it."""
-    ids = tokenizer.strip_special(ids, self.sot_id, self.eot_id)
+    ids = base.strip_special(ids, self.sot_id, self.eot_id)
     return self._model.decode([i for i in ids if i < self.sot_id])
 
   def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:

@@ -22,8 +22,7 @@ from groupvit_jax.evaluation import (
   segmentation,
   segmentation_evaluator,
 )
-from groupvit_jax.text import prompts
-from groupvit_jax.text import tokenizer as tokenizer_lib
+from groupvit_jax.text import make_tokenizer, prompts
 
 # Benchmarks that a run is evaluated on as it trains: eval.source=NAME:PATH.
 #
@@ -194,7 +193,7 @@ class Inputs:
     self._config = config
     self._mesh = mesh
     with errors.explained_as(errors.ConfigError):
-      self.tokenizer = tokenizer_lib.make_tokenizer(
+      self.tokenizer = make_tokenizer(
         config.data.tokenizer, config.text.context_length
       )
     with errors.explained_as(errors.SourceError):

@@ -23,7 +23,7 @@ import regex
 import sentencepiece as spm
 from jaxtyping import Int32
 
-from groupvit_jax.text import tokenizer
+from groupvit_jax.text import base
 
 MODEL_PATH = pathlib.Path(__file__).parent / 'assets' / 'clip_bpe.model'
 VOCAB_SIZE = 49408
@@ -79,19 +79,19 @@ def _piece_bytes(piece: str) -> bytes:
 
 
 class ClipTokenizer:
-  """CLIP's tokenizer; see `tokenizer.Tokenizer` for the attributes."""
+  """CLIP's tokenizer; see `base.Tokenizer` for the attributes."""
 
   vocab_size = VOCAB_SIZE
   sot_id = SOT_ID
   eot_id = EOT_ID
 
-  def __init__(self, context_length: int = tokenizer.CLIP_CONTEXT_LENGTH):
+  def __init__(self, context_length: int = base.CLIP_CONTEXT_LENGTH):
     """Loads the model that ships with the package.
 
     Args:
       context_length: ids in a row, SOT and EOT included; CLIP's is 77.
     """
-    self.context_length = tokenizer.check_context_length(context_length)
+    self.context_length = base.check_context_length(context_length)
     self._model = spm.SentencePieceProcessor(model_file=str(MODEL_PATH))
     self._cached = functools.lru_cache(_CACHED_WORDS)(self._encode_word)
 
@@ -112,9 +112,7 @@ class ClipTokenizer:
     """
     texts = [texts] if isinstance(texts, str) else texts
     encoded = [self._encode(text, self.context_length - 2) for text in texts]
-    return tokenizer.pack(
-      encoded, self.context_length, self.sot_id, self.eot_id
-    )
+    return base.pack(encoded, self.context_length, self.sot_id, self.eot_id)
 
   def encode(self, text: str) -> list[int]:
     """All ids of a text, without special tokens or truncation."""
@@ -122,7 +120,7 @@ class ClipTokenizer:
 
   def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """The cleaned text of one row, words separated by single spaces."""
-    ids = tokenizer.strip_special(ids, self.sot_id, self.eot_id)
+    ids = base.strip_special(ids, self.sot_id, self.eot_id)
     # A row that was never framed may hold SOT elsewhere: it has no bytes.
     pieces = [self._model.id_to_piece(i) for i in ids if i < self.sot_id]
     joined = b''.join(_piece_bytes(piece) for piece in pieces)

@@ -52,31 +52,6 @@ class Tokenizer(Protocol):
     ...
 
 
-def make_tokenizer(
-  name_or_path: str, context_length: int = CLIP_CONTEXT_LENGTH
-) -> Tokenizer:
-  """Makes the tokenizer that a configuration names.
-
-  Args:
-    name_or_path: 'clip', a sentencepiece `.model` file, or the folder that
-      `groupvit tokenizer train` wrote.
-    context_length: ids in a row, SOT and EOT included.
-
-  Returns:
-    The tokenizer.
-
-  Raises:
-    FileNotFoundError: no such file, or the folder holds no model.
-    ValueError: the file is no sentencepiece model.
-  """
-  # Imported here because both modules import this one.
-  from groupvit_jax.text import clip_bpe, sentencepiece
-
-  if name_or_path == 'clip':
-    return clip_bpe.ClipTokenizer(context_length)
-  return sentencepiece.SentencePieceTokenizer(name_or_path, context_length)
-
-
 def check_context_length(context_length: int) -> int:
   """Returns it; ValueError unless a token fits between the marks."""
   if context_length < 3:
