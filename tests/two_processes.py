@@ -29,7 +29,7 @@ def run(
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': flags,
-    'PYTHONPATH': str(Path(__file__).parents[1]),
+    'PYTHONPATH': f'{Path(__file__).parents[1]}:{Path(__file__).parent}',
   }
   children = [
     subprocess.Popen(

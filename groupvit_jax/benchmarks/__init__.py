@@ -1,6 +1,6 @@
 """Labelled sets: readers of the benchmarks' layouts, checked and uniform.
 
-    from groupvit_jax.data import benchmarks
+    from groupvit_jax import benchmarks
 
     examples = benchmarks.open_set('voc21', '/data/VOCdevkit/VOC2012')
     example = examples[0]  # name, image [h w 3], label [h w]

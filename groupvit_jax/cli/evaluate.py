@@ -118,7 +118,7 @@ def _evaluate(args, fields, claim) -> int:
       progress=bar.show,
     )
     try:
-      found = _evaluate(asked, model, mesh)
+      found = _measure(asked, model, mesh)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if jax.process_index():
@@ -182,7 +182,7 @@ def _calibrated(args, question, model) -> build.Question:
     )
 
 
-def _evaluate(asked, model, mesh):
+def _measure(asked, model, mesh):
   """The evaluator's result: figures by name, or a `BenchmarkResult`."""
   variables = model.variables
   if mesh is not None:

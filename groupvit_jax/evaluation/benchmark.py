@@ -295,7 +295,7 @@ class BenchmarkResult:
   given_background_confusion_matrix: np.ndarray | None = None
   oracle_confusion_matrix: np.ndarray | None = None
   jaccard: np.ndarray | None = None
-  metrics: np.ndarray | None = None
+  boundary: np.ndarray | None = None
   blank: int = 0
 
   @property

@@ -163,7 +163,7 @@ class BenchmarkCounts:
   given_background: Any = None
   oracle: Any = None
   jaccard: Any = None
-  metrics: Any = None
+  boundary: Any = None
 
   def merge(self, other: 'BenchmarkCounts') -> 'BenchmarkCounts':
     """The counts of two disjoint sets of pictures."""
@@ -190,7 +190,7 @@ class Counter:
   num_classes: int
   background: bool
   diagnosis: bool = True
-  metrics: bool = True
+  boundary: bool = True
   refine: Callable[[Array, Array, Array], Array] | None = None
 
   def count(

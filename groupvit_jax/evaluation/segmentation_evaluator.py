@@ -49,7 +49,7 @@ class SegmentationCounts:
 
   # Any: JAX rebuilds pytrees with placeholders that are not arrays.
   confusion: Any
-  benchmark_counts: Any
+  oracle: Any
   usage: Any
   used: Any
   recall: Any

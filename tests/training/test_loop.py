@@ -13,7 +13,7 @@ from groupvit_jax import errors
 from groupvit_jax.evaluation import diagnosis
 from groupvit_jax.training import checkpoint, inputs, loop
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Eight virtual devices share each batch (see conftest.py).
 TINY = (
   'demo,steps=6,batch=16,size=32,patch=8,width=32,model.num_heads=2,examples=48,'

@@ -39,7 +39,7 @@ def test_training_data_can_come_without_masks():
 
 _SCRIPT = """
   import sys
-  from groupvit_jax.data import scenes
+  from groupvit_jax import scenes
   from groupvit_jax.scenes import parallel
   parallel._WORTH_IT, parallel._CHUNK = 0, 8
   print('started', flush=True)

@@ -14,7 +14,7 @@ nbformat = pytest.importorskip('nbformat')
 for needed in ('ipykernel', 'matplotlib'):
   pytest.importorskip(needed)
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1].parent
 NOTEBOOK = ROOT / 'colabs' / 'train_scenes.ipynb'
 
 SHORT = (

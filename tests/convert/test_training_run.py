@@ -16,7 +16,7 @@ from groupvit_jax.training import checkpoint, task
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 
-CONFIGS = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ARG = 'demo,size=16,patch=8,width=8,tokens=2x0,groups=2x0'
 
 

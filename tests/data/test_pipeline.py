@@ -173,7 +173,7 @@ def test_importing_and_numpy_batches_need_no_tensorflow():
     import sys
     sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None
     import numpy as np
-    from groupvit_jax.data import pipeline, sources, transforms
+    from groupvit_jax.data import augment_tf, pipeline, sources
     source = sources.SceneSource('train', 8, 32, progress=False, workers=1)
     with pipeline.train_batches(
       source, batch_size=4, image_size=32, augment='deit', seed=0,

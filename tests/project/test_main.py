@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 
 from groupvit_jax import main
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f'--config={ROOT}/configs/gvit_s.py'
 TINY = (
   'demo,steps=3,batch=8,examples=24,size=16,patch=8,width=16,depths=1x0,'

@@ -13,7 +13,7 @@ import tiny_models
 from groupvit_jax.models import build
 from groupvit_jax.training import task
 
-CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 GROUPVIT_S = {
   'image_encoder': 'groupvit',
   'image': dataclasses.asdict(build.GROUPVIT_S),

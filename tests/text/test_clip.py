@@ -16,7 +16,7 @@ import pytest
 
 from groupvit_jax.text import base, build_clip_bpe, clip, make_tokenizer
 
-TESTDATA = pathlib.Path(__file__).parent / 'testdata'
+TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 GOLDEN = json.loads((TESTDATA / 'clip_ids.json').read_text())
 

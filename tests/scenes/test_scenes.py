@@ -71,7 +71,7 @@ def test_a_scene_depends_on_nothing_but_seed_index_and_size():
   assert digest(scenes.generate(4, 5, 48)) != first
   code = """
     import hashlib
-    from groupvit_jax.data import scenes
+    from groupvit_jax import scenes
     s = scenes.generate(3, 5, 48)
     data = s.image.tobytes() + s.mask.tobytes() + repr(s.captions).encode()
     print(hashlib.sha256(data).hexdigest())
@@ -330,7 +330,8 @@ def test_each_scene_has_several_captions(many):
 def test_scenes_needs_neither_jax_nor_tensorflow():
   code = """
     import sys
-    from groupvit_jax.data import label_sets, scenes, scenes_builder
+    from groupvit_jax import scenes
+    from groupvit_jax.scenes import tfds_builder
     scenes.generate(0, 0, 32)
     heavy = ('jax', 'tensorflow', 'tensorflow_datasets', 'torch')
     print([name for name in heavy if name in sys.modules])

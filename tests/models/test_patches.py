@@ -10,7 +10,7 @@ import tiny_models
 
 from groupvit_jax.models import patches
 
-BICUBIC = pathlib.Path(__file__).parent / 'testdata' / 'bicubic.npz'
+BICUBIC = pathlib.Path(__file__).parents[1] / 'testdata' / 'bicubic.npz'
 
 
 def normal(*shape, seed=0):

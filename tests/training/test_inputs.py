@@ -13,7 +13,7 @@ from groupvit_jax.data import sources
 from groupvit_jax.training import inputs
 from groupvit_jax.training import logging as logging_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def config(*options):

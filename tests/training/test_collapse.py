@@ -15,7 +15,7 @@ from groupvit_jax.training import collapse, config, loop
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 G = 8
 HEALTHY = {
   'largest_share': 0.3,

@@ -13,7 +13,7 @@ from groupvit_jax import errors, sharding
 from groupvit_jax.training import inputs, state
 from groupvit_jax.training import task as task_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def config(source, *options):

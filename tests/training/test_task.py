@@ -12,7 +12,7 @@ from groupvit_jax import errors
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
-CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 TERMS = {'contrastive', 'multi_label', 'part'}
 
 

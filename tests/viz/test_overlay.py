@@ -36,7 +36,7 @@ def test_the_first_64_colours_are_far_apart():
 def test_pictures_need_no_matplotlib():
   # In a process of its own: other tests of this one may have imported it.
   code = (
-    'import sys; from groupvit_jax import visualize; visualize.palette(9); '
+    'import sys; from groupvit_jax.viz import overlay; overlay.palette(9); '
     "sys.exit('matplotlib' in sys.modules)"
   )
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0

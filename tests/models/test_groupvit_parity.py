@@ -16,7 +16,7 @@ from tiny_models import fast_jit
 
 from groupvit_jax.models import build, grouping
 
-TESTDATA = pathlib.Path(__file__).parent / 'testdata'
+TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
 SHARED = pathlib.Path(
   os.environ.get('GROUPVIT_SHARED', TESTDATA.parents[2] / 'shared')
 )

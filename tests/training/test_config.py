@@ -13,7 +13,7 @@ from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 VOCABULARY = 49_408
 
 

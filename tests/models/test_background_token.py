@@ -17,7 +17,7 @@ from groupvit_jax.models import build
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
-CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ON = 'loss.background_weight=0.5'
 SMALL = 'size=16,patch=8,width=16,batch=4,text.width=16,joint.embed_dim=16'
 

@@ -15,7 +15,7 @@ from groupvit_jax import cli
 from groupvit_jax.cli import evaluate
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture

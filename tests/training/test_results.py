@@ -11,7 +11,7 @@ import pytest
 from groupvit_jax.training import logging, report, results
 from groupvit_jax.training import task as task_lib
 
-CONFIG = pathlib.Path(__file__).parents[1] / 'configs' / 'gvit_s.py'
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 SIZE = 8
 
 

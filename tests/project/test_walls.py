@@ -20,36 +20,20 @@ import groupvit_jax
 PACKAGE = pathlib.Path(groupvit_jax.__file__).parent
 ROOT = PACKAGE.parent
 
-# Rooms from the ground up: a room is a folder, or a module with those that
-# continue its name (report, report_svg). It imports from storeys below its own
-# and from itself; rooms of one storey do not know each other.
-STOREYS = (
-  ('allocator', 'errors', 'files', 'threads'),
-  (
-    'config',
-    'text',
-    'sharding',
-    'interrupts',
-    'run_log',
-    'collapse',
-    'fields',
-  ),
-  (
-    'models',
-    'losses',
-    'data',
-    'metrics',
-    'optimizer',
-    'checkpoint',
-    'visualize',
-    'model_folder',
-  ),
-  ('evaluation', 'tasks', 'report'),
-  ('judge',),
-  ('inputs', 'train_state', 'results', 'convert'),
-  ('train', 'inference'),
-  ('main', 'commands'),
-  ('cli',),
+# Layers from the ground up. A package, or a file at the root, imports from
+# layers below its own and from itself.
+LAYERS = (
+  ('allocator', 'errors'),
+  ('files', 'sharding'),
+  ('models', 'losses', 'text'),
+  ('scenes', 'viz'),
+  ('data',),
+  ('evaluation',),
+  ('benchmarks',),
+  ('training',),
+  ('convert',),
+  ('inference',),
+  ('cli', 'main'),
 )
 
 # What a base installation lacks. `[train]` brings some of it, for speed and
@@ -93,58 +77,47 @@ def imports(tree: ast.AST, *, lazy: bool) -> list[str]:
   return names
 
 
-def room(name: str) -> str:
-  """The room that a dotted name lies in; the package itself is none."""
-  first = (*name.split('.'), '')[1]
-  placed = {r for storey in STOREYS for r in storey}
-  stem = first.split('_')[0]
-  return stem if first not in placed and stem in placed else first
+def package(name: str) -> str:
+  """The package that a dotted name lies in; '' for the root itself."""
+  return (*name.split('.'), '')[1]
 
 
-def rooms_imported(name: str) -> set[str]:
-  """Rooms of the package that a module imports, also lazily."""
+def packages_imported(name: str) -> set[str]:
+  """Packages that a module imports, also lazily."""
   found = {
-    room(target)
+    package(target)
     for target in imports(modules()[name], lazy=True)
     if target.split('.')[0] == 'groupvit_jax'
   }
-  known = {room(module) for module in modules()}
-  # `from groupvit_jax import __version__` names no room.
-  return {r for r in found if r in known} - {'', room(name)}
+  known = {package(module) for module in modules()}
+  # `from groupvit_jax import __version__` names no package.
+  return (found & known) - {'', package(name)}
 
 
-def test_every_room_has_one_storey():
-  placed = [r for storey in STOREYS for r in storey]
+def test_every_package_has_one_layer():
+  placed = [p for layer in LAYERS for p in layer]
   assert len(placed) == len(set(placed))
-  exist = {room(name) for name in modules()} - {''}
-  assert exist == set(placed), 'give a new module its place in STOREYS'
+  exist = {package(name) for name in modules()} - {''}
+  assert exist == set(placed), 'give a new package its place in LAYERS'
 
 
-def test_the_architecture_page_tells_the_same():
+def test_the_architecture_page_shows_the_same_layers():
   page = (ROOT / 'docs' / 'architecture.md').read_text()
-  section = page.split('## Which way imports go')[1]
+  section = page.split('## Imports flow one way')[1]
   drawn = section.split('```')[1].strip().splitlines()
-  told = [tuple(line.split(', ')) for line in reversed(drawn)]
-  assert told == list(STOREYS)
-  files = {
-    str(path.relative_to(PACKAGE))
-    for path in PACKAGE.rglob('*.py')
-    if path.name != '__init__.py'
-  }
-  named = set(re.findall(r'^\| `([\w/]+\.py)` \|', page, re.MULTILINE))
-  assert named == files
+  assert [tuple(line.split(', ')) for line in reversed(drawn)] == list(LAYERS)
 
 
 def test_imports_go_down():
-  level = {r: i for i, storey in enumerate(STOREYS) for r in storey}
+  level = {p: i for i, layer in enumerate(LAYERS) for p in layer}
   against = [
     f'{name} imports {target}'
     for name in modules()
-    if room(name)
-    for target in sorted(rooms_imported(name))
-    if level[target] >= level[room(name)]
+    if package(name)
+    for target in sorted(packages_imported(name))
+    if level[target] >= level[package(name)]
   ]
-  assert not against, 'imports go from upper storeys to lower ones'
+  assert not against, 'imports go from upper layers to lower ones'
 
 
 def test_the_check_sees_lazy_imports_and_tells_them_apart():
@@ -191,29 +164,28 @@ def test_what_is_imported_is_declared():
 
 def test_tensorflow_is_used_by_data_and_the_log_alone():
   users = {
-    room(name)
+    package(name)
     for name, tree in modules().items()
     for target in imports(tree, lazy=True)
     if target.split('.')[0] in ('tensorflow', 'tensorflow_datasets')
     # clu's writers import TensorFlow themselves.
     or target in ('clu.metric_writers', 'clu.periodic_actions')
   }
-  assert users == {'data', 'run_log'}
+  assert users == {'data', 'scenes', 'benchmarks', 'training'}
 
 
 def test_evaluation_imports_no_model():
-  forbidden = {'models', 'losses', 'tasks', 'data'}
+  forbidden = {'models', 'losses', 'data', 'scenes', 'benchmarks'}
   for name in modules():
-    if room(name) == 'evaluation':
-      assert not rooms_imported(name) & forbidden, name
+    if package(name) == 'evaluation':
+      assert not packages_imported(name) & forbidden, name
 
 
 def test_models_know_no_configuration():
   for name, tree in modules().items():
-    if room(name) in ('models', 'losses', 'evaluation', 'text', 'data'):
+    if package(name) in ('models', 'losses', 'evaluation', 'text', 'data'):
       roots = {target.split('.')[0] for target in imports(tree, lazy=True)}
       assert 'ml_collections' not in roots, name
-      assert 'config' not in rooms_imported(name), name
 
 
 # Runs in a process of its own, before anything else is imported there.
@@ -258,7 +230,7 @@ print('imported', len(sys.argv) - 1)
 
 _TRAIN = """
 root, folder = map(pathlib.Path, sys.argv[1:])
-from groupvit_jax import results, train
+from groupvit_jax.training import loop, results
 
 make = runpy.run_path(str(root / 'configs' / 'gvit_s.py'))['get_config']
 config = make(
@@ -268,7 +240,7 @@ config = make(
   'eval.examples=6,eval.batch_size=6,run.pictures=2,run.log_every=1'
 )
 config.data.cache = str(folder / 'cache')
-summary = train.train_and_evaluate(config, folder / 'run')
+summary = loop.train_and_evaluate(config, folder / 'run')
 print(results.as_text(summary, folder / 'run'))
 loaded = {name.split('.')[0] for name in sys.modules}
 assert not loaded & set(ABSENT), loaded & set(ABSENT)
