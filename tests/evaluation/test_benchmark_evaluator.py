@@ -193,7 +193,7 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
     return interruption.at_line(
       place,
       lambda: judge.evaluate(stub.predict_fns, PERFECT),
-      ('_pass.py', '_journal.py'),
+      ('benchmark.py', 'resume.py'),
       ('_start', '_save', 'add'),
     )
 

@@ -90,7 +90,7 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
     return interruption.at_line(
       place,
       lambda: run(Journal(path, {}), every=4),
-      ('classification.py', '_journal.py'),
+      ('classification.py', 'resume.py'),
       ('run', 'keep', '_fetched', 'add'),
     )
 
