@@ -33,8 +33,14 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 def layer_norm(dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
-  """LayerNorm with PyTorch's epsilon; statistics are taken in float32."""
-  return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name)
+  """LayerNorm with PyTorch's epsilon; statistics are taken in float32.
+
+  flax's default variance, mean(x^2) - mean(x)^2, cancels: where the mean is 30
+  standard deviations the output is off by 3.6e-4, against 3.8e-6 in two passes.
+  """
+  return nn.LayerNorm(
+    epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name
+  )
 
 
 class MLP(nn.Module):

@@ -30,6 +30,25 @@ def plain_attention(q, k, v, heads, mask):
   return out
 
 
+def test_norms_are_exact_far_from_zero():
+  x = jnp.asarray(
+    np.random.default_rng(0).normal(100, 1, (64, 32)), jnp.float32
+  )
+  double = np.asarray(x, np.float64)
+  norm = layers.layer_norm(jnp.float32)
+  y = norm.apply(norm.init(jax.random.key(0), x), x)
+  centred = double - double.mean(1, keepdims=True)
+  plain = centred / np.sqrt(centred.var(1, keepdims=True) + 1e-5)
+  # 100 has an ulp of 7.6e-6; the fast variance would be off by 9e-3.
+  assert_near(y, plain, atol=3e-5)
+
+  norm = layers.BatchNorm()
+  variables = norm.init(jax.random.key(0), x, False)
+  y, _ = norm.apply(variables, x, True, mutable='batch_stats')
+  centred = double - double.mean(0)
+  assert_near(y, centred / np.sqrt(centred.var(0) + 1e-5), atol=3e-5)
+
+
 @pytest.mark.parametrize('masked', [False, True])
 def test_attend_is_plain_attention(masked):
   q, k, v = normal(2, 5, 6), normal(2, 7, 6, seed=1), normal(2, 7, 6, seed=2)
