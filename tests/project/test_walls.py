@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 
 import pytest
 
@@ -141,16 +142,11 @@ def test_no_module_needs_a_heavy_package_to_be_imported(absent):
   assert not users, f'import {absent} inside the function that needs it'
 
 
-def declared(name: str) -> set[str]:
-  """Distributions that a list in setup.py names, in lower case."""
-  tree = ast.parse((ROOT / 'setup.py').read_text())
-  (found,) = (
-    node.value
-    for node in tree.body
-    if isinstance(node, ast.Assign) and node.targets[0].id == name
-  )
-  requirements = ast.literal_eval(found)
-  return {re.match(r'[\w-]+', r)[0].lower() for r in requirements}
+def declared() -> set[str]:
+  """Distributions that a base installation brings, in lower case."""
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  names = (re.match(r'[\w-]+', r) for r in project['dependencies'])
+  return {name[0].lower() for name in names}
 
 
 def test_what_is_imported_is_declared():
@@ -159,7 +155,7 @@ def test_what_is_imported_is_declared():
   for name, tree in modules().items():
     for target in {t.split('.')[0] for t in imports(tree, lazy=False)} - known:
       wanted = others.get(target, target)
-      assert wanted in declared('_BASE'), f'{name} imports {target}'
+      assert wanted in declared(), f'{name} imports {target}'
 
 
 def test_tensorflow_is_used_by_data_and_the_log_alone():
