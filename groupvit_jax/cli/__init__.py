@@ -1,32 +1,33 @@
-"""The `groupvit` command: its frame; a module for each sub-command.
+"""The `groupvit` command; a module of this package for each sub-command.
 
 Bad input ends in one line on standard error and exit code 1 (2 for a wrong
 command line, 130 for Ctrl-C), never in a stack trace.
 
-To add a sub-command: write a module here (see below what
-belongs there) and list it in `_COMMANDS`.
+To add a sub-command, write a module with `add_arguments(parser)` and
+`run(args)` and list it in `_COMMANDS`. Only the module of the sub-command that
+was asked for is imported, so that the others' libraries cost no time.
 """
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 import groupvit_jax
 from groupvit_jax import errors
-from groupvit_jax.cli import (
-  classify,
-  common,
-  convert,
-  evaluate,
-  info,
-  segment,
-  tokenizer,
-)
+from groupvit_jax.cli import common
 
 OK, FAILED, INTERRUPTED = 0, 1, 130  # argparse adds 2, a wrong command line
 
-_COMMANDS = (segment, classify, evaluate, convert, info, tokenizer)
+_COMMANDS = {
+  'segment': 'find named things in images',
+  'classify': 'classify whole images',
+  'evaluate': 'measure a model on a benchmark',
+  'convert': 'turn weights into a model folder',
+  'info': 'show the architecture, parameters and metrics of a model',
+  'tokenizer': 'train or look at a tokenizer',
+}
 
 _EXAMPLES = """\
 examples:
@@ -40,7 +41,7 @@ examples:
 
 `groupvit COMMAND --help` explains each command.
 
-exit codes: 0 all is done; 1 something failed, and a line on standard error says
+exit codes: 0 success; 1 something failed, and a line on standard error says
 what; 2 a wrong command line; 130 interrupted by Ctrl-C.
 """
 
@@ -54,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code (a wrong command line exits at once with code 2).
   """
-  args = _make_parser().parse_args(argv)
+  args = _parse(sys.argv[1:] if argv is None else argv)
   if hasattr(sys.stdout, 'reconfigure'):  # a notebook's stream has none
-    # Names of files need not be text in any encoding.
+    # File names may hold bytes that are not valid in any encoding.
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
     with common.ShownWarnings():
@@ -80,21 +81,24 @@ def main(argv: Sequence[str] | None = None) -> int:
   return FAILED
 
 
-def _make_parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = common.Parser(
     prog='groupvit',
     description='Segmentation that emerges from text supervision.',
     epilog=_EXAMPLES,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    '--version', action='version', version=f'groupvit {_version()}'
+    '--version',
+    action='version',
+    version=f'groupvit {groupvit_jax.__version__}',
   )
-  commands = common.add_group(parser)
-  for command in _COMMANDS:
-    command.add(commands)
-  return parser
-
-
-def _version() -> str:
-  return getattr(groupvit_jax, '__version__', 'unknown')
+  commands = parser.add_subparsers(metavar='COMMAND', required=True)
+  for name, summary in _COMMANDS.items():
+    command = commands.add_parser(name, help=summary, description=summary)
+    if argv and argv[0] == name:
+      module = importlib.import_module(f'groupvit_jax.cli.{name}')
+      # Before the arguments: a nested command sets its own.
+      command.set_defaults(run=getattr(module, 'run', None))
+      module.add_arguments(command)
+      parser.current = command
+  return parser.parse_args(argv)

@@ -13,11 +13,9 @@ examples:
 """
 
 
-def add(commands) -> None:
-  """Declares the sub-command."""
-  parser = common.add_command(
-    commands, 'classify', 'name what pictures show as a whole', _EXAMPLES
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the sub-command's arguments."""
+  parser.epilog = _EXAMPLES
   common.add_pictures(parser)
   common.add_model(parser)
   common.add(parser)
@@ -35,11 +33,11 @@ def add(commands) -> None:
     action='store_true',
     help='a line of JSON per picture, with all classes',
   )
-  parser.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> int:
-  from groupvit_jax.cli import common, resume
+def run(args: argparse.Namespace) -> int:
+  """Runs the sub-command; returns the exit code."""
+  from groupvit_jax.cli import resume
 
   names = list(common.read(args).names)
   found = common.find(args.pictures, resume.Results())

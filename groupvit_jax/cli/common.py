@@ -7,7 +7,7 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
 
@@ -15,20 +15,32 @@ from groupvit_jax import files
 _TEMPLATES = ('simple', 'subset', 'full', 'tcl')
 
 
-def add_group(parser: argparse.ArgumentParser):
-  """Makes room for sub-commands, one of which is required."""
-  return parser.add_subparsers(metavar='COMMAND', required=True)
+class Parser(argparse.ArgumentParser):
+  """Parser that prints examples as they are, and errors in one line.
 
+  Attributes:
+    current: the sub-command's parser, which reports unknown options.
+  """
 
-def add_command(commands, name: str, summary: str, epilog: str = ''):
-  """Adds a sub-command whose help ends with examples."""
-  return commands.add_parser(
-    name,
-    help=summary,
-    description=summary,
-    epilog=epilog,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  current: argparse.ArgumentParser | None = None
+
+  def __init__(self, **options: Any):
+    super().__init__(
+      formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
+
+  def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+    """As argparse does it, but the sub-command names unknown options."""
+    parsed, unknown = self.parse_known_args(args, namespace)
+    if unknown:
+      parser = self.current or self
+      parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+    return parsed
+
+  def error(self, message: str) -> NoReturn:
+    """Exits with code 2."""
+    text = f'{self.prog}: error: {message}; see `{self.prog} --help`\n'
+    self.exit(2, text)
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,6 @@
 import argparse
 import pathlib
 
-from groupvit_jax.cli import common
-
 _EXAMPLES = """\
 A SOURCE is a .pth file of the original GroupViT, a Hugging Face folder (of
 GroupViT or CLIP), OpenAI's CLIP as a state dict, a training workdir, or a model
@@ -18,11 +16,9 @@ examples:
 """
 
 
-def add(commands) -> None:
-  """Declares the sub-command."""
-  parser = common.add_command(
-    commands, 'convert', 'turn weights into a model folder', _EXAMPLES
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the sub-command's arguments."""
+  parser.epilog = _EXAMPLES
   parser.add_argument(
     'source', metavar='SOURCE', type=pathlib.Path, help='a file or folder'
   )
@@ -39,10 +35,10 @@ def add(commands) -> None:
   parser.add_argument(
     '--overwrite', action='store_true', help='replace what is at OUT'
   )
-  parser.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+  """Runs the sub-command."""
   from groupvit_jax import convert
 
   print(

@@ -74,7 +74,7 @@ def _check_data_options(args):
 # Imported only then: what it needs takes a second to import.
 
 
-def run(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
+def measure(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   """Measures, prints a table and writes the report.
 
   Args:
@@ -343,11 +343,9 @@ examples:
 """
 
 
-def add(commands) -> None:
-  """Declares the sub-command."""
-  parser = common.add_command(
-    commands, 'evaluate', 'measure a model on a benchmark', _EXAMPLES
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the sub-command's arguments."""
+  parser.epilog = _EXAMPLES
   common.add_model(parser)
   parser.add_argument(
     '--benchmark',
@@ -388,7 +386,6 @@ def add(commands) -> None:
   )
   _add_data(parser)
   _add_steps(parser)
-  parser.set_defaults(run=_run)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -458,12 +455,11 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def _run(args: argparse.Namespace) -> int:
-
+def run(args: argparse.Namespace) -> int:
+  """Runs the sub-command; returns the exit code."""
   steps = read(args.settings)
   check(args)
-
-  return run(args, _question(args, steps))
+  return measure(args, _question(args, steps))
 
 
 def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:

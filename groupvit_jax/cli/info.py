@@ -3,8 +3,6 @@
 import argparse
 import pathlib
 
-from groupvit_jax.cli import common
-
 _EXAMPLES = """\
 examples:
   groupvit info my_model
@@ -12,14 +10,9 @@ examples:
 """
 
 
-def add(commands) -> None:
-  """Declares the sub-command."""
-  parser = common.add_command(
-    commands,
-    'info',
-    'tell the architecture, parameters and metrics of a model',
-    _EXAMPLES,
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the sub-command's arguments."""
+  parser.epilog = _EXAMPLES
   parser.add_argument(
     'model',
     metavar='DIR',
@@ -27,10 +20,10 @@ def add(commands) -> None:
     help='a model folder, a training workdir, or any source of `groupvit '
     'convert`',
   )
-  parser.set_defaults(run=_run)
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+  """Runs the sub-command."""
   from groupvit_jax import convert
 
   print(convert.describe(convert.load_source(args.model)))

@@ -306,11 +306,9 @@ _EXAMPLES = _EXAMPLES.format(
 )
 
 
-def add(commands) -> None:
-  """Declares the sub-command."""
-  parser = common.add_command(
-    commands, 'segment', 'find named things in pictures', _EXAMPLES
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the sub-command's arguments."""
+  parser.epilog = _EXAMPLES
   common.add_pictures(parser)
   common.add_model(parser)
   common.add(parser)
@@ -332,7 +330,6 @@ def add(commands) -> None:
     '--overwrite', action='store_true', help='replace results in DIR'
   )
   _add_steps(parser)
-  parser.set_defaults(run=_run)
 
 
 def _add_steps(parser: argparse.ArgumentParser) -> None:
@@ -416,8 +413,9 @@ def _top_k(text: str) -> int | None:
   return None if text == 'all' else common.positive(text)
 
 
-def _run(args: argparse.Namespace) -> int:
-  from groupvit_jax.cli import common, resume
+def run(args: argparse.Namespace) -> int:
+  """Runs the sub-command; returns the exit code."""
+  from groupvit_jax.cli import resume
 
   chosen = common.read(args)
   steps = _steps(args, chosen.threshold)

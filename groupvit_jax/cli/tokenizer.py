@@ -26,18 +26,17 @@ examples:
 """
 
 
-def add(commands) -> None:
-  """Declares the sub-command."""
-  group = common.add_group(
-    common.add_command(commands, 'tokenizer', 'train or look at a tokenizer')
-  )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the sub-command's own commands."""
+  group = parser.add_subparsers(metavar='COMMAND', required=True)
   _add_train(group)
   _add_show(group)
 
 
 def _add_train(commands) -> None:
-  parser = common.add_command(
-    commands, 'train', 'train a tokenizer from captions', _TRAIN_EXAMPLES
+  summary = 'train a tokenizer from captions'
+  parser = commands.add_parser(
+    'train', help=summary, description=summary, epilog=_TRAIN_EXAMPLES
   )
   parser.add_argument(
     '--captions',
@@ -96,8 +95,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _add_show(commands) -> None:
-  parser = common.add_command(
-    commands, 'show', 'show the tokens of a text', _SHOW_EXAMPLES
+  summary = 'show the tokens of a text'
+  parser = commands.add_parser(
+    'show', help=summary, description=summary, epilog=_SHOW_EXAMPLES
   )
   parser.add_argument('text', help='any text, in quotes')
   parser.add_argument(

@@ -143,7 +143,15 @@ def test_wrong_command_lines(capsys, argv):
   with pytest.raises(SystemExit) as exit_info:
     cli.main(argv)
   assert exit_info.value.code == 2
-  assert 'error: ' in capsys.readouterr().err
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith('groupvit') and 'error: ' in line
+  assert line.endswith(' --help`')
+
+
+def test_an_unknown_option_names_the_help_of_the_sub_command(capsys):
+  with pytest.raises(SystemExit):
+    cli.main(['info', 'my_model', '--jsn'])
+  assert 'see `groupvit info --help`' in capsys.readouterr().err
 
 
 def help_of(capsys, *command) -> str:
@@ -165,7 +173,7 @@ def things_that_examples_name(monkeypatch):
     describe=str,
   )
   # `evaluate` has tests with a model; here its command lines are read.
-  monkeypatch.setattr(evaluate, 'run', lambda args, fields: 0)
+  monkeypatch.setattr(evaluate, 'measure', lambda args, fields: 0)
   for folder in ('photos', 'my_model', 'runs/demo'):
     pathlib.Path(folder).mkdir(parents=True)
   for path in ('photo.jpg', 'photos/a.jpg', 'photos/b.jpg'):
@@ -223,6 +231,7 @@ def test_as_a_process():
       **kwargs,
     )
 
+  assert run('--help', stdout=subprocess.DEVNULL).returncode == 0
   bad = run('tokenizer', 'show', 'a', '--tokenizer', 'nowhere')
   assert bad.returncode == 1
   assert len(bad.stderr.splitlines()) == 1
