@@ -1,11 +1,14 @@
-"""Image work that is cheaper on the accelerator than on the host.
+"""Image operations that run on the accelerator, inside the jitted step.
 
-Images travel as uint8; normalisation and random erasing happen here, inside
-the jitted step.
+Images travel to the device as uint8; they are normalised and randomly erased
+there.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8, UInt32
 
 MEAN = (0.485, 0.456, 0.406)
@@ -18,20 +21,23 @@ _ATTEMPTS = 10
 
 def normalize(
   images: UInt8[Array, '*b h w 3'] | Float[Array, '*b h w 3'],
+  mean: Sequence[float] = MEAN,
+  std: Sequence[float] = STD,
 ) -> Float[Array, '*b h w 3']:
-  """Normalises by the ImageNet mean and deviation.
+  """Normalises pixels: (x / 255 - mean) / std.
 
   Args:
     images: uint8 in 0..255; floating images count as normalised already and
       pass through.
+    mean, std: of the channels in 0..1; by default ImageNet's.
 
   Returns:
     float32 for uint8 input, else the input.
   """
   if jnp.issubdtype(images.dtype, jnp.floating):
     return images
-  scale = 1 / (255 * jnp.array(STD, jnp.float32))
-  shift = jnp.array(MEAN, jnp.float32) / jnp.array(STD, jnp.float32)
+  scale = 1 / (255 * np.asarray(std, np.float32))
+  shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
   return images.astype(jnp.float32) * scale - shift
 
 
@@ -56,20 +62,20 @@ def random_erase(
   """
   b, h, w, _ = images.shape
   box_rng, noise_rng = jax.random.split(rng)
-  chance = jax.random.uniform(box_rng, (5, b, _ATTEMPTS))
-  area = h * w * (_AREA[0] + chance[0] * (_AREA[1] - _AREA[0]))
+  uniform = jax.random.uniform(box_rng, (5, b, _ATTEMPTS))
+  area = h * w * (_AREA[0] + uniform[0] * (_AREA[1] - _AREA[0]))
   low, high = jnp.log(jnp.array(_ASPECT))
-  aspect = jnp.exp(low + chance[1] * (high - low))
+  aspect = jnp.exp(low + uniform[1] * (high - low))
   height = jnp.round(jnp.sqrt(area * aspect))
   width = jnp.round(jnp.sqrt(area / aspect))
   fits = (height < h) & (width < w)
-  top = jnp.floor(chance[2] * (h - height + 1))
-  left = jnp.floor(chance[3] * (w - width + 1))
+  top = jnp.floor(uniform[2] * (h - height + 1))
+  left = jnp.floor(uniform[3] * (w - width + 1))
   boxes = jnp.stack([top, left, top + height, left + width])
   first = jnp.argmax(fits, axis=1)
   boxes = jnp.take_along_axis(boxes, first[None, :, None], 2)
   top, left, bottom, right = boxes  # each [b, 1]
-  touched = chance[4, :, :1] < probability
+  touched = uniform[4, :, :1] < probability
   touched &= fits.any(1, keepdims=True)
   rows, columns = jnp.arange(h)[None], jnp.arange(w)[None]
   inside_rows = (rows >= top) & (rows < bottom) & touched

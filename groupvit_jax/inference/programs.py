@@ -13,11 +13,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, UInt8
 
 from groupvit_jax import files
+from groupvit_jax.data import on_device
 from groupvit_jax.evaluation import resize, scoring
 from groupvit_jax.evaluation.config import SegmentConfig
 
@@ -73,8 +73,7 @@ class Programs:
     """
     self.module = module
     self.patch_size = module.image.patch_size
-    self._scale = 1 / (255 * np.asarray(std, np.float32))
-    self._shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    self.normalize = functools.partial(on_device.normalize, mean=mean, std=std)
     self.predict_fns: Mapping[str, Callable[..., Any]] = {
       'image': self._image,
       'text': self._text,
@@ -85,14 +84,6 @@ class Programs:
     self.image = jax.jit(self._image)
     self.text = jax.jit(self._text)
     self.scale = jax.jit(self._temperature)
-
-  def normalize(
-    self, images: UInt8[Array, 'b h w 3'] | Float[Array, 'b h w 3']
-  ) -> Float[Array, 'b h w 3']:
-    """Pixels as the encoder wants them; floating ones are so already."""
-    if jnp.issubdtype(images.dtype, jnp.floating):
-      return images
-    return images.astype(jnp.float32) * self._scale - self._shift
 
   def _image(self, variables, images, sizes=None):
     images = self.normalize(images)
