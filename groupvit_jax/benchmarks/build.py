@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import classification as image_labels
 from groupvit_jax.benchmarks import image_batches, label_sets
-from groupvit_jax.benchmarks import names as names_lib
-from groupvit_jax.benchmarks.names import NAMES, WHOLES
+from groupvit_jax.benchmarks.label_sets import IMAGE_LEVEL
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import (
   background,
@@ -37,7 +36,7 @@ class Question:
   """What is to be measured.
 
   Attributes:
-    benchmark: one of `build.NAMES`.
+    benchmark: one of `label_sets.BENCHMARK_NAMES`.
     folder: of its data; None for scenes.
     split: None for the one that figures are reported on.
     limit: the first so many pictures alone.
@@ -65,8 +64,8 @@ class Question:
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   class_names: Sequence[str] | None = None
-  regions: str = names_lib.MODEL
-  num_groups: int = names_lib.NUM_GROUPS
+  regions: str = label_sets.MODEL
+  num_groups: int = label_sets.NUM_GROUPS
   calibration: Mapping[str, Any] | None = None
   skip_bad: bool = False
   boundary: bool = True
@@ -221,13 +220,13 @@ def at_size(side: int) -> Mapping[str, Any]:
 
 def _num_groups(question):
   """Of groupings that are told it."""
-  told = question.regions in names_lib.COUNTED
+  told = question.regions in label_sets.WITH_NUM_GROUPS
   return question.num_groups if told else None
 
 
 def _grouping(question, encoder):
   """How patches are grouped; None for a model that groups by itself."""
-  if question.regions == names_lib.MODEL:
+  if question.regions == label_sets.MODEL:
     if not encoder.groups:
       raise ConfigError(
         'this model has no groups of its own; say how its patches are grouped: '
@@ -332,7 +331,7 @@ def make_image_level(
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `build.make`."""
   _check(question)
-  with_captions = question.benchmark == names_lib.CAPTIONS
+  with_captions = question.benchmark == label_sets.CAPTIONS
   templates = _templates(question, with_captions)
   if with_captions:
     examples = benchmarks.open_captions(
@@ -409,7 +408,7 @@ def _opener(
     'pictures': resume.fingerprint(names),
   }
   # Of captioned pictures vectors are kept, which no caption changes.
-  if question.benchmark != names_lib.CAPTIONS:
+  if question.benchmark != label_sets.CAPTIONS:
     told['truth'] = of_labels(question, examples)
 
   def opened(variables):
@@ -430,9 +429,9 @@ def _check(question):
     raise ConfigError(
       f'{others[0]!r} is of segmentation; of {name} only templates can be set'
     )
-  if question.regions != names_lib.MODEL:
+  if question.regions != label_sets.MODEL:
     raise ConfigError(f'{name} is of whole pictures, without regions')
-  if question.class_names and name == names_lib.CAPTIONS:
+  if question.class_names and name == label_sets.CAPTIONS:
     raise ConfigError('captions have no classes; leave their names out')
 
 
@@ -464,8 +463,7 @@ def _class_words(question, examples):
 # Shared by `groupvit evaluate` and by training runs, each of which has a model.
 
 __all__ = [
-  'NAMES',
-  'WHOLES',
+  'IMAGE_LEVEL',
   'Encoder',
   'Judge',
   'Question',
@@ -500,10 +498,10 @@ def make(
     ConfigError: a question that cannot be asked.
     SourceError: data that are not there, or lie otherwise than they must.
   """
-  if question.benchmark not in NAMES:
+  if question.benchmark not in label_sets.BENCHMARK_NAMES:
     raise ConfigError(
       f'there is no benchmark {question.benchmark!r}; choose one of '
-      f'{", ".join(NAMES)}'
+      f'{", ".join(label_sets.BENCHMARK_NAMES)}'
     )
   options = {
     'batch_size': batch_size,
@@ -512,7 +510,7 @@ def make(
     'progress': progress,
   }
   with explained_as(ConfigError):
-    if question.benchmark in WHOLES:
+    if question.benchmark in IMAGE_LEVEL:
       judge = make_image_level(question, encoder, **options)
     else:
       judge = make_segmentation(question, encoder, **options)

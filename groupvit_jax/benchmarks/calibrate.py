@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from groupvit_jax import benchmarks, files, sharding
-from groupvit_jax.benchmarks import build, image_batches
-from groupvit_jax.benchmarks import names as names_lib
+from groupvit_jax.benchmarks import build, image_batches, label_sets
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import background, calibration, zero_shot
 
@@ -96,11 +95,11 @@ def calibrate(
 
 
 def _check(question):
-  if question.benchmark in names_lib.WHOLES:
+  if question.benchmark in label_sets.IMAGE_LEVEL:
     raise ConfigError(
       f'{question.benchmark} is of whole pictures: no threshold'
     )
-  if question.regions != names_lib.MODEL:
+  if question.regions != label_sets.MODEL:
     raise ConfigError('only models with groups of their own are calibrated')
   taken = {
     'background_threshold',

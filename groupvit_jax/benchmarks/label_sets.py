@@ -1,11 +1,28 @@
-"""Class names by label set, in the order of their mask values.
+"""Names: of benchmarks and protocols, and of the classes of each label set.
 
-Evaluation turns these names into prompts; readers label pixels by position.
+Class names stand in the order of their mask values: evaluation turns them into
+prompts, readers label pixels by position.
 """
 
 import pathlib
 
 from groupvit_jax.scenes.layout import CLASS_NAMES, GROUNDS, THINGS
+
+SEGMENTATION = (
+  *('voc21', 'voc20', 'context60', 'context59', 'coco_object', 'coco_stuff'),
+  *('ade20k', 'cityscapes', 'pet', 'scenes', 'scenes_things', 'folder'),
+)
+SYNTHETIC = ('scenes', 'scenes_things')  # of SEGMENTATION: without a folder
+CAPTIONS = 'captions'
+IMAGE_LEVEL = ('imagenet', 'classes', CAPTIONS)
+BENCHMARK_NAMES = (*SEGMENTATION, *IMAGE_LEVEL)
+
+PROTOCOLS = ('groupvit', 'tcl')
+
+MODEL = 'model'  # the model's own groups
+REGIONS = (MODEL, 'kmeans', 'pixels', 'mean_shift', 'spectral')
+WITH_NUM_GROUPS = ('kmeans', 'spectral')  # of REGIONS
+NUM_GROUPS = 8
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -170,7 +187,7 @@ def class_names(benchmark: str, protocol: str = 'groupvit') -> tuple[str, ...]:
       f'{benchmark!r} has no class names of its own; those with some are '
       f'{", ".join(BENCHMARK_SETS)}.'
     )
-  if protocol not in ('groupvit', 'tcl'):
+  if protocol not in PROTOCOLS:
     raise ValueError(
       f"There are class names for the protocols 'groupvit' and 'tcl', not "
       f'{protocol!r}.'

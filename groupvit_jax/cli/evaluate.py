@@ -9,7 +9,7 @@ import jax
 import tqdm
 
 from groupvit_jax import errors, sharding
-from groupvit_jax.benchmarks import build, calibrate, label_sets, names
+from groupvit_jax.benchmarks import build, calibrate, label_sets
 from groupvit_jax.cli import common, evaluate_report
 from groupvit_jax.cli import resume as report_files
 from groupvit_jax.evaluation import diagnosis, resume
@@ -36,20 +36,18 @@ def check(args: argparse.Namespace) -> None:
       written.
   """
   _check_data_options(args)
-  if args.benchmark in names.WHOLES:
+  if args.benchmark in label_sets.IMAGE_LEVEL:
     for name in _OF_SEGMENTATION:
       if getattr(args, name):
         raise ValueError(
           f'--{name.replace("_", "-")} is of segmentation; leave it out for '
           f'{args.benchmark}'
         )
-  if args.class_names and args.benchmark == names.CAPTIONS:
+  if args.class_names and args.benchmark == label_sets.CAPTIONS:
     raise ValueError('--class-names: captions have no classes; leave it out')
-  if args.num_groups and args.regions not in names.COUNTED:
-    raise ValueError(
-      f'--num-groups is for --regions {" and ".join(names.COUNTED)}; '
-      'leave it out'
-    )
+  if args.num_groups and args.regions not in label_sets.WITH_NUM_GROUPS:
+    named = ' and '.join(label_sets.WITH_NUM_GROUPS)
+    raise ValueError(f'--num-groups is for --regions {named}; leave it out')
   if args.out is not None:
     report_files.check(args.out, args.overwrite)
   elif args.overwrite:
@@ -57,7 +55,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _check_data_options(args):
-  drawn = args.benchmark in names.DRAWN
+  drawn = args.benchmark in label_sets.SYNTHETIC
   if args.data is None and not drawn:
     raise ValueError(
       f'{args.benchmark} needs its folder: give --data DIR; docs/evaluation.md '
@@ -223,7 +221,7 @@ class _Bar:
 
 def _batch_size(args: argparse.Namespace, mesh) -> int:
   """Of this process; whole pictures are shared out over its devices."""
-  if mesh is None or args.benchmark not in build.WHOLES:
+  if mesh is None or args.benchmark not in build.IMAGE_LEVEL:
     return args.batch
   return sharding.fit_batch_size(args.batch) // jax.process_count()
 
@@ -245,7 +243,7 @@ def _forget(args: argparse.Namespace, asked: build.Judge) -> int:
 
 
 def _interrupted(args: argparse.Namespace) -> str:
-  if args.benchmark in build.WHOLES and jax.process_count() > 1:
+  if args.benchmark in build.IMAGE_LEVEL and jax.process_count() > 1:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'
@@ -316,8 +314,8 @@ def _is_number(value: Any) -> bool:
 
 _EXAMPLES = f"""\
 benchmarks:
-  {', '.join(names.SEGMENTED[:6])},
-  {', '.join(names.SEGMENTED[6:])}   segmentation
+  {', '.join(label_sets.SEGMENTATION[:6])},
+  {', '.join(label_sets.SEGMENTATION[6:])}   segmentation
   imagenet, classes   classification (class folders, or shards with cls)
   captions            retrieval (captions.jsonl, or COCO's, or Karpathy's)
 docs/evaluation.md tells where to get each, and how its folder must look.
@@ -351,7 +349,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--benchmark',
     required=True,
     metavar='NAME',
-    choices=names.NAMES,
+    choices=label_sets.BENCHMARK_NAMES,
     help='see below',
   )
   parser.add_argument(
@@ -362,7 +360,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--protocol',
-    choices=names.PROTOCOLS,
+    choices=label_sets.PROTOCOLS,
     help='of segmentation, see below (default: groupvit)',
   )
   parser.add_argument(
@@ -438,15 +436,16 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     '--regions',
-    choices=names.REGIONS,
-    default=names.MODEL,
+    choices=label_sets.REGIONS,
+    default=label_sets.MODEL,
     help='how the patches of a model without groups, such as CLIP, are grouped',
   )
   group.add_argument(
     '--num-groups',
     metavar='K',
     type=common.positive,
-    help=f'for {" and ".join(names.COUNTED)} (default: {names.NUM_GROUPS})',
+    help=f'for {" and ".join(label_sets.WITH_NUM_GROUPS)} '
+    f'(default: {label_sets.NUM_GROUPS})',
   )
   group.add_argument(
     '--no-boundary',
@@ -476,13 +475,13 @@ def _question(args: argparse.Namespace, steps: dict[str, Any]) -> dict:
     'folder': args.data,
     'split': args.split,
     'limit': args.limit,
-    'protocol': args.protocol or names.PROTOCOLS[0],
+    'protocol': args.protocol or label_sets.PROTOCOLS[0],
     'overrides': overrides,
     'options': {
       k.removeprefix('data.'): v for k, v in steps.items() if k not in overrides
     },
     'regions': args.regions,
-    'num_groups': args.num_groups or names.NUM_GROUPS,
+    'num_groups': args.num_groups or label_sets.NUM_GROUPS,
     'skip_bad': args.skip_bad,
     'boundary': not args.no_boundary,
   }

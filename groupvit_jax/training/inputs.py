@@ -116,7 +116,7 @@ def is_benchmark(source: str) -> bool:
 
 def _question(config) -> build.Question:
   name, _, folder = config.eval.source.partition(':')
-  whole = name in build.WHOLES
+  whole = name in build.IMAGE_LEVEL
   overrides = {}
   if not whole:
     side = config.eval.short_side or config.image_size
@@ -149,7 +149,7 @@ def _encoder(config, tokenizer) -> build.Encoder:
 
 def _batch_size(config, question) -> int:
   """Whole pictures are shared out over the devices, windows go to each."""
-  if question.benchmark in build.WHOLES:
+  if question.benchmark in build.IMAGE_LEVEL:
     return config.eval.batch_size // jax.process_count()
   # Scores are held at the truth's size, which is not that of training.
   return min(_WINDOWS, max(1, config.eval.batch_size // jax.device_count()))

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import groupvit_jax as gv
 from groupvit_jax import cli
-from groupvit_jax.benchmarks import names as names_lib
+from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.cli import evaluate
 from groupvit_jax.evaluation import clustering, metrics
 from groupvit_jax.evaluation import config as config_lib
@@ -363,11 +363,11 @@ def test_the_help_lists_what_there_is():
   from groupvit_jax import benchmarks
 
   known = benchmarks.BENCHMARKS
-  assert tuple(known) == names_lib.SEGMENTED
+  assert tuple(known) == label_sets.SEGMENTATION
   drawn = [name for name in known if not known[name].needs_folder]
-  assert tuple(drawn) == names_lib.DRAWN
-  assert tuple(config_lib.PROTOCOLS) == names_lib.PROTOCOLS
-  assert set(names_lib.REGIONS[1:]) == set(clustering.GROUPINGS)
+  assert tuple(drawn) == label_sets.SYNTHETIC
+  assert tuple(config_lib.PROTOCOLS) == label_sets.PROTOCOLS
+  assert set(label_sets.REGIONS[1:]) == set(clustering.GROUPINGS)
 
 
 def test_a_file_that_cannot_be_written_takes_no_figures(
