@@ -1,15 +1,14 @@
-"""PyTorch's own files: read without unpickling anything but tensors.
+"""Foreign weights as they are: arrays by name, and the config beside them.
 
-A pickle can run any program. torch.load(weights_only=True) builds tensors and
-plain containers only. The original's training checkpoints hold their OmegaConf
-config as well: its classes are replaced by stand-ins that only keep values.
+Knows files, not models. Nothing that is read here can run foreign code: the
+original's training checkpoints hold their OmegaConf config as well, and only
+its values are kept.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-import re
 import shlex
 import zipfile
 from collections.abc import Mapping
@@ -18,30 +17,14 @@ from typing import Any
 import numpy as np
 
 from groupvit_jax.convert import folder as folder_lib
-from groupvit_jax.convert import tensors
+from groupvit_jax.convert import pickled, tensors
 from groupvit_jax.errors import ModelError
 
 # Where a checkpoint keeps its weights; the first is the original's.
 _WRAPPERS = ('model', 'state_dict', 'model_state_dict')
-# What OmegaConf's containers are pickled as (omegaconf 2.0 to 2.3), and the
-# types that they mention. The pickle's `builtins` are called `__builtin__`.
-_CONFIG_CLASSES = (
-  'omegaconf.dictconfig.DictConfig',
-  'omegaconf.listconfig.ListConfig',
-  'omegaconf.base.ContainerMetadata',
-  'omegaconf.base.Metadata',
-  'omegaconf.nodes.AnyNode',
-  'omegaconf.nodes.BooleanNode',
-  'omegaconf.nodes.FloatNode',
-  'omegaconf.nodes.IntegerNode',
-  'omegaconf.nodes.StringNode',
-  'typing.Any',
-  *(
-    f'{module}.{name}'
-    for module in ('__builtin__', 'builtins')
-    for name in ('dict', 'list', 'int', 'float', 'str', 'bool')
-  ),
-)
+# Values of a config that are read at most. Shared lists of shared lists would
+# have no end.
+_MOST_VALUES = 100_000
 
 
 def read(
@@ -57,18 +40,34 @@ def read(
     strings, lists and dicts of them (`config`, `epoch`, `metrics`).
 
   Raises:
-    ModelError: torch is missing, or the file is no such file, is damaged, or
-      needs unpickling of other objects.
+    ModelError: the file is no such file, is damaged, or holds other objects.
   """
   try:
-    import torch
-  except ImportError as error:
+    _refuse_torchscript(path)
+    with path.open('rb') as file:
+      return _split(pickled.load(file), path)
+  except ModelError:
+    raise
+  except pickled.Foreign as error:
     raise ModelError(
-      f"{path.name} is PyTorch's own format and needs torch to be read: pip "
-      "install 'groupvit_jax[torch]' (.safetensors needs none)"
+      f'{path} holds objects other than tensors ({error!s:.80}): unpickling '
+      'them could run any program, so it is refused. If you trust the file, '
+      'save its weights alone where it was made: torch.save(torch.load(FILE, '
+      "weights_only=False)['model'], 'weights.pth')"
     ) from error
-  _refuse_torchscript(path)
-  content = _load(torch, path)
+  except OSError as error:
+    raise ModelError(f'{path} cannot be read: {error.strerror}') from error
+  except Exception as error:  # of many kinds: pickletools', zipfile's, ours
+    raise ModelError(
+      f'{path} is truncated, damaged, or no file that torch.save wrote '
+      f'({error!s:.200})'
+    ) from error
+
+
+def _split(
+  content: Any, path: pathlib.Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """The weights, and what stands beside them."""
   if not isinstance(content, Mapping):
     raise ModelError(
       f'{path} holds a {type(content).__name__}, not a state dict; save '
@@ -77,45 +76,27 @@ def read(
   extras = {}
   for key in _WRAPPERS:
     if isinstance(content.get(key), Mapping):
-      extras = {k: _plain(v) for k, v in content.items() if _is_told(k, v)}
+      beside = {k: v for k, v in content.items() if _is_told(k, v)}
+      extras = _Plain().of(beside)
       content = content[key]
       break
-  others = [k for k, v in content.items() if not isinstance(v, torch.Tensor)]
-  if others or not content:
+  for name, value in content.items():
+    if isinstance(value, pickled.OtherTensor):
+      raise ModelError(
+        f'{name} is {value.kind}; save the weights dense and in float32'
+      )
+  tensors_by_name = {
+    k: v for k, v in content.items() if isinstance(v, pickled.Tensor)
+  }
+  if not content or len(tensors_by_name) < len(content):
+    other = next((k for k in content if k not in tensors_by_name), None)
     raise ModelError(
       f'{path} holds no state dict: '
-      f'{f"{others[0]!r} is no tensor" if others else "it is empty"}; known '
+      f'{f"{other!r:.80} is no tensor" if content else "it is empty"}; known '
       f'wrappers are {", ".join(_WRAPPERS)}'
     )
-  arrays = {k: _numpy(torch, k, v) for k, v in content.items()}
-  return arrays, _without_none(extras)
-
-
-def _load(torch, path: pathlib.Path) -> Any:
-  allowed = [(_stand_in(name), name) for name in _CONFIG_CLASSES]
-  # The real one would need a factory; its items follow as for any dict.
-  allowed.append((_empty_dict, 'collections.defaultdict'))
-  try:
-    with torch.serialization.safe_globals(allowed):
-      # Mapped, the optimizer's state of a checkpoint is never read.
-      mapped = zipfile.is_zipfile(path)
-      return torch.load(
-        path, map_location='cpu', weights_only=True, mmap=mapped
-      )
-  except OSError as error:
-    raise ModelError(f'{path} cannot be read: {error.strerror}') from error
-  except Exception as error:  # of many kinds: torch's, pickle's, zipfile's
-    unsafe = re.search(r'GLOBAL (\S+)', str(error))
-    if not unsafe:
-      raise ModelError(
-        f'{path} is truncated, or no file that torch.save wrote'
-      ) from error
-    raise ModelError(
-      f'{path} holds objects other than tensors ({unsafe[1]}): unpickling them '
-      'could run any program, so it is refused. If you trust the file, save '
-      'its weights alone where it was made: torch.save(torch.load(FILE, '
-      "weights_only=False)['model'], 'weights.pth')"
-    ) from error
+  pickled.check_sizes(tensors_by_name)
+  return {str(k): v.array() for k, v in tensors_by_name.items()}, extras
 
 
 def _refuse_torchscript(path: pathlib.Path) -> None:
@@ -140,66 +121,35 @@ def _refuse_torchscript(path: pathlib.Path) -> None:
     )
 
 
-def _numpy(torch, name: str, tensor) -> np.ndarray:
-  if tensor.layout != torch.strided or tensor.is_quantized:
-    kind = 'quantised' if tensor.is_quantized else 'sparse'
-    raise ModelError(f'{name} is {kind}; save the weights dense and in float32')
-  if tensor.is_floating_point():
-    tensor = tensor.float()  # numpy has no bfloat16
-  # A copy: the file may be mapped, and be replaced while we still compute.
-  return np.array(tensor.detach().numpy())
-
-
-class _StandIn:
-  """Takes what the class that it stands for was given, and does nothing."""
-
-  def __new__(cls, *unused_args, **unused_kwargs):
-    return super().__new__(cls)
-
-  def __init__(self, *args, **unused_kwargs):
-    self.values = {'_val': args[0]} if args else {}
-
-  def __setstate__(self, state):
-    self.values = state if isinstance(state, dict) else {}
-
-
-def _stand_in(name: str) -> type[_StandIn]:
-  return type(name.rsplit('.', 1)[1], (_StandIn,), {})
-
-
-def _empty_dict(*unused_args) -> dict:
-  return {}
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
+class _Plain:
   """Numbers, strings, and lists and dicts of them; None for all else."""
-  if depth > 20:  # a config's nodes also point to their parents
-    return None
-  if isinstance(value, _StandIn):
-    inner = value.__dict__.get('values', {})
-    return _plain(inner.get('_content', inner.get('_val')), depth + 1)
-  if isinstance(value, Mapping):
-    items = {str(k): _plain(v, depth + 1) for k, v in value.items()}
-    return _without_none(items)
-  if isinstance(value, list | tuple):
-    return [_plain(v, depth + 1) for v in value]
-  if getattr(value, 'ndim', None) == 0 and hasattr(value, 'item'):
-    return value.item()
-  return value if isinstance(value, bool | int | float | str) else None
+
+  def __init__(self):
+    self._left = _MOST_VALUES
+
+  def of(self, value: Any, depth: int = 0) -> Any:
+    self._left -= 1
+    if self._left < 0:
+      raise pickled.Damaged(f'its config has over {_MOST_VALUES} values')
+    if depth > 20:  # a config's nodes also point to their parents
+      return None
+    if isinstance(value, pickled.Plain):
+      inner = value.values if isinstance(value.values, Mapping) else {}
+      return self.of(inner.get('_content', inner.get('_val')), depth + 1)
+    if isinstance(value, Mapping):
+      items = {str(k): self.of(v, depth + 1) for k, v in value.items()}
+      return {k: v for k, v in items.items() if v is not None}
+    if isinstance(value, list | tuple):
+      return [self.of(v, depth + 1) for v in value]
+    if isinstance(value, pickled.Tensor) and not value.ndim:
+      return value.array().item()
+    return value if isinstance(value, bool | int | float | str) else None
 
 
 def _is_told(key: str, value: Any) -> bool:
   """Whether to keep what stands beside the weights; not the optimizer's."""
   return key in ('config', 'metrics') or isinstance(value, int | float | str)
 
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-  return {k: v for k, v in values.items() if v is not None}
-
-
-# Foreign weights as they are: arrays by name, and the config beside them.
-#
-# Knows files, not models. Nothing that is read here can run foreign code.
 
 # What Hugging Face names weights, the safe form first.
 _WHOLE = ('model.safetensors', 'pytorch_model.bin')
@@ -229,16 +179,15 @@ def read_state_dict(path: str | os.PathLike) -> StateDict:
   """Reads a file of weights, or a Hugging Face folder.
 
   Args:
-    path: .safetensors, .pth, .pt or .bin (the last three need torch), or a
-      folder with model.safetensors or pytorch_model.bin, whole or in shards.
+    path: .safetensors, .pth, .pt or .bin, or a folder with model.safetensors
+      or pytorch_model.bin, whole or in shards.
 
   Returns:
     The weights; a wrapping `model` or `state_dict` and the prefix `module.` of
     parallel training are taken off.
 
   Raises:
-    ModelError: it cannot be read, needs torch, or needs unpickling of what is
-      not a tensor.
+    ModelError: it cannot be read, or holds other objects than tensors.
   """
   path = pathlib.Path(path)
   folder = path if path.is_dir() else path.parent

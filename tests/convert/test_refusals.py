@@ -1,7 +1,5 @@
 """Weights that are not what they should be are refused, and named."""
 
-import sys
-
 import golden_models
 import numpy as np
 import pytest
@@ -184,13 +182,6 @@ def test_strangers_are_refused(tmp_path, state):
     convert.load_source(tmp_path / 'cut.safetensors')
   with pytest.raises(ModelError, match="unknown format 'onnx'"):
     convert.convert(tmp_path, tmp_path / 'out', to='onnx')
-
-
-def test_without_torch_a_pickle_names_the_remedy(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'torch', None)
-  (tmp_path / 'weights.pth').write_bytes(b'anything')
-  with pytest.raises(ModelError, match=r'groupvit_jax\[torch\]'):
-    convert.load_source(tmp_path / 'weights.pth')
 
 
 @pytest.mark.parametrize(

@@ -127,43 +127,6 @@ def omega_config(arrays, monkeypatch):
   return container({'model': container({'img_encoder': encoder})})
 
 
-class Attack:
-  """Unpickled, it would create a file."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return open, (str(self.path), 'w')
-
-
-def test_objects_in_a_pickle_are_refused_and_not_run(tmp_path, weights):
-  path = tmp_path / 'weights.pth'
-  torch.save({'model': weights, 'extra': Attack(tmp_path / 'run')}, path)
-  with pytest.raises(ModelError, match='io.open.*any program.*weights_only'):
-    convert.load_source(path)
-  assert not (tmp_path / 'run').exists()
-
-
-def test_broken_and_foreign_files_are_refused(tmp_path, weights):
-  path = tmp_path / 'weights.pth'
-  torch.save(weights, path)
-  path.write_bytes(path.read_bytes()[:-200])
-  with pytest.raises(ModelError, match='truncated'):
-    convert.load_source(path)
-  path.write_bytes(b'no weights at all')
-  with pytest.raises(ModelError, match='truncated, or no file'):
-    convert.load_source(path)
-  for content, told in (
-    ([1, 2], 'holds a list'),
-    ({'a': 1}, "'a' is no tensor"),
-    ({'model': {}}, 'it is empty'),
-  ):
-    torch.save(content, path)
-    with pytest.raises(ModelError, match=told):
-      convert.load_source(path)
-
-
 def test_torchscript_is_refused_with_the_way_out(tmp_path):
   path = tmp_path / 'my ViT-B-32.pt'
   torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
