@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from groupvit_jax import embeddings
 from groupvit_jax.text import prompts
 
 
@@ -151,12 +152,7 @@ def _embed(
   # text_fn is static: the program is cached by the function's identity.
   vectors = jax.lax.map(lambda chunk: text_fn(variables, chunk), tokens)
   vectors = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
-  return unit(vectors[places].mean(-2))
-
-
-def unit(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
-  """x at unit length; a zero vector stays zero (and its gradient finite)."""
-  return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+  return embeddings.average_prompts(vectors[places])
 
 
 def similarity(

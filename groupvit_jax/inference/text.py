@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from groupvit_jax import errors
+from groupvit_jax import embeddings, errors
 from groupvit_jax.evaluation import windows
 from groupvit_jax.text import prompts
 from groupvit_jax.text.base import Tokenizer
@@ -169,8 +169,8 @@ class TextEncoder:
       padded = np.pad(chunk, ((0, extra), (0, 0)), mode='edge')
       vectors.append(np.asarray(self._encode(padded))[: len(chunk)])
     vectors = np.concatenate(vectors).astype(np.float32)
-    vectors = vectors.reshape(len(words), len(templates), -1).mean(1)
-    return vectors / np.sqrt(np.square(vectors).sum(-1, keepdims=True) + 1e-12)
+    vectors = vectors.reshape(len(words), len(templates), -1)
+    return np.asarray(embeddings.average_prompts(vectors))
 
   def _cut(self, tokens):
     """Leaves out columns of padding; a causal encoder never sees them."""

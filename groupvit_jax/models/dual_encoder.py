@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from groupvit_jax.embeddings import unit_norm
 from groupvit_jax.models import grouping, layers, ops, patches
 
 MAX_SCALE = 100.0
@@ -130,7 +131,7 @@ class DualEncoder(nn.Module):
     texts = self.text(tokens.reshape(batch * t, -1))
     texts = self.text_projector(texts, train).reshape(batch, t, -1)
     result = {
-      'texts': ops.unit_norm(texts),
+      'texts': unit_norm(texts),
       'scale': self.scale(),
       'multi_label_scale': self.multi_label_scale(),
       'assignments': out.get('assignments', ()),
@@ -145,14 +146,14 @@ class DualEncoder(nn.Module):
     if self.learned_background:
       result['background_token'] = self.background_token
     image = self.image_projector(pooled, train)
-    return result | {'image': ops.unit_norm(image)}
+    return result | {'image': unit_norm(image)}
 
   def project_regions(
     self, out: dict, name: str = 'groups'
   ) -> Float[Array, 'b g e']:
     """Unit embeddings of groups or parts; a ViT's patch tokens are both."""
     regions = out[name] if name in out else out['tokens']
-    return ops.unit_norm(self.image_projector(regions, False))
+    return unit_norm(self.image_projector(regions, False))
 
   def encode_image(
     self,
@@ -161,7 +162,7 @@ class DualEncoder(nn.Module):
   ) -> Float[Array, 'b e']:
     """Unit embeddings of normalised images; sizes as in `encode_regions`."""
     pooled, _ = self.image(images, train=False, sizes=sizes)
-    return ops.unit_norm(self.image_projector(pooled, False))
+    return unit_norm(self.image_projector(pooled, False))
 
   def encode_text(
     self, tokens: Int[Array, 'c l'], normalize: bool = True
@@ -171,7 +172,7 @@ class DualEncoder(nn.Module):
     The released evaluation averages templates before normalising.
     """
     texts = self.text_projector(self.text(tokens), False)
-    return ops.unit_norm(texts) if normalize else texts
+    return unit_norm(texts) if normalize else texts
 
   def encode_regions(
     self,
@@ -198,7 +199,7 @@ class DualEncoder(nn.Module):
     pooled, out = self.image(images, train=False, sizes=sizes)
     maps = grouping.compose_assignments(out.get('assignments', ()))
     result = {
-      'image': ops.unit_norm(self.image_projector(pooled, False)),
+      'image': unit_norm(self.image_projector(pooled, False)),
       'embeddings': self.project_regions(out),
       'stages': tuple(
         m.reshape(m.shape[0], *out['grid'], m.shape[-1]) for m in maps

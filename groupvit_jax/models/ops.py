@@ -1,4 +1,4 @@
-"""Products, activations and unit vectors: what layers compute with.
+"""Products and activations: what layers compute with.
 
 On a CPU the costly ones are kept apart from their neighbours (see `apart`).
 """
@@ -69,17 +69,6 @@ def gelu(x: Float[Array, '...']) -> Float[Array, '...']:
 def quick_gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   """CLIP's sigmoid approximation of GELU."""
   return x * jax.nn.sigmoid(1.702 * x)
-
-
-def unit_norm(x: Float[Array, '*b e']) -> Float[Array, '*b e']:
-  """Unit vectors in float32; the zero vector stays zero, its gradient finite.
-
-  The epsilon sits inside the root: an empty group without residual is exactly
-  zero, and the gradient of a plain norm there is NaN.
-  """
-  x = x.astype(jnp.float32)
-  square = jnp.sum(x * x, axis=-1, keepdims=True)
-  return x * jax.lax.rsqrt(square + 1e-8)
 
 
 def product(x, kernel, dimension_numbers, **options):

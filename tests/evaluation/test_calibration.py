@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from groupvit_jax.embeddings import unit_norm
 from groupvit_jax.evaluation import (
   background,
   calibration,
   scoring,
   segmentation,
-  zero_shot,
 )
 from groupvit_jax.evaluation import config as config_lib
 from groupvit_jax.evaluation.config import SegmentConfig
@@ -27,7 +27,7 @@ def regions_of(cosines, rng, width=64):
   embeddings[..., classes] = rest
   maps = np.zeros((batch, 1, groups, groups), np.float32)
   maps[:, 0] = np.eye(groups)  # a pixel for each group
-  image = zero_shot.unit(jnp.asarray(embeddings.mean(1)))
+  image = unit_norm(jnp.asarray(embeddings.mean(1)))
   regions = {'image': image, 'embeddings': jnp.asarray(embeddings)}
   return regions | {'stages': (jnp.asarray(maps),)}, jnp.asarray(text)
 
@@ -116,12 +116,10 @@ def test_refused_groups_keep_the_order_of_their_scores():
 
 def test_background_words_pass_the_gate_without_taking_a_place():
   rng = np.random.default_rng(0)
-  image = zero_shot.unit(jnp.asarray(rng.standard_normal((1, 8), np.float32)))
-  text = zero_shot.unit(jnp.asarray(rng.standard_normal((5, 8), np.float32)))
+  image = unit_norm(jnp.asarray(rng.standard_normal((1, 8), np.float32)))
+  text = unit_norm(jnp.asarray(rng.standard_normal((5, 8), np.float32)))
   text = text.at[0].set(-image[0])  # no word could be farther
-  groups = zero_shot.unit(
-    jnp.asarray(rng.standard_normal((1, 3, 8), np.float32))
-  )
+  groups = unit_norm(jnp.asarray(rng.standard_normal((1, 3, 8), np.float32)))
   plain = SegmentConfig(top_k=2)
   words = dataclasses.replace(plain, background_prompts=True)
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from groupvit_jax import embeddings
 from groupvit_jax.evaluation import resize as resize_lib
-from groupvit_jax.evaluation import scoring, zero_shot
+from groupvit_jax.evaluation import scoring
 from groupvit_jax.evaluation.config import SegmentConfig
 
 CONFIGS = {
@@ -25,7 +26,7 @@ def normal(*shape, seed=0):
 
 
 def unit(*shape, seed):
-  return zero_shot.unit(normal(*shape, seed=seed))
+  return embeddings.unit_norm(normal(*shape, seed=seed))
 
 
 @pytest.mark.parametrize('name', list(CONFIGS))

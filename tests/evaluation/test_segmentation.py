@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import resize, scoring, segmentation, zero_shot
+from groupvit_jax import embeddings
+from groupvit_jax.evaluation import resize, scoring, segmentation
 from groupvit_jax.evaluation.config import SegmentConfig
 
 segment = jax.jit(
@@ -19,10 +20,10 @@ def random_regions(seed=0, b=2, g=3, e=6, c=7, grid=(3, 4)):
   keys = jax.random.split(jax.random.key(seed), 4)
   normal = jax.random.normal
   return {
-    'image': zero_shot.unit(normal(keys[0], (b, e))),
-    'embeddings': zero_shot.unit(normal(keys[1], (b, g, e))),
+    'image': embeddings.unit_norm(normal(keys[0], (b, e))),
+    'embeddings': embeddings.unit_norm(normal(keys[1], (b, g, e))),
     'stages': (jax.nn.softmax(3 * normal(keys[2], (b, *grid, g))),),
-  }, zero_shot.unit(normal(keys[3], (c, e)))
+  }, embeddings.unit_norm(normal(keys[3], (c, e)))
 
 
 def released_labels(regions, text, scale, size, threshold=None, top_k=5):
@@ -103,8 +104,8 @@ def test_groups_are_decided_after_enlarging():
 
 def test_gate_lets_only_the_pictures_top_classes_through():
   text = jnp.eye(4)
-  image = zero_shot.unit(jnp.array([[3.0, 2.0, 1.0, 0.0]]))
-  groups = zero_shot.unit(jnp.array([[[0.1, 0.2, 0.0, 1.0]]]))
+  image = embeddings.unit_norm(jnp.array([[3.0, 2.0, 1.0, 0.0]]))
+  groups = embeddings.unit_norm(jnp.array([[[0.1, 0.2, 0.0, 1.0]]]))
   gated = scoring.group_scores(image, groups, text, 5.0, SegmentConfig(top_k=2))
   np.testing.assert_array_equal(gated[0, 0, 2:], [0.0, 0.0])
   assert gated[0, 0].argmax() == 1

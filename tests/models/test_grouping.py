@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from groupvit_jax.models import grouping, ops
+from groupvit_jax import embeddings
+from groupvit_jax.models import grouping
 
 
 def normal(*shape, seed=0):
@@ -174,7 +175,7 @@ def test_an_empty_tied_group_has_finite_gradients():
 
   def loss(variables):
     y, soft, _, _ = block.apply(variables, x, groups, False)
-    return (ops.unit_norm(y) * normal(2, 3, 8, seed=3)).sum(), (y, soft)
+    return (embeddings.unit_norm(y) * normal(2, 3, 8, seed=3)).sum(), (y, soft)
 
   step = tiny_models.fast_jit(jax.value_and_grad(loss, has_aux=True))
   (_, (y, soft)), grads = step(variables)

@@ -1,4 +1,4 @@
-"""Products, activations and unit vectors against plain forms of them."""
+"""Products and activations against plain forms of them."""
 
 import math
 
@@ -61,17 +61,3 @@ def test_dense_is_flax_dense():
     for m in (ours, flax_s)
   ]
   jax.tree.map(assert_near, *results)
-
-
-def test_unit_norm_of_zero_is_zero_with_a_finite_gradient():
-  x = jnp.stack([jnp.zeros(4), normal(4)])
-  y = ops.unit_norm(x)
-  assert_near(jnp.linalg.norm(y, axis=-1), [0, 1])
-  grad = jax.grad(lambda x: ops.unit_norm(x)[:, 0].sum())(x)
-  assert np.isfinite(grad).all()
-
-
-def test_unit_norm_computes_in_float32():
-  y = ops.unit_norm(normal(2, 300).astype(jnp.bfloat16))
-  assert y.dtype == jnp.float32
-  assert_near(jnp.linalg.norm(y, axis=-1), [1, 1])

@@ -25,7 +25,7 @@ ROOT = PACKAGE.parent
 # layers below its own and from itself.
 LAYERS = (
   ('allocator', 'errors'),
-  ('files', 'sharding'),
+  ('embeddings', 'files', 'sharding'),
   ('models', 'losses', 'text'),
   ('scenes', 'viz'),
   ('data',),
