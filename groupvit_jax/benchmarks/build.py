@@ -140,7 +140,7 @@ def make_segmentation(
   *,
   batch_size: int,
   mesh: Mesh | None,
-  journal: pathlib.Path | None,
+  resume_path: pathlib.Path | None,
   progress: Callable[[int, int], None] | None,
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `build.make`."""
@@ -173,7 +173,7 @@ def make_segmentation(
     batch_size=batch_size,
     mesh=mesh,
     data=question.origin,
-    journal=journal,
+    resume_path=resume_path,
     skip_bad=question.skip_bad,
     boundary=question.boundary,
     diagnosis=question.diagnosis,
@@ -326,7 +326,7 @@ def make_image_level(
   *,
   batch_size: int,
   mesh: Mesh | None,
-  journal: pathlib.Path | None,
+  resume_path: pathlib.Path | None,
   progress: Callable[[int, int], None] | None,
 ) -> Judge:
   """Opens the data and prepares the evaluator; arguments of `build.make`."""
@@ -367,7 +367,7 @@ def make_image_level(
       encoder.tokenizer,
       template=templates[0],
       mesh=mesh,
-      open_journal=_opener(question, examples, settings, journal),
+      open_state=_opener(question, examples, settings, resume_path),
     )
   else:
     names = _class_words(question, examples)
@@ -378,7 +378,7 @@ def make_image_level(
       encoder.tokenizer,
       templates,
       mesh=mesh,
-      open_journal=_opener(question, examples, settings, journal),
+      open_state=_opener(question, examples, settings, resume_path),
     )
   return Judge(
     kind='retrieval' if with_captions else 'classification',
@@ -394,26 +394,26 @@ def _opener(
   examples: Any,
   settings: Mapping[str, Any],
   path: pathlib.Path | None,
-) -> Callable[[Any], resume.Journal]:
+) -> Callable[[Any], resume.ResumeState]:
   """Opens what an interrupted run has left, once the weights are known.
 
   Processes go through whole pictures in step, and could not if one of them had
   fewer left: several keep nothing.
   """
   if path is None or jax.process_count() > 1:
-    return resume.in_memory
+    return lambda variables: resume.ResumeState()
   names = [examples.name(i) for i in range(len(examples))]
-  told = dict(settings) | {
+  settings = dict(settings) | {
     'data': question.origin,
-    'pictures': resume.fingerprint(names),
+    'images': resume.fingerprint(names),
   }
   # Of captioned pictures vectors are kept, which no caption changes.
   if question.benchmark != label_sets.CAPTIONS:
-    told['truth'] = of_labels(question, examples)
+    settings['labels'] = of_labels(question, examples)
 
   def opened(variables):
     weights = resume.checksum(variables)
-    return resume.Journal(path, told | {'weights': weights})
+    return resume.ResumeState(path, settings | {'weights': weights})
 
   return opened
 
@@ -478,7 +478,7 @@ def make(
   *,
   batch_size: int = 8,
   mesh: Mesh | None = None,
-  journal: pathlib.Path | None = None,
+  resume_path: pathlib.Path | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Judge:
   """Opens the data and prepares the evaluator.
@@ -488,7 +488,7 @@ def make(
     encoder: whose pictures they are.
     batch_size: pictures or windows of this process that go together.
     mesh: splits batches over its axis 'data'.
-    journal: where it keeps what it has done, to go on from there.
+    resume_path: file of the resume state; None keeps none.
     progress: told how many pictures are done, and how many there are.
 
   Returns:
@@ -506,7 +506,7 @@ def make(
   options = {
     'batch_size': batch_size,
     'mesh': mesh,
-    'journal': journal,
+    'resume_path': resume_path,
     'progress': progress,
   }
   with explained_as(ConfigError):

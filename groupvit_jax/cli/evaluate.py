@@ -112,7 +112,7 @@ def _evaluate(args, fields, claim) -> int:
       model.as_encoder(),
       batch_size=_batch_size(args, mesh),
       mesh=mesh,
-      journal=_journal(args),
+      resume_path=_journal(args),
       progress=bar.show,
     )
     try:
@@ -138,7 +138,7 @@ def _claim(args) -> report_files.Claim | None:
   """To the report, of the process that writes it."""
   claim = told = None
   if args.out is not None and not jax.process_index():
-    journal = resume.part(report_files.journal_of(args.out))
+    journal = resume.process_path(report_files.journal_of(args.out))
     try:
       claim = report_files.Claim(args.out, journal, args.overwrite)
     except (ValueError, OSError) as error:
@@ -238,7 +238,7 @@ def _journal(args: argparse.Namespace) -> pathlib.Path | None:
 def _forget(args: argparse.Namespace, asked: build.Judge) -> int:
   """What was kept to go on from is of no use to a run that is done."""
   if args.out is not None:
-    asked.evaluator.journal.remove()
+    asked.evaluator.resume_state.remove()
   return 0
 
 
@@ -247,7 +247,7 @@ def _interrupted(args: argparse.Namespace) -> str:
     return f'interrupted; {args.benchmark} begins anew next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could go on from here'
-  journal = resume.part(report_files.journal_of(args.out))
+  journal = resume.process_path(report_files.journal_of(args.out))
   if not journal.exists():
     return 'interrupted, before anything was counted'
   again = 'the same command'

@@ -46,7 +46,7 @@ def make(
   figures = dict(found.figures()) if segmented else dict(found)
   skipped = found.skipped if segmented else asked.skipped()
   # From the first picture to the last, earlier attempts included.
-  seconds = found.seconds if segmented else asked.evaluator.journal.seconds
+  seconds = found.seconds if segmented else asked.evaluator.resume_state.seconds
   images = int(figures['images'])
   report = {
     'format': FORMAT,

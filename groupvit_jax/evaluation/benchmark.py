@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import os
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -41,7 +40,7 @@ from groupvit_jax.evaluation.benchmark_counts import (
 )
 from groupvit_jax.evaluation.benchmark_inputs import Key, Picture, Refused
 from groupvit_jax.evaluation.config import Protocol
-from groupvit_jax.evaluation.resume import Journal
+from groupvit_jax.evaluation.resume import ResumeState
 from groupvit_jax.text import prompts
 
 # The compiled programs of an evaluation, and how a batch goes through them.
@@ -147,7 +146,7 @@ def _encode(
 merge = jax.jit(lambda a, b: a.merge(b))
 
 
-# One pass over a benchmark: pictures to batches to counts to the journal.
+# One pass over a benchmark: pictures to batches to counts to the resume state.
 
 # Batches that may be under way: the host must not run far ahead of the device,
 # since what waits there fills memory.
@@ -161,7 +160,7 @@ class Pass:
     self,
     measure: Callable[[Sequence[Picture]], BenchmarkCounts],
     together: Callable[[Key], int],
-    journal: Journal,
+    state: ResumeState,
     *,
     every: int,
     progress: Callable[[int], None],
@@ -171,22 +170,22 @@ class Pass:
     Args:
       measure: starts a batch of pictures of one key.
       together: how many of a key make a batch.
-      journal: gets the counts.
+      state: gets the counts.
       every: pictures from one writing of it to the next.
       progress: called with the pictures done.
     """
     self._measure, self._together = measure, together
-    self._journal, self._every, self._progress = journal, every, progress
+    self._state, self._every, self._progress = state, every, progress
     # The total and the pictures that it is of. Always replaced together, since
-    # Ctrl-C may come between two lines, and the journal is written even then.
+    # Ctrl-C may come between two lines, and the state is written even then.
     self._pending = None, ()
     self._under_way = collections.deque()
-    self._begin, self._saved = time.monotonic(), len(journal.done)
+    self._saved = len(state.done)
 
   def run(
     self, items: Iterable[Picture | Refused], name: Callable[[int], str]
   ) -> None:
-    """Counts all items; whatever stops it, the journal has what was counted.
+    """Counts all items; whatever stops it, the state has what was counted.
 
     Args:
       items: from `benchmark_inputs.read`.
@@ -197,7 +196,7 @@ class Pass:
       for item in items:
         if isinstance(item, Refused):
           told = name(item.position), item.reason
-          self._journal.refused[item.position] = told
+          self._state.skipped[item.position] = told
         else:
           together = waiting.setdefault(item.key, [])
           together.append(item)
@@ -224,21 +223,18 @@ class Pass:
       jax.block_until_ready(self._under_way.popleft())
 
   def _tell(self):
-    done = len(self._journal.done) + len(self._pending[1])
+    done = len(self._state.done) + len(self._pending[1])
     if done - self._saved >= self._every:
       self._save()
-    self._progress(done + len(self._journal.refused))
+    self._progress(done + len(self._state.skipped))
 
   def _save(self):
     """Fetches the counts and keeps them, with the pictures that they are of."""
     total, positions = self._pending
     if total is not None:
-      self._journal.add(_by_name(jax.device_get(total)), positions)
+      self._state.add(_by_name(jax.device_get(total)), positions)
       self._pending = None, ()
-    now = time.monotonic()
-    self._journal.seconds += now - self._begin
-    self._begin, self._saved = now, len(self._journal.done)
-    self._journal.save()
+    self._saved = len(self._state.done)
 
 
 def _by_name(counts: BenchmarkCounts) -> Mapping[str, np.ndarray]:
@@ -354,7 +350,7 @@ class BenchmarkEvaluator:
     protocol: how it evaluates.
     class_names: in the order of the labels, synonyms as in 'person|man'.
     programs: what is compiled.
-    journal: of the last or present pass; None before the first.
+    resume_state: of the last or present pass; None before the first.
   """
 
   def __init__(
@@ -374,8 +370,8 @@ class BenchmarkEvaluator:
     diagnosis: bool = True,
     skip_bad: bool = False,
     data: Any = None,
-    journal: str | os.PathLike | None = None,
-    journal_every: int = 50,
+    resume_path: str | os.PathLike | None = None,
+    resume_every: int = 50,
     progress: Callable[[int, int], None] | None = None,
   ):
     """Prepares the prompts.
@@ -397,10 +393,10 @@ class BenchmarkEvaluator:
         bring, and how well the best groups fit.
       skip_bad: count and list pictures that cannot be used instead of stopping.
       data: plain values that tell the examples from others of the same names
-        (their folder, a seed); a journal of others is refused.
-      journal: path of a file to go on from after a crash; None keeps none. It
-        stays until `evaluator.journal.remove()`.
-      journal_every: pictures from one writing of it to the next.
+        (their folder, a seed); a resume state of others is refused.
+      resume_path: file of the resume state; None keeps none. The file stays
+        until `evaluator.resume_state.remove()`.
+      resume_every: images from one writing of it to the next.
       progress: called with pictures done and in all, of this process.
 
     Raises:
@@ -421,11 +417,11 @@ class BenchmarkEvaluator:
         'set it to None.'
       )
     self.protocol, self.class_names = protocol, tuple(class_names)
-    self.journal: Journal | None = None
+    self.resume_state: ResumeState | None = None
     self._examples, self._background = examples, background
     self._skip_bad, self._progress = skip_bad, progress
     self._data = data
-    self._journal_path, self._journal_every = journal, journal_every
+    self._resume_path, self._resume_every = resume_path, resume_every
     short_side = config.short_side or SHORT_SIDE
     self._plan = windows.plan(config, short_side, patch_size)
     self._tokens = zero_shot.tokenize_classes(
@@ -462,11 +458,11 @@ class BenchmarkEvaluator:
       errors.ImageError, errors.SourceError, OSError: a picture that cannot be
         used, unless bad ones are skipped; none that can, or no pixel that
         counts.
-      errors.WorkdirError: the journal is of another evaluation.
+      errors.WorkdirError: the resume state is of another evaluation.
     """
     variables = sharding.local_view(variables, self.programs.mesh)
     try:
-      self.journal = self._open_journal(variables)
+      self.resume_state = self._open_state(variables)
       self._pass(predict_fns, variables)
     except Exception as error:
       # Told to the other processes first, which else wait for ever.
@@ -485,7 +481,7 @@ class BenchmarkEvaluator:
         plan=self._plan,
         num_classes=len(self.class_names),
       ),
-      [i for i in mine if i not in self.journal.done],
+      [i for i in mine if i not in self.resume_state.done],
       self._skip_bad,
     )
     tell = self._progress or (lambda done, total: None)
@@ -494,15 +490,15 @@ class BenchmarkEvaluator:
         self.programs.measure, predict_fns['regions'], variables, words
       ),
       self.programs.together,
-      self.journal,
-      every=self._journal_every,
+      self.resume_state,
+      every=self._resume_every,
       progress=lambda done: tell(done, len(mine)),
     ).run(items, self._examples.name)
 
-  def _open_journal(self, variables):
-    path = self._journal_path
+  def _open_state(self, variables):
+    path = self._resume_path
     if path is None:
-      return Journal(None, {})
+      return ResumeState()
     names = list(map(self._examples.name, range(len(self._examples))))
     counter = self.programs.counter
     grouping = re.sub(' at 0x[0-9a-f]+', '', repr(self.programs.grouping))
@@ -510,21 +506,21 @@ class BenchmarkEvaluator:
       'protocol': dataclasses.asdict(self.protocol),
       'classes': self.class_names,
       'data': self._data,
-      'pictures': resume.fingerprint(names),
+      'images': resume.fingerprint(names),
       'weights': resume.checksum(variables),
       'measures': [counter.diagnosis, counter.boundary],
       'grouping': grouping,
     }
-    return Journal(resume.part(path), settings)
+    return ResumeState(resume.process_path(path), settings)
 
   def _result(self):
     """What all processes found together."""
-    journal = self.journal
+    state = self.resume_state
     parts = sharding.gather(
       {
-        'counts': {name: x.tolist() for name, x in journal.counts.items()},
-        'skipped': list(journal.refused.values()),
-        'seconds': journal.seconds,
+        'counts': {name: x.tolist() for name, x in state.counts.items()},
+        'skipped': list(state.skipped.values()),
+        'seconds': state.seconds,
       }
     )
     failed = [part['failure'] for part in parts if 'failure' in part]

@@ -4,7 +4,6 @@ Top-1 and top-5 accuracy, as the paper reports for ImageNet (appendix C.1).
 """
 
 import functools
-import time
 from collections.abc import (
   Callable,
   Collection,
@@ -23,12 +22,12 @@ from jaxtyping import Array
 
 from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.evaluation import metrics, zero_shot
-from groupvit_jax.evaluation.resume import Journal, in_memory
+from groupvit_jax.evaluation.resume import ResumeState
 
-# One pass over whole pictures: batches to what is found to the journal.
+# One pass over whole pictures: batches to what is found to the resume state.
 
-# Pictures from one writing of the journal to the next. Writing the vectors of
-# 5,000 pictures (10 MB) takes as long as encoding some of them.
+# Images from one writing of the resume state to the next: fetching each batch
+# at once would keep the device waiting.
 _EVERY = 500
 
 
@@ -53,34 +52,31 @@ class Found(NamedTuple):
 def run(
   batches: Iterable[Any],
   measure: Callable[[Any], Found],
-  journal: Journal,
+  state: ResumeState,
   *,
   every: int = _EVERY,
 ) -> None:
-  """Measures all batches; whatever stops it, the journal has what was found.
+  """Measures all batches; whatever stops it, the state has what was found.
 
   Args:
-    batches: of the pictures that the journal does not have.
+    batches: of the images that the state does not have.
     measure: starts one of them.
-    journal: gets what is found.
-    every: pictures from one writing of it to the next.
+    state: gets what is found.
+    every: images from one writing of it to the next.
 
   Raises:
     ValueError: there is no batch, or no picture that counts.
   """
-  pending, waiting, begin = [], 0, time.monotonic()
+  pending, waiting = [], 0
 
   def keep():
-    nonlocal waiting, begin
+    nonlocal waiting
     for found in pending:
-      journal.add(*_fetched(found))
+      state.add(*_fetched(found))
     pending.clear()
-    now = time.monotonic()
-    journal.seconds += now - begin
-    waiting, begin = 0, now
-    journal.save()
+    waiting = 0
 
-  came = bool(journal.done)
+  came = bool(state.done)
   try:
     for batch in batches:
       came = True
@@ -95,7 +91,7 @@ def run(
       'The evaluation set gave no batches; check that its split is not empty '
       'and that batches_fn() starts a new pass each time it is called.'
     )
-  if not journal.done:
+  if not state.done:
     raise ValueError(
       'No picture of the evaluation set counts: every one was skipped, or is '
       'padding (mask 0).'
@@ -116,7 +112,7 @@ class ClassificationEvaluator:
   Compiled once per predict function and batch shape.
 
   Attributes:
-    journal: of the last or present pass; None before the first.
+    resume_state: of the last or present pass; None before the first.
   """
 
   def __init__(
@@ -128,7 +124,7 @@ class ClassificationEvaluator:
     *,
     top_k: Sequence[int] = (1, 5),
     mesh: Mesh | None = None,
-    open_journal: Callable[[Any], Journal] = in_memory,
+    open_state: Callable[[Any], ResumeState] = lambda _: ResumeState(),
   ):
     """Prepares the prompts.
 
@@ -141,10 +137,10 @@ class ClassificationEvaluator:
       templates: prompts with one `{}` each (ImageNet, released: CLIP's seven).
       top_k: each k is reported as top<k>.
       mesh: splits the batches over its axis 'data'.
-      open_journal: from the weights to what is already found with them.
+      open_state: from the weights to what is already found with them.
     """
-    self.journal: Journal | None = None
-    self._open_journal = open_journal
+    self.resume_state: ResumeState | None = None
+    self._open_state = open_state
     self._batches_fn = batches_fn
     self._num_classes = len(class_names)
     self._tokens = zero_shot.tokenize_classes(tokenizer, class_names, templates)
@@ -168,20 +164,20 @@ class ClassificationEvaluator:
 
     Raises:
       ValueError: for labels out of range or a set without examples.
-      errors.WorkdirError: the journal is of another evaluation.
+      errors.WorkdirError: the resume state is of another evaluation.
     """
-    self.journal = self._open_journal(variables)
+    self.resume_state = self._open_state(variables)
     text = zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
     measure = functools.partial(
       self._measure, predict_fns['image'], variables, text
     )
     run(
-      self._batches_fn(self.journal.done),
+      self._batches_fn(self.resume_state.done),
       lambda batch: measure(self._placed(batch)),
-      self.journal,
+      self.resume_state,
     )
-    images = int(self.journal.counts['images'])
-    hits = self.journal.counts['hits']
+    images = int(self.resume_state.counts['images'])
+    hits = self.resume_state.counts['hits']
     for k, right in zip(self._top_k, hits, strict=True):
       yield f'top{k}', int(right) / images
     yield 'images', float(images)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import classification, zero_shot
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation.resume import Journal, in_memory
+from groupvit_jax.evaluation.resume import ResumeState
 
 _ROWS = 256  # of the table of similarities, at a time
 
@@ -28,7 +28,7 @@ class RetrievalEvaluator:
   Compiled once per predict function and batch shape.
 
   Attributes:
-    journal: of the last or present pass; None before the first.
+    resume_state: of the last or present pass; None before the first.
   """
 
   def __init__(
@@ -40,7 +40,7 @@ class RetrievalEvaluator:
     template: str = '{}',
     top_k: Sequence[int] = (1, 5, 10),
     mesh: Mesh | None = None,
-    open_journal: Callable[[Any], Journal] = in_memory,
+    open_state: Callable[[Any], ResumeState] = lambda _: ResumeState(),
   ):
     """Prepares the captions.
 
@@ -54,13 +54,13 @@ class RetrievalEvaluator:
       template: what captions are put into (CLIP: 'a photo of {}').
       top_k: each k is reported both ways.
       mesh: splits the batches over its axis 'data'.
-      open_journal: from the weights to what is already found with them.
+      open_state: from the weights to what is already found with them.
 
     Raises:
       ValueError: a picture without captions.
     """
-    self.journal: Journal | None = None
-    self._open_journal = open_journal
+    self.resume_state: ResumeState | None = None
+    self._open_state = open_state
     bare = next((i for i, texts in enumerate(captions) if not texts), None)
     if bare is not None:
       raise ValueError(f'Picture {bare} has no captions; leave it out.')
@@ -95,7 +95,7 @@ class RetrievalEvaluator:
 
     Raises:
       ValueError: for a label out of range or a set without examples.
-      errors.WorkdirError: the journal is of another evaluation.
+      errors.WorkdirError: the resume state is of another evaluation.
     """
     images, places = self._embed_images(predict_fns['image'], variables)
     kept = np.flatnonzero(np.isin(self._owner, places))
@@ -123,7 +123,7 @@ class RetrievalEvaluator:
     self, image_fn: Callable[..., Any], variables: Any
   ) -> tuple[Float[np.ndarray, 'n e'], Int[np.ndarray, 'n']]:
     """Embeddings of all pictures, and which they are; each picture once."""
-    self.journal = self._open_journal(variables)
+    self.resume_state = self._open_state(variables)
 
     def measure(batch):
       label = np.asarray(batch['label'])
@@ -138,9 +138,9 @@ class RetrievalEvaluator:
       )
       return classification.Found(places, {}, vectors)
 
-    batches = self._batches_fn(self.journal.done)
-    classification.run(batches, measure, self.journal)
-    rows = self.journal.rows
+    batches = self._batches_fn(self.resume_state.done)
+    classification.run(batches, measure, self.resume_state)
+    rows = self.resume_state.rows
     places = np.array(sorted(rows))
     return np.stack([rows[place] for place in places.tolist()]), places
 

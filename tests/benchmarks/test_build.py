@@ -263,7 +263,7 @@ def test_another_folder_does_not_go_on(tmp_path):
         diagnosis=False,
       ),
       ENCODER,
-      journal=tmp_path / 'journal',
+      resume_path=tmp_path / 'state',
     )
     if name == 'one':
       asked.evaluator.evaluate(stub.predict_fns, PERFECT)

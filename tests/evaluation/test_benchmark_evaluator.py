@@ -11,6 +11,7 @@ from benchmark_runs import Example, Examples, bands, evaluator
 from stub_models import NAMES, PERFECT, WORST, Stub
 
 from groupvit_jax import errors
+from groupvit_jax.evaluation import resume
 from groupvit_jax.evaluation.evaluator import Evaluator
 
 
@@ -148,47 +149,55 @@ def test_batches_and_devices_change_nothing(stub, mesh8):
   assert 0 < one.miou < 1
 
 
+def counted(path) -> set[int]:
+  """Positions in a resume state."""
+  lines = path.read_text().splitlines()[1:]
+  return {i for line in lines for i in json.loads(line)['positions']}
+
+
 def test_a_crash_resumes_where_it_was(stub, tmp_path):
-  path = tmp_path / 'deep' / 'journal.json'
+  path = tmp_path / 'deep' / 'state.jsonl'
   whole = evaluator(bands(18)).evaluate(stub.predict_fns, PERFECT)
   broken = Examples(bands(18), bad=[15])
-  judge = evaluator(broken, journal=path, journal_every=4)
+  judge = evaluator(broken, resume_path=path, resume_every=4)
   with pytest.raises(errors.ImageError, match='picture 15 is not an image'):
     judge.evaluate(stub.predict_fns, PERFECT)
-  held = json.loads(path.read_text())
-  assert 8 <= len(held['done']) <= 15
+  held = counted(path)
+  assert 8 <= len(held) <= 15
   mended = Examples(bands(18))
   seen = []
   judge = evaluator(
     mended,
-    journal=path,
+    resume_path=path,
     progress=lambda done, total: seen.append((done, total)),
   )
   same(judge.evaluate(stub.predict_fns, PERFECT), whole)
-  assert sorted(mended.read) == sorted(set(range(18)) - set(held['done']))
-  assert seen[0][0] >= len(held['done']) and seen[-1] == (18, 18)
+  assert sorted(mended.read) == sorted(set(range(18)) - held)
+  assert seen[0][0] >= len(held) and seen[-1] == (18, 18)
   # Once more, nothing is read at all.
   again = Examples(bands(18))
-  judge = evaluator(again, journal=path)
+  judge = evaluator(again, resume_path=path)
   same(judge.evaluate(stub.predict_fns, PERFECT), whole)
   assert again.read == []
   with pytest.raises(errors.WorkdirError, match='with other weights '):
     judge.evaluate(stub.predict_fns, WORST)
-  judge.journal.remove()
+  judge.resume_state.remove()
   assert not path.exists()
   path.write_text('{"half')
-  with pytest.raises(errors.WorkdirError, match='is not the journal of an'):
+  with pytest.raises(
+    errors.WorkdirError, match='is not the resume state of an'
+  ):
     judge.evaluate(stub.predict_fns, PERFECT)
 
 
 def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
   """Ctrl-C comes between any two lines; what is on disk stays consistent."""
-  path = tmp_path / 'journal.json'
+  path = tmp_path / 'state.jsonl'
 
   def interrupted(place):
     examples = Examples(bands(5, widths=(8,)), bad=[3])
     judge = evaluator(
-      examples, journal=path, journal_every=2, skip_bad=True, batch_size=1
+      examples, resume_path=path, resume_every=2, skip_bad=True, batch_size=1
     )
     return interruption.at_line(
       place,
@@ -200,19 +209,19 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
   place = 1
   while interrupted(place):
     if path.exists():
-      held = json.loads(path.read_text())
-      images = int(held['counts'].get('images', 0))
-      assert images == len(held['done']), place
+      settings, *lines = path.read_text().splitlines()
+      state = resume.ResumeState(path, json.loads(settings))
+      assert state.counts['images'] == len(state.done), place
       path.unlink()
     place += 1
   assert place > 30
 
 
-def test_a_journal_of_other_data_is_refused(stub, tmp_path):
+def test_a_resume_state_of_other_data_is_refused(stub, tmp_path):
   """Scenes of two seeds have the same names."""
-  path = tmp_path / 'journal.json'
+  path = tmp_path / 'state.jsonl'
   for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with other data ')):
-    judge = evaluator(bands(4), journal=path, data=data)
+    judge = evaluator(bands(4), resume_path=path, data=data)
     if told is None:
       judge.evaluate(stub.predict_fns, PERFECT)
       continue
@@ -220,12 +229,12 @@ def test_a_journal_of_other_data_is_refused(stub, tmp_path):
       judge.evaluate(stub.predict_fns, PERFECT)
 
 
-@pytest.mark.parametrize('held', ['{"settings": 3}', '[]', '{"settings": {}}'])
-def test_a_file_that_is_no_journal_is_refused(stub, tmp_path, held):
-  path = tmp_path / 'journal.json'
+@pytest.mark.parametrize('held', ['[]', 'text'])
+def test_a_file_that_is_no_resume_state_is_refused(stub, tmp_path, held):
+  path = tmp_path / 'state.jsonl'
   path.write_text(held)
-  with pytest.raises(errors.WorkdirError, match='journal.json is'):
-    evaluator(bands(4), journal=path).evaluate(stub.predict_fns, PERFECT)
+  with pytest.raises(errors.WorkdirError, match='state.jsonl is'):
+    evaluator(bands(4), resume_path=path).evaluate(stub.predict_fns, PERFECT)
   assert path.read_text() == held
 
 
@@ -264,19 +273,21 @@ def test_bad_pictures_are_named_or_listed(stub):
 
 def test_what_was_skipped_is_tried_again(stub, tmp_path):
   """Whoever goes on may have mended it, or may not want to skip it."""
-  path = tmp_path / 'journal.json'
+  path = tmp_path / 'state.jsonl'
   broken = Examples(bands(6), bad=[2, 4])
-  judge = evaluator(broken, journal=path, skip_bad=True)
+  judge = evaluator(broken, resume_path=path, skip_bad=True)
   assert len(judge.evaluate(stub.predict_fns, PERFECT).skipped) == 2
   with pytest.raises(errors.ImageError, match='picture 2 is not an image'):
-    evaluator(broken, journal=path).evaluate(stub.predict_fns, PERFECT)
+    evaluator(broken, resume_path=path).evaluate(stub.predict_fns, PERFECT)
   mended = Examples(bands(6), bad=[4])
-  judge = evaluator(mended, journal=path, skip_bad=True)
+  judge = evaluator(mended, resume_path=path, skip_bad=True)
   result = judge.evaluate(stub.predict_fns, PERFECT)
   assert sorted(mended.read) == [2, 4]
   assert [name for name, _ in result.skipped] == ['picture 4']
   assert result.images == 5
-  whole = evaluator(bands(6), journal=path).evaluate(stub.predict_fns, PERFECT)
+  whole = evaluator(bands(6), resume_path=path).evaluate(
+    stub.predict_fns, PERFECT
+  )
   same(whole, evaluator(bands(6)).evaluate(stub.predict_fns, PERFECT))
   assert whole.skipped == ()
 

@@ -27,14 +27,14 @@ def run_one_of_two_processes(address, index, folder):
   mesh = sharding.make_mesh()
   variables = sharding.replicate(PERFECT, mesh)
   assert not variables['shift'].is_fully_addressable
-  path = Path(folder) / 'journal.json'
-  result = evaluator(labelled(), mesh=mesh, journal=path).evaluate(
+  path = Path(folder) / 'state.jsonl'
+  result = evaluator(labelled(), mesh=mesh, resume_path=path).evaluate(
     Stub().predict_fns, variables
   )
   told = {
     'confusion': result.confusion_matrix.tolist(),
     'images': result.images,
-    'journals': len(list(Path(folder).iterdir())),
+    'states': len(list(Path(folder).iterdir())),
   }
   # Of two halves one is broken: both end, with its name.
   try:
@@ -54,7 +54,7 @@ def test_two_processes_equal_one(tmp_path):
   failures = 'SourceError: Another process failed: ', 'ImageError: '
   for told, failure in zip(found, failures, strict=True):
     np.testing.assert_array_equal(told['confusion'], whole.confusion_matrix)
-    assert told['images'] == 9 and told['journals'] == 2
+    assert told['images'] == 9 and told['states'] == 2
     assert told['error'].startswith(f'{failure}picture 3 is not an image')
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from groupvit_jax import errors
 from groupvit_jax.evaluation import classification
-from groupvit_jax.evaluation.resume import Journal, in_memory
+from groupvit_jax.evaluation.resume import ResumeState
 
 COUNT, BATCH = 7, 2
 VECTORS = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
@@ -27,76 +27,76 @@ def found(positions):
   return classification.Found(positions, counts, VECTORS[positions])
 
 
-def run(journal, measure=found, **options):
-  classification.run(batches(journal.done), measure, journal, **options)
-  table = np.stack([journal.rows[i] for i in sorted(journal.rows)])
-  return {name: int(x) for name, x in journal.counts.items()}, table
+def run(state, measure=found, **options):
+  classification.run(batches(state.done), measure, state, **options)
+  table = np.stack([state.rows[i] for i in sorted(state.rows)])
+  return {name: int(x) for name, x in state.counts.items()}, table
 
 
 def test_nothing_is_kept_but_in_memory():
-  counts, table = run(in_memory(None))
+  counts, table = run(ResumeState())
   assert counts == {'sum': 21, 'images': COUNT}
   np.testing.assert_array_equal(table, VECTORS)
 
 
 @pytest.mark.parametrize('kind', ['float32', 'bfloat16'])
-def test_a_journal_holds_vectors_to_the_last_bit(tmp_path, kind):
+def test_a_resume_state_holds_vectors_to_the_last_bit(tmp_path, kind):
   import jax.numpy as jnp
 
-  path = tmp_path / 'journal'
-  journal = Journal(path, {'a': 1})
+  path = tmp_path / 'state.jsonl'
   vectors = VECTORS.astype(jnp.dtype(kind))
-  journal.add({'n': np.array(2)}, [4, 1], vectors[:2])
-  journal.save()
-  again = Journal(path, {'a': 1})
+  ResumeState(path, {'a': 1}).add({'n': np.array(2)}, [4, 1], vectors[:2])
+  again = ResumeState(path, {'a': 1})
   assert again.done == {1, 4} and again.counts == {'n': 2}
   for place, row in ((4, 0), (1, 1)):
     assert again.rows[place].dtype == vectors.dtype
     assert again.rows[place].tobytes() == vectors[row].tobytes()
   with pytest.raises(errors.WorkdirError, match='with another a; delete it'):
-    Journal(path, {'a': 2})
-  path.write_text(path.read_text().replace('"done": [1, 4]', '"done": [1]'))
-  with pytest.raises(errors.WorkdirError, match='is not the journal of an'):
-    Journal(path, {'a': 1})
+    ResumeState(path, {'a': 2})
 
 
-def test_a_journal_of_nothing_is_none(tmp_path):
-  """It would refuse the command once that is corrected."""
-  path = tmp_path / 'journal'
-  Journal(path, {'a': 1}).save()
+def test_a_line_that_was_cut_short_is_counted_again(tmp_path):
+  path = tmp_path / 'state.jsonl'
+  state = ResumeState(path)
   assert not path.exists()
-  journal = Journal(path, {'a': 1})
-  journal.add({'n': np.array(1)}, [0])
-  journal.save()
-  # As earlier versions have left them.
-  path.write_text(path.read_text().replace('"done": [0]', '"done": []'))
-  assert Journal(path, {'a': 2}).counts == {}
+  for i in range(3):
+    state.add({'n': np.array([i, 1])}, [i])
+  path.write_bytes(path.read_bytes()[:-9])
+  state = ResumeState(path)
+  assert state.done == {0, 1}
+  state.add({'n': np.array([2, 1])}, [2])
+  state = ResumeState(path)
+  assert state.done == {0, 1, 2} and state.counts['n'].tolist() == [3, 3]
+  # A file of settings alone is begun anew, whatever they are.
+  path.write_bytes(path.read_bytes().splitlines(True)[0])
+  ResumeState(path, {'a': 2}).add({'n': np.array([9, 9])}, [5])
+  assert ResumeState(path, {'a': 2}).done == {5}
 
 
-def test_what_differs_is_said_with_its_option(tmp_path):
-  journal = Journal(tmp_path / 'journal', {'pictures': 1, 'measures': 1})
-  journal.add({'n': np.array(1)}, [0])
-  journal.save()
-  told = r'other measures \(--no-boundary\) and other pictures \(--limit'
-  with pytest.raises(errors.WorkdirError, match=told):
-    Journal(tmp_path / 'journal', {'pictures': 2, 'measures': 2})
+def test_a_difference_is_named_with_its_option(tmp_path):
+  path = tmp_path / 'state.jsonl'
+  state = ResumeState(path, {'images': 1, 'measures': 1})
+  state.add({'n': np.array(1)}, [0])
+  message = r'other images \(--limit, --split\) and other measures \(--no-bound'
+  with pytest.raises(errors.WorkdirError, match=message):
+    ResumeState(path, {'images': 2, 'measures': 2})
 
 
 def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
   """Ctrl-C comes between any two lines; the next run finds the same."""
-  path = tmp_path / 'journal'
+  path = tmp_path / 'state.jsonl'
 
   def interrupted(place):
     return interruption.at_line(
       place,
-      lambda: run(Journal(path, {}), every=4),
+      lambda: run(ResumeState(path), every=4),
       ('classification.py', 'resume.py'),
-      ('run', 'keep', '_fetched', 'add'),
+      ('run', 'keep', '_fetched', 'add', 'append', '_count'),
     )
 
   place = 1
   while interrupted(place):
-    counts, table = run(Journal(path, {}), every=4)
+    counts, table = run(ResumeState(path), every=4)
     assert counts == {'sum': 21, 'images': COUNT}, place
     np.testing.assert_array_equal(table, VECTORS)
     path.unlink()
@@ -106,7 +106,7 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
 
 def test_says_what_is_wrong():
   with pytest.raises(ValueError, match='gave no batches'):
-    classification.run([], found, in_memory(None))
+    classification.run([], found, ResumeState())
   padding = [np.full(2, -1)]
   with pytest.raises(ValueError, match='No picture of the evaluation set coun'):
-    classification.run(padding, found, in_memory(None))
+    classification.run(padding, found, ResumeState())
