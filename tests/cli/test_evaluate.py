@@ -421,9 +421,9 @@ def test_whole_pictures_go_on_as_well(
   )
   assert run(places, benchmark, *args, out, '--limit', '3') == 1
   said = capsys.readouterr().err
-  assert 'is of an evaluation with' in said and '(--limit' in said
+  assert 'unfinished evaluation with' in said and '(--limit' in said
   assert run(places, benchmark, *args, out, model='vit') == 1
-  assert 'with other weights (--model); delete it' in capsys.readouterr().err
+  assert 'with other weights (--model); delete' in capsys.readouterr().err
   assert not asked
   assert run(places, benchmark, *args, out) == 0
   assert asked and min(asked) == 2
