@@ -8,13 +8,13 @@
 Only evaluation sees them: masks never reach training.
 """
 
-from groupvit_jax.benchmarks.base import IGNORED, Example, First, LabelledSet
+from groupvit_jax.benchmarks.base import IGNORE, Example, First, LabelledSet
 from groupvit_jax.benchmarks.captions import (
   CaptionedImage,
   CaptionSet,
   has_captions,
   open_captions,
-  open_pictures,
+  open_images,
 )
 from groupvit_jax.benchmarks.classification import (
   IMAGENET_CLASSES,
@@ -23,12 +23,12 @@ from groupvit_jax.benchmarks.classification import (
   LabelledImages,
   open_labelled_images,
 )
+from groupvit_jax.benchmarks.layouts import BENCHMARKS, Benchmark, open_set
 from groupvit_jax.benchmarks.own import ScenesSet
-from groupvit_jax.benchmarks.registry import BENCHMARKS, Benchmark, open_set
 
 __all__ = [
   'BENCHMARKS',
-  'IGNORED',
+  'IGNORE',
   'IMAGENET_CLASSES',
   'IMAGENET_IDS',
   'Benchmark',
@@ -42,7 +42,7 @@ __all__ = [
   'ScenesSet',
   'has_captions',
   'open_captions',
+  'open_images',
   'open_labelled_images',
-  'open_pictures',
   'open_set',
 ]

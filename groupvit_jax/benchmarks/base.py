@@ -1,37 +1,46 @@
-"""A labelled set from pictures and label maps that are read when asked for.
+"""Labelled sets: images with label maps, decoded when they are asked for.
 
-What the readers of all layouts share: pairing, decoding, and the checks.
+The reader that all layouts share: pairing, decoding, and the checks.
 """
 
 import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Integer, UInt8
 from PIL import Image
 
+from groupvit_jax.benchmarks.codings import IGNORE, Coding
 from groupvit_jax.data import images
 from groupvit_jax.errors import ImageError, SourceError
 
-# What every labelled set gives: a picture with its truth, by position.
-#
-# Pixels are decoded when they are asked for, so that threads can read ahead.
-
-IGNORED = 255
+__all__ = [
+  'IGNORE',
+  'Example',
+  'First',
+  'LabelledSet',
+  'Pair',
+  'PairSet',
+  'check_limit',
+  'check_names',
+  'from_files',
+  'read_channels',
+  'read_label_map',
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A picture and the class of each of its pixels.
+  """An image and the class of each of its pixels.
 
   Fields:
     name: unique within its set.
     image: RGB pixels.
-    label: positions in the set's `class_names`; 255 does not count.
+    label: positions in the set's `class_names`; 255 is ignored.
   """
 
   name: str
@@ -41,11 +50,11 @@ class Example:
 
 @runtime_checkable
 class LabelledSet(Protocol):
-  """Pictures with label maps, by random access from any thread.
+  """Images with label maps, by random access from any thread.
 
-  `set[i]` raises ImageError, naming the file, for a picture that cannot be
-  used: missing, unreadable, of another size than its truth, or with labels out
-  of range. Others may be read all the same.
+  `set[i]` raises ImageError, naming the file, for an example that cannot be
+  used: missing, unreadable, an image of another size than its label map, or
+  labels out of range. Others may be read all the same.
 
   Fields:
     class_names: in label order, 'background' first if there is one.
@@ -65,14 +74,10 @@ class LabelledSet(Protocol):
 
 
 class First:
-  """The first examples of a set, for a quick look.
-
-  Fields: as LabelledSet.
-  """
+  """The first examples of a set; fields as `LabelledSet`."""
 
   def __init__(self, examples: LabelledSet, count: int):
-    if count < 1:
-      raise ValueError(f'limit must be at least 1, not {count}.')
+    check_limit(count)
     self._examples = examples
     self._count = min(count, len(examples))
     self.class_names = examples.class_names
@@ -88,238 +93,40 @@ class First:
     return self._examples[range(self._count)[index]]
 
 
-# Label maps as they are stored, and the classes that their values mean.
-#
-# Every benchmark has its own coding (0 ignored here, ids with gaps there); a
-# `Rule` is the table from it to positions in the list of class names.
-
-_INVALID = -1
-_MOST_NAMED = 5
-# Pillow spreads grey values of few bits over 0..255.
-_SPREAD = {'L;2': 85, 'L;4': 17}
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-  """What stored values mean.
+class Pair(NamedTuple):
+  """An image and its label map before they are decoded.
 
   Fields:
-    table: class of each stored value; -1 for values that must not occur. Values
-      beyond it must not occur either.
-    expected: the values that may occur, for messages.
+    image: a path or the bytes of an image file.
+    label: a path, the bytes of an image file, or stored values.
+    image_name, label_name: for messages.
   """
 
-  table: Int32[np.ndarray, 'values']
-  expected: str
-
-  def apply(
-    self, stored: Int32[np.ndarray, 'h w'], name: str
-  ) -> Int32[np.ndarray, 'h w']:
-    """Classes of stored values.
-
-    Args:
-      stored: a label map as its file has it.
-      name: what messages call it.
-
-    Raises:
-      ImageError: values that the coding does not have.
-    """
-    inside = (stored >= 0) & (stored < len(self.table))
-    label = np.where(inside, self.table[np.where(inside, stored, 0)], _INVALID)
-    wrong = label == _INVALID
-    if wrong.any():
-      raise ImageError(
-        f'{name} has labels out of range: {_listed(stored[wrong])}, where '
-        f'{self.expected} may occur; check that it is a label map of this '
-        'benchmark, in this coding.'
-      )
-    return label.astype(np.int32)
-
-
-def as_stored(classes: int) -> Rule:
-  """The stored value is the class; 255 is ignored."""
-  return mapped({i: i for i in range(classes)}, f'0 to {classes - 1} and 255')
-
-
-def less_one(classes: int) -> Rule:
-  """0 is ignored and 1 is the first class (mmseg's reduce_zero_label)."""
-  return mapped(
-    {0: IGNORED} | {i + 1: i for i in range(classes)}, f'0 to {classes} and 255'
-  )
-
-
-def mapped(classes: Mapping[int, int], expected: str) -> Rule:
-  """Classes from a table.
-
-  Args:
-    classes: class by stored value. 255 is ignored unless it stands there.
-    expected: see `Rule`.
-  """
-  known = {IGNORED: IGNORED} | dict(classes)
-  table = np.full(max(known) + 1, _INVALID, np.int32)
-  for value, label in known.items():
-    table[value] = label
-  return Rule(table, expected)
-
-
-def read(
-  source: str | os.PathLike | bytes, name: str, size: tuple[int, int]
-) -> Int32[np.ndarray, 'h w']:
-  """The values of a label map, as they are stored.
-
-  Args:
-    source: a file or its bytes: grey or palette, 8 or 16 bits; or RGB with
-      three equal channels.
-    name: what messages call it.
-    size: (h, w) that it must have.
-
-  Returns:
-    Stored values.
-
-  Raises:
-    ImageError: missing, unreadable, of another size, or no label map.
-  """
-  with _opened(source, name) as image:
-    check_size(image.size[::-1], size, name)
-    if image.format == 'JPEG':
-      raise ImageError(
-        f'{name} is a JPEG, which blurs labels: give label maps as PNG.'
-      )
-    try:
-      return _values(image, name)
-    except ImageError:
-      raise
-    except Exception as error:  # Pillow's readers raise whatever they met
-      raise _unreadable(name, error) from error
-
-
-def size_of(
-  source: str | os.PathLike | bytes | np.ndarray, name: str
-) -> tuple[int, int]:
-  """(h, w) of a label map, from its header."""
-  if isinstance(source, np.ndarray):
-    return source.shape
-  with _opened(source, name) as image:
-    return image.size[::-1]
-
-
-def check_size(
-  found: tuple[int, int], wanted: tuple[int, int], name: str
-) -> None:
-  """Raises ImageError where a label map does not fit its picture."""
-  if tuple(found) != tuple(wanted):
-    raise ImageError(
-      f'{name} is {found[1]} x {found[0]} pixels and its picture {wanted[1]} x '
-      f'{wanted[0]}: they must have the same size; take both from the same '
-      'copy of the data, and resize neither.'
-    )
-
-
-def channels(source: bytes, name: str) -> np.ndarray:
-  """The pixels of a label map with several channels, uint8 [h, w, n]."""
-  with _opened(source, name) as image:
-    try:
-      values = np.asarray(image)
-    except Exception as error:  # as above
-      raise _unreadable(name, error) from error
-  return values[..., None] if values.ndim == 2 else values
-
-
-def _opened(source, name):
-  try:
-    return Image.open(io.BytesIO(source) if _is_bytes(source) else source)
-  except FileNotFoundError:
-    raise ImageError(
-      f'{name}: there is no such file, so this picture has no truth; add it, '
-      'or take the picture out.'
-    ) from None
-  except IsADirectoryError:
-    raise ImageError(
-      f'{name} is a folder, where the label map of a picture should be; put '
-      'the file in its place, or take the picture out.'
-    ) from None
-  except Exception as error:  # as above
-    raise _unreadable(name, error) from error
-
-
-def _is_bytes(source):
-  return isinstance(source, bytes | bytearray | memoryview)
-
-
-def _unreadable(name, error):
-  reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-  return ImageError(
-    f'{name} cannot be read as a label map: {reason.rstrip(".")}; get it anew.'
-  )
-
-
-def _values(image, name):
-  stored_as = image.tile[0][3] if image.tile else None  # gone once loaded
-  values = np.asarray(image)
-  if isinstance(stored_as, str) and stored_as in _SPREAD:
-    values = values // _SPREAD[stored_as]
-  if values.ndim == 3:
-    # Of grey or palette with transparency the first channel is the value.
-    single = image.mode in ('LA', 'PA')
-    colours = values[..., :1] if single else values[..., :3]
-    if (colours != colours[..., :1]).any():
-      raise ImageError(
-        f'{name} is a coloured picture: give label maps whose pixel values are '
-        'the classes (grey or palette PNG).'
-      )
-    values = colours[..., 0]
-  if values.dtype.kind not in 'uib':
-    raise ImageError(
-      f'{name} has {values.dtype} pixels: the values of a label map are '
-      'integers (grey or palette PNG).'
-    )
-  return values.astype(np.int32)
-
-
-def _listed(values):
-  found = np.unique(values)
-  named = ', '.join(map(str, found[:_MOST_NAMED].tolist()))
-  more = len(found) - _MOST_NAMED
-  return f'{named} and {more} more' if more > 0 else named
-
-
-class Raw(NamedTuple):
-  """A pair before it is decoded.
-
-  Fields:
-    picture: a path or the bytes of an image file.
-    truth: a path, the bytes of an image file, or stored values (integers h w).
-    picture_name, truth_name: what messages call them.
-  """
-
-  picture: pathlib.Path | bytes
-  truth: pathlib.Path | bytes | np.ndarray
-  picture_name: str
-  truth_name: str
+  image: pathlib.Path | bytes
+  label: pathlib.Path | bytes | Integer[np.ndarray, 'h w']
+  image_name: str
+  label_name: str
 
 
 class PairSet:
-  """A `LabelledSet` over raw pairs.
-
-  Fields: as LabelledSet.
-  """
+  """A `LabelledSet` of pairs; fields as there."""
 
   def __init__(
     self,
     class_names: Sequence[str],
     names: Sequence[str],
-    raw: Callable[[int], Raw],
-    rule: Rule,
+    pair: Callable[[int], Pair],
+    coding: Coding,
     *,
     background: bool = False,
   ):
-    """Holds what it takes to read each example.
+    """Keeps what it takes to read each example.
 
     Args:
       class_names: in label order, the background first if there is one.
       names: of the examples.
-      raw: the pair of a position; called from several threads.
-      rule: what the stored values mean.
+      pair: the pair at a position; called from several threads.
+      coding: classes of the stored values.
       background: whether class 0 is the background.
 
     Raises:
@@ -329,8 +136,8 @@ class PairSet:
     self.class_names = tuple(class_names)
     self.background = background
     self._names = tuple(names)
-    self._raw = raw
-    self._rule = rule
+    self._pair = pair
+    self._coding = coding
 
   def __len__(self) -> int:
     return len(self._names)
@@ -340,71 +147,157 @@ class PairSet:
 
   def __getitem__(self, index: int) -> Example:
     index = range(len(self))[index]
-    raw = self._raw(index)
-    image = _picture(raw)
-    stored = raw.truth
+    pair = self._pair(index)
+    stored = pair.label
     if not isinstance(stored, np.ndarray):
-      stored = read(stored, raw.truth_name, image.shape[:2])
-    label = self._rule.apply(stored.astype(np.int32), raw.truth_name)
+      stored = read_label_map(stored, pair.label_name)
+    image = _image(pair, stored.shape)
+    label = self._coding.decode(stored.astype(np.int32), pair.label_name)
     return Example(self._names[index], image, label)
 
 
 def from_files(
   class_names: Sequence[str],
   files: Sequence[tuple[str, pathlib.Path, pathlib.Path]],
-  rule: Rule,
+  coding: Coding,
   *,
   background: bool = False,
 ) -> PairSet:
   """A set of files.
 
   Args:
-    class_names, rule, background: see `PairSet`.
-    files: name, picture and label map of each example. They need not be there
-      until the example is read.
+    class_names, coding, background: see `PairSet`.
+    files: name, image and label map of each example. They need not exist until
+      the example is read.
   """
 
-  def raw(index):
-    _, picture, truth = files[index]
-    return Raw(picture, truth, str(picture), str(truth))
+  def pair(index: int) -> Pair:
+    _, image, label = files[index]
+    return Pair(image, label, str(image), str(label))
 
   names = [name for name, _, _ in files]
-  return PairSet(class_names, names, raw, rule, background=background)
+  return PairSet(class_names, names, pair, coding, background=background)
 
 
 def check_names(names: Sequence[str]) -> None:
   """Raises SourceError for no example, or two of one name."""
   if not names:
-    raise SourceError('There is no picture to evaluate in this split.')
+    raise SourceError('There is no image to evaluate in this split.')
   if len(set(names)) < len(names):
     seen = set()
     twice = next(n for n in names if n in seen or seen.add(n))
     raise SourceError(
-      f'{twice!r} stands twice in this split: each picture counts once; take '
+      f'{twice!r} stands twice in this split: each image counts once; take '
       'one of them out.'
     )
 
 
-def _picture(raw):
-  """The pixels over which the truth was drawn.
+def check_limit(limit: int | None) -> None:
+  """Raises ValueError for a limit below 1."""
+  if limit is not None and limit < 1:
+    raise ValueError(f'limit must be at least 1, not {limit}.')
+
+
+def _image(pair: Pair, size: tuple[int, int]) -> UInt8[np.ndarray, 'h w 3']:
+  """The pixels over which the label map was drawn.
 
   Those are the stored ones: tools that draw label maps mostly ignore EXIF
-  rotation. Where only the turned picture has the truth's size, the tool did
-  not. (The same turn without a change of size cannot be told: as stored.)
+  rotation. Where only the turned image has the label map's size, the tool did
+  not. (A rotation that keeps the size cannot be noticed: as stored.)
   """
-  size = size_of(raw.truth, raw.truth_name)
-  try:
-    image = images.open_image(raw.picture, raw.picture_name, upright=False)
-  except ImageError as error:
-    if isinstance(raw.picture, pathlib.Path) and not raw.picture.exists():
+  if isinstance(pair.image, pathlib.Path) and not pair.image.exists():
+    raise ImageError(
+      f'{pair.image_name}: there is no such file, but {pair.label_name} is its '
+      'label map; add the image, or remove the label map.'
+    )
+  image = images.open_image(pair.image, pair.image_name, upright=False)
+  if image.shape[:2] == size:
+    return image
+  upright = images.open_image(pair.image, pair.image_name)
+  if upright.shape[:2] == size:
+    return upright
+  raise ImageError(
+    f'{pair.label_name} is {size[1]} x {size[0]} pixels and its image '
+    f'{image.shape[1]} x {image.shape[0]}: they must have the same size; take '
+    'both from the same copy of the data, and resize neither.'
+  )
+
+
+# Label maps as files hold them. JPEG is here to be refused with a reason.
+_FORMATS = ('PNG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG')
+# Pillow spreads grey values of few bits over 0..255.
+_SPREAD = {'L;2': 85, 'L;4': 17}
+
+
+def read_label_map(
+  source: str | os.PathLike | bytes, name: str
+) -> Int32[np.ndarray, 'h w']:
+  """The values of a label map, as they are stored.
+
+  Args:
+    source: a file or its bytes: grey or palette, 8 or 16 bits; or RGB with
+      three equal channels.
+    name: for messages.
+
+  Raises:
+    ImageError: missing, unreadable, or no label map.
+  """
+  values, single = _stored(source, name)
+  if values.ndim == 3:
+    # Of grey or palette with transparency the first channel is the value.
+    colors = values[..., :1] if single else values[..., :3]
+    if (colors != colors[..., :1]).any():
       raise ImageError(
-        f'{raw.picture_name}: there is no such file, but {raw.truth_name} is '
-        'its truth; add the picture, or take the truth out.'
-      ) from None
-    raise error
-  if image.shape[:2] != tuple(size):
-    upright = images.open_image(raw.picture, raw.picture_name)
-    if upright.shape[:2] == tuple(size):
-      return upright
-  check_size(size, image.shape[:2], raw.truth_name)
-  return image
+        f'{name} is a colored image: give label maps whose pixel values are '
+        'the classes (grey or palette PNG).'
+      )
+    values = colors[..., 0]
+  if values.dtype.kind not in 'uib':
+    raise ImageError(
+      f'{name} has {values.dtype} pixels: the values of a label map are '
+      'integers (grey or palette PNG).'
+    )
+  return values.astype(np.int32)
+
+
+def read_channels(source: bytes, name: str) -> UInt8[np.ndarray, 'h w n']:
+  """The pixels of a label map with one or several channels."""
+  values, _ = _stored(source, name)
+  return values[..., None] if values.ndim == 2 else values
+
+
+def _stored(
+  source: str | os.PathLike | bytes, name: str
+) -> tuple[np.ndarray, bool]:
+  """Pixels as stored, and whether only the first channel is a value."""
+  try:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with Image.open(file, formats=_FORMATS) as image:
+      if image.format == 'JPEG':
+        raise ImageError(
+          f'{name} is a JPEG, which blurs labels: give label maps as PNG.'
+        )
+      # Pillow drops it once the pixels are loaded.
+      raw_mode = str(image.tile[0][3]) if image.tile else ''
+      values = np.asarray(image)
+      if raw_mode in _SPREAD:
+        values = values // _SPREAD[raw_mode]
+      return values, image.mode in ('LA', 'PA')
+  except ImageError:
+    raise
+  except FileNotFoundError:
+    raise ImageError(
+      f'{name}: there is no such file, so its image has no label map; add it, '
+      'or remove the image.'
+    ) from None
+  except IsADirectoryError:
+    raise ImageError(
+      f'{name} is a folder, where a label map should be; put the file in its '
+      'place, or remove the image.'
+    ) from None
+  except Exception as error:  # Pillow's readers raise many kinds
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise ImageError(
+      f'{name} cannot be read as a label map: {reason.rstrip(".")}; get it '
+      'anew.'
+    ) from error

@@ -115,7 +115,7 @@ def _check(question):
 
 def _open(folder):
   if not benchmarks.has_captions(folder):
-    return benchmarks.open_pictures(folder, limit=MOST), None
+    return benchmarks.open_images(folder, limit=MOST), None
   found = benchmarks.open_captions(folder, limit=MOST)
   return found, [found.captions(i) for i in range(len(found))]
 

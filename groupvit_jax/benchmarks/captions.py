@@ -1,34 +1,36 @@
-"""Pictures with several captions each, for retrieval.
+"""Images with captions, for retrieval, and images alone.
 
-A list of our own (captions.jsonl), COCO's annotations, or Karpathy's splits.
+Captions come from a list of the user's own (captions.jsonl), COCO's
+annotations, or Karpathy's splits.
 """
 
+import collections
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
-from groupvit_jax.benchmarks import base as base_lib
-from groupvit_jax.benchmarks import folders
+from groupvit_jax.benchmarks import base, folders
 from groupvit_jax.data import images
 from groupvit_jax.errors import SourceError
 
 _LIST = 'captions.jsonl'
 _KARPATHY = 'dataset*.json'
+_Row = tuple[str, tuple[str, ...]]  # path in a folder, captions
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImage:
-  """A picture and its captions.
+  """An image and its captions.
 
   Fields:
     name: unique within its set.
     image: RGB pixels, upright.
-    captions: at least one.
+    captions: none for images alone.
   """
 
   name: str
@@ -37,22 +39,23 @@ class CaptionedImage:
 
 
 class CaptionSet:
-  """Captioned pictures by random access, from any thread.
+  """Captioned images by random access, from any thread.
 
-  `captions[i]` raises ImageError, naming the file, for a picture that cannot be
+  `captions[i]` raises ImageError, naming the file, for an image that cannot be
   read.
   """
 
-  def __init__(self, rows: Sequence[tuple[str, pathlib.Path, tuple[str, ...]]]):
-    """Holds (name, picture, captions) of each.
+  def __init__(self, root: pathlib.Path, rows: Sequence[_Row]):
+    """Keeps (path in the folder, captions) of each image.
 
     Raises:
-      SourceError: no picture, two of one name, or one without a caption.
+      SourceError: no image, two of one name, or a path out of the folder.
     """
-    base_lib.check_names([name for name, _, _ in rows])
-    for name, _, captions in rows:
-      if not captions or not all(c.strip() for c in captions):
-        raise SourceError(f'{name!r} has no caption, or an empty one.')
+    base.check_names([name for name, _ in rows])
+    try:
+      self._paths = [folders.inside(root, name) for name, _ in rows]
+    except ValueError as error:
+      raise SourceError(f'{error}.') from error
     self._rows = tuple(rows)
 
   def __len__(self) -> int:
@@ -62,16 +65,37 @@ class CaptionSet:
     return self._rows[index][0]
 
   def captions(self, index: int) -> tuple[str, ...]:
-    """The captions of a picture, without reading it."""
-    return self._rows[index][2]
+    """The captions of an image, without reading it."""
+    return self._rows[index][1]
 
   def __getitem__(self, index: int) -> CaptionedImage:
-    name, picture, captions = self._rows[index]
-    return CaptionedImage(name, images.open_image(picture), captions)
+    name, captions = self._rows[index]
+    image = images.open_image(self._paths[index])
+    return CaptionedImage(name, image, captions)
+
+
+def open_images(
+  folder: str | os.PathLike, *, limit: int | None = None
+) -> CaptionSet:
+  """Opens all images in a folder and below it, without captions.
+
+  Args:
+    folder: where they are.
+    limit: the first so many alone, by name.
+
+  Raises:
+    SourceError: no such folder, or no image in it.
+  """
+  root = folders.existing(folder)
+  found = folders.images_below(root)
+  if not found:
+    raise SourceError(f'{root} holds no image ({", ".join(folders.IMAGES)}).')
+  names = [path.relative_to(root).as_posix() for path in found]
+  return CaptionSet(root, [(name, ()) for name in names[:limit]])
 
 
 def has_captions(folder: str | os.PathLike) -> bool:
-  """Whether there is any of what `open_captions` looks for."""
+  """Whether there is any file that `open_captions` looks for."""
   root = folders.existing(folder)
   patterns = (_LIST, 'annotations/captions_*.json', _KARPATHY)
   return any(any(root.glob(pattern)) for pattern in patterns)
@@ -83,183 +107,140 @@ def open_captions(
   *,
   limit: int | None = None,
 ) -> CaptionSet:
-  """Opens captioned pictures.
+  """Opens captioned images.
 
   Args:
-    folder: holds, the first that is there, captions.jsonl (a line a picture:
+    folder: holds, the first that is there, captions.jsonl (a line an image:
       image, a path in the folder, and captions); annotations/
       captions_SPLIT.json of COCO with images/SPLIT (or SPLIT); or dataset*.json
       of Karpathy's splits with images/.
-    split: of captions.jsonl the names that SPLIT.txt lists, else the pictures
-      in a folder of that name, None for all; of COCO 'val2017' by default; of
+    split: of captions.jsonl the names that SPLIT.txt lists, else the images in
+      a folder of that name, None for all; of COCO 'val2017' by default; of
       Karpathy's 'test' by default.
-    limit: the first so many pictures alone.
+    limit: the first so many images alone.
 
   Raises:
-    SourceError: no such captions, or an empty split.
+    SourceError: no such captions, an empty split, an image without a caption,
+      or one outside of the folder.
   """
-  if limit is not None and limit < 1:
-    raise ValueError(f'limit must be at least 1, not {limit}.')
+  base.check_limit(limit)
   root = folders.existing(folder)
   coco = root / 'annotations' / f'captions_{split or "val2017"}.json'
   karpathy = sorted(root.glob(_KARPATHY))
   if (root / _LIST).is_file():
-    rows = _from_list(root, split)
+    place, rows = root, _from_list(root, split)
   elif coco.is_file():
-    rows = _from_coco(root, coco, split or 'val2017')
+    place, rows = _from_coco(root, coco, split or 'val2017')
   elif karpathy:
-    rows = _from_karpathy(root, karpathy[0], split or 'test')
+    place, rows = _from_karpathy(root, karpathy[0], split or 'test')
   else:
     raise SourceError(
       f'{root} has no {_LIST}, no annotations/{coco.name} and no '
-      'dataset*.json; docs/evaluation.md tells how each must look.'
+      'dataset*.json; docs/evaluation.md describes each.'
     )
-  return CaptionSet(rows[:limit])
+  for name, captions in rows:
+    if not captions or not all(caption.strip() for caption in captions):
+      raise SourceError(f'{name!r} has no caption, or an empty one.')
+  return CaptionSet(place, rows[:limit])
 
 
-def _from_list(root, split):
-  rows = []
-  for number, line in folders.numbered_lines(root / _LIST):
+class _Line(msgspec.Struct):
+  """A line of captions.jsonl."""
+
+  image: str
+  captions: list[str]
+
+
+def _from_list(root: pathlib.Path, split: str | None) -> list[_Row]:
+  path = root / _LIST
+  rows, paths = [], []
+  needs = '"image" and a list "captions"'
+  for number, line in folders.json_lines(path, _Line, needs):
     try:
-      record = json.loads(line)
-      name, captions = record['image'], record['captions']
-      if not isinstance(captions, list):
-        raise TypeError('captions is no list')
-      path = folders.picture_in(root, name)
-      rows.append((name, path, tuple(map(str, captions))))
-    except (ValueError, KeyError, TypeError) as error:
-      raise SourceError(
-        f'{root / _LIST}, line {number}, needs "image" and a list "captions" '
-        f'as JSON ({error}).'
-      ) from error
-  return rows if split is None else _of_split(rows, root, split)
-
-
-def _of_split(rows, root, split):
-  if (root / f'{split}.txt').is_file():
-    wanted = set(folders.read_list(root / f'{split}.txt'))
-    chosen = [
-      row for row in rows if wanted & {row[0], row[1].name, row[1].stem}
-    ]
-  else:
-    chosen = [row for row in rows if split in row[1].relative_to(root).parts]
+      paths.append(folders.inside(root, line.image))
+    except ValueError as error:
+      raise SourceError(f'{path}, line {number}: {error}.') from error
+    rows.append((line.image, tuple(line.captions)))
+  if split is None:
+    return rows
+  listed = root / f'{split}.txt'
+  wanted = set(folders.read_list(listed)) if listed.is_file() else None
+  chosen = [
+    row
+    for row, file in zip(rows, paths, strict=True)
+    if (
+      split in file.relative_to(root).parts
+      if wanted is None
+      else wanted & {row[0], file.name, file.stem}
+    )
+  ]
   if not chosen:
     raise SourceError(
-      f'{root} has no {split}.txt, and none of its pictures lies in a folder '
+      f'{root} has no {split}.txt, and none of its images lies in a folder '
       f'{split}.'
-      if not (root / f'{split}.txt').is_file()
-      else f'{root / _LIST} has none of the pictures that {split}.txt lists.'
+      if wanted is None
+      else f'{path} has none of the images that {split}.txt lists.'
     )
   return chosen
 
 
-def _from_coco(root, path, split):
-  data = _parsed(path)
+class _CocoImage(msgspec.Struct):
+  id: int
+  file_name: str
+
+
+class _CocoCaption(msgspec.Struct):
+  image_id: int
+  caption: str
+
+
+class _Coco(msgspec.Struct):
+  images: list[_CocoImage]
+  annotations: list[_CocoCaption]
+
+
+def _from_coco(
+  root: pathlib.Path, path: pathlib.Path, split: str
+) -> tuple[pathlib.Path, list[_Row]]:
+  data = folders.read_json(path, _Coco, 'captions of COCO')
   places = [p for p in (root / 'images' / split, root / split) if p.is_dir()]
   if not places:
     raise SourceError(f'{root} has no images/{split} and no {split}.')
-  try:
-    captions = {}
-    for annotation in data['annotations']:
-      captions.setdefault(annotation['image_id'], []).append(
-        annotation['caption']
-      )
-    files = {image['id']: image['file_name'] for image in data['images']}
-  except (KeyError, TypeError) as error:
-    raise _misread(path, error) from error
-  return [
-    (file, places[0] / file, tuple(captions.get(key, ())))
-    for key, file in sorted(files.items(), key=lambda item: item[1])
-  ]
+  captions = collections.defaultdict(list)
+  for annotation in data.annotations:
+    captions[annotation.image_id].append(annotation.caption)
+  listed = sorted(data.images, key=lambda image: image.file_name)
+  return places[0], [(i.file_name, tuple(captions[i.id])) for i in listed]
 
 
-def _from_karpathy(root, path, split):
-  data = _parsed(path)
-  base = root / 'images' if (root / 'images').is_dir() else root
-  try:
-    rows = []
-    for image in data['images']:
-      if image['split'] == split:
-        name = f'{image.get("filepath", "")}/{image["filename"]}'.lstrip('/')
-        sentences = tuple(s['raw'] for s in image['sentences'])
-        rows.append((name, base / name, sentences))
-  except (KeyError, TypeError) as error:
-    raise _misread(path, error) from error
-  if not rows:
-    raise SourceError(f'{path} has no picture of the split {split!r}.')
-  return rows
+class _Sentence(msgspec.Struct):
+  raw: str
 
 
-def _parsed(path):
-  try:
-    return json.loads(path.read_bytes())
-  except (OSError, ValueError) as error:
-    raise _misread(path, error) from error
+class _KarpathyImage(msgspec.Struct):
+  split: str
+  filename: str
+  sentences: list[_Sentence]
+  filepath: str = ''
 
 
-def _misread(path, error):
-  return SourceError(
-    f'{path} cannot be read as captions ({type(error).__name__}: {error}); '
-    'download it anew.'
-  )
+class _Karpathy(msgspec.Struct):
+  images: list[_KarpathyImage]
 
 
-# Pictures of which nothing is known: any folder of them.
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-  """A picture alone.
-
-  Fields:
-    name: its path in the folder.
-    image: RGB pixels, upright.
-  """
-
-  name: str
-  image: UInt8[np.ndarray, 'h w 3']
-
-
-class Pictures:
-  """Pictures by random access, from any thread.
-
-  `pictures[i]` raises ImageError, naming the file, for one that cannot be read.
-  """
-
-  def __init__(self, root: pathlib.Path, names: Sequence[str]):
-    self._root, self._names = root, tuple(names)
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def name(self, index: int) -> str:
-    return self._names[index]
-
-  def __getitem__(self, index: int) -> Picture:
-    name = self._names[index]
-    return Picture(name, images.open_image(self._root / name))
-
-
-def open_pictures(
-  folder: str | os.PathLike, *, limit: int | None = None
-) -> Pictures:
-  """Opens all pictures in a folder and below it.
-
-  Args:
-    folder: where they are.
-    limit: the first so many alone, by name.
-
-  Raises:
-    SourceError: no such folder, or no picture in it.
-  """
-  root = folders.existing(folder)
-  names = [
-    path.relative_to(root).as_posix()
-    for path in folders.files_below(root)
-    if path.suffix.lower() in folders.PICTURES
-  ]
-  if not names:
-    raise SourceError(
-      f'{root} holds no picture ({", ".join(folders.PICTURES)}).'
+def _from_karpathy(
+  root: pathlib.Path, path: pathlib.Path, split: str
+) -> tuple[pathlib.Path, list[_Row]]:
+  data = folders.read_json(path, _Karpathy, "captions of Karpathy's splits")
+  rows = [
+    (
+      f'{image.filepath}/{image.filename}'.lstrip('/'),
+      tuple(sentence.raw for sentence in image.sentences),
     )
-  return Pictures(root, names[:limit])
+    for image in data.images
+    if image.split == split
+  ]
+  if not rows:
+    raise SourceError(f'{path} has no image of the split {split!r}.')
+  place = root / 'images'
+  return place if place.is_dir() else root, rows

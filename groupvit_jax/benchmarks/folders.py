@@ -1,4 +1,4 @@
-"""Finds pictures, label maps and lists in a data set's folder.
+"""Finds and reads the files of a data set's folder: images, lists, JSON.
 
 Errors name what is missing; `open_set` adds how the folder must look.
 """
@@ -6,34 +6,14 @@ Errors name what is missing; `open_set` adds how the folder must look.
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
+
+import msgspec
 
 from groupvit_jax.errors import SourceError
 
-PICTURES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
-
-
-def root_of(
-  folder: str | os.PathLike,
-  wanted: Sequence[str],
-  nested: Sequence[str] = (),
-) -> pathlib.Path:
-  """The folder that holds what is wanted: the one named, or one in it.
-
-  Args:
-    folder: what the user named.
-    wanted: sub-folders or files that must be there.
-    nested: where else to look below it, as archives unpack.
-
-  Raises:
-    SourceError: none holds all of it.
-  """
-  folder = existing(folder)
-  for place in (folder, *(folder / part for part in nested)):
-    if all((place / part).exists() for part in wanted):
-      return place
-  absent = [part for part in wanted if not (folder / part).exists()]
-  raise SourceError(f'{folder} has no {" and no ".join(absent)}.')
+IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
+_T = TypeVar('_T')
 
 
 def existing(folder: str | os.PathLike) -> pathlib.Path:
@@ -45,51 +25,90 @@ def existing(folder: str | os.PathLike) -> pathlib.Path:
   return path
 
 
+def inside(root: pathlib.Path, name: str) -> pathlib.Path:
+  """The path of a file that a list names; it must lie in the list's folder.
+
+  Raises:
+    ValueError: the path leads out of the folder. (Links in the folder may.)
+  """
+  path = pathlib.Path(os.path.abspath(root / name))
+  if not path.is_relative_to(os.path.abspath(root)) or '\0' in name:
+    raise ValueError(
+      f'{name!r} does not lie in the folder {root}: put the image there, and '
+      'write its path from there on'
+    )
+  return root / name
+
+
 def read_list(path: pathlib.Path) -> list[str]:
-  """Names of a list, one a line (of more columns the first counts).
+  """Names of a list, one a line (of several columns the first).
 
   Raises:
     SourceError: it cannot be read or names nothing.
   """
-  return [line.split()[0] for line in lines(path)]
-
-
-def lines(path: pathlib.Path) -> list[str]:
-  """The lines of a list, without empty ones; errors as `read_list`."""
-  return [line for _, line in numbered_lines(path)]
+  return [line.split()[0] for _, line in numbered_lines(path)]
 
 
 def numbered_lines(path: pathlib.Path) -> list[tuple[int, str]]:
-  """`lines`, each with its number in the file, as an editor counts: from 1."""
+  """Lines of a list that are not empty, with their number, from 1.
+
+  Raises:
+    SourceError: it cannot be read or has no line.
+  """
   try:
     text = path.read_text(encoding='utf-8-sig')
   except FileNotFoundError:
     raise SourceError(
-      f'{path}: there is no such list; is it the split that was meant?'
+      f'{path}: there is no such list; is the split the one you meant?'
     ) from None
   except (OSError, UnicodeDecodeError) as error:
     raise SourceError(f'{path} cannot be read as a list: {error}.') from error
   numbered = enumerate(text.splitlines(), 1)
   found = [(number, line) for number, line in numbered if line.strip()]
   if not found:
-    raise SourceError(f'{path} names no picture: the split is empty.')
+    raise SourceError(f'{path} names no image: the split is empty.')
   return found
 
 
-def picture_in(root: pathlib.Path, image: Any) -> pathlib.Path:
-  """The picture that a list in a folder names by its path there.
+def read_json(path: pathlib.Path, kind: type[_T], what: str) -> _T:
+  """A JSON file as a msgspec type.
+
+  Args:
+    path: of the file.
+    kind: the type.
+    what: the content, for messages.
 
   Raises:
-    TypeError: it is no text.
-    ValueError: an absolute path that leads out of the folder.
+    SourceError: it cannot be read, or is of another form.
   """
-  path = root / image
-  if not path.is_relative_to(root):
-    raise ValueError(
-      f'{image!r} does not lie in the folder {root}: put the picture there, '
-      'and write its path from there on'
-    )
-  return path
+  try:
+    return msgspec.json.decode(path.read_bytes(), type=kind)
+  except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    raise SourceError(
+      f'{path} cannot be read as {what} ({error}); download it anew.'
+    ) from error
+
+
+def json_lines(
+  path: pathlib.Path, kind: type[_T], needs: str
+) -> Iterator[tuple[int, _T]]:
+  """Lines of a JSONL file as a msgspec type, with their numbers.
+
+  Args:
+    path: of the file.
+    kind: the type of a line.
+    needs: the form of a line, for messages.
+
+  Raises:
+    SourceError: a line of another form, or as `numbered_lines`.
+  """
+  for number, line in numbered_lines(path):
+    try:
+      yield number, msgspec.json.decode(line, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+      raise SourceError(
+        f'{path}, line {number}, needs {needs} as JSON ({error}).'
+      ) from error
 
 
 def files_below(
@@ -97,13 +116,13 @@ def files_below(
 ) -> Iterator[pathlib.Path]:
   """The files in a folder and its sub-folders, sorted; links are followed.
 
-  What is hidden does not count: tools leave .ipynb_checkpoints and ._x.jpg
-  behind, which would be classes and pictures.
+  Hidden files do not count: tools leave .ipynb_checkpoints and ._x.jpg behind,
+  which would be classes and images.
 
   Args:
     folder: where to look.
-    above: the folders that it lies in; a link to one of them leads nowhere new
-      and is passed over, as it would never end.
+    above: the folders that it lies in; a link to one of them is passed over,
+      since it would never end.
   """
   here = folder.resolve()
   if here in above:
@@ -117,29 +136,30 @@ def files_below(
       yield path
 
 
-def by_stem(
-  folder: pathlib.Path,
-  suffixes: Sequence[str],
-  ending: str = '',
+def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The image files in a folder and its sub-folders, sorted."""
+  return [p for p in files_below(folder) if p.suffix.lower() in IMAGES]
+
+
+def by_name(
+  folder: pathlib.Path, endings: Sequence[str]
 ) -> dict[str, pathlib.Path]:
-  """Files below a folder by their path in it, without `ending` and suffix.
+  """Files below a folder by their path in it, without the ending.
 
   Args:
     folder: searched as `files_below` does.
-    suffixes: of the files, in lower case.
-    ending: what the names end in before the suffix.
+    endings: of the files, suffix included; in any case.
 
   Raises:
     SourceError: two files of one name.
   """
   found = {}
   for path in files_below(folder):
-    if path.suffix.lower() not in suffixes:
+    full = path.relative_to(folder).as_posix()
+    ending = next((e for e in endings if full.lower().endswith(e.lower())), '')
+    if not ending:
       continue
-    stem = path.relative_to(folder).with_suffix('').as_posix()
-    if not stem.endswith(ending):
-      continue
-    name = stem[: len(stem) - len(ending)]
+    name = full[: -len(ending)]
     if name in found:
       raise SourceError(
         f'{found[name]} and {path} have the same name; keep one of them.'
@@ -149,48 +169,29 @@ def by_stem(
 
 
 def paired(
-  pictures: pathlib.Path,
-  truths: pathlib.Path,
-  *,
-  picture_ending: str = '',
-  truth_ending: str = '',
-  picture_suffixes: Sequence[str] = PICTURES,
-  truth_suffixes: Sequence[str] = ('.png',),
+  images: pathlib.Path,
+  labels: pathlib.Path,
+  image_endings: Sequence[str] = IMAGES,
+  label_endings: Sequence[str] = ('.png',),
 ) -> list[tuple[str, pathlib.Path, pathlib.Path]]:
-  """Pictures and label maps of the same names, sorted.
+  """Images and label maps of the same names, sorted.
 
-  What has no partner is kept, with the path where the partner should be: the
+  A file without partner is kept, with the path where the partner should be: the
   reader of that example then says so.
 
   Args:
-    pictures, truths: folders, searched with their sub-folders.
-    picture_ending, truth_ending: what names end in before the suffix.
-    picture_suffixes, truth_suffixes: of files, the usual one first.
+    images, labels: folders, searched with their sub-folders.
+    image_endings, label_endings: what follows the name, the usual one first.
 
   Returns:
-    (name, picture, label map) of each.
-
-  Raises:
-    SourceError: there is none at all.
+    (name, image, label map) of each.
   """
-  left = by_stem(pictures, picture_suffixes, picture_ending)
-  right = by_stem(truths, truth_suffixes, truth_ending)
-  if not left and not right:
-    raise SourceError(
-      f'{pictures} and {truths} hold no picture and no label map: the split is '
-      'empty.'
-    )
-
-  def expected(name):
-    picture = f'{name}{picture_ending}{picture_suffixes[0]}'
-    truth = f'{name}{truth_ending}{truth_suffixes[0]}'
-    return pictures / picture, truths / truth
-
+  left, right = by_name(images, image_endings), by_name(labels, label_endings)
   return [
     (
       name,
-      left.get(name, expected(name)[0]),
-      right.get(name, expected(name)[1]),
+      left.get(name, images / f'{name}{image_endings[0]}'),
+      right.get(name, labels / f'{name}{label_endings[0]}'),
     )
     for name in sorted(left.keys() | right.keys())
   ]

@@ -1,4 +1,4 @@
-"""Pictures as they are classified: read ahead, cropped, in batches."""
+"""Batches of centre crops for image-level evaluation, read ahead."""
 
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -7,19 +7,19 @@ import jax
 import numpy as np
 
 from groupvit_jax import files, sharding
-from groupvit_jax.data import images as images_lib
+from groupvit_jax.data import images
 from groupvit_jax.errors import ImageError, SourceError, UserError
 
 
 class Batches:
-  """What evaluators of whole pictures take as `batches_fn`.
+  """Batches of images for image-level evaluators (`batches_fn`).
 
-  In a run of several processes each takes every so many-th picture; all get the
-  same number of batches.
+  In a run of several processes each takes every n-th image; all get the same
+  number of batches.
 
   Attributes:
-    skipped: (name, reason) of the pictures that the last pass left out, at its
-      end in all processes.
+    skipped: (name, reason) of the images that the last pass left out; complete
+      in all processes at its end.
   """
 
   def __init__(
@@ -39,10 +39,11 @@ class Batches:
       examples: by random access from any thread; each has name and image.
       label: from a position and its example to a label.
       size: (H, W) of the crops.
-      batch_size: pictures in a batch of this process.
-      clip: crop as CLIP does (`data.crops`).
-      skip_bad: leave out pictures that cannot be read, instead of raising.
-      progress: told how many pictures of this process are done, and in all.
+      batch_size: images in a batch of this process.
+      clip: crop as CLIP does (`data.images.crop`).
+      skip_bad: leave out images that cannot be read, instead of raising.
+      progress: called with the number of images of this process that are done,
+        and their total.
     """
     self.skipped: list[tuple[str, str]] = []
     self._examples = examples
@@ -56,7 +57,7 @@ class Batches:
   def __call__(
     self, done: Collection[int] = ()
   ) -> Iterator[dict[str, np.ndarray]]:
-    """A pass over all pictures but those that are done.
+    """A pass over all images but those that are done.
 
     Args:
       done: their positions; in a run of several processes none.
@@ -65,7 +66,7 @@ class Batches:
       image (uint8 b H W 3), label, position, mask (0 for padding).
 
     Raises:
-      UserError, OSError: a picture that cannot be read (without `skip_bad`);
+      UserError, OSError: an image that cannot be read (without `skip_bad`);
         of several processes an ImageError in all of them, at the end.
       SourceError: with `skip_bad`, none that can.
     """
@@ -79,10 +80,10 @@ class Batches:
     places = [*own, *[-1] * (count - len(own))]
     ready = len(all_own) - len(own)
     for rows in files.ahead(self._read, places, self._batch_size):
-      positions, images, labels, mask, bad = zip(*rows, strict=True)
+      positions, crops, labels, mask, bad = zip(*rows, strict=True)
       self.skipped += [reason for reason in bad if reason]
       yield {
-        'image': np.stack(images),
+        'image': np.stack(crops),
         'label': np.asarray(labels, np.int32),
         'position': np.asarray(positions, np.int32),
         'mask': np.asarray(mask, np.float32),
@@ -95,22 +96,23 @@ class Batches:
       raise ImageError(self.skipped[0][1])
     if len(self.skipped) == total:
       raise SourceError(
-        f'None of the {total} pictures can be used; the first: '
+        f'None of the {total} images can be used; the first: '
         f'{self.skipped[0][1]}'
       )
 
-  def _read(self, place: int):
-    """Place, image, label, whether it counts, what is wrong with it."""
+  def _read(
+    self, place: int
+  ) -> tuple[int, np.ndarray, int, bool, tuple[str, str] | None]:
+    """Place, image, label, whether it counts, (name, reason) if it is bad."""
     blank = np.zeros((*self._size, 3), np.uint8)
     if place < 0:
       return place, blank, 0, False, None
     try:
       example = self._examples[place]
-      image = images_lib.crop(example.image, self._size, clip=self._clip)
+      image = images.crop(example.image, self._size, clip=self._clip)
     except (UserError, OSError) as error:
       # Processes go in step: if one stopped here, the others would wait.
       if not self._skip_bad and jax.process_count() == 1:
         raise
-      told = self._examples.name(place), str(error)
-      return place, blank, 0, False, told
+      return place, blank, 0, False, (self._examples.name(place), str(error))
     return place, image, self._label(place, example), True, None

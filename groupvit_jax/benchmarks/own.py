@@ -1,110 +1,144 @@
-"""Anybody's own data: images/, masks/ and classes.txt.
+"""Sets that no download holds: a user's own folder, and drawn scenes.
 
-A mask is a PNG of the picture's name whose pixel value is the line of
-classes.txt, the first line being 0; 255 is ignored.
+A folder has images/, masks/ and classes.txt. A mask is a PNG of the image's
+name whose pixel value is the line of classes.txt, the first line being 0; 255
+is ignored.
 """
 
 import dataclasses
-import os
 import pathlib
 
+import numpy as np
+from absl import logging
+
 from groupvit_jax import scenes
-from groupvit_jax.benchmarks import base, folders, label_sets
-from groupvit_jax.benchmarks.base import Example
-from groupvit_jax.errors import SourceError
+from groupvit_jax.benchmarks import base, codings, folders, label_sets
+from groupvit_jax.errors import ImageError, SourceError
 from groupvit_jax.text import prompts
 
-_MASKS = ('.png', '.tif', '.tiff', '.bmp')
+_MASK_ENDINGS = ('.png', '.tif', '.tiff', '.bmp')
+_LOOKED_AT = 20  # masks, when a set is opened
 
 
 def open_folder(
-  folder: str | os.PathLike, split: str | None = None
-) -> base.PairSet:
-  """Opens a folder of one's own.
+  name: str, folder: pathlib.Path, split: str | None
+) -> base.PairSet | None:
+  """Opens a user's folder.
 
   Args:
+    name: of the benchmark: 'folder'.
     folder: holds images/, masks/ (with the same sub-folders) and classes.txt, a
       class name per line. If the first is 'background' (also with synonyms, as
       in 'background|wall|sky'), it is one: it gets no prompt, and pixels become
       it by the protocol's rule.
-    split: None for all pictures; else images/SPLIT and masks/SPLIT, or the
-      names that SPLIT.txt lists, one a line, with or without suffix.
+    split: None for all images; else images/SPLIT and masks/SPLIT, or the names
+      that SPLIT.txt lists, one a line, with or without suffix.
+
+  Returns:
+    The set, None if a part is missing.
 
   Raises:
-    SourceError: a part is missing or empty; classes.txt has a line that names
-      no class, a name twice, too many classes, or none but the background.
+    SourceError: classes.txt has a line that names no class, a name twice, too
+      many classes, or only the background; no image; a listed one outside of
+      the folder; or masks of 0 and 255 for two classes.
   """
-  root = folders.root_of(folder, ('images', 'masks', 'classes.txt'))
-  names = _class_names(root / 'classes.txt')
+  path = folder / 'classes.txt'
+  if not (folder / 'images').is_dir() or not (folder / 'masks').is_dir():
+    return None
+  if not path.is_file():
+    return None
+  names = _class_names(path)
   background = prompts.synonyms(names[0])[0].lower() == 'background'
   if background and len(names) == 1:
     raise SourceError(
-      f'{root / "classes.txt"} names the background alone, so that there is '
-      'nothing to tell from it: add a line for each class.'
+      f'{path} names the background alone: add a line for each class.'
     )
-  files = _files(root, split)
+  files = _files(folder, split)
+  _check_masks([mask for _, _, mask in files], names)
   return base.from_files(
-    names,
-    files,
-    base.as_stored(len(names)),
-    background=background,
+    names, files, codings.as_stored(len(names)), background=background
   )
 
 
-def _class_names(path):
+def _class_names(path: pathlib.Path) -> tuple[str, ...]:
   try:
     names = label_sets.read_names(path, by_line=True)
     prompts.check_distinct(names, f'{path}: ')
   except (OSError, ValueError) as error:
     raise SourceError(f'{error}.'.replace('..', '.')) from error
-  if len(names) > base.IGNORED:
+  if len(names) > base.IGNORE:
     raise SourceError(
-      f'{path} names {len(names)} classes; there can be {base.IGNORED}, '
-      'since a mask value of 255 means: ignored.'
+      f'{path} names {len(names)} classes; there can be {base.IGNORE}, since a '
+      'mask value of 255 means: ignored.'
     )
   return names
 
 
-def _files(root, split):
+def _files(
+  root: pathlib.Path, split: str | None
+) -> list[tuple[str, pathlib.Path, pathlib.Path]]:
   images, masks = root / 'images', root / 'masks'
+  if split is not None and (images / split).is_dir():
+    images, masks = images / split, folders.existing(masks / split)
+    split = None
+  files = folders.paired(images, masks, label_endings=_MASK_ENDINGS)
   if split is None:
-    return folders.paired(images, masks, truth_suffixes=_MASKS)
-  if (images / split).is_dir():
-    return folders.paired(
-      images / split, folders.existing(masks / split), truth_suffixes=_MASKS
-    )
-  # Whole lines: names of one's own may have blanks in them.
-  listed = map(str.strip, folders.lines(root / f'{split}.txt'))
-  there = {
-    name: (picture, mask)
-    for name, picture, mask in folders.paired(
-      images, masks, truth_suffixes=_MASKS
-    )
-  }
-  return [_listed(name, there, images, masks) for name in listed]
+    return files
+  there = {file[0]: file for file in files}
+  # Whole lines: a user's names may have blanks in them.
+  listed = folders.numbered_lines(root / f'{split}.txt')
+  return [_listed(line.strip(), there, images, masks) for _, line in listed]
 
 
 def _listed(name, there, images, masks):
-  """Also what is listed and not there: its reader names it."""
+  """A file that a list names; a missing one too: its reader reports it."""
   path = pathlib.PurePosixPath(name)
-  if path.suffix.lower() in folders.PICTURES:
+  if path.suffix.lower() in folders.IMAGES:
     name = path.with_suffix('').as_posix()
-  absent = (images / f'{name}.jpg', masks / f'{name}.png')
-  return name, *there.get(name, absent)
+  try:
+    absent = (
+      name,
+      folders.inside(images, f'{name}.jpg'),
+      masks / f'{name}.png',
+    )
+  except ValueError as error:
+    raise SourceError(f'{error}.') from error
+  return there.get(name, absent)
 
 
-# `scenes` as a labelled set: drawn when asked for, nothing on disk.
-#
-# The same scenes as those that training is evaluated with, at any size.
+def _check_masks(masks: list[pathlib.Path], names: tuple[str, ...]) -> None:
+  """Notices masks of 0 and 255, whose 255 is meant to be a class.
 
-DEFAULTS = {'count': 1000, 'size': 224, 'seed': 0}
+  Raises:
+    SourceError: for two classes. For more it may be right, and is a warning.
+  """
+  found = set()
+  for path in masks[:: -(-len(masks) // _LOOKED_AT) or 1]:
+    try:
+      found |= set(np.unique(base.read_label_map(path, str(path))).tolist())
+    except ImageError:  # reported when it is evaluated
+      continue
+  if found != {0, base.IGNORE} or len(names) < 2:
+    return
+  said = (
+    f'{masks[0].parent}: the masks hold the values 0 and 255 alone, and 255 '
+    f'means: ignored, so no pixel is {names[1]!r}. Write the number of its '
+    f'line in classes.txt: 1 for {names[1]!r}.'
+  )
+  if len(names) == 2:
+    raise SourceError(said)
+  logging.warning('%s', said)
+
+
+SCENES_OPTIONS = {'count': 1000, 'size': 224, 'seed': 0}
 _SPLITS = ('train', 'validation', 'test')
 
 
 class ScenesSet:
-  """A `LabelledSet` of drawn scenes; every pixel has a class.
+  """`scenes` as a `LabelledSet`: drawn when asked for, nothing on disk.
 
-  Fields: as LabelledSet.
+  They are the scenes that training is evaluated with, at any size; every pixel
+  has a class. Fields: as LabelledSet.
   """
 
   background = False
@@ -113,11 +147,11 @@ class ScenesSet:
     self,
     split: str = 'validation',
     *,
-    count: int = DEFAULTS['count'],
-    size: int = DEFAULTS['size'],
-    seed: int = DEFAULTS['seed'],
+    count: int = SCENES_OPTIONS['count'],
+    size: int = SCENES_OPTIONS['size'],
+    seed: int = SCENES_OPTIONS['seed'],
   ):
-    """Says which scenes.
+    """Chooses scenes.
 
     Args:
       split: 'validation' or 'test' (or 'train', to look at).
@@ -137,7 +171,7 @@ class ScenesSet:
         f'scenes needs a count of at least 1 and a size of at least 16, not '
         f'{count} and {size}.'
       )
-    self.class_names = scenes.CLASS_NAMES
+    self.class_names: tuple[str, ...] = scenes.CLASS_NAMES
     self._split, self._count, self._size = split, count, size
     self._seed = scenes.split_seed(split, seed)
 
@@ -147,29 +181,23 @@ class ScenesSet:
   def name(self, index: int) -> str:
     return f'{self._split}-{range(self._count)[index]:06d}'
 
-  def __getitem__(self, index: int) -> Example:
+  def __getitem__(self, index: int) -> base.Example:
     index = range(self._count)[index]
     image, _, label = scenes.generate(self._seed, index=index, size=self._size)
-    return Example(self.name(index), image, label.astype('int32'))
+    return base.Example(self.name(index), image, label.astype('int32'))
 
 
 class SceneThings(ScenesSet):
-  """Scenes of which the things alone are asked for: a set with a background.
-
-  Every ground is background (class 0). Nothing else differs, and no model is
-  trained otherwise: it is the truth that is read in another way.
-
-  Fields: as LabelledSet.
-  """
+  """The same scenes with labels of things alone: every ground is background."""
 
   background = True
 
   def __init__(self, split: str = 'validation', **options: int):
-    """Says which scenes; options as of `ScenesSet`."""
+    """Chooses scenes; options as of `ScenesSet`."""
     super().__init__(split, **options)
     self.class_names = ('background', *scenes.THINGS)
 
-  def __getitem__(self, index: int) -> Example:
+  def __getitem__(self, index: int) -> base.Example:
     example = super().__getitem__(index)
     # Grounds come first among the classes of scenes.
     label = (example.label - len(scenes.GROUNDS) + 1).clip(0)

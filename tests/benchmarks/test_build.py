@@ -222,10 +222,8 @@ def test_settings_hold_what_is_left_open(tmp_path, monkeypatch):
   assert question.origin == build.Question('classes', place).origin
 
 
-def test_class_names_follow_the_protocol(tmp_path):
-  import layout_folders
-
-  layout_folders.voc(tmp_path, {'2007_000001': [0, 1]})
+def test_class_names_follow_the_protocol(disk, tmp_path):
+  disk.voc({'2007_000001': [0, 1]})
   for protocol, name in (('groupvit', 'table'), ('tcl', 'diningtable')):
     question = build.Question('voc21', tmp_path, protocol=protocol)
     tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from layout_folders import SIZE, label_map, picture, stored
 from PIL import Image
 
 from groupvit_jax import benchmarks
-from groupvit_jax.benchmarks import open_set, tfds_records
+from groupvit_jax.benchmarks import open_set, tfds_sets
 from groupvit_jax.errors import ImageError, SourceError
 
 tfds = pytest.importorskip('tensorflow_datasets')
@@ -27,16 +26,21 @@ def prepare(folder, name, features, splits, config=None, version='1.0.0'):
   return folder
 
 
-def png(tmp_path, name, values, seed=None, **options):
-  path = tmp_path / 'files' / f'{name}.png'
-  if seed is not None:
-    picture(path, seed)
-  else:
-    label_map(path, values, **options)
-  return str(path)
+@pytest.fixture
+def png(disk):
+  """Writes an image, or a label map of values; its path."""
+
+  def png(name, values=None, **options):
+    if values is None:
+      disk.image(f'files/{name}.png', **options)
+    else:
+      disk.labels(f'files/{name}.png', values, **options)
+    return str(disk.root / f'files/{name}.png')
+
+  return png
 
 
-def test_cityscapes(tmp_path):
+def test_cityscapes(tmp_path, disk, png):
   features = {
     'image_id': tfds.features.Text(),
     'image_left': tfds.features.Image(encoding_format='png'),
@@ -47,8 +51,8 @@ def test_cityscapes(tmp_path):
   records = [
     {
       'image_id': f'ulm_{i}',
-      'image_left': png(tmp_path, f'p{i}', None, seed=i),
-      'segmentation_label': png(tmp_path, f't{i}', values, palette=bool(i)),
+      'image_left': png(f'p{i}', seed=i),
+      'segmentation_label': png(f't{i}', values, palette=bool(i)),
     }
     for i, values in enumerate(([7, 33, 4], [26, 26, 0]))
   ]
@@ -64,14 +68,16 @@ def test_cityscapes(tmp_path):
     examples = open_set('cityscapes', folder)
     assert isinstance(examples, benchmarks.LabelledSet)
     assert len(examples) == 2 and examples.name(1) == 'validation-000001'
-    np.testing.assert_array_equal(examples[0].label, stored([0, 18, 255]))
-    np.testing.assert_array_equal(examples[1].label, stored([13, 13, 255]))
-    assert examples[1].image.shape == (*SIZE, 3)
+    np.testing.assert_array_equal(examples[0].label, disk.stripes([0, 18, 255]))
+    np.testing.assert_array_equal(
+      examples[1].label, disk.stripes([13, 13, 255])
+    )
+    assert examples[1].image.shape == (*disk.size, 3)
   with pytest.raises(SourceError, match=r"as 'train' \(its splits: validation"):
     open_set('cityscapes', data_dir, split='train')
 
 
-def test_pets(tmp_path):
+def test_pets(tmp_path, disk, png):
   features = {
     'image': tfds.features.Image(encoding_format='png'),
     'species': tfds.features.ClassLabel(names=['Cat', 'Dog']),
@@ -82,9 +88,9 @@ def test_pets(tmp_path):
   trimaps = (('Cat', [1, 2, 3]), ('Dog', [3, 1]), ('Dog', [0, 1]))
   records = [
     {
-      'image': png(tmp_path, f'p{i}', None, seed=i),
+      'image': png(f'p{i}', seed=i),
       'species': species,
-      'segmentation_mask': png(tmp_path, f't{i}', values),
+      'segmentation_mask': png(f't{i}', values),
     }
     for i, (species, values) in enumerate(trimaps)
   ]
@@ -94,33 +100,35 @@ def test_pets(tmp_path):
   examples = open_set('pet', data_dir)
   assert examples.class_names == ('background', 'cat', 'dog')
   assert examples.background
-  np.testing.assert_array_equal(examples[0].label, stored([1, 0, 255]))
-  np.testing.assert_array_equal(examples[1].label, stored([255, 2]))
-  with pytest.raises(ImageError, match='trimap of .* record 2 has labels out'):
+  np.testing.assert_array_equal(examples[0].label, disk.stripes([1, 0, 255]))
+  np.testing.assert_array_equal(examples[1].label, disk.stripes([255, 2]))
+  with pytest.raises(
+    ImageError, match='label map of .* record 2 has labels out'
+  ):
     examples[2]
 
 
 @pytest.mark.parametrize('things', [False, True])
-def test_ade20k(tmp_path, things, caplog):
+def test_ade20k(tmp_path, disk, png, things, caplog):
   """Labels of the scene challenge, or TFDS 1.0.0's of the instances."""
-  values = stored([0, 1, 100])
+  values = disk.stripes([0, 1, 100])
   if things:  # red is the class among the things, green the instance
     values = np.stack([values, values * 2, np.zeros_like(values)], -1)
-  path = tmp_path / 'truth.png'
+  path = tmp_path / 'labels.png'
   Image.fromarray(values).save(path)
   features = {
     'image': tfds.features.Image(encoding_format='png'),
     'annotation': tfds.features.Image(encoding_format='png'),
   }
   record = {
-    'image': png(tmp_path, 'p', None, seed=0),
+    'image': png('p', seed=0),
     'annotation': str(path),
   }
   data_dir = prepare(tmp_path, 'scene_parse150', features, {'test': [record]})
   (example,) = open_set('ade20k', data_dir)
   # 8 is the bed, the first of the things; 150 is the flag, the last.
   expected = [255, 7, 149] if things else [255, 0, 99]
-  np.testing.assert_array_equal(example.label, stored(expected))
+  np.testing.assert_array_equal(example.label, disk.stripes(expected))
   assert ('labels of the instance challenge' in caplog.text) == things
 
 
@@ -130,15 +138,15 @@ def test_the_newest_version_is_taken(tmp_path):
     folder.mkdir(parents=True)
     if 'incomplete' not in version:
       (folder / 'dataset_info.json').write_text('{}')
-  found = tfds_records.find(tmp_path, 'cityscapes')
+  found = tfds_sets.find(tmp_path, 'cityscapes')
   assert found == tmp_path / 'cityscapes' / '1.10.0'
-  assert tfds_records.find(tmp_path, 'oxford_iiit_pet') is None
-  assert tfds_records.find(tmp_path / 'cityscapes', 'oxford_iiit_pet') is None
+  assert tfds_sets.find(tmp_path, 'oxford_iiit_pet') is None
+  assert tfds_sets.find(tmp_path / 'cityscapes', 'oxford_iiit_pet') is None
 
 
-def test_a_data_set_of_other_features(tmp_path):
+def test_a_data_set_of_other_features(tmp_path, png):
   features = {'image': tfds.features.Image(encoding_format='png')}
-  records = [{'image': png(tmp_path, 'p', None, seed=0)}]
+  records = [{'image': png('p', seed=0)}]
   prepare(tmp_path, 'oxford_iiit_pet', features, {'test': records})
   with pytest.raises(SourceError, match="has no feature 'segmentation_mask'"):
     open_set('pet', tmp_path)
