@@ -83,7 +83,7 @@ def test_a_file_that_goes_away_is_a_bad_picture(classes, monkeypatch):
 def test_a_set_without_a_good_picture_names_the_first(classes):
   for path in classes.glob('*/*.png'):
     path.write_bytes(b'no picture')
-  told = r'None of the 14 pictures can be used; the first: .*\.png is not an im'
+  told = r'None of the 14 images can be used; the first: .*\.png is not an im'
   with pytest.raises(SourceError, match=told):
     list(batches(classes, skip_bad=True)())
 

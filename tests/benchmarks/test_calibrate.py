@@ -127,7 +127,7 @@ def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
     ({'regions': 'kmeans'}, 'captions', 'groups of their own'),
     ({'class_names': ('background', *'wxyz')}, 'captions', 'No caption names'),
     ({}, 'nowhere', 'nowhere'),
-    ({}, 'model', 'holds no picture'),
+    ({}, 'model', 'holds no image'),
   ],
 )
 def test_what_cannot_be_calibrated(places, model, fields, folder, reason):
