@@ -7,7 +7,7 @@
 Every row is `configs/gvit_s.py:demo` with the options named here, run in a
 process of its own for `--steps` steps on scenes of `--data-seed`, which is not
 the seed of the recorded demo: nothing may be tuned on that one. Prints the
-table of docs/emergence.md; a finished row is not run again.
+table of docs/research/emergence.md; a finished row is not run again.
 """
 
 import argparse

@@ -12,7 +12,8 @@ by: thresholds come from captions, or from pictures alone, of other pictures.
 The rows `learned` want a model trained with `loss.background_weight=1.0`, and
 are left out for others; `learned_after` trains the token alone.
 
-Prints the tables of docs/evaluation.md: each row, and means over the models.
+Prints the tables of docs/research/background.md: each row, and means over the
+models.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 XLA asks for a step's temporary memory anew at every step (186 MB in `:demo`),
 the C library maps it from the kernel and unmaps it afterwards, and every page
 of 4 kB is a fault: a third of the processors' time. In pages of 2 MB the same
-step is 1.3 to 1.4 times as fast (2 cores; docs/emergence.md).
+step is 1.3 to 1.4 times as fast (2 cores; docs/research/emergence.md).
 """
 
 import os

@@ -6,6 +6,9 @@ variables have to be set before jax is first imported.
 
 import os
 
+# Fixtures that several folders share; the others are in their conftest.py.
+pytest_plugins = ['tests.fixtures.processes']
+
 COUNT = '--xla_force_host_platform_device_count'
 if COUNT not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {COUNT}=8'
@@ -16,6 +19,13 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from groupvit_jax import sharding  # noqa: E402
+
+
+@pytest.fixture(scope='module', autouse=True)
+def free_compiled_programs():
+  """Forgets a module's compiled programs: those of all fill the memory."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture

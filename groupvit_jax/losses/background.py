@@ -10,8 +10,8 @@ its nouns: multiple instance learning.
 The rival of a group g is not a further unit vector but `g . v + level`, a
 cosine that a noun has to exceed in this group: on :demo the groups of different
 classes are nearly orthogonal, so that no single direction is near all of them
-(docs/evaluation.md). With v = 0 it is one learned threshold, the bias of a
-sigmoid loss (SigLIP, arXiv 2303.15343).
+(docs/research/background.md). With v = 0 it is one learned threshold, the bias
+of a sigmoid loss (SigLIP, arXiv 2303.15343).
 
 A group token that the pooled picture leaves out was thought of instead. Nothing
 would train it: the losses are as pleased if it wins nothing, or everything that

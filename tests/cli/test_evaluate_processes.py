@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import two_processes
 
 # By the folder of their data, the benchmark and its options.
 COMMANDS = {
@@ -55,7 +54,7 @@ def run_one_of_two_processes(address, index, root):
 
 
 @pytest.fixture(scope='module')
-def root(tmp_path_factory):
+def root(tmp_path_factory, run_two_processes):
   """A model and data, and the reports of one process and of two."""
   import evaluation_folders  # noqa: PLC0415  (imports jax)
   import jax  # noqa: PLC0415
@@ -78,7 +77,7 @@ def root(tmp_path_factory):
     for name in COMMANDS:
       assert cli.main(arguments(name, root, root / 'alone')) == 0
     jax.config.update('jax_disable_most_optimizations', False)
-  told = two_processes.run(__file__, str(root), seconds=900)
+  told = run_two_processes(__file__, str(root), seconds=900)
   codes = dict.fromkeys(COMMANDS, 0) | dict.fromkeys(FAILING, 1)
   assert told == [codes] * 2
   return root

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import two_processes
 from benchmark_runs import Examples, bands, evaluator
 from stub_models import PERFECT, Stub
 
@@ -46,11 +45,11 @@ def run_one_of_two_processes(address, index, folder):
   print(json.dumps(told))
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes_equal_one(tmp_path, run_two_processes):
   whole = evaluator(labelled()).evaluate(Stub().predict_fns, PERFECT)
   assert 0 < whole.miou < 1
   flags = '--xla_backend_optimization_level=0'
-  found = two_processes.run(__file__, str(tmp_path), flags=flags)
+  found = run_two_processes(__file__, str(tmp_path), flags=flags)
   failures = 'SourceError: Another process failed: ', 'ImageError: '
   for told, failure in zip(found, failures, strict=True):
     np.testing.assert_array_equal(told['confusion'], whole.confusion_matrix)

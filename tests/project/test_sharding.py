@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import two_processes
 from jax.sharding import AxisType
 
 from groupvit_jax import sharding
@@ -112,9 +111,9 @@ def run_one_of_two_processes(address, index):
   print(json.dumps({'loss': float(loss), 'grad': np.asarray(grad).tolist()}))
 
 
-def test_two_processes_equal_one():
+def test_two_processes_equal_one(run_two_processes):
   loss, grad = loss_and_grad(None, jnp.eye(4), *map(jnp.asarray, pairs()))
-  for result in two_processes.run(__file__):
+  for result in run_two_processes(__file__):
     np.testing.assert_allclose(result['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(result['grad'], grad, atol=1e-6)
 

@@ -1,0 +1,114 @@
+"""Documentation is short, and what it names exists."""
+
+import pathlib
+import re
+import runpy
+import shlex
+
+import pytest
+
+from groupvit_jax import cli
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = sorted(
+  [
+    *ROOT.glob('*.md'),
+    *ROOT.glob('docs/**/*.md'),
+    *ROOT.glob('benchmarks/*.md'),
+  ]
+)
+# Words, code and tables included. Research notes have no limit.
+LIMITS = {
+  'README.md': 600,
+  'docs/architecture.md': 1500,
+  'docs/benchmarks.md': 1200,
+  'docs/data.md': 1200,
+  'docs/evaluation.md': 1200,
+  'docs/inference.md': 1200,
+  'docs/quickstart.md': 1200,
+  'docs/training.md': 1200,
+}
+HOW_TO = [page for page in LIMITS if page != 'docs/architecture.md']
+
+
+def read(page: str | pathlib.Path) -> str:
+  return (ROOT / page).read_text()
+
+
+def commands(program: str) -> list[list[str]]:
+  """Arguments of a program's calls in the shell examples of all pages."""
+  found = []
+  for page in PAGES:
+    for block in re.findall(r'```sh\n(.*?)```', read(page), re.DOTALL):
+      for line in block.replace('\\\n', ' ').splitlines():
+        for part in line.split(' && '):
+          if part.startswith(f'{program} '):
+            words = shlex.split(part, comments=True)
+            found.append(words[len(program.split()) :])
+  return found
+
+
+def test_every_page_a_user_reads_has_a_limit():
+  pages = {str(p.relative_to(ROOT)) for p in ROOT.glob('docs/*.md')}
+  assert pages | {'README.md'} == set(LIMITS)
+
+
+@pytest.mark.parametrize('page', LIMITS)
+def test_a_page_is_short(page):
+  assert len(read(page).split()) <= LIMITS[page]
+
+
+@pytest.mark.parametrize('page', HOW_TO)
+def test_a_how_to_page_begins_with_a_command(page):
+  before, _, after = read(page).partition('```sh\n')
+  assert after, 'no command'
+  assert len(before.split()) < 60 and '\n## ' not in before
+
+
+def test_links_and_named_files_exist():
+  missing = []
+  for page in PAGES:
+    text = read(page)
+    links = re.findall(r'\]\(([^)#\s]+)[^)]*\)', text)
+    missing += [
+      f'{page.relative_to(ROOT)}: {link}'
+      for link in links
+      if '://' not in link and not (page.parent / link).exists()
+    ]
+    named = re.findall(
+      r'`((?:groupvit_jax|tests|configs|colabs|benchmarks|docs)/[\w/.]+)`', text
+    )
+    missing += [
+      f'{page.relative_to(ROOT)}: {name}'
+      for name in named
+      # Research notes name files of other repositories as well.
+      if 'research' not in page.parts and not (ROOT / name).exists()
+    ]
+  assert not missing
+
+
+def test_options_of_the_command_exist(capsys):
+  calls = commands('groupvit')
+  assert len(calls) > 10
+  for words in calls:
+    # A sub-command, or the two words of `tokenizer train`.
+    names = words[: 1 + (words[0] == 'tokenizer')]
+    with pytest.raises(SystemExit):
+      cli.main([*names, '--help'])
+    known = capsys.readouterr().out
+    for word in words:
+      if word.startswith('--'):
+        assert word.split('=')[0] in known, ' '.join(words)
+
+
+def test_configurations_exist():
+  get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
+  arguments = {
+    word.partition('.py:')[2]
+    for words in commands('python -m groupvit_jax.main')
+    for word in words
+    if word.startswith('--config=')
+  }
+  assert len(arguments) > 3
+  for argument in sorted(arguments):
+    get_config(argument or None)
