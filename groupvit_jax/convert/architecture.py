@@ -1,4 +1,4 @@
-"""The architecture of foreign weights, read from their shapes.
+"""The architecture of weights: read from their shapes, or checked against them.
 
 Shapes tell all but the number of heads (and the sides of pictures that are not
 square): config.json says these, or a head is assumed to be 64 wide, as in every
@@ -11,10 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from groupvit_jax.convert import fields
 from groupvit_jax.convert.keymaps import KeyMap
 from groupvit_jax.errors import ModelError
+from groupvit_jax.models import build
 
 HEAD_WIDTH = 64
 
@@ -234,3 +238,199 @@ def _image_size(positions: int, patch: int, hints: Hints) -> Any:
       'the model beside its weights'
     )
   return side * patch
+
+
+# An architecture against its weights, before anything is built.
+
+# The text encoder's mask takes the square of it; CLIP has 77.
+_LONGEST_TEXT = 4096
+_MOST_STAGES = 64
+_TOP = {
+  'image_encoder': fields.TEXT,
+  'image': fields.MAPPING,
+  'text': fields.MAPPING,
+  'embed_dim': fields.COUNT,
+  'projector_width': fields.COUNT_FROM_0,
+  'projector_bias': fields.FLAG,
+  'separate_multi_label_scale': fields.FLAG,
+  'learned_background': fields.FLAG,
+}
+_ENCODER = {
+  'image_size': fields.SIDES,
+  'patch_size': fields.COUNT,
+  'width': fields.COUNT,
+  'depth': fields.COUNT_FROM_0,
+  'depths': fields.COUNTS,
+  'num_heads': fields.COUNT,
+  'num_group_tokens': fields.COUNTS,
+  'num_output_groups': fields.COUNTS,
+  'vocab_size': fields.COUNT,
+  'context_length': fields.COUNT,
+  'mlp_ratio': fields.FACTOR,
+  'assign_mlp_ratio': fields.FACTOR,
+  'drop_path_rate': fields.FACTOR,
+  'gumbel_temperature': fields.FACTOR,
+  'gumbel_noise': fields.FACTOR,
+  'init_std': fields.FACTOR,
+  'assignment': fields.TEXT,
+  'group_residual': fields.FLAG,
+  'pre_assign_attn': fields.FLAG,
+  'token_mixer': fields.FLAG,
+  'center_keys': fields.FLAG,
+}
+
+
+def check(described: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
+  """Checks the numbers of an architecture; nothing is built or allocated.
+
+  Args:
+    described: the architecture, from a file that anyone may have written.
+    flat: the weights, by our path.
+
+  Raises:
+    ModelError: a field is missing or of another kind, or sizes do not fit to
+      each other or to the weights.
+  """
+  where = 'architecture'
+  _check_kinds(described, _TOP, where)
+  for part in ('image', 'text'):
+    _check_kinds(
+      fields.need(described, part, fields.MAPPING, where),
+      _ENCODER,
+      f'{where}, {part}',
+    )
+  try:
+    model = build.build(described)
+  except ValueError as error:
+    raise ModelError(str(error)) from error
+  image, text = model.image, model.text
+  for part, encoder in (('image', image), ('text', text)):
+    if encoder.width % encoder.num_heads:
+      raise ModelError(
+        f'{where}, {part}: {encoder.num_heads} heads do not divide the width '
+        f'{encoder.width}'
+      )
+  if text.context_length > _LONGEST_TEXT:
+    raise ModelError(
+      f'{where}, text: context_length {text.context_length} is over the '
+      f'limit of {_LONGEST_TEXT}'
+    )
+  stages = described['image'].get('depths', [described['image'].get('depth')])
+  if sum(stages) + text.depth > len(flat) or len(stages) > _MOST_STAGES:
+    raise ModelError(
+      f'{where}: depths {str(stages):.80} and {text.depth} are more than the '
+      f'{len(flat)} arrays of the weights are enough for'
+    )
+  groups = [
+    described['image'].get(name, stages)
+    for name in ('num_group_tokens', 'num_output_groups')
+  ]
+  if {len(values) for values in groups} != {len(stages)}:
+    raise ModelError(
+      f'{where}, image: depths, num_group_tokens and num_output_groups differ '
+      'in length'
+    )
+  size = image.image_size
+  h, w = (size, size) if isinstance(size, int) else size
+  grid = (h // image.patch_size) * (w // image.patch_size)
+  positions = flat.get('params/image/embed/positions')
+  if positions is not None and positions.ndim > 1:
+    before = described['image_encoder'] == 'clip_vit'  # the class token's
+    if positions.shape[-2] != grid + before:
+      raise ModelError(
+        f'{where}, image: {h} x {w} pixels in patches of {image.patch_size} '
+        f'are {grid} patches, the weights have {positions.shape[-2] - before} '
+        'positions'
+      )
+
+
+def _check_kinds(
+  values: Mapping[str, Any], kinds: Mapping[str, fields.Kind], where: str
+) -> None:
+  for name in values:
+    if name in kinds:
+      fields.need(values, name, kinds[name], where)
+
+
+def check_arrays(
+  described: Mapping[str, Any],
+  flat: Mapping[str, np.ndarray],
+  keymap: KeyMap | None = None,
+) -> None:
+  """Checks variables against the model that is to use them.
+
+  Args:
+    described: an architecture that `check` has passed.
+    flat: arrays by our path.
+    keymap: whose names to tell; None: ours.
+
+  Raises:
+    ModelError: arrays are missing or too many, of another shape, no floating
+      numbers, or not finite; names them all.
+  """
+  wanted = expected_shapes(described)
+  keymap = keymap or KeyMap('this architecture', '', ())
+
+  def theirs(path: str) -> str:
+    return ', '.join(keymap.names(path)) or path
+
+  keymap.refuse(
+    missing=[theirs(path) for path in wanted if path not in flat],
+    superfluous=[theirs(path) for path in flat if path not in wanted],
+  )
+  keymap.refuse(
+    misshapen=[
+      f'{theirs(path)}: here as {flat[path].shape}, needed as {shape}'
+      for path, shape in wanted.items()
+      if flat[path].shape != shape
+    ]
+  )
+  keymap.refuse(
+    not_floating=[
+      f'{theirs(p)}: {x.dtype}' for p, x in flat.items() if x.dtype.kind != 'f'
+    ]
+  )
+  keymap.refuse(
+    not_finite=[theirs(p) for p, x in flat.items() if not np.isfinite(x).all()]
+  )
+
+
+def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """Shapes by path of all variables of an architecture; nothing is computed.
+
+  The blocks of a stage are alike, so one of each is traced.
+
+  Raises:
+    ModelError: no such model can be built.
+  """
+  image, text = dict(described['image']), dict(described['text'])
+  depths = {'text': text['depth']}
+  text['depth'] = min(1, text['depth'])
+  if 'depths' in image:
+    depths |= {f'image/stage_{i}': n for i, n in enumerate(image['depths'])}
+    image['depths'] = [min(1, n) for n in image['depths']]
+  else:
+    depths['image'] = image['depth']
+    image['depth'] = min(1, image['depth'])
+  size = image['image_size']
+  h, w = (size, size) if isinstance(size, int) else size
+  images = jax.ShapeDtypeStruct((1, h, w, 3), jnp.float32)
+  tokens = jax.ShapeDtypeStruct((1, 1, 2), jnp.int32)
+  rngs = {'params': jax.random.key(0)}
+  try:
+    model = build.build({**described, 'image': image, 'text': text})
+    variables = jax.eval_shape(model.init, rngs, images, tokens)
+  except Exception as error:  # of many kinds: sizes that do not fit
+    told = ' '.join(str(error).split())
+    raise ModelError(
+      f'the architecture makes no model ({type(error).__name__}: {told:.200})'
+    ) from error
+  leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
+  shapes = {}
+  for keys, x in leaves:
+    path = '/'.join(str(key.key) for key in keys)
+    before, block, after = path.partition('/block_0/')
+    count = depths[before.partition('/')[2]] if block else 1
+    for i in range(count):
+      shapes[f'{before}/block_{i}/{after}' if block else path] = x.shape
+  return shapes

@@ -12,14 +12,15 @@ import pathlib
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors
 
 from groupvit_jax import files
-from groupvit_jax.convert import tensors
+from groupvit_jax.convert import architecture, fields, tensors
 from groupvit_jax.errors import ModelError
+from groupvit_jax.text import clip, make_tokenizer
 
 # What conversion hands on: one model, whatever it came from.
 
@@ -77,7 +78,12 @@ def describe(converted: Converted) -> str:
     figures = [f'{name} {value:.4g}' for name, value in metrics.items()]
     lines.append(('metrics', ', '.join(figures)))
   lines += [('note', note) for note in metadata.get('notes', ())]
-  return '\n'.join(f'{name + ":":<15}{value}' for name, value in lines)
+  return '\n'.join(f'{name + ":":<15}{_shown(text)}' for name, text in lines)
+
+
+def _shown(text: str) -> str:
+  """A text that others wrote, without what a terminal would obey."""
+  return ''.join(x if x.isprintable() else ' ' for x in text)
 
 
 def model_card(converted: Converted) -> str:
@@ -179,91 +185,6 @@ def _parameters(variables: Mapping[str, Any]) -> str:
   return f'{total:,} ({parts})'
 
 
-# Values of JSON that others wrote: each of its kind, or refused by name.
-#
-# A config.json comes from anywhere; what is wrong in it should not first show
-# as an error deep inside a model.
-
-
-class Kind(NamedTuple):
-  """What a value should be: in words for a message, and as a test."""
-
-  words: str
-  fits: Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-  return type(value) in (int, float)
-
-
-def _is_count(value: Any) -> bool:
-  return type(value) is int and value > 0
-
-
-def _each(fits: Callable[[Any], bool], *lengths: int):
-  return lambda values: (
-    isinstance(values, list | tuple)
-    and all(map(fits, values))
-    and (not lengths or len(values) in lengths)
-  )
-
-
-TEXT = Kind('a text', lambda value: isinstance(value, str))
-TEXTS = Kind('a list of texts', _each(TEXT.fits))
-NUMBER = Kind('a number', _is_number)
-COUNT = Kind('a whole number above 0', _is_count)
-COUNTS = Kind(
-  'a list of whole numbers', _each(lambda n: type(n) is int and n >= 0)
-)
-SIDES = Kind(
-  'a whole number above 0 or two of them',
-  lambda value: _is_count(value) or _each(_is_count, 2)(value),
-)
-COLOUR = Kind('three numbers', _each(_is_number, 3))
-MAPPING = Kind('an object', lambda value: isinstance(value, Mapping))
-NUMBERS_BY_NAME = Kind(
-  'an object of numbers',
-  lambda value: MAPPING.fits(value) and all(map(_is_number, value.values())),
-)
-TEXTS_BY_NAME = Kind(
-  'an object of texts',
-  lambda value: MAPPING.fits(value) and all(map(TEXT.fits, value.values())),
-)
-
-
-def get(
-  values: Mapping[str, Any], name: str, kind: Kind, where: str, default=None
-) -> Any:
-  """A value, or the default where there is none (or null).
-
-  Args:
-    values: an object of JSON.
-    name: of the field.
-    kind: one of the kinds of this module.
-    where: what the message calls the object, such as 'config.json'.
-    default: for a field that is not there.
-
-  Raises:
-    ModelError: it is of another kind.
-  """
-  value = values.get(name)
-  if value is None:
-    return default
-  if not kind.fits(value):
-    raise ModelError(
-      f'{where}: {name} should be {kind.words}, and is {repr(value)[:80]}'
-    )
-  return value
-
-
-def need(values: Mapping[str, Any], name: str, kind: Kind, where: str) -> Any:
-  """The same of a field that has to be there; ModelError if it is not."""
-  value = get(values, name, kind, where)
-  if value is None:
-    raise ModelError(f'{where} lacks {name}')
-  return value
-
-
 # The config.json of a model folder: what it holds, and reading it.
 
 FORMAT = 1
@@ -272,19 +193,19 @@ CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 _KINDS = {
   'architecture': {},
   'preprocessing': {
-    'mean': COLOUR,
-    'std': COLOUR,
-    'short_side': COUNT,
-    'top_k': COUNT,
+    'mean': fields.COLOUR,
+    'std': fields.DEVIATIONS,
+    'short_side': fields.SIDE,
+    'top_k': fields.COUNT,
   },
   'metadata': {
-    'source': TEXT,
-    'file': TEXT,
-    'license': TEXT,
-    'metrics': NUMBERS_BY_NAME,
-    'notes': TEXTS,
-    'step': NUMBER,
-    'epoch': NUMBER,
+    'source': fields.TEXT,
+    'file': fields.TEXT,
+    'license': fields.TEXT,
+    'metrics': fields.FIGURES,
+    'notes': fields.TEXTS,
+    'step': fields.NUMBER,
+    'epoch': fields.NUMBER,
   },
 }
 _NEEDED = {'mean', 'std', 'short_side', 'source', 'file', 'license'}
@@ -306,15 +227,13 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     if not (folder / name).is_file():
       raise ModelError(f'{half}, it lacks {name}; {again}')
   try:
-    config = json.loads(path.read_text())
-  except ValueError as error:
-    raise ModelError(
-      f'{half}, {CONFIG} breaks off ({error}); {again}'
-    ) from error
+    config = fields.read_json(path)
+  except ModelError as error:
+    raise ModelError(f'{half}: {error}; {again}') from error
   if not isinstance(config, dict) or config.get('format') != FORMAT:
     found = config.get('format') if isinstance(config, dict) else None
     raise ModelError(
-      f'{path} has format {found!r}, this version reads {FORMAT}; update '
+      f'{path} has format {found!r:.80}, this version reads {FORMAT}; update '
       'groupvit_jax, or convert the model with this version'
     )
   known = ('architecture', 'preprocessing', 'tokenizer', 'metadata', 'sha256')
@@ -326,13 +245,13 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 def _check_fields(config: dict[str, Any], where: str) -> None:
   """ModelError for what is not of its kind: the file may have been edited."""
-  get(config, 'tokenizer', TEXT, where)
+  fields.get(config, 'tokenizer', fields.TEXT, where)
   for part, kinds in _KINDS.items():
-    values = need(config, part, MAPPING, where)
+    values = fields.need(config, part, fields.MAPPING, where)
     for name, kind in kinds.items():
-      get(values, name, kind, f'{where}, {part}')
+      fields.get(values, name, kind, f'{where}, {part}')
     for name in kinds.keys() & _NEEDED:
-      need(values, name, kinds[name], f'{where}, {part}')
+      fields.need(values, name, kinds[name], f'{where}, {part}')
 
 
 CARD, TOKENIZER = 'README.md', 'tokenizer.model'
@@ -377,7 +296,9 @@ def write(
     if tokenizer not in ('clip', None):
       shutil.copyfile(tokenizer, scratch / TOKENIZER)
       tokenizer = TOKENIZER
-    (scratch / CARD).write_text(model_card(converted))
+    card = model_card(converted)
+    # File names may hold bytes that are not valid in any encoding.
+    (scratch / CARD).write_bytes(card.encode(errors='backslashreplace'))
     config = {
       'format': FORMAT,
       'architecture': converted.architecture,
@@ -396,9 +317,9 @@ def is_model_folder(folder: str | os.PathLike) -> bool:
   """Whether a folder is one of ours, be it half-written."""
   folder = pathlib.Path(folder)
   try:
-    if 'format' in json.loads((folder / CONFIG).read_text()):
+    if 'format' in fields.read_json(folder / CONFIG):
       return True
-  except (OSError, ValueError, TypeError):
+  except (ModelError, TypeError):
     pass
   try:
     with safetensors.safe_open(folder / WEIGHTS, 'numpy') as file:
@@ -422,11 +343,15 @@ def read(folder: str | os.PathLike) -> Converted:
       f'architecture in {CONFIG} differs from the stored one; copy or convert '
       'the model again'
     )
+  described = config['architecture']
+  architecture.check(described, arrays)
+  architecture.check_arrays(described, arrays)
   tokenizer = config['tokenizer']
   if tokenizer not in ('clip', None):
-    if not (folder / TOKENIZER).is_file():
+    tokenizer = own_tokenizer(folder)
+    if tokenizer is None:
       raise ModelError(f'{folder} lacks {TOKENIZER}; copy the model again')
-    tokenizer = str(folder / TOKENIZER)
+  check_vocabulary(tokenizer, described['text']['vocab_size'])
   return Converted(
     architecture=config['architecture'],
     variables=tensors.nest(arrays),
@@ -434,6 +359,37 @@ def read(folder: str | os.PathLike) -> Converted:
     preprocessing=config['preprocessing'],
     metadata=config['metadata'],
   )
+
+
+def own_tokenizer(folder: pathlib.Path) -> str | None:
+  """The path of a folder's sentencepiece model; None if there is none.
+
+  Raises:
+    ModelError: it is a link. A link could make a copy of the folder hold any
+      file of this machine.
+  """
+  path = folder / TOKENIZER
+  if path.is_symlink():
+    raise ModelError(f'{path} is a link; put the file itself there')
+  return str(path) if path.is_file() else None
+
+
+def check_vocabulary(tokenizer: str | None, vocab_size: int) -> None:
+  """ModelError for a tokenizer that cannot be read or is of other weights."""
+  if tokenizer is None:
+    return
+  try:
+    if tokenizer == 'clip':
+      found = clip.VOCAB_SIZE
+    else:
+      found = make_tokenizer(tokenizer).vocab_size
+  except (OSError, ValueError) as error:
+    raise ModelError(f'the tokenizer cannot be read: {error}') from error
+  if found != vocab_size:
+    raise ModelError(
+      f'the tokenizer {tokenizer} has {found} ids, the weights have '
+      f'{vocab_size}'
+    )
 
 
 def _digest(config: dict[str, Any], arrays: dict[str, Any]) -> str:
@@ -459,10 +415,13 @@ def write_folder(
   Returns:
     The absolute path of the folder.
   """
-  folder = files.expanded(folder).resolve()  # not a link to it
-  occupied = folder.exists() and not (
-    folder.is_dir() and not any(folder.iterdir())
-  )
+  try:
+    folder = files.expanded(folder).resolve()  # not a link to it
+    occupied = folder.exists() and not (
+      folder.is_dir() and not any(folder.iterdir())
+    )
+  except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+    raise ModelError(f'cannot write {folder}: {error}') from error
   if occupied and not overwrite:
     raise ModelError(
       f'{folder} exists; choose another place, or replace it with --overwrite'
@@ -499,8 +458,8 @@ def _is_replaceable(folder: pathlib.Path) -> bool:
 
 def _is_huggingface(folder: pathlib.Path) -> bool:
   try:
-    return 'model_type' in json.loads((folder / CONFIG).read_text())
-  except (OSError, ValueError, TypeError):
+    return 'model_type' in fields.read_json(folder / CONFIG)
+  except (ModelError, TypeError):
     return False
 
 

@@ -1,21 +1,18 @@
 """Any source to one model: foreign weights, a training run, a model folder."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from groupvit_jax import files
 from groupvit_jax.convert import (
   architecture,
-  folder,
+  fields,
   keymaps,
   tensors,
   torch_files,
@@ -28,7 +25,6 @@ from groupvit_jax.convert.keymaps import HF_GROUPVIT, NVLABS, KeyMap
 from groupvit_jax.convert.torch_files import StateDict
 from groupvit_jax.data import on_device
 from groupvit_jax.errors import ModelError
-from groupvit_jax.models import build
 from groupvit_jax.text import clip, make_tokenizer
 from groupvit_jax.training import task
 
@@ -100,18 +96,18 @@ def _nvlabs_hints(state: StateDict) -> Hints:
   """
   where, encoder = 'the config in the checkpoint', state.extras
   for part in ('config', 'model', 'img_encoder'):
-    encoder = folder.get(encoder, part, folder.MAPPING, where, {})
-  heads = folder.get(encoder, 'num_heads', folder.COUNTS, where, [])
+    encoder = fields.get(encoder, part, fields.MAPPING, where, {})
+  heads = fields.get(encoder, 'num_heads', fields.COUNTS, where, [])
   if len(set(heads)) > 1:
     raise ModelError(
       f'{state.path} has other numbers of heads in other stages ({heads}); '
       'only one for all of them is supported'
     )
   hard = encoder.get('hard_assignment', True)
-  depths = folder.get(encoder, 'depths', folder.COUNTS, where)
-  rate = folder.get(encoder, 'drop_path_rate', folder.NUMBER, where, 0.1)
+  depths = fields.get(encoder, 'depths', fields.COUNTS, where)
+  rate = fields.get(encoder, 'drop_path_rate', fields.NUMBER, where, 0.1)
   return Hints(
-    image_size=folder.get(encoder, 'img_size', folder.SIDES, where),
+    image_size=fields.get(encoder, 'img_size', fields.SIDES, where),
     image_heads=heads[0] if heads else None,
     depths=tuple(depths) if depths else None,
     drop_path_rate=rate,
@@ -123,7 +119,7 @@ def _hf_groupvit_hints(state: StateDict) -> Hints:
   vision, text = _parts(state.config)
   _require('vision', vision, hidden_act='gelu', assign_eps=1.0)
   _require_text(text)
-  depths = folder.get(vision, 'depths', folder.COUNTS, _VISION)
+  depths = fields.get(vision, 'depths', fields.COUNTS, _VISION)
   return dataclasses.replace(
     _hf_hints(vision, text), depths=tuple(depths) if depths else None
   )
@@ -139,9 +135,9 @@ def _hf_clip_hints(state: StateDict) -> Hints:
 def _hf_hints(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Hints:
   heads = 'num_attention_heads'
   return Hints(
-    image_size=folder.get(vision, 'image_size', folder.SIDES, _VISION),
-    image_heads=folder.get(vision, heads, folder.COUNT, _VISION),
-    text_heads=folder.get(text, heads, folder.COUNT, _TEXT),
+    image_size=fields.get(vision, 'image_size', fields.SIDES, _VISION),
+    image_heads=fields.get(vision, heads, fields.COUNT, _VISION),
+    text_heads=fields.get(text, heads, fields.COUNT, _TEXT),
   )
 
 
@@ -149,7 +145,7 @@ def _parts(
   config: Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
   return tuple(
-    folder.get(config, f'{part}_config', folder.MAPPING, 'config.json', {})
+    fields.get(config, f'{part}_config', fields.MAPPING, 'config.json', {})
     for part in ('vision', 'text')
   )
 
@@ -169,7 +165,7 @@ def _require_text(config: Mapping[str, Any]) -> None:
   """Refuses a text encoder that is not read at its highest id."""
   _require('text', config, hidden_act='quick_gelu')
   end, size = (
-    folder.get(config, name, folder.COUNT, _TEXT)
+    fields.get(config, name, fields.COUNT, _TEXT)
     for name in ('eos_token_id', 'vocab_size')
   )
   # 2 is an old mistake in published configs, by which the highest is meant.
@@ -182,10 +178,10 @@ def _require_text(config: Mapping[str, Any]) -> None:
 
 def _of_file(state: StateDict, default: dict) -> dict[str, list[float]]:
   found = {
-    name: folder.get(
+    name: fields.get(
       state.preprocessor,
       f'image_{name}',
-      folder.COLOUR,
+      fields.COLOUR,
       'preprocessor_config.json',
     )
     for name in ('mean', 'std')
@@ -260,15 +256,18 @@ def read(workdir: pathlib.Path) -> Converted:
   step, variables = _newest(workdir / 'checkpoints')
   vocab_size = variables['params']['text']['tokens'].shape[0]
   try:
-    architecture = task.architecture(config, vocab_size)
+    described = task.architecture(config, vocab_size)
     tokenizer = _run_tokenizer(config, vocab_size)
     short_side, top_k = config['image_size'], config['eval']['top_k']
   except (KeyError, TypeError) as error:
     raise ModelError(
       f'{workdir}/config.json lacks {error}; it is of another version'
     ) from error
+  flat = tensors.flatten(variables)
+  architecture.check(described, flat)
+  architecture.check_arrays(described, flat)
   return Converted(
-    architecture=architecture,
+    architecture=described,
     variables=variables,
     tokenizer=tokenizer,
     preprocessing={
@@ -289,10 +288,10 @@ def read(workdir: pathlib.Path) -> Converted:
 
 
 def _config(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ModelError(f'{path} is not readable ({error})') from error
+  config = fields.read_json(path)
+  if not isinstance(config, dict):
+    raise ModelError(f'{path} holds a {type(config).__name__}, not an object')
+  return config
 
 
 def _newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
@@ -352,8 +351,8 @@ def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
 def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
   """Figures of the run's summary, if it is of this step."""
   try:
-    summary = json.loads(path.read_text())
-  except (OSError, ValueError):
+    summary = fields.read_json(path)
+  except ModelError:
     return {}
   if not isinstance(summary, dict) or summary.get('steps') != step:
     return {}
@@ -406,10 +405,11 @@ def from_state(state: StateDict) -> Converted:
   flat = source.keymap.to_flax(state.arrays)
   hints = source.hints(state)
   described = architecture.read(flat, source.keymap, hints)
-  check(flat, described, source.keymap)
+  architecture.check(described, flat)
+  architecture.check_arrays(described, flat, source.keymap)
   tokenizer = _tokenizer(state.path, described['text']['vocab_size'])
   # What we once wrote there ourselves.
-  ours = folder.get(state.config, OURS, folder.MAPPING, 'config.json', {})
+  ours = fields.get(state.config, OURS, fields.MAPPING, 'config.json', {})
   where = f'config.json, {OURS}'
   return Converted(
     architecture=described,
@@ -417,69 +417,16 @@ def from_state(state: StateDict) -> Converted:
     tokenizer=tokenizer,
     preprocessing={
       **source.normalization(state),
-      'short_side': folder.get(ours, 'short_side', folder.COUNT, where)
+      'short_side': fields.get(ours, 'short_side', fields.COUNT, where)
       or _short_side(described),
     },
     metadata={
       **_metadata(source, state),
-      'license': folder.get(ours, 'license', folder.TEXT, where)
+      'license': fields.get(ours, 'license', fields.TEXT, where)
       or source.license,
       'notes': architecture.assumptions(described, hints),
     },
   )
-
-
-def check(
-  flat: Mapping[str, np.ndarray], described: Mapping[str, Any], keymap: KeyMap
-) -> None:
-  """Checks variables against the model that is to use them.
-
-  Args:
-    flat: arrays by our path.
-    described: the architecture.
-    keymap: whose names to tell.
-
-  Raises:
-    ModelError: arrays are missing or too many, of another shape, no floating
-      numbers, or not finite; names them all.
-  """
-  wanted = expected_shapes(described)
-
-  def theirs(path: str) -> str:
-    return ', '.join(keymap.names(path)) or path
-
-  keymap.refuse(
-    missing=[theirs(path) for path in wanted if path not in flat],
-    superfluous=[theirs(path) for path in flat if path not in wanted],
-  )
-  keymap.refuse(
-    misshapen=[
-      f'{theirs(path)}: here as {flat[path].shape}, needed as {shape}'
-      for path, shape in wanted.items()
-      if flat[path].shape != shape
-    ]
-  )
-  keymap.refuse(
-    not_floating=[
-      f'{theirs(p)}: {x.dtype}' for p, x in flat.items() if x.dtype.kind != 'f'
-    ]
-  )
-  keymap.refuse(
-    not_finite=[theirs(p) for p, x in flat.items() if not np.isfinite(x).all()]
-  )
-
-
-def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-  """Shapes by path of all variables of an architecture; nothing is computed."""
-  model = build.build(described)
-  size = described['image']['image_size']
-  h, w = (size, size) if isinstance(size, int) else size
-  images = jax.ShapeDtypeStruct((1, h, w, 3), jnp.float32)
-  tokens = jax.ShapeDtypeStruct((1, 1, 2), jnp.int32)
-  rngs = {'params': jax.random.key(0)}
-  variables = jax.eval_shape(model.init, rngs, images, tokens)
-  leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
-  return {'/'.join(str(key.key) for key in path): x.shape for path, x in leaves}
 
 
 def _short_side(described: Mapping[str, Any]) -> int:
@@ -492,9 +439,9 @@ def _short_side(described: Mapping[str, Any]) -> int:
 
 def _tokenizer(path: pathlib.Path, vocab_size: int) -> str | None:
   """CLIP's by the size of its vocabulary, or the folder's own."""
-  own = path / 'tokenizer.model'
-  if own.is_file():
-    return str(own)
+  if own := model_folder.own_tokenizer(path):
+    model_folder.check_vocabulary(own, vocab_size)
+    return own
   return 'clip' if vocab_size == clip.VOCAB_SIZE else None
 
 

@@ -6,7 +6,6 @@ its values are kept.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import shlex
@@ -16,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from groupvit_jax.convert import folder as folder_lib
-from groupvit_jax.convert import pickled, tensors
+from groupvit_jax.convert import fields, pickled, tensors
 from groupvit_jax.errors import ModelError
 
 # Where a checkpoint keeps its weights; the first is the original's.
@@ -215,8 +213,8 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
       return [folder / name]
     index = folder / f'{name}.index.json'
     if index.is_file():
-      places = folder_lib.need(
-        _json(index), 'weight_map', folder_lib.TEXTS_BY_NAME, str(index)
+      places = fields.need(
+        _json(index), 'weight_map', fields.TEXTS_BY_NAME, str(index)
       )
       # Names only: an index must not point out of its folder.
       found = [
@@ -264,10 +262,7 @@ def as_floats(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _json(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     return {}
-  try:
-    content = json.loads(path.read_text())
-  except ValueError as error:
-    raise ModelError(f'{path} is not readable as JSON ({error})') from error
+  content = fields.read_json(path)
   if not isinstance(content, dict):
     raise ModelError(f'{path} holds a {type(content).__name__}, not an object')
   return content

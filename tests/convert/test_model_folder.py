@@ -1,5 +1,6 @@
 """A model folder is whole or refused, and holds what it was given, exactly."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from groupvit_jax import convert
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.convert import tensors
 from groupvit_jax.errors import ModelError
+from groupvit_jax.text import sentencepiece
 
 
 @pytest.fixture(scope='module')
@@ -73,19 +75,22 @@ def test_the_card_tells_source_sizes_and_license(written, converted):
 
 
 def test_the_sentencepiece_model_travels_with_it(tmp_path, converted):
-  import dataclasses
-
-  source = tmp_path / 'my.model'
-  source.write_bytes(b'pieces')
+  captions = ['a cat on a mat', 'the dog ate', 'a boat on the sea'] * 20
+  pieces = converted.architecture['text']['vocab_size']
+  source = sentencepiece.train_sentencepiece(captions, tmp_path / 's', pieces)
+  content = source.read_bytes()
   own = dataclasses.replace(converted, tokenizer=str(source))
   folder = model_folder.write(tmp_path / 'model', own)
   source.unlink()
   read = model_folder.read(folder)
   assert read.tokenizer == str(folder / 'tokenizer.model')
-  assert (folder / 'tokenizer.model').read_bytes() == b'pieces'
+  assert (folder / 'tokenizer.model').read_bytes() == content
   # Also when a model replaces the folder that it was read from.
   model_folder.write(folder, read, overwrite=True)
-  assert (folder / 'tokenizer.model').read_bytes() == b'pieces'
+  assert (folder / 'tokenizer.model').read_bytes() == content
+  (folder / 'tokenizer.model').write_bytes(b'pieces')
+  with pytest.raises(ModelError, match='no.* a sentencepiece model'):
+    model_folder.read(folder)
   (folder / 'tokenizer.model').unlink()
   with pytest.raises(ModelError, match='lacks tokenizer.model'):
     model_folder.read(folder)
@@ -142,7 +147,7 @@ def test_half_a_folder_is_recognised(folder, name):
 def test_half_a_config_is_recognised(folder):
   path = folder / 'config.json'
   path.write_text(path.read_text()[:100])
-  with pytest.raises(ModelError, match='breaks off.*again'):
+  with pytest.raises(ModelError, match='half-written.*again'):
     convert.load_source(folder)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import load, tensors
+from groupvit_jax.convert import architecture, tensors
 from groupvit_jax.errors import ModelError
 from groupvit_jax.training import checkpoint, task
 from groupvit_jax.training import config as config_lib
@@ -31,7 +31,7 @@ def config():
 def random_variables(config, vocab_size, seed):
   described = task.architecture(config, vocab_size)
   rng = np.random.default_rng(seed)
-  shapes = load.expected_shapes(described)
+  shapes = architecture.expected_shapes(described)
   flat = {
     path: rng.normal(size=shape).astype(np.float32)
     for path, shape in shapes.items()
