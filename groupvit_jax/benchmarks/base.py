@@ -245,13 +245,13 @@ def read_label_map(
   values, single = _stored(source, name)
   if values.ndim == 3:
     # Of grey or palette with transparency the first channel is the value.
-    colors = values[..., :1] if single else values[..., :3]
-    if (colors != colors[..., :1]).any():
+    colours = values[..., :1] if single else values[..., :3]
+    if (colours != colours[..., :1]).any():
       raise ImageError(
-        f'{name} is a colored image: give label maps whose pixel values are '
+        f'{name} is a coloured image: give label maps whose pixel values are '
         'the classes (grey or palette PNG).'
       )
-    values = colors[..., 0]
+    values = colours[..., 0]
   if values.dtype.kind not in 'uib':
     raise ImageError(
       f'{name} has {values.dtype} pixels: the values of a label map are '

@@ -52,7 +52,7 @@ def _overlay(result):
 
 def _mask(result):
   image = overlay.palette_image(
-    result.labels, len(result.names), background=result.background
+    result.labels, result.names, background=result.background
   )
   return {'_mask.png': _png(image)}
 

@@ -318,6 +318,7 @@ class Segmentation:
       self.names,
       background=self.background,
       max_side=max_side,
+      scores=self.mean_scores,
     )
     return Image.fromarray(picture)
 
@@ -331,7 +332,7 @@ class Segmentation:
   def mask(self) -> Image.Image:
     """The labels as a palette picture: a pixel's value is its class."""
     return overlay_lib.palette_image(
-      self.labels, len(self.names), background=self.background
+      self.labels, self.names, background=self.background
     )
 
   def first_group(self, max_side: int | None = 2048) -> Image.Image:

@@ -367,7 +367,7 @@ def _image(
       colours = classes.colours
       alt = f'{alt}: {", ".join(_present(labels, classes))}'
     else:
-      colours = overlay.palette(int(labels.max()) + 1)
+      colours = overlay.group_palette(int(labels.max()) + 1)
     pixels = overlay.overlay(image, labels, colours, min_side=side)
   pixels = _shrink(pixels)
   height, width = pixels.shape[:2]
@@ -554,7 +554,8 @@ def write_report(
       final_groups, first_groups, prediction, truth (integer maps, 255 unknown).
     snapshots: (step, pictures), the same pictures at each step, in order.
     class_names: names of the classes in `prediction` and `truth`.
-    class_colours: RGB by class, integers c 3; None for `overlay.palette`.
+    class_colours: RGB by class, integers c 3; None for
+      `overlay.class_colours`.
     notes: what the reader should know first.
     collapses: when grouping failed, in order; told at the top and shaded in
       the curves.
@@ -565,7 +566,7 @@ def write_report(
     The page's path.
   """
   if class_colours is None:
-    class_colours = overlay.palette(len(class_names))
+    class_colours = overlay.class_colours(class_names)
   classes = Classes(tuple(class_names), np.asarray(class_colours, np.uint8))
   if environment is None:
     environment = describe_environment()

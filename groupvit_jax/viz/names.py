@@ -1,7 +1,7 @@
-"""Words on pictures: names at the centres of regions, and legends.
+"""Words on images: names at the centres of regions, and legends.
 
 Every name stands on a chip of its class's colour with a white rim, so that it
-reads on any picture and is found again in the legend.
+reads on any image and is found again in the legend.
 """
 
 import functools
@@ -9,19 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from groupvit_jax.viz import colors
-from groupvit_jax.viz.colors import fit
+from groupvit_jax.viz import colours as colours_lib
 
-# Where a map's regions are, and where in them a name can stand.
-#
-# Works on a small copy of the map, so that a photo of any size takes
-# milliseconds, in numpy alone.
-
-_SIDE = 256  # of the small copy
-_SPECK = 0.001  # share of the picture under which a region gets no name
+_SIDE = 256  # of the small copy of a map in which places are looked for
+_SPECK = 0.001  # share of the image under which a region gets no name
 _LARGE = 0.05  # further regions of the same class are named from here on
 _POINTS = 40  # places tried for a name
 
@@ -31,7 +26,7 @@ class Region(NamedTuple):
 
   Attributes:
     label: its class.
-    share: of the picture's pixels, 0..1.
+    share: of the image's pixels, 0..1.
     points: places for the name's centre, the best first: (y, x) in 0..1.
   """
 
@@ -49,70 +44,29 @@ def regions(labels: Integer[np.ndarray, 'h w']) -> list[Region]:
   Returns:
     The regions, the largest first. Specks are left out.
   """
-  factor = max(labels.shape) / _SIDE
-  if factor > 1:
-    small = tuple(max(1, round(side / factor)) for side in labels.shape)
-    labels = fit(labels, small)
-  parts, inside = components(labels), depths(labels)
-  _, first, areas = np.unique(parts, return_index=True, return_counts=True)
-  named, found = set(), []
-  for part in np.argsort(-areas, kind='stable'):
-    label, share = int(labels.flat[first[part]]), areas[part] / labels.size
-    if share < _SPECK or (label in named and share < _LARGE):
-      continue
-    named.add(label)
-    points = _inner_points(parts == part, inside)
-    found.append(Region(label, float(share), points))
-  return found
+  step = max(1, -(-max(labels.shape) // _SIDE))
+  small = labels[step // 2 :: step, step // 2 :: step]
+  if not small.size:  # thinner than a step
+    small = labels
+  found = []
+  for label in np.unique(small):
+    parts, count = ndimage.label(small == label)
+    areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-areas, kind='stable')
+    for place, part in enumerate(order):
+      share = float(areas[part] / small.size)
+      if share < (_LARGE if place else _SPECK):
+        break
+      points = _inner_points(parts == part + 1)
+      found.append(Region(int(label), share, points))
+  return sorted(found, key=lambda region: -region.share)
 
 
-def components(labels: Integer[np.ndarray, 'h w']) -> Int[np.ndarray, 'h w']:
-  """Connected regions of equal label (4 neighbours), numbered from 0."""
-  starts = np.ones(labels.shape, bool)
-  starts[:, 1:] = labels[:, 1:] != labels[:, :-1]
-  runs = starts.cumsum().reshape(labels.shape) - 1
-  below = labels[1:] == labels[:-1]
-  upper, lower = runs[:-1][below], runs[1:][below]
-  # Joined runs take the smallest number among them, over and over, each time
-  # by way of those that their neighbours have found.
-  root = np.arange(runs[-1, -1] + 1)
-  while True:
-    a, b = root[upper], root[lower]
-    if (a == b).all():
-      break
-    np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
-    while (root != root[root]).any():
-      root = root[root]
-  return np.unique(root, return_inverse=True)[1][runs].astype(np.int32)
-
-
-def depths(labels: Integer[np.ndarray, 'h w']) -> Int[np.ndarray, 'h w']:
-  """Steps of a chess king to another label or off the picture, less one."""
-  own = np.pad(
-    labels.astype(np.int64), 1, constant_values=int(labels.min()) - 1
-  )
-  across = (own[:, :-2] == own[:, 1:-1]) & (own[:, 1:-1] == own[:, 2:])
-  down = (own[:-2] == own[1:-1]) & (own[1:-1] == own[2:])
-  alive = across[:-2] & across[1:-1] & across[2:] & down[:, 1:-1]
-  steps = np.zeros(labels.shape, np.int32)
-  while alive.any():
-    steps += alive
-    alive = _erode(alive)
-  return steps
-
-
-def _erode(mask: np.ndarray) -> np.ndarray:
-  mask = np.pad(mask, 1)
-  mask = mask[:-2] & mask[1:-1] & mask[2:]
-  return mask[:, :-2] & mask[:, 1:-1] & mask[:, 2:]
-
-
-def _inner_points(
-  part: np.ndarray, inside: np.ndarray
-) -> Float[np.ndarray, 'n 2']:
+def _inner_points(part: Bool[np.ndarray, 'h w']) -> Float[np.ndarray, 'n 2']:
   """Deep points of a region; of equally deep ones, those near its middle."""
+  depth = ndimage.distance_transform_cdt(np.pad(part, 1), 'chessboard')
+  depth = depth[1:-1, 1:-1][part]
   points = np.argwhere(part)
-  depth = inside[part]
   off = np.abs(points - points.mean(0)).sum(1)
   # Shallow points come last, and only in places far enough apart to help.
   order = np.lexsort((off, -depth))
@@ -137,12 +91,12 @@ _OTHER_FONTS = (
 
 
 def text_size(height: int, width: int) -> int:
-  """Font size in pixels for a picture: small ones stay readable."""
+  """Font size in pixels for an image: small ones stay readable."""
   return int(np.clip(round((height * width) ** 0.5 / 32), 13, 48))
 
 
 def draw_names(
-  picture: UInt8[np.ndarray, 'h w 3'],
+  image: UInt8[np.ndarray, 'h w 3'],
   labels: Integer[np.ndarray, 'h w'],
   names: Sequence[str],
   colours: UInt8[np.ndarray, 'n 3'],
@@ -150,16 +104,16 @@ def draw_names(
   """Writes every region's name into it.
 
   Args:
-    picture: RGB, what is written on.
+    image: RGB, what is written on.
     labels: classes of its pixels.
     names: of the classes; an empty one is not written.
     colours: of the classes.
 
   Returns:
-    RGB picture. A name that would lie on another is moved inside its region,
+    RGB image. A name that would lie on another is moved inside its region,
     and left out where there is no room.
   """
-  canvas = Image.fromarray(picture)
+  canvas = Image.fromarray(image)
   size = text_size(*labels.shape)
   taken = []
   for region in regions(labels):
@@ -209,59 +163,52 @@ def _chip(name: str, colour: bytes, size: int, limit: int) -> Image.Image:
     text,
     font=font,
     anchor='mm',
-    fill=(*colors.contrasting(rgb), 255),
+    fill=(*colours_lib.contrasting(rgb), 255),
   )
   return chip
 
 
 def legend_strip(
-  names: Sequence[str],
-  shares: Sequence[float],
-  colours: UInt8[np.ndarray, 'n 3'],
+  items: Sequence[tuple[str, str, UInt8[np.ndarray, '3']]],
   width: int,
   size: int,
 ) -> UInt8[np.ndarray, 'h w 3']:
-  """Swatches, names and shares in rows, to stand under a picture.
+  """Swatches, names and figures in rows, to stand under an image.
 
   Args:
-    names: in the order in which they are shown.
-    shares: of the picture, 0..1.
-    colours: of the names.
+    items: name, figures and colour of each, in the order in which they are
+      shown.
     width: of the strip in pixels; long names are cut to it.
     size: of the font in pixels.
 
   Returns:
-    RGB picture of that width; no rows for no names.
+    RGB image of that width; no rows for no items.
   """
-  gap, line = round(size * 0.7), round(size * 1.8)
-  items, x, y = [], gap, gap // 2
-  for name, share, colour in zip(names, shares, colours, strict=True):
-    percent = f'{share:.0%}' if share >= 0.005 else '<1%'
-    tail = _font(size, percent).getlength(percent) + 0.4 * size
-    room = width - 2 * gap - round(1.4 * size + tail)
-    text = _cut(name, size, room)
-    wide = round(1.4 * size + _font(size, text).getlength(text) + tail)
-    if x > gap and x + wide + gap > width:
+  gap, line, swatch = round(size * 0.7), round(size * 1.8), round(size * 1.4)
+  placed, x, y = [], gap, gap // 2
+  for name, figures, colour in items:
+    tail = round(_font(size, figures).getlength(figures) + 0.4 * size)
+    text = _cut(name, size, width - 2 * gap - swatch - tail)
+    head = swatch + round(_font(size, text).getlength(text))
+    if x > gap and x + head + tail + gap > width:
       x, y = gap, y + line
-    items.append((x, y, text, percent, colour))
-    x += wide + round(1.2 * size)
-  height = y + line + gap // 2 if items else 0
+    placed.append((x, x + head + round(0.4 * size), y, text, figures, colour))
+    x += head + tail + round(1.2 * size)
+  height = y + line + gap // 2 if placed else 0
   canvas = Image.new('RGB', (width, height), _PAPER)
-  for item in items:
-    _draw_item(canvas, size, line, *item)
+  draw = ImageDraw.Draw(canvas)
+  for left, middle, y, text, figures, colour in placed:
+    centre = y + line // 2
+    mask = _rounded((size, size), size // 4)
+    rgb = tuple(int(c) for c in colour)
+    canvas.paste(rgb, (left, centre - size // 2), mask)
+    for at, words, ink in (
+      (left + swatch, text, _INK),
+      (middle, figures, _FAINT),
+    ):
+      font = _font(size, words)
+      draw.text((at, centre), words, font=font, anchor='lm', fill=ink)
   return np.asarray(canvas)
-
-
-def _draw_item(canvas, size, line, x, y, text, percent, colour) -> None:
-  draw, font = ImageDraw.Draw(canvas), _font(size, text)
-  middle = y + line // 2
-  swatch = _rounded((size, size), size // 4)
-  canvas.paste(tuple(int(c) for c in colour), (x, middle - size // 2), swatch)
-  left = x + 1.4 * size
-  draw.text((left, middle), text, font=font, anchor='lm', fill=_INK)
-  left += font.getlength(text) + 0.4 * size
-  font = _font(size, percent)
-  draw.text((left, middle), percent, font=font, anchor='lm', fill=_FAINT)
 
 
 def _rounded(size: tuple[int, int], radius: int) -> Image.Image:

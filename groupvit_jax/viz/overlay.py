@@ -1,39 +1,107 @@
-"""Pictures for people: group maps, overlays, legends, as arrays and PNG.
-
-Needs numpy and Pillow only, and gives a class or group the same colour always.
-"""
+"""Images for people: group maps, overlays and masks, as arrays and PNG."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Integer, UInt8
+from PIL import Image
 
 from groupvit_jax.text import prompts
 from groupvit_jax.viz import names as names_lib
-from groupvit_jax.viz.colors import (
-  borders,
-  enlarge,
-  fit,
+from groupvit_jax.viz.colours import (
+  class_colours,
+  group_palette,
+  hex_colour,
   palette,
-  shrink,
-  wide_borders,
-  within,
 )
 
-IGNORE = 255  # pixels without truth, drawn grey
+__all__ = [
+  'GREY',
+  'IGNORE',
+  'borders',
+  'class_colours',
+  'class_map',
+  'colourise',
+  'data_uri',
+  'enlarge',
+  'fit',
+  'group_map',
+  'group_palette',
+  'groups_overlay',
+  'hex_colour',
+  'overlay',
+  'overlay_with_names',
+  'palette',
+  'palette_image',
+  'png_bytes',
+  'shrink',
+]
+
+IGNORE = 255  # pixels without label, drawn grey
 GREY = (128, 128, 128)
-_BACKGROUND = (0, 0, 0)  # as in the masks of VOC
 _CROWDED = 0.3  # share of borders from which they would hide the colours
-_DARKENED = 0.6  # brightness of what is background
-_FOR_NAMES = 320  # the least side of a picture on which names are written
+_DARKENED = 0.45  # brightness of the background
+_FOR_NAMES = 320  # the least side of an image on which names are written
+_LONGEST = 4096  # the largest side to which a narrow image is enlarged
 
 
-def hex_colour(colour: Sequence[int] | np.ndarray) -> str:
-  """'#rrggbb' of an RGB colour."""
-  return '#{:02x}{:02x}{:02x}'.format(*(int(c) for c in colour))
+def fit(
+  labels: Integer[np.ndarray, 'h w'], size: tuple[int, int]
+) -> Integer[np.ndarray, 'H W']:
+  """Nearest resize of a map of indices (to an image's size, say)."""
+  rows, columns = (
+    (np.arange(new) * old) // new
+    for new, old in zip(size, labels.shape, strict=True)
+  )
+  return labels[rows[:, None], columns]
+
+
+def enlarge(
+  image: Integer[np.ndarray, 'h w *c'], min_side: int = 160
+) -> Integer[np.ndarray, 'H W *c']:
+  """Repeats pixels so that the shorter side has at least `min_side`.
+
+  Whole multiples only: small images stay honest about their pixels, and large
+  ones stay as they are. A narrow one grows until it is 4096 long.
+  """
+  short, long = sorted(image.shape[:2])
+  factor = max(1, min(-(-min_side // short), _LONGEST // long))
+  return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def shrink(
+  image: UInt8[np.ndarray, 'h w 3'], max_side: int | None
+) -> UInt8[np.ndarray, 'H W 3']:
+  """Averages pixels so that the longer side has at most `max_side`."""
+  height, width = _within(image.shape[:2], max_side)
+  if (height, width) == image.shape[:2]:
+    return image
+  return np.asarray(
+    Image.fromarray(image).resize(
+      (width, height), Image.Resampling.LANCZOS, reducing_gap=2.0
+    )
+  )
+
+
+def _within(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+  """(height, width) reduced so that the longer side is at most `max_side`."""
+  factor = max(1.0, max(size) / max_side) if max_side else 1.0
+  return max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
+
+
+def borders(
+  labels: Integer[np.ndarray, 'h w'], width: int = 1
+) -> Bool[np.ndarray, 'h w']:
+  """Pixels whose right or lower neighbour, within `width`, differs."""
+  edge = np.zeros(labels.shape, bool)
+  edge[:, :-1] |= labels[:, 1:] != labels[:, :-1]
+  edge[:-1] |= labels[1:] != labels[:-1]
+  for _ in range(1, width):
+    edge[:, :-1] |= edge[:, 1:]
+    edge[:-1] |= edge[1:]
+  return edge
 
 
 def colourise(
@@ -44,9 +112,6 @@ def colourise(
   Args:
     labels: indices into `colours`; 255 and anything out of range is grey.
     colours: RGB.
-
-  Returns:
-    RGB picture.
   """
   known = (labels >= 0) & (labels < len(colours)) & (labels != IGNORE)
   table = np.concatenate([colours, np.array([GREY], np.uint8)])
@@ -61,47 +126,51 @@ def overlay(
   opacity: float | int = 0.6,
   min_side: int = 160,
 ) -> UInt8[np.ndarray, 'a b 3']:
-  """Lays a map over a picture, its regions outlined in white.
+  """Lays a map over an image, its regions outlined in white.
 
   Args:
-    image: RGB picture.
+    image: RGB image.
     labels: classes or groups of its pixels (any size; fitted by nearest).
     colours: RGB by index.
     opacity: of the map, 0..1; 1 shows the map alone.
     min_side: enlarged by repeating pixels to at least this.
 
   Returns:
-    RGB picture. Its brightness stays visible under the colours.
+    RGB image. Its colour and brightness stay visible under the map.
   """
   labels = enlarge(fit(labels, image.shape[:2]), min_side)
-  image = enlarge(image, min_side).astype(np.float32)
-  # The picture in grey: colour then means region, brightness the picture.
-  grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
-  base = image if opacity == 0 else np.repeat(grey[..., None], 3, -1)
-  out = (1 - opacity) * base + opacity * colourise(labels, colours)
+  base = enlarge(image, min_side)
+  out = _blend(base, colourise(labels, colours), opacity)
   out[borders(labels)] = 255
-  return np.rint(out).astype(np.uint8)
+  return out
+
+
+def _blend(
+  image: UInt8[np.ndarray, 'h w 3'],
+  colours: UInt8[np.ndarray, 'h w 3'],
+  opacity: float | int,
+) -> UInt8[np.ndarray, 'h w 3']:
+  mixed = (1 - opacity) * image.astype(np.float32) + opacity * colours
+  return np.rint(mixed).astype(np.uint8)
 
 
 def group_map(
-  groups: Integer[np.ndarray, 'h w'],
-  *,
-  colours: UInt8[np.ndarray, 'n 3'] | None = None,
-  min_side: int = 160,
+  groups: Integer[np.ndarray, 'h w'], *, min_side: int = 160
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """A map of groups alone; group i has colour i of the palette."""
-  if colours is None:
-    colours = palette(int(groups.max()) + 1)
+  """A map of groups alone; group i has colour i of their palette."""
+  colours = group_palette(int(groups.max()) + 1)
   return colourise(enlarge(groups, min_side), colours)
 
 
-def class_colours(
-  count: int, background: bool = False
-) -> UInt8[np.ndarray, 'n 3']:
-  """Colours of classes; with a background it is class 0, and black."""
-  if not background:
-    return palette(count)
-  return np.concatenate([np.array([_BACKGROUND], np.uint8), palette(count - 1)])
+def groups_overlay(
+  image: UInt8[np.ndarray, 'h w 3'],
+  groups: Integer[np.ndarray, 'H W'],
+  *,
+  max_side: int | None = 2048,
+) -> UInt8[np.ndarray, 'a b 3']:
+  """A photo with its groups in the colours of `group_palette`."""
+  colours = group_palette(int(groups.max()) + 1)
+  return overlay(shrink(image, max_side), groups, colours)
 
 
 def overlay_with_names(
@@ -110,8 +179,9 @@ def overlay_with_names(
   names: Sequence[str],
   *,
   background: bool = False,
-  opacity: float | int = 0.55,
+  opacity: float | int = 0.5,
   max_side: int | None = 2048,
+  scores: Mapping[str, float] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
   """A photo with its classes in colour, their names, and a legend below.
 
@@ -122,20 +192,18 @@ def overlay_with_names(
     background: whether class 0 is the background, which is only darkened.
     opacity: of the colours, 0..1.
     max_side: larger photos are reduced to it; None leaves them.
+    scores: mean score by name, for the legend.
 
   Returns:
-    RGB picture, higher than the photo by the legend.
+    RGB image, higher than the photo by the legend.
   """
   image = enlarge(shrink(image, max_side), _FOR_NAMES)
   small = fit(labels, image.shape[:2])
-  grey = np.asarray(Image.fromarray(image).convert('L'), np.float32)[..., None]
-  colours = class_colours(len(names), background).astype(np.float32)
-  # Lifted, so that a class has its colour in the shadows too.
-  picture = (1 - opacity) * (64 + 0.75 * grey) + opacity * colours[small]
+  painted = _blend(image, class_colours(names, background)[small], opacity)
   if background:
-    picture = np.where((small == 0)[..., None], _DARKENED * grey, picture)
-  picture = np.rint(picture).astype(np.uint8)
-  return _with_names(picture, small, labels, names, background)
+    dark = (_DARKENED * image).astype(np.uint8)
+    painted = np.where((small == 0)[..., None], dark, painted)
+  return _with_names(painted, small, labels, names, background, scores)
 
 
 def class_map(
@@ -144,6 +212,7 @@ def class_map(
   *,
   background: bool = False,
   max_side: int | None = 2048,
+  scores: Mapping[str, float] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
   """The classes alone, in colour, with names and a legend.
 
@@ -152,51 +221,58 @@ def class_map(
     names: of the classes.
     background: whether class 0 is the background, which is black.
     max_side: larger maps are reduced to it; None leaves them.
+    scores: mean score by name, for the legend.
 
   Returns:
-    RGB picture, higher than the map by the legend.
+    RGB image, higher than the map by the legend.
   """
-  small = enlarge(fit(labels, within(labels.shape, max_side)), _FOR_NAMES)
-  picture = class_colours(len(names), background)[small]
-  return _with_names(picture, small, labels, names, background)
+  small = enlarge(fit(labels, _within(labels.shape, max_side)), _FOR_NAMES)
+  painted = class_colours(names, background)[small]
+  return _with_names(painted, small, labels, names, background, scores)
 
 
-def _with_names(picture, small, labels, names, background) -> np.ndarray:
-  """Borders, names and a legend; `small` are the labels at picture's size."""
-  colours = class_colours(len(names), background)
+def _with_names(
+  painted: UInt8[np.ndarray, 'h w 3'],
+  small: Integer[np.ndarray, 'h w'],
+  labels: Integer[np.ndarray, 'H W'],
+  names: Sequence[str],
+  background: bool,
+  scores: Mapping[str, float] | None,
+) -> UInt8[np.ndarray, 'a w 3']:
+  """Borders, names and a legend; `small` are the labels at painted size."""
+  colours = class_colours(names, background)
   shown = [prompts.shown_name(name) for name in names]
-  picture = picture.copy()
-  edge = wide_borders(small)
+  edge = borders(small, round(min(small.shape) / 400))
   if edge.mean() < _CROWDED:
-    picture[edge] = 255
+    painted[edge] = 255
   written = ['', *shown[1:]] if background else shown
-  picture = names_lib.draw_names(picture, small, written, colours)
+  painted = names_lib.draw_names(painted, small, written, colours)
   areas = np.bincount(labels.ravel(), minlength=len(names))
-  order = [i for i in np.argsort(-areas, kind='stable') if areas[i]]
-  strip = names_lib.legend_strip(
-    [shown[i] for i in order],
-    [float(areas[i] / labels.size) for i in order],
-    colours[order],
-    picture.shape[1],
-    names_lib.text_size(*picture.shape[:2]),
-  )
-  return np.concatenate([picture, strip])
+  items = [
+    (
+      shown[i],
+      _figures(areas[i] / labels.size, (scores or {}).get(shown[i])),
+      colours[i],
+    )
+    for i in np.argsort(-areas, kind='stable')
+    if areas[i]
+  ]
+  size = names_lib.text_size(*painted.shape[:2])
+  strip = names_lib.legend_strip(items, painted.shape[1], size)
+  return np.concatenate([painted, strip])
 
 
-def groups_overlay(
-  image: UInt8[np.ndarray, 'h w 3'],
-  groups: Integer[np.ndarray, 'H W'],
-  *,
-  max_side: int | None = 2048,
-) -> UInt8[np.ndarray, 'a b 3']:
-  """A photo with its groups in colour; group i has colour i of the palette."""
-  image = shrink(image, max_side)
-  return overlay(image, groups, palette(int(groups.max()) + 1))
+def _figures(share: float, score: float | None) -> str:
+  """'31 % of area, score .13': a share of pixels is no certainty."""
+  percent = f'{100 * share:.0f} %' if share >= 0.005 else '<1 %'
+  if score is None:
+    return f'{percent} of area'
+  return f'{percent} of area, score {score:.2f}'.replace('score 0.', 'score .')
 
 
 def palette_image(
   labels: Integer[np.ndarray, 'h w'],
-  count: int | None = None,
+  classes: int | Sequence[str] | None = None,
   *,
   background: bool = False,
 ) -> Image.Image:
@@ -204,61 +280,31 @@ def palette_image(
 
   Args:
     labels: classes of the pixels, below 65,536.
-    count: of the classes; by default as many as the labels need.
+    classes: how many, or their names; by default as many as the labels need.
     background: whether class 0 is the background, which is black.
 
   Returns:
     PIL image of mode P, or 16-bit grey (I;16) for more than 256 classes.
   """
-  count = int(labels.max()) + 1 if count is None else count
-  if count > 256:
+  classes = int(labels.max()) + 1 if classes is None else classes
+  if (classes if isinstance(classes, int) else len(classes)) > 256:
     return Image.fromarray(labels.astype(np.uint16))
   image = Image.fromarray(labels.astype(np.uint8))
-  image.putpalette(class_colours(count, background).tobytes())
+  image.putpalette(class_colours(classes, background).tobytes())
   return image
 
 
-def palette_png(
-  labels: Integer[np.ndarray, 'h w'],
-  count: int | None = None,
-  *,
-  background: bool = False,
-) -> bytes:
-  """PNG of `palette_image`."""
+def png_bytes(image: UInt8[np.ndarray, 'h w 3']) -> bytes:
+  """PNG of an RGB image, with a colour table if 256 colours suffice."""
+  made = Image.fromarray(image)
+  if made.getcolors(256):  # exact: quantising changes nothing, saves half
+    made = made.quantize(256, dither=Image.Dither.NONE)
   buffer = io.BytesIO()
-  palette_image(labels, count, background=background).save(buffer, format='PNG')
+  made.save(buffer, format='PNG', optimize=True)
   return buffer.getvalue()
 
 
-def legend(
-  names: Sequence[str], colours: UInt8[np.ndarray, 'n 3']
-) -> UInt8[np.ndarray, 'h w 3']:
-  """A picture with a swatch and name per line, for files that travel alone."""
-  font = ImageFont.load_default(size=14)
-  widths = [font.getlength(name) for name in names]
-  canvas = Image.new(
-    'RGB', (44 + round(max(widths, default=0)), 24 * len(names) + 8), 'white'
-  )
-  draw = ImageDraw.Draw(canvas)
-  for i, (name, colour) in enumerate(zip(names, colours, strict=True)):
-    top = 24 * i + 8
-    draw.rectangle((8, top, 24, top + 15), fill=tuple(int(c) for c in colour))
-    draw.text((32, top - 1), name, fill='black', font=font)
-  return np.asarray(canvas)
-
-
-def png_bytes(picture: UInt8[np.ndarray, 'h w 3']) -> bytes:
-  """PNG of an RGB picture, with a colour table if 256 colours suffice."""
-  image = Image.fromarray(picture)
-  if image.getcolors(256):  # exact: quantising changes nothing, saves half
-    image = image.quantize(256, dither=Image.Dither.NONE)
-  buffer = io.BytesIO()
-  image.save(buffer, format='PNG', optimize=True)
-  return buffer.getvalue()
-
-
-def data_uri(picture: UInt8[np.ndarray, 'h w 3']) -> str:
-  """PNG of an RGB picture as a data: URI for a page that stands alone."""
-  return 'data:image/png;base64,' + base64.b64encode(png_bytes(picture)).decode(
-    'ascii'
-  )
+def data_uri(image: UInt8[np.ndarray, 'h w 3']) -> str:
+  """PNG of an RGB image as a data: URI for a page that stands alone."""
+  encoded = base64.b64encode(png_bytes(image)).decode('ascii')
+  return f'data:image/png;base64,{encoded}'

@@ -100,7 +100,7 @@ def test_unreadable_files(disk, fails, content):
 @pytest.mark.parametrize(
   ('form', 'mode', 'match'),
   [
-    ('PNG', 'RGB', 'is a colored image'),
+    ('PNG', 'RGB', 'is a coloured image'),
     ('JPEG', 'L', 'is a JPEG, which blurs labels'),
     ('TIFF', 'F', 'has float32 pixels'),
   ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from groupvit_jax.viz import colors, names, overlay
+from groupvit_jax.viz import colours, names, overlay
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (360, 480, 3), np.uint8)
 NAMES = ('sky', 'grass', 'dog')
@@ -15,54 +15,6 @@ def halves(height=360, width=480):
   labels[height // 2 :] = 1
   labels[height // 3 : -height // 6, width // 3 : -width // 3] = 2
   return labels
-
-
-def flooded(labels):
-  """Components, by filling them one after the other."""
-  found = np.full(labels.shape, -1)
-  for y, x in np.ndindex(labels.shape):
-    if found[y, x] >= 0:
-      continue
-    number, todo = found.max() + 1, [(y, x)]
-    while todo:
-      a, b = todo.pop()
-      inside = 0 <= a < labels.shape[0] and 0 <= b < labels.shape[1]
-      if inside and found[a, b] < 0 and labels[a, b] == labels[y, x]:
-        found[a, b] = number
-        todo += [(a + 1, b), (a - 1, b), (a, b + 1), (a, b - 1)]
-  return found
-
-
-@pytest.mark.parametrize('shape', [(1, 1), (1, 40), (40, 1), (23, 31)])
-@pytest.mark.parametrize('classes', [1, 2, 5])
-def test_components(shape, classes):
-  rng = np.random.default_rng(classes)
-  labels = rng.integers(0, classes, shape).astype(np.uint8)
-  got = names.components(labels)
-  np.testing.assert_array_equal(got, flooded(labels))
-
-
-def test_components_of_a_spiral():
-  spiral = np.zeros((41, 41), int)
-  for i in range(0, 20, 2):
-    spiral[i : 41 - i, i] = spiral[i, i : 41 - i] = 1
-    spiral[i : 41 - i, 40 - i] = spiral[40 - i, i + 2 : 41 - i] = 1
-    spiral[i + 2, i : i + 3] = 1
-  got = names.components(spiral)
-  np.testing.assert_array_equal(got, flooded(spiral))
-
-
-def test_depths():
-  labels = np.random.default_rng(0).integers(0, 2, (4, 5)).repeat(6, 0)
-  labels = labels.repeat(5, 1).astype(np.uint8)
-  want = np.zeros(labels.shape, int)
-  for (y, x), label in np.ndenumerate(labels):
-    for k in range(1, 30):
-      square = labels[max(0, y - k) : y + k + 1, max(0, x - k) : x + k + 1]
-      if square.shape != (2 * k + 1, 2 * k + 1) or (square != label).any():
-        break
-      want[y, x] = k
-  np.testing.assert_array_equal(names.depths(labels), want)
 
 
 def label_at(labels, point):
@@ -109,7 +61,7 @@ def test_overlay_shows_the_photo_every_name_and_a_legend():
   assert got.shape[1] == 480
   assert got.shape[0] > 360
   photo, legend = got[:360], got[360:]
-  for label, colour in enumerate(overlay.palette(3)):
+  for label, colour in enumerate(overlay.class_colours(NAMES)):
     chip = has_colour(photo, colour)
     assert chip[labels == label].sum() > 200
     assert has_colour(legend, colour).sum() > 50
@@ -122,16 +74,34 @@ def test_the_background_is_the_darkened_photo_without_a_name():
   got = overlay.overlay_with_names(
     PHOTO, labels, ('background', 'cat', 'dog'), background=True
   )
-  grey = PHOTO @ np.array([0.299, 0.587, 0.114])
   away = labels == 0
   away[100:330, 120:360] = False  # the dog with its border and name
-  off = np.abs(got[:360][away] - 0.6 * grey[away][:, None])
+  off = np.abs(got[:360][away] - 0.45 * PHOTO[away])
   assert off.max() < 1.5
   assert has_colour(got[:360], overlay.palette(2)[1]).sum() > 200
   # The legend has what the picture has: no cat.
   legend = got[360:]
   assert has_colour(legend, (0, 0, 0)).sum() > 50
   assert not has_colour(legend, overlay.palette(1)[0]).any()
+
+
+def test_the_legend_tells_area_from_score(monkeypatch):
+  items, strip = [], names.legend_strip
+  monkeypatch.setattr(
+    names,
+    'legend_strip',
+    lambda given, *a: items.extend(given) or strip(given, *a),
+  )
+  labels = halves()
+  labels[0, 0] = 3
+  scores = {'sky': 0.128, 'grass': 1.0}
+  overlay.class_map(labels, (*NAMES, 'cat'), scores=scores)
+  assert [item[:2] for item in items] == [
+    ('sky', '44 % of area, score .13'),
+    ('grass', '39 % of area, score 1.00'),
+    ('dog', '17 % of area'),
+    ('cat', '<1 % of area'),
+  ]
 
 
 def test_synonyms_show_the_first():
@@ -145,7 +115,7 @@ def test_synonyms_show_the_first():
 def test_the_class_map_is_pure_colour():
   labels = halves()
   got = overlay.class_map(labels, NAMES)[:360]
-  colours = overlay.palette(3)
+  colours = overlay.class_colours(NAMES)
   assert (got == colours[labels]).all(-1).mean() > 0.9
 
 
@@ -187,6 +157,6 @@ def test_names_do_not_lie_on_each_other():
 
 
 def test_black_or_white_letters():
-  contrasting = colors.contrasting
+  contrasting = colours.contrasting
   assert contrasting(np.array([255, 240, 80], np.uint8)) == (17, 17, 17)
   assert contrasting(np.array([90, 20, 120], np.uint8)) == (255, 255, 255)

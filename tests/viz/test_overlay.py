@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.viz import overlay
 
 LABELS = np.array([[0, 0, 1], [0, 2, 255]])
@@ -16,6 +17,13 @@ LABELS = np.array([[0, 0, 1], [0, 2, 255]])
 
 def decode(png):
   return np.asarray(Image.open(io.BytesIO(png)).convert('RGB'))
+
+
+def saved(image):
+  """A PIL image as it comes back from a PNG file."""
+  buffer = io.BytesIO()
+  image.save(buffer, 'PNG')
+  return Image.open(buffer)
 
 
 def test_a_colour_does_not_depend_on_how_many_are_asked_for():
@@ -87,6 +95,16 @@ def test_overlay_blends_and_outlines():
   np.testing.assert_array_equal(bare, image)
 
 
+def test_overlays_keep_the_colour_of_the_photo():
+  """One class over a red and a blue half: still redder and bluer."""
+  photo = np.zeros((40, 40, 3), np.uint8)
+  photo[:, :20, 0] = photo[:, 20:, 2] = 200
+  labels = np.zeros((40, 40), int)
+  got = overlay.overlay_with_names(photo, labels, ['']).astype(int)
+  left, right = got[100, 20], got[100, -20]
+  np.testing.assert_array_equal(left - right, [100, 0, -100])
+
+
 def test_overlay_fits_maps_of_another_size():
   image = np.zeros((8, 8, 3), np.uint8)
   got = overlay.overlay(
@@ -96,9 +114,14 @@ def test_overlay_fits_maps_of_another_size():
   assert (got[:, 3] == 255).all()
 
 
-def test_group_map_is_pure_colour():
+def test_groups_have_colours_of_their_own():
   got = overlay.group_map(np.array([[0, 3]]), min_side=2)
-  np.testing.assert_array_equal(got[0, [0, 2]], overlay.palette(4)[[0, 3]])
+  colours = overlay.group_palette(64)
+  np.testing.assert_array_equal(got[0, [0, 2]], colours[[0, 3]])
+  off = colours[:32, None].astype(int) - overlay.palette(32)
+  assert np.linalg.norm(off, axis=-1).min() > 15
+  apart = np.linalg.norm(colours[:8, None].astype(int) - colours[:8], axis=-1)
+  assert apart[~np.eye(8, dtype=bool)].min() > 40
 
 
 @pytest.mark.parametrize('few', [True, False])
@@ -112,14 +135,6 @@ def test_png_keeps_every_pixel(few):
   head, data = uri.split(',')
   assert head == 'data:image/png;base64'
   np.testing.assert_array_equal(decode(base64.b64decode(data)), picture)
-
-
-def test_legend_shows_every_colour():
-  colours = overlay.palette(3)
-  got = overlay.legend(['sand', 'dog', 'a long name'], colours)
-  for colour in colours:
-    assert (got == colour).all(-1).any()
-  assert overlay.legend([], overlay.palette(0)).ndim == 3
 
 
 def test_a_narrow_picture_is_not_enlarged_beyond_reason():
@@ -136,11 +151,32 @@ def test_shrink_averages_down_to_the_longest_side():
   assert (small == 70).all()
 
 
-def test_background_is_black_and_shifts_no_colour():
-  plain = overlay.class_colours(4)
-  with_background = overlay.class_colours(5, background=True)
-  np.testing.assert_array_equal(with_background[1:], plain)
-  np.testing.assert_array_equal(with_background[0], [0, 0, 0])
+@pytest.mark.parametrize('count', [4, 30])
+def test_background_is_black_and_shifts_no_colour(count):
+  names = ('grass', *(f'c{i}' for i in range(count)))
+  for classes, more in ((count, count + 1), (names, ('background', *names))):
+    plain = overlay.class_colours(classes)
+    with_background = overlay.class_colours(more, background=True)
+    np.testing.assert_array_equal(with_background[1:], plain)
+    np.testing.assert_array_equal(with_background[0], [0, 0, 0])
+
+
+def test_stuff_has_natural_colours():
+  names = ('cat', 'Grass|lawn', 'water', 'snow', 'lake', 'river')
+  cat, grass, water, snow, lake, river = overlay.class_colours(names).astype(
+    int
+  )
+  assert grass.argmax() == 1 and water.argmax() == 2 and snow.min() > 225
+  assert lake.argmax() == 2  # the colour of rivers, which two cannot have
+  assert (river != lake).any()
+  assert np.linalg.norm(cat - water) > 60  # of which the palette's first is
+
+
+@pytest.mark.parametrize('label_set', ['scenes', 'voc', 'context', 'coco'])
+def test_classes_of_a_benchmark_stay_apart(label_set):
+  colours = overlay.class_colours(label_sets.LABEL_SETS[label_set]).astype(int)
+  distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
+  assert distance[~np.eye(len(colours), dtype=bool)].min() > 20
 
 
 def test_groups_overlay_has_the_size_of_the_photo():
@@ -148,15 +184,14 @@ def test_groups_overlay_has_the_size_of_the_photo():
   groups = np.arange(3).repeat(100)[None].repeat(200, 0)
   got = overlay.groups_overlay(photo, groups)
   assert got.shape == photo.shape
-  want = overlay.overlay(photo, groups, overlay.palette(3))
+  want = overlay.overlay(photo, groups, overlay.group_palette(3))
   np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize('background', [False, True])
 def test_a_mask_holds_the_classes(background):
   labels = np.arange(256, dtype=np.int32).reshape(16, 16)
-  png = overlay.palette_png(labels, background=background)
-  image = Image.open(io.BytesIO(png))
+  image = saved(overlay.palette_image(labels, background=background))
   assert image.mode == 'P'
   np.testing.assert_array_equal(np.asarray(image), labels)
   np.testing.assert_array_equal(
@@ -167,7 +202,7 @@ def test_a_mask_holds_the_classes(background):
 
 def test_a_mask_of_many_classes_has_16_bits():
   labels = np.array([[0, 255], [256, 1000]], np.int32)
-  image = Image.open(io.BytesIO(overlay.palette_png(labels)))
+  image = saved(overlay.palette_image(labels))
   np.testing.assert_array_equal(np.asarray(image), labels)
   # So has one that only could need them: all masks of a run are of one kind.
   few = overlay.palette_image(labels[:1] * 0, 300)
