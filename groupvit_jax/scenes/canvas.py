@@ -7,10 +7,18 @@ circle, y down), so that edges are anti-aliased at any size.
 import colorsys
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw
+
+Number = float | int
+Map = Float[np.ndarray, '...']  # [h, w], or what broadcasts with it
+Value = Number | Map
+Point = tuple[Number, Number]
+Window = tuple[slice, slice]
 
 # Periodic noise tables with mip levels: what every texture is made of.
 #
@@ -104,7 +112,7 @@ def _levels(name: str) -> tuple[np.ndarray, ...]:
   return tuple(np.ascontiguousarray(level).reshape(-1) for level in levels)
 
 
-def sample(name: str, u, v, step: float) -> np.ndarray:
+def sample(name: str, u: Map, v: Map, step: float) -> np.ndarray:
   """Looks a table up, bilinearly, at the detail that pixels can show.
 
   Args:
@@ -164,7 +172,7 @@ class Pose(NamedTuple):
   stretch: float  # width over height, about 1
 
 
-def rgb(hue, saturation, value) -> np.ndarray:
+def rgb(hue: Number, saturation: Number, value: Number) -> np.ndarray:
   """float32 [3, 1, 1] colour from hue, saturation and value."""
   colour = colorsys.hsv_to_rgb(
     hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0)
@@ -172,19 +180,19 @@ def rgb(hue, saturation, value) -> np.ndarray:
   return np.array(colour, np.float32).reshape(3, 1, 1)
 
 
-def blend(first, second, amount) -> np.ndarray:
+def blend(first: Value, second: Value, amount: Value) -> np.ndarray:
   """Mixes two colours; `amount` may be a map [h, w]."""
   return first + np.asarray(amount, np.float32) * (second - first)
 
 
-def smooth(low, high, x) -> np.ndarray:
+def smooth(low: Value, high: Value, x: Value) -> np.ndarray:
   """0 below `low`, 1 above `high`, a smooth step between."""
   t = (x - low) * np.float32(1.0 / (high - low))
   t = np.minimum(np.maximum(t, 0.0), 1.0)
   return t * t * (3.0 - 2.0 * t)
 
 
-def smooth_union(first, second, radius) -> np.ndarray:
+def smooth_union(first: Value, second: Value, radius: Number) -> np.ndarray:
   """Union of two distances with a fillet of this radius."""
   h = np.maximum(radius - np.abs(first - second), 0.0) / radius
   return np.minimum(first, second) - h * h * radius * 0.25
@@ -238,7 +246,7 @@ class Canvas:
     self.rgb = np.zeros((3, *self.x.shape), np.float32)
     self.alpha = np.zeros(self.x.shape, np.float32)
 
-  def window(self, x, y, radius) -> tuple[slice, slice]:
+  def window(self, x: Number, y: Number, radius: Number) -> Window:
     """Pixels that hold the circle (x, y, radius): a part needs no others."""
     pose = self._pose
     cos, sin = math.cos(pose.angle), math.sin(pose.angle)
@@ -253,18 +261,26 @@ class Canvas:
       slice(max(0, int(column - reach)), max(0, int(column + reach) + 1)),
     )
 
-  def noise(self, name: str, scale, dice, stretch=1.0) -> np.ndarray:
+  def noise(
+    self, name: str, scale: Number, dice: Any, stretch: Number = 1.0
+  ) -> np.ndarray:
     """A noise table in own coordinates; `scale` is repeats per unit."""
     u = self.x * np.float32(scale) + np.float32(dice.unit())
     v = self.y * np.float32(scale * stretch) + np.float32(dice.unit())
     return sample(name, u, v, self.px * scale * max(1.0, stretch))
 
-  def cover(self, distance) -> np.ndarray:
+  def cover(self, distance: Map) -> np.ndarray:
     """Share of each pixel inside the shape, 0 to 1."""
     cover = 0.5 - distance * np.float32(1.0 / self.px)
     return np.minimum(np.maximum(cover, 0.0), 1.0)
 
-  def paint(self, distance, colour, window=np.s_[:, :], opacity=1.0):
+  def paint(
+    self,
+    distance: Map,
+    colour: Value,
+    window: Window = np.s_[:, :],
+    opacity: Number = 1.0,
+  ) -> np.ndarray:
     """Paints a shape over what is there; returns its cover."""
     cover = self.cover(distance)
     if opacity != 1.0:
@@ -275,20 +291,33 @@ class Canvas:
     alpha += cover * (1.0 - alpha)
     return cover
 
-  def mark(self, distance, colour, window=np.s_[:, :], opacity=1.0):
+  def mark(
+    self,
+    distance: Map,
+    colour: Value,
+    window: Window = np.s_[:, :],
+    opacity: Number = 1.0,
+  ) -> None:
     """Paints a pattern on what is there, never beyond its edge."""
     self.tint(self.cover(distance) * np.float32(opacity), colour, window)
 
-  def tint(self, amount, colour, window=np.s_[:, :]):
+  def tint(
+    self,
+    amount: Value,
+    colour: Value,
+    window: Window = np.s_[:, :],
+  ) -> None:
     """Moves colours towards `colour` by `amount` (a map), inside only."""
     under = self.rgb[:, *window]
     under += amount * (colour * self.alpha[window] - under)
 
-  def shade(self, factor, window=np.s_[:, :]):
+  def shade(self, factor: Value, window: Window = np.s_[:, :]) -> None:
     """Multiplies brightness by a map."""
     self.rgb[:, *window] *= factor
 
-  def relief(self, height, shine=0.0, window=np.s_[:, :]):
+  def relief(
+    self, height: Map, shine: Number = 0.0, window: Window = np.s_[:, :]
+  ) -> None:
     """Lights the surface as if raised by `height` (own units).
 
     Lambert's cosine, scaled so that flat stays as it is, and a highlight of
@@ -317,35 +346,70 @@ class Canvas:
 
   # Parts that know their own extent, so that small ones are cheap.
 
-  def disc(self, x, y, radius, colour, on=False, opacity=1.0):
+  def disc(
+    self,
+    x: Number,
+    y: Number,
+    radius: Number,
+    colour: Value,
+    on: bool = False,
+    opacity: Number = 1.0,
+  ) -> None:
     """A filled circle; `on=True` keeps it inside what is there."""
     window = self.window(x, y, radius)
     distance = np.hypot(self.x[window] - x, self.y[window] - y) - radius
     (self.mark if on else self.paint)(distance, colour, window, opacity)
 
-  def ellipse(self, x, y, a, b, turn, colour, on=False, opacity=1.0):
+  def ellipse(
+    self,
+    x: Number,
+    y: Number,
+    a: Number,
+    b: Number,
+    turn: Number,
+    colour: Value,
+    on: bool = False,
+    opacity: Number = 1.0,
+  ) -> None:
     """A filled ellipse with half axes a, b, turned by `turn` radians."""
     window = self.window(x, y, max(a, b))
     distance = ellipse(self.x[window], self.y[window], x, y, a, b, turn)
     (self.mark if on else self.paint)(distance, colour, window, opacity)
 
-  def stroke(self, points, radius, colour, on=False, taper=1.0, opacity=1.0):
+  def stroke(
+    self,
+    points: Sequence[Point],
+    radius: Number,
+    colour: Value,
+    on: bool = False,
+    taper: Number = 1.0,
+    opacity: Number = 1.0,
+  ) -> None:
     """A line through points, its radius falling to `taper` of itself."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     middle = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
     reach = math.hypot(max(xs) - min(xs), max(ys) - min(ys)) / 2 + radius
     window = self.window(*middle, reach)
     x, y = self.x[window], self.y[window]
-    distance = None
     pieces = len(points) - 1
-    for i in range(pieces):
-      start = radius * (1 + (taper - 1) * i / pieces)
-      end = radius * (1 + (taper - 1) * (i + 1) / pieces)
-      piece = capsule(x, y, points[i], points[i + 1], start, end)
-      distance = piece if distance is None else np.minimum(distance, piece)
+    ends = [radius * (1 + (taper - 1) * i / pieces) for i in range(pieces + 1)]
+    distance = functools.reduce(
+      np.minimum,
+      (
+        capsule(x, y, points[i], points[i + 1], ends[i], ends[i + 1])
+        for i in range(pieces)
+      ),
+    )
     (self.mark if on else self.paint)(distance, colour, window, opacity)
 
-  def convex(self, points, colour, on=False, radius=0.0, opacity=1.0):
+  def convex(
+    self,
+    points: Sequence[Point],
+    colour: Value,
+    on: bool = False,
+    radius: Number = 0.0,
+    opacity: Number = 1.0,
+  ) -> None:
     """A convex polygon, corners rounded by `radius`."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     middle = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
@@ -363,12 +427,20 @@ class Canvas:
     parts = [np.s_[i::k, j::k] for i in range(k) for j in range(k)]
     share = np.float32(1 / (k * k))
     return (
-      sum(self.rgb[:, *part] for part in parts) * share,
-      sum(self.alpha[part] for part in parts) * share,
+      functools.reduce(np.add, (self.rgb[:, *p] for p in parts)) * share,
+      functools.reduce(np.add, (self.alpha[p] for p in parts)) * share,
     )
 
 
-def ellipse(x, y, cx, cy, a, b, turn=0.0) -> np.ndarray:
+def ellipse(
+  x: Map,
+  y: Map,
+  cx: Number,
+  cy: Number,
+  a: Number,
+  b: Number,
+  turn: Number = 0.0,
+) -> np.ndarray:
   """Distance to an ellipse, exact to first order at its edge."""
   cos, sin = math.cos(turn), math.sin(turn)
   dx, dy = x - np.float32(cx), y - np.float32(cy)
@@ -379,7 +451,9 @@ def ellipse(x, y, cx, cy, a, b, turn=0.0) -> np.ndarray:
   return k * (k - 1.0) / (slope + np.float32(1e-6))
 
 
-def capsule(x, y, start, end, radius, end_radius) -> np.ndarray:
+def capsule(
+  x: Map, y: Map, start: Point, end: Point, radius: Number, end_radius: Number
+) -> np.ndarray:
   """Distance to a segment with a radius at either end."""
   dx, dy = end[0] - start[0], end[1] - start[1]
   px, py = x - np.float32(start[0]), y - np.float32(start[1])
@@ -389,7 +463,7 @@ def capsule(x, y, start, end, radius, end_radius) -> np.ndarray:
   return distance - (np.float32(radius) + t * np.float32(end_radius - radius))
 
 
-def convex(x, y, points) -> np.ndarray:
+def convex(x: Map, y: Map, points: Sequence[Point]) -> np.ndarray:
   """Distance (inside exact) to a convex polygon given in either sense."""
   count = len(points)
   area = sum(
@@ -397,24 +471,23 @@ def convex(x, y, points) -> np.ndarray:
     for i in range(count)
   )
   sign = 1.0 if area > 0 else -1.0
-  distance = None
+  sides = []
   for i in range(count):
     (ax, ay), (bx, by) = points[i - 1], points[i]
     length = math.hypot(bx - ax, by - ay) + 1e-9
     nx, ny = sign * (by - ay) / length, -sign * (bx - ax) / length
     side = x * np.float32(nx) + y * np.float32(ny)
-    side -= np.float32(ax * nx + ay * ny)
-    distance = side if distance is None else np.maximum(distance, side)
-  return distance
+    sides.append(side - np.float32(ax * nx + ay * ny))
+  return functools.reduce(np.maximum, sides)
 
 
-def dome(distance, width, depth) -> np.ndarray:
+def dome(distance: Map, width: Number, depth: Number) -> np.ndarray:
   """Height of a cushion `depth` high that is flat `width` inside its edge."""
   t = np.clip(distance * np.float32(-1.0 / width), 0.0, 1.0)
   return np.sqrt(t * (2.0 - t)) * np.float32(depth)
 
 
-def lens(x, y, start, end, width) -> np.ndarray:
+def lens(x: Map, y: Map, start: Point, end: Point, width: Number) -> np.ndarray:
   """Distance to a lens (two arcs) from `start` to `end`."""
   dx, dy = end[0] - start[0], end[1] - start[1]
   half = math.hypot(dx, dy) / 2

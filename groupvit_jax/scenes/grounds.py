@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from groupvit_jax.scenes import canvas
-from groupvit_jax.scenes.canvas import Light, blend, rgb, smooth
+from groupvit_jax.scenes.canvas import Light, Number, Value, blend, rgb, smooth
 from groupvit_jax.scenes.layout import Dice
 
 
@@ -40,7 +40,14 @@ class View:
       (light.x * math.sin(turn) + light.y * math.cos(turn)) / flat,
     )
 
-  def noise(self, name: str, along, across=None, shear=0.0, warp=0.0):
+  def noise(
+    self,
+    name: str,
+    along: Number,
+    across: Number | None = None,
+    shear: Number = 0.0,
+    warp: Value = 0.0,
+  ) -> np.ndarray:
     """A noise table over the ground.
 
     Args:
@@ -62,7 +69,7 @@ class View:
     repeats = min(along, across) if name == 'cloud' else max(along, across)
     return canvas.sample(name, u, v, self.step * repeats)
 
-  def bumps(self, name: str, scale, reach=0.02) -> np.ndarray:
+  def bumps(self, name: str, scale: Number, reach: Number = 0.02) -> np.ndarray:
     """Light on a bumpy ground: the noise's slope towards the light."""
     u, v = self.u * np.float32(scale), self.v * np.float32(scale)
     dx, dy = self.light[0] * reach, self.light[1] * reach

@@ -252,7 +252,9 @@ def _tone(colour: str, dice: Dice) -> tuple[float, float, float]:
   )
 
 
-def _place(dice: Dice, taken, radius: float) -> tuple[float, float]:
+def _place(
+  dice: Dice, taken: Sequence[tuple[Any, float]], radius: float
+) -> tuple[float, float]:
   """A centre that leaves the things already there mostly visible.
 
   A few tries, the loneliest of them wins when none is free: things may

@@ -20,7 +20,12 @@ DARK = cv.rgb(0.08, 0.4, 0.08)
 WHITE = cv.rgb(0.12, 0.03, 0.97)
 
 
-def colour(tone: Tone, hue=0.0, saturation=1.0, value=1.0) -> np.ndarray:
+def colour(
+  tone: Tone,
+  hue: cv.Number = 0.0,
+  saturation: cv.Number = 1.0,
+  value: cv.Number = 1.0,
+) -> np.ndarray:
   """The thing's colour, shifted in hue and scaled in the rest."""
   h, s, v = tone
   return cv.rgb(h + hue, s * saturation, v * value)
@@ -31,7 +36,13 @@ def blend_up(tone: Tone) -> np.ndarray:
   return cv.rgb(tone[0], tone[1] * 0.55, min(1.0, tone[2] * 1.3 + 0.08))
 
 
-def eye(g: Canvas, x, y, radius, iris=None):
+def eye(
+  g: Canvas,
+  x: cv.Number,
+  y: cv.Number,
+  radius: cv.Number,
+  iris: cv.Map | None = None,
+) -> None:
   """A round eye with a pupil and a glint."""
   if iris is not None:
     g.disc(x, y, radius, iris)
@@ -41,7 +52,7 @@ def eye(g: Canvas, x, y, radius, iris=None):
   g.disc(x - radius * 0.3, y - radius * 0.3, radius * 0.3, WHITE)
 
 
-def apple(g: Canvas, dice: Dice, tone: Tone):
+def apple(g: Canvas, dice: Dice, tone: Tone) -> None:
   """Two lobes, streaks from the stem, freckles; stem and often a leaf."""
   # A circle, narrower below, with a deep dip at the stalk, a shallow one below.
   x = g.x * (1 + np.float32(dice.uniform(0.06, 0.24)) * g.y)
@@ -80,7 +91,7 @@ def apple(g: Canvas, dice: Dice, tone: Tone):
     g.stroke(((0.02, -0.6), tip), 0.015, cv.rgb(0.25, 0.5, 0.75), on=True)
 
 
-def cactus(g: Canvas, dice: Dice, tone: Tone):
+def cactus(g: Canvas, dice: Dice, tone: Tone) -> None:
   """A ribbed column with arms or a round barrel, spines, often a pot."""
   potted = dice.chance(0.45)
   foot = 0.55 if potted else 0.95
@@ -137,7 +148,7 @@ def cactus(g: Canvas, dice: Dice, tone: Tone):
     g.shade(1 + np.maximum(cover, rim_cover) * (round_off - 1))
 
 
-def flower(g: Canvas, dice: Dice, tone: Tone):
+def flower(g: Canvas, dice: Dice, tone: Tone) -> None:
   """Petals around an eye of florets; sometimes stem and leaves."""
   stem = dice.chance(0.5)
   cy = -0.32 if stem else 0.0
@@ -185,7 +196,7 @@ def flower(g: Canvas, dice: Dice, tone: Tone):
   g.shade(1 + cover * (0.25 * florets - 0.3 * ring), window)
 
 
-def leaf(g: Canvas, dice: Dice, tone: Tone):
+def leaf(g: Canvas, dice: Dice, tone: Tone) -> None:
   """A blade (ovate, lobed or maple), midrib, side veins, worn edges."""
   kind = dice.choice(('ovate', 'ovate', 'oak', 'maple'))
   x, y = g.x, g.y + np.float32(0.12)
@@ -236,7 +247,7 @@ def leaf(g: Canvas, dice: Dice, tone: Tone):
   )
 
 
-def mushroom(g: Canvas, dice: Dice, tone: Tone):
+def mushroom(g: Canvas, dice: Dice, tone: Tone) -> None:
   """A domed cap, spotted or plain, gills below, a stem with a ring."""
   pale = (
     dice.around(0.1, 0.03),
@@ -289,7 +300,7 @@ def mushroom(g: Canvas, dice: Dice, tone: Tone):
 # `things` says what a painter is.
 
 
-def bird(g: Canvas, dice: Dice, tone: Tone):
+def bird(g: Canvas, dice: Dice, tone: Tone) -> None:
   """A songbird from the side: tail, body, head, folded wing, beak, legs."""
   dark = colour(tone, 0.0, 1.0, 0.62)
   leg = cv.rgb(0.07, 0.6, 0.4)
@@ -328,7 +339,7 @@ def bird(g: Canvas, dice: Dice, tone: Tone):
   eye(g, 0.58, -0.46, 0.065)
 
 
-def butterfly(g: Canvas, dice: Dice, tone: Tone):
+def butterfly(g: Canvas, dice: Dice, tone: Tone) -> None:
   """Four wings with dark borders, veins and spots, body and feelers."""
   x, y = np.abs(g.x), g.y
   spread = dice.uniform(0.45, 0.62)
@@ -367,7 +378,7 @@ def butterfly(g: Canvas, dice: Dice, tone: Tone):
   g.disc(0, -0.45, 0.09, cv.rgb(0.08, 0.4, 0.12))
 
 
-def cat(g: Canvas, dice: Dice, tone: Tone):
+def cat(g: Canvas, dice: Dice, tone: Tone) -> None:
   """A cat's face: ears, fur, muzzle, eyes, nose, whiskers, often tabby."""
   dark = colour(tone, 0.0, 1.05, 0.55)
   ear = dice.uniform(0.86, 1.0)
@@ -419,7 +430,7 @@ def cat(g: Canvas, dice: Dice, tone: Tone):
       g.stroke((start, (side * 0.86, 0.4 + drop * 2.4)), 0.012, WHITE, on=True)
 
 
-def fish(g: Canvas, dice: Dice, tone: Tone):
+def fish(g: Canvas, dice: Dice, tone: Tone) -> None:
   """Body with scales or stripes, forked tail, fins, gill, eye."""
   fin = colour(tone, dice.around(0, 0.05), 0.9, dice.uniform(0.65, 1.05))
   deep = dice.uniform(0.38, 0.52)
@@ -474,7 +485,7 @@ def fish(g: Canvas, dice: Dice, tone: Tone):
   eye(g, 0.68, -0.1, 0.075)
 
 
-def starfish(g: Canvas, dice: Dice, tone: Tone):
+def starfish(g: Canvas, dice: Dice, tone: Tone) -> None:
   """Five tapering, slightly bent arms with rows of bumps."""
   twist = dice.uniform(-0.35, 0.35)
   radius = np.hypot(g.x, g.y)
@@ -513,7 +524,7 @@ def starfish(g: Canvas, dice: Dice, tone: Tone):
 # `things` says what a painter is.
 
 
-def ball(g: Canvas, dice: Dice, tone: Tone):
+def ball(g: Canvas, dice: Dice, tone: Tone) -> None:
   """Beach ball, banded ball, football or basketball, turned in space."""
   edge = np.hypot(g.x, g.y) - 0.88
   g.paint(edge, colour(tone))
@@ -564,7 +575,7 @@ def ball(g: Canvas, dice: Dice, tone: Tone):
   g.relief(cv.dome(edge, 0.88, 0.8), shine=dice.uniform(0.2, 0.9))
 
 
-def _sphere(g: Canvas, dice: Dice):
+def _sphere(g: Canvas, dice: Dice) -> tuple[np.ndarray, ...]:
   """Unit vectors on a ball of radius .88, turned at random."""
   x, y = g.x * np.float32(1 / 0.88), g.y * np.float32(1 / 0.88)
   z = np.sqrt(np.maximum(1.0 - x * x - y * y, 0.0))
@@ -575,7 +586,7 @@ def _sphere(g: Canvas, dice: Dice):
   return c * x - s * z, y, s * x + c * z
 
 
-def boat(g: Canvas, dice: Dice, tone: Tone):
+def boat(g: Canvas, dice: Dice, tone: Tone) -> None:
   """A sailing boat (two sails) or a little steamer, hull with a stripe."""
   trim = cv.rgb(dice.unit(), dice.uniform(0.0, 0.8), dice.uniform(0.3, 0.95))
   if dice.chance(0.65):
@@ -596,7 +607,7 @@ def boat(g: Canvas, dice: Dice, tone: Tone):
   g.shade(1 - cover * 0.35 * cv.smooth(-0.6, 0.9, -g.light.x * g.x + g.y - 0.3))
 
 
-def _sails(g: Canvas, dice: Dice, trim):
+def _sails(g: Canvas, dice: Dice, trim: cv.Map) -> None:
   """Mast with a main sail and a jib."""
   cloth = cv.rgb(
     dice.choice((0.1, 0.12, 0.0, 0.58)), dice.unit() ** 2 * 0.7, 0.95
@@ -621,7 +632,7 @@ def _sails(g: Canvas, dice: Dice, trim):
     g.convex(((0.05, top - 0.02), (0.05, top + 0.12), (0.3, top + 0.05)), trim)
 
 
-def _cabin(g: Canvas, dice: Dice, trim):
+def _cabin(g: Canvas, dice: Dice, trim: cv.Map) -> None:
   """Deck house with windows and a funnel."""
   chimney = dice.uniform(-0.5, 0.1)
   g.convex(

@@ -244,8 +244,8 @@ def generate_many(
     split, count, size, seed, masks=masks, workers=workers, progress=progress
   ):
     stop = chunk.start + len(chunk.captions)
-    images[chunk.start : stop] = chunk.images
+    images[chunk.start : stop] = np.asarray(chunk.images)
     if truth is not None:
-      truth[chunk.start : stop] = chunk.masks
+      truth[chunk.start : stop] = np.asarray(chunk.masks)
     texts.extend(chunk.captions)
   return Arrays(images, texts, truth)

@@ -36,7 +36,9 @@ def _shadow(picture, alpha, left, top, layout, scale, size, strength):
     picture[:, y0:y1, x0:x1] *= 1 - part * np.float32(strength / 255)
 
 
-def _daylight(picture, dice: Dice, light, size: int):
+def _daylight(
+  picture: np.ndarray, dice: Dice, light: canvas_lib.Light, size: int
+) -> None:
   """Exposure, colour of the light, and its fall-off across the picture."""
   line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
   slope = dice.uniform(0.0, 0.45)
@@ -50,7 +52,7 @@ def _daylight(picture, dice: Dice, light, size: int):
   )
 
 
-def _camera(picture, dice: Dice, size: int) -> np.ndarray:
+def _camera(picture: np.ndarray, dice: Dice, size: int) -> np.ndarray:
   """Slight blur and sensor noise; uint8 [h, w, 3]."""
   # Blur in picture lengths, so that a larger picture is not a sharper scene.
   radius = dice.uniform(0.0, 0.006) * size

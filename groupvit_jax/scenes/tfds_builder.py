@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from groupvit_jax import scenes
@@ -44,6 +45,7 @@ def _classes() -> tuple[type, type]:
     """Drawn things on textured grounds, with captions and masks."""
 
     name = 'scenes'
+    builder_config: ScenesConfig
     VERSION = tfds.core.Version(_VERSION)
     RELEASE_NOTES = {
       _VERSION: 'Larger things, each with a usual colour.',
@@ -91,7 +93,7 @@ def _classes() -> tuple[type, type]:
       split = _SPLITS[self.builder_config.kind]
       return {split: self._generate_examples(split)}
 
-    def _generate_examples(self, split: str):
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
       config = self.builder_config
       with_masks = config.kind == 'masks'
       for chunk in scenes.generate_chunks(
