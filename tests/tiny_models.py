@@ -1,12 +1,12 @@
 """Tiny models and a quick jit, shared by the tests of models/."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from groupvit_jax.models import dual_encoder, groupvit, text, vit
-from groupvit_jax.models import vit as vit_lib
+from groupvit_jax.models import dual_encoder, grouping, groupvit, text, vit
 
 # Compiling is what takes the time in these tests, not running.
 fast_jit = functools.partial(
@@ -23,6 +23,8 @@ RNGS = {
 
 def image_encoder(**options) -> groupvit.GroupViT:
   """A 2-stage GroupViT of 16 px images in 4x4 tokens."""
+  names = [f.name for f in dataclasses.fields(grouping.GroupingConfig)]
+  config = {name: options.pop(name) for name in names if name in options}
   defaults = {
     'image_size': 16,
     'patch_size': 4,
@@ -31,6 +33,7 @@ def image_encoder(**options) -> groupvit.GroupViT:
     'num_heads': 2,
     'num_group_tokens': (6, 3, 0),
     'num_output_groups': (6, 3, 0),
+    'grouping': grouping.GroupingConfig(**config),
   }
   return groupvit.GroupViT(**defaults | options)
 
@@ -47,7 +50,7 @@ def vit_encoder(**options) -> vit.ViT:
   return vit.ViT(**defaults | options)
 
 
-def clip_vit_encoder(**options) -> vit_lib.ClipViT:
+def clip_vit_encoder(**options) -> vit.ClipViT:
   """A CLIP ViT of the same size."""
   defaults = {
     'image_size': 16,
@@ -56,7 +59,7 @@ def clip_vit_encoder(**options) -> vit_lib.ClipViT:
     'depth': 2,
     'num_heads': 2,
   }
-  return vit_lib.ClipViT(**defaults | options)
+  return vit.ClipViT(**defaults | options)
 
 
 def text_encoder(**options) -> text.TextTransformer:

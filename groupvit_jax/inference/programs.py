@@ -99,7 +99,7 @@ class Programs:
     )
 
   def _temperature(self, variables):
-    return self.module.apply(variables, method='scale')
+    return self.module.apply(variables, method='logit_scale')
 
   def _regions(
     self,

@@ -5,20 +5,19 @@ reads from its config, and conversion from the shapes of foreign weights.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from groupvit_jax.models import dual_encoder, groupvit, text, vit
-from groupvit_jax.models import vit as vit_lib
+from groupvit_jax.models import dual_encoder, grouping, groupvit, text, vit
 
 IMAGE_ENCODERS = {
   'groupvit': groupvit.GroupViT,
   'vit': vit.ViT,
-  'clip_vit': vit_lib.ClipViT,
+  'clip_vit': vit.ClipViT,
 }
 
 _TOP = (
@@ -60,12 +59,12 @@ def build(
   """The model of an architecture.
 
   Args:
-    architecture: image_encoder (a name in `IMAGE_ENCODERS`), image (fields of
-      that module, sequences as lists), text (fields of `TextTransformer`),
-      embed_dim, projector_width (0: one linear layer), projector_bias,
-      separate_multi_label_scale; learned_background, off where it is not named.
-      Sizes must be there; other fields of the two encoders have the module's
-      default.
+    architecture: image_encoder (a name in `IMAGE_ENCODERS`), image (its
+      `defaults` by name, sequences as lists), text (those of
+      `TextTransformer`), embed_dim, projector_width (0: one linear layer),
+      projector_bias, separate_multi_label_scale; learned_background, off where
+      it is not named. Sizes must be there; other fields of the two encoders
+      have a default.
     dtype: of the computation; parameters are float32.
     remat: recompute the encoders' activations backwards.
     **image_options: fields of the image encoder, in place of those in
@@ -98,10 +97,18 @@ def build(
   )
 
 
-def fields(module: type[nn.Module]) -> tuple[str, ...]:
-  """Names of the fields that an architecture may set of an encoder."""
-  names = module.__dataclass_fields__
-  return tuple(name for name in names if name not in _RUNTIME)
+def defaults(module: type[nn.Module]) -> dict[str, Any]:
+  """Fields that an architecture may set of an encoder, with their defaults.
+
+  Options of the Grouping Blocks stand beside the fields of `GroupViT`.
+  """
+  found = {
+    field.name: field.default
+    for field in dataclasses.fields(module)
+    if field.name not in _RUNTIME
+  }
+  config = found.pop('grouping', None)
+  return found | (dataclasses.asdict(config) if config else {})
 
 
 def _module(
@@ -111,36 +118,40 @@ def _module(
   options: Mapping[str, Any],
 ) -> nn.Module:
   """One encoder, its lists made tuples, as flax must be able to hash it."""
-  known = fields(module)
+  known = tuple(defaults(module))
   required = [name for name in known if name in _SIZES]
   _check(f'architecture, {part}', values, known, required)
   values = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in values.items()
   }
+  if module is groupvit.GroupViT:
+    names = [f.name for f in dataclasses.fields(grouping.GroupingConfig)]
+    chosen = {name: values.pop(name) for name in names if name in values}
+    values['grouping'] = grouping.GroupingConfig(**chosen)
   return module(**values, **options)
 
 
-def _check(where, values, known, required) -> None:
+def _check(
+  where: str,
+  values: Mapping[str, Any],
+  known: Sequence[str],
+  required: Sequence[str],
+) -> None:
   """Raises ValueError if fields are unknown or missing."""
   unknown = [name for name in values if name not in known]
   missing = [name for name in required if name not in values]
   if unknown or missing:
-    said = [f'unknown fields: {", ".join(unknown)}'] if unknown else []
-    said += [f'missing fields: {", ".join(missing)}'] if missing else []
+    wrong = [f'unknown fields: {", ".join(unknown)}'] if unknown else []
+    wrong += [f'missing fields: {", ".join(missing)}'] if missing else []
     raise ValueError(
-      f'{where}: {"; ".join(said)}. The fields are {", ".join(known)}.'
+      f'{where}: {"; ".join(wrong)}. The fields are {", ".join(known)}.'
     )
-
-
-# Named sizes: frozen specs with their source.
-#
-# A spec is what a paper's table fixes; configurations take their sizes from it.
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupViTSpec:
-  """Sizes of a GroupViT; fields as in `groupvit.GroupViT`."""
+  """Sizes that a paper's table fixes; fields as in `groupvit.GroupViT`."""
 
   image_size: int
   patch_size: int

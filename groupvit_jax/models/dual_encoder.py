@@ -39,7 +39,7 @@ class Projector(nn.Module):
   ) -> Float[Array, '*b e']:
     """Projects; batch statistics only if `train`."""
 
-    def dense(features, fan_in, name):
+    def dense(features: int, fan_in: int, name: str) -> nn.Module:
       return ops.Dense(
         features,
         use_bias=self.bias,
@@ -66,11 +66,10 @@ class DualEncoder(nn.Module):
     embed_dim: joint width.
     projector_width: hidden width of the projectors; 0: one linear layer.
     projector_bias: of the projectors' linear layers.
-    separate_multi_label_scale: a temperature of its own for the multi-label
+    separate_multi_label_scale: a logit scale of its own for the multi-label
       loss (released); False shares the caption's.
-    learned_background: hold a vector and a level that say how near a region is
-      to nothing that a caption would name (`losses/background.py`); without it
-      there are no such parameters.
+    learned_background: hold the vector and the level of a learned background
+      (`losses/background.py`); without it there are no such parameters.
     dtype: of the projectors' computation.
   """
 
@@ -83,14 +82,17 @@ class DualEncoder(nn.Module):
   learned_background: bool = False
   dtype: DTypeLike = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
+    """Makes the projectors and the parameters of the joint space."""
     sizes = self.embed_dim, self.projector_width
     self.image_projector = Projector(*sizes, self.projector_bias, self.dtype)
     self.text_projector = Projector(*sizes, self.projector_bias, self.dtype)
     initial = nn.initializers.constant(INITIAL_SCALE)
-    self.logit_scale = self.param('logit_scale', initial, ())
+    # The parameters are logarithms; the methods of the same names
+    # exponentiate them.
+    self._log_scale = self.param('logit_scale', initial, ())
     if self.separate_multi_label_scale:
-      self.multi_label_logit_scale = self.param(
+      self._multi_label_log_scale = self.param(
         'multi_label_logit_scale', initial, ()
       )
     if self.learned_background:
@@ -106,7 +108,7 @@ class DualEncoder(nn.Module):
     *,
     train: bool = False,
     with_groups: bool = False,
-    with_parts: bool = False,
+    with_token_embeddings: bool = False,
   ) -> dict:
     """Embeds images and their texts.
 
@@ -117,13 +119,14 @@ class DualEncoder(nn.Module):
         'drop_path' and 'gumbel'); make 'batch_stats' mutable.
       with_groups: project the regions too; by the stored statistics, as
         the original does (only pooled images make batch statistics).
-      with_parts: project what each group is made of too (`GroupViT`): with
-        several grouping stages, what groups of the stage before bring.
+      with_token_embeddings: project the token embeddings too (`GroupViT`); with
+        several grouping stages the tokens are groups of the stage before.
 
     Returns:
-      image (b e), texts (b t e), groups (b g e) and parts (b n e; both only if
-      asked for): unit vectors, float32. scale, multi_label_scale: scalars.
-      assignments, noisy_assignments, grid: as the image encoder gives them.
+      image (b e), texts (b t e), groups (b g e) and token_embeddings (b n e;
+      both only if asked for): unit vectors, float32. logit_scale,
+      multi_label_logit_scale: scalars, exponentiated. assignments,
+      noisy_assignments, grid: as the image encoder gives them.
       background_token (e + 1, vector and level) if there is one.
     """
     pooled, out = self.image(images, train=train)
@@ -132,8 +135,8 @@ class DualEncoder(nn.Module):
     texts = self.text_projector(texts, train).reshape(batch, t, -1)
     result = {
       'texts': unit_norm(texts),
-      'scale': self.scale(),
-      'multi_label_scale': self.multi_label_scale(),
+      'logit_scale': self.logit_scale(),
+      'multi_label_logit_scale': self.multi_label_logit_scale(),
       'assignments': out.get('assignments', ()),
       'noisy_assignments': out.get('noisy_assignments', ()),
       'grid': out['grid'],
@@ -141,8 +144,8 @@ class DualEncoder(nn.Module):
     # Before the pooled images: these must see the statistics as stored.
     if with_groups:
       result['groups'] = self.project_regions(out)
-    if with_parts:
-      result['parts'] = self.project_regions(out, 'parts')
+    if with_token_embeddings:
+      result['token_embeddings'] = self.project_regions(out, 'token_embeddings')
     if self.learned_background:
       result['background_token'] = self.background_token
     image = self.image_projector(pooled, train)
@@ -151,7 +154,7 @@ class DualEncoder(nn.Module):
   def project_regions(
     self, out: dict, name: str = 'groups'
   ) -> Float[Array, 'b g e']:
-    """Unit embeddings of groups or parts; a ViT's patch tokens are both."""
+    """Unit embeddings of groups or tokens; a ViT's patch tokens are both."""
     regions = out[name] if name in out else out['tokens']
     return unit_norm(self.image_projector(regions, False))
 
@@ -179,21 +182,21 @@ class DualEncoder(nn.Module):
     images: Float[Array, 'b h w 3'],
     sizes: Int[Array, 'b 2'] | None = None,
   ) -> dict:
-    """What zero-shot segmentation needs of normalised images.
+    """Regions of normalised images, for zero-shot segmentation.
 
     Args:
       images: any size of at least one patch.
-      sizes: real (height, width) in pixels of pictures that lie in the top left
-        corner of their canvas; what else is there is not read. Every picture
-        gets what it would get alone. None: the canvas is the picture.
+      sizes: real (height, width) in pixels of images that lie in the top left
+        corner of the padded shape; the padding is not read, and every image
+        gets the result that it would get alone. None: there is no padding.
 
     Returns:
-      image (b e) and embeddings (b g e): unit vectors of the picture and of
+      image (b e) and embeddings (b g e): unit vectors of the image and of
       its final groups (a ViT: of its patch tokens). stages: per grouping
       stage, soft maps b h w g on the token grid, composed down to the image;
       the last are the masks of `embeddings`. A ViT has none. grid: (h, w).
       With sizes, maps and a ViT's embeddings are zero in the padding, and
-      grids (b 2) are the (h, w) of every picture in tokens. background (b g),
+      grids (b 2) are the (h, w) of every image in tokens. background (b g),
       if it was learned: the cosine that a noun has to exceed in each group.
     """
     pooled, out = self.image(images, train=False, sizes=sizes)
@@ -219,12 +222,12 @@ class DualEncoder(nn.Module):
       result['embeddings'] = jnp.where(mask, result['embeddings'], 0)
     return result | {'grids': out['grids']}
 
-  def scale(self) -> Float[Array, '']:
-    """Temperature of the caption loss: exp, at most 100."""
-    return jnp.minimum(jnp.exp(self.logit_scale), MAX_SCALE)
+  def logit_scale(self) -> Float[Array, '']:
+    """Factor on the logits of the caption loss: exponentiated, at most 100."""
+    return jnp.minimum(jnp.exp(self._log_scale), MAX_SCALE)
 
-  def multi_label_scale(self) -> Float[Array, '']:
-    """Temperature of the multi-label loss; the caption's if shared."""
+  def multi_label_logit_scale(self) -> Float[Array, '']:
+    """The same for the multi-label loss; the caption's if shared."""
     if not self.separate_multi_label_scale:
-      return self.scale()
-    return jnp.minimum(jnp.exp(self.multi_label_logit_scale), MAX_SCALE)
+      return self.logit_scale()
+    return jnp.minimum(jnp.exp(self._multi_label_log_scale), MAX_SCALE)

@@ -4,7 +4,9 @@ GroupViT (arXiv 2202.11094) section 3.1, eq. 2-6, in the form of the released
 code (scaled logits, +1 in the denominator, attention before assignment).
 """
 
+import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +17,67 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from groupvit_jax.models import layers, ops, patches
 
 ASSIGNMENTS = ('hard', 'soft')
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupingConfig:
+  """Options of all Grouping Blocks of a model; the defaults are the released.
+
+  Attributes:
+    assign_mlp_ratio: hidden over outer width of the MLP after assignment.
+    assignment: 'hard' (straight-through Gumbel-softmax) or 'soft' (softmax).
+    gumbel_temperature: of the softmax in training; only with 'hard'.
+    gumbel_noise: factor on the noise of training; only with 'hard'. With 1, a
+      token goes where its logits say only if they differ by several units;
+      until then every group holds a random mixture of the image, mostly
+      background, and learns its name. Less noise lets small objects through.
+    group_residual: add the group token to what its tokens brought. Without it
+      nothing but its tokens determines a group.
+    pre_assign_attn: group tokens attend to the image before assignment.
+    token_mixer: MLP over the token axis; only without it must the number of
+      group tokens equal the number of output groups.
+    center_keys: subtract the image's mean from the keys. Otherwise, what all
+      patches share decides for all of them alike, and one group per image is
+      the easy solution. Centred, the logits of every group average to zero over
+      the image, so none can win all of it.
+
+  Raises:
+    ValueError: for an unknown assignment.
+  """
+
+  assign_mlp_ratio: float = 4.0
+  assignment: str = 'hard'
+  gumbel_temperature: float = 1.0
+  gumbel_noise: float = 1.0
+  group_residual: bool = True
+  pre_assign_attn: bool = True
+  token_mixer: bool = True
+  center_keys: bool = False
+
+  def __post_init__(self):
+    if self.assignment not in ASSIGNMENTS:
+      raise ValueError(
+        f'unknown assignment {self.assignment!r}; choose one of {ASSIGNMENTS}'
+      )
+
+
+class Grouping(NamedTuple):
+  """Groups, and how they came about.
+
+  Attributes:
+    groups: the new tokens.
+    soft: assignment without noise; over g it sums to one, or to zero for
+      padding.
+    noisy: the same with the noise of training; in evaluation equal to `soft`.
+    tokens: token embeddings: each token passed through the block's output
+      layers as if it were a group of its own (without the +1 in the denominator
+      and without the group residual). Meaningless for padding.
+  """
+
+  groups: Float[Array, 'b g d']
+  soft: Float[Array, 'b g n']
+  noisy: Float[Array, 'b g n']
+  tokens: Float[Array, 'b n d']
 
 
 def gumbel_noise(
@@ -57,8 +120,8 @@ def compose_assignments(
   return tuple(composed)
 
 
-def quiet_where_empty(
-  y: Float[Array, 'b g d'],
+def stop_gradient_if_empty(
+  groups: Float[Array, 'b g d'],
   assignment: Float[Array, 'b g n'],
   mask: Bool[Array, 'b n'] | None = None,
 ) -> Float[Array, 'b g d']:
@@ -73,7 +136,7 @@ def quiet_where_empty(
   if mask is not None:
     wins &= mask[:, None, :]
   filled = wins.any(axis=2)[..., None]
-  return jnp.where(filled, y, jax.lax.stop_gradient(y))
+  return jnp.where(filled, groups, jax.lax.stop_gradient(groups))
 
 
 class TokenMixer(nn.Module):
@@ -85,10 +148,10 @@ class TokenMixer(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b g d']:
-    hidden = x.shape[-1] // 2
+    """Mixes tokens; the hidden width is half of d, as released."""
     init = nn.initializers.normal(self.init_std)
     mlp = layers.MLP(
-      hidden,
+      x.shape[-1] // 2,
       self.num_tokens,
       kernel_init=init,
       out_init=init,
@@ -99,7 +162,7 @@ class TokenMixer(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """Group tokens read the image tokens; residuals, then a final norm."""
+  """Group tokens attend to image tokens; residuals, then a final norm."""
 
   num_heads: int
   mlp_ratio: float = 4.0
@@ -113,6 +176,7 @@ class CrossAttention(nn.Module):
     x: Float[Array, 'b n d'],
     mask: Bool[Array, 'b n'] | None = None,
   ) -> Float[Array, 'b g d']:
+    """Returns the updated group tokens; `mask` is False for padding."""
     init = nn.initializers.normal(self.init_std)
     attn = layers.Attention(self.num_heads, init, init, self.dtype, name='attn')
     mlp = layers.MLP(
@@ -130,22 +194,16 @@ class CrossAttention(nn.Module):
 class Assign(nn.Module):
   """Every token goes to one group; a group is the mean of its tokens.
 
-  One head, softmax over the group axis. In training 'hard' adds Gumbel noise
-  and passes the gradient straight through; 'soft' has neither.
+  One head, softmax over the group axis (eq. 3). In training 'hard' adds Gumbel
+  noise and passes the gradient straight through (eq. 4); 'soft' does neither.
 
   Attributes:
-    assignment: 'hard' or 'soft'.
-    temperature: of the Gumbel-softmax, in training.
-    noise: factor on the Gumbel noise, in training.
-    center_keys: see `GroupingBlock`.
-    init_std: of the kernels at the start.
+    config: options; the MLP and the residual are not of this module.
+    init_std: of the kernels.
     dtype: of the computation; the softmax is always float32.
   """
 
-  assignment: str = 'hard'
-  temperature: float = 1.0
-  noise: float = 1.0
-  center_keys: bool = False
+  config: GroupingConfig = GroupingConfig()
   init_std: float = 0.02
   dtype: DTypeLike = jnp.float32
 
@@ -156,52 +214,39 @@ class Assign(nn.Module):
     x: Float[Array, 'b n d'],
     train: bool,
     mask: Bool[Array, 'b n'] | None = None,
-  ) -> tuple[
-    Float[Array, 'b g d'],
-    Float[Array, 'b g n'],
-    Float[Array, 'b g n'],
-    Float[Array, 'b n d'],
-  ]:
-    """Returns groups, soft maps without and with noise, and every token's part.
+  ) -> Grouping:
+    """Assigns tokens; those that are False in `mask` belong to no group."""
+    config, width = self.config, x.shape[-1]
 
-    A token's part is what it brings to its group: a group is the sum of the
-    parts of its tokens over their number plus one. Tokens that are padding
-    (False in `mask`) belong to no group; their part means nothing.
-    """
-    if self.assignment not in ASSIGNMENTS:
-      raise ValueError(
-        f'unknown assignment {self.assignment!r}; choose one of {ASSIGNMENTS}'
-      )
-    width = x.shape[-1]
-
-    def dense(features, name):
+    def dense(features: int, name: str) -> nn.Module:
       init = nn.initializers.normal(self.init_std)
       return ops.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     q = dense(width, 'q')(groups) * width**-0.5
     k, v = jnp.split(dense(2 * width, 'kv')(x), 2, axis=-1)
-    if self.center_keys:
-      k -= patches.mean(k, mask, keepdims=True)
+    if config.center_keys:
+      k -= patches.mean_token(k, mask, keepdims=True)
     logits = jnp.einsum(
       'bgd,bnd->bgn', q, k, preferred_element_type=jnp.float32
     )
     soft = noisy = jax.nn.softmax(logits, axis=1)
-    hard = self.assignment == 'hard'
+    hard = config.assignment == 'hard'
     if hard and train:
-      noise = self.noise * gumbel_noise(self.make_rng('gumbel'), logits.shape)
-      noisy = jax.nn.softmax((logits + noise) / self.temperature, axis=1)
+      noise = gumbel_noise(self.make_rng('gumbel'), logits.shape)
+      logits = logits + config.gumbel_noise * noise
+      noisy = jax.nn.softmax(logits / config.gumbel_temperature, axis=1)
     used = straight_through(noisy) if hard else noisy
     if mask is not None:
       soft, noisy, used = (
         jnp.where(mask[:, None, :], maps, 0) for maps in (soft, noisy, used)
       )
 
-    # +1 in the denominator: 1e-10 was unstable (NVlabs/GroupViT issue 17), and
-    # a group without tokens is zero instead of 0 / 0.
+    # Eq. 5. +1 in the denominator: 1e-10 was unstable (NVlabs/GroupViT issue
+    # 17), and a group without tokens is zero instead of 0 / 0.
     y = jnp.einsum('bgn,bnd->bgd', used.astype(v.dtype), v)
     y = y / (used.sum(axis=2, keepdims=True) + 1).astype(v.dtype)
     out = dense(width, 'out')
-    return out(y), soft, noisy, out(v)
+    return Grouping(out(y), soft, noisy, out(v))
 
 
 class GroupingBlock(nn.Module):
@@ -209,39 +254,16 @@ class GroupingBlock(nn.Module):
 
   Attributes:
     num_output_groups: groups that leave the block.
-    num_heads: of the cross-attention before assignment.
-    mlp_ratio: of the MLP in the cross-attention before assignment.
-    assign_mlp_ratio: of the MLP after it.
-    assignment, temperature: see `Assign`.
-    gumbel_noise: factor on the noise of training, 1 as released. With 1, a
-      patch goes where its logits say only if they differ by several units;
-      until then every group holds a random mixture of the picture, mostly
-      ground, and learns to be called so. Less noise lets small things speak.
-    center_keys: take the picture's mean from the keys. What all patches share
-      (which ground, which light) else decides for all of them alike, and the
-      quiet solution is one group per picture. Centred, the logits of every
-      group average to zero over the picture: none can win all of it, and only
-      differences within the picture are left to group by.
-    group_residual: add the group token to what its tokens brought. False ties
-      a group's content to its tokens: nothing else reaches the output.
-    pre_assign_attn: let group tokens read the image before they compete.
-    token_mixer: MLP over the token axis; only without it must the number of
-      group tokens equal `num_output_groups`.
-    init_std: of all kernels at the start (see `GroupViT`).
+    num_heads, mlp_ratio: of the cross-attention before assignment.
+    config: options.
+    init_std: of all kernels (see `groupvit.GroupViT`).
     dtype: of the computation; parameters are float32.
   """
 
   num_output_groups: int
   num_heads: int
   mlp_ratio: float = 4.0
-  assign_mlp_ratio: float = 4.0
-  assignment: str = 'hard'
-  temperature: float = 1.0
-  group_residual: bool = True
-  pre_assign_attn: bool = True
-  token_mixer: bool = True
-  gumbel_noise: float = 1.0
-  center_keys: bool = False
+  config: GroupingConfig = GroupingConfig()
   init_std: float = 0.02
   dtype: DTypeLike = jnp.float32
 
@@ -252,59 +274,44 @@ class GroupingBlock(nn.Module):
     groups: Float[Array, 'b t d'],
     train: bool,
     mask: Bool[Array, 'b n'] | None = None,
-  ) -> tuple[
-    Float[Array, 'b g d'],
-    Float[Array, 'b g n'],
-    Float[Array, 'b g n'],
-    Float[Array, 'b n d'],
-  ]:
-    """Returns groups, soft maps without and with noise, and tokens.
+  ) -> Grouping:
+    """Groups tokens `x`, starting from group tokens `groups`.
 
-    The tokens are as each would leave the block as a group of many like it, but
-    without the group token that `group_residual` adds to a group;
-    those that are padding (False in `mask`) mean nothing and change nothing.
+    Tokens that are False in `mask` are padding and change nothing.
     """
-    dtype = self.dtype
+    config, std, dtype = self.config, self.init_std, self.dtype
     groups = layers.layer_norm(dtype, 'norm_tokens')(groups)
     x = layers.layer_norm(dtype, 'norm_x')(x)
-    if self.token_mixer:
-      mixer = TokenMixer(
-        self.num_output_groups, self.init_std, dtype, name='mixer'
-      )
-      groups = mixer(groups)
-      groups = layers.layer_norm(dtype, 'norm_mixed')(groups)
+    if config.token_mixer:
+      mixer = TokenMixer(self.num_output_groups, std, dtype, name='mixer')
+      groups = layers.layer_norm(dtype, 'norm_mixed')(mixer(groups))
     elif groups.shape[1] != self.num_output_groups:
       raise ValueError(
         f'{groups.shape[1]} group tokens cannot become '
         f'{self.num_output_groups} groups without token_mixer; make the two '
         'numbers equal or set token_mixer=True'
       )
-    if self.pre_assign_attn:
+    if config.pre_assign_attn:
       attn = CrossAttention(
-        self.num_heads, self.mlp_ratio, self.init_std, dtype, name='pre_assign'
+        self.num_heads, self.mlp_ratio, std, dtype, name='pre_assign'
       )
       groups = attn(groups, x, mask)
 
-    assign = Assign(
-      self.assignment,
-      self.temperature,
-      self.gumbel_noise,
-      self.center_keys,
-      self.init_std,
-      dtype,
-      name='assign',
-    )
-    y, soft, noisy, tokens = assign(groups, x, train, mask)
-    if self.group_residual:
+    assigned = Assign(config, std, dtype, name='assign')(groups, x, train, mask)
+    y, tokens = assigned.groups, assigned.tokens
+    if config.group_residual:
       y = y + groups
-    hidden = int(x.shape[-1] * self.assign_mlp_ratio)
-    init = nn.initializers.normal(self.init_std)
+    init = nn.initializers.normal(std)
     mlp = layers.MLP(
-      hidden, kernel_init=init, out_init=init, dtype=dtype, name='mlp'
+      int(x.shape[-1] * config.assign_mlp_ratio),
+      kernel_init=init,
+      out_init=init,
+      dtype=dtype,
+      name='mlp',
     )
     norm_out = layers.layer_norm(dtype, 'norm_out')
     y = y + mlp(norm_out(y))
     tokens = tokens + mlp(norm_out(tokens))
-    if self.assignment == 'hard' and not self.group_residual:
-      y = quiet_where_empty(y, noisy, mask)
-    return y, soft, noisy, tokens
+    if config.assignment == 'hard' and not config.group_residual:
+      y = stop_gradient_if_empty(y, assigned.noisy, mask)
+    return assigned._replace(groups=y, tokens=tokens)

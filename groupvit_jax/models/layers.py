@@ -4,7 +4,8 @@ Plain flax modules with PyTorch's conventions (initializers, LayerNorm epsilon,
 batch-norm statistics), so that released weights carry over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -215,10 +216,30 @@ class Block(nn.Module):
     return x + DropPath(self.drop_path)(y, train)
 
 
-def block_class(remat: bool) -> type[nn.Module]:
-  """`Block`, or `Block` that recomputes its activations backwards."""
+def run_blocks(
+  x: Float[Array, 'b n d'],
+  drop_path: Sequence[float],
+  train: bool,
+  mask: Bool[Array, '...'] | None,
+  *,
+  remat: bool,
+  **options: Any,
+) -> Float[Array, 'b n d']:
+  """Blocks one after the other; call it inside a module's `__call__`.
+
+  Args:
+    x: tokens.
+    drop_path: a rate for each block; block i is named `block_{i}`.
+    train: drop paths.
+    mask: see `Attention`.
+    remat: recompute the blocks' activations backwards.
+    **options: fields of every `Block`.
+  """
   # Arguments count from self = 0, so `train` is 2.
-  return nn.remat(Block, static_argnums=(2,)) if remat else Block
+  block = nn.remat(Block, static_argnums=(2,)) if remat else Block
+  for i, rate in enumerate(drop_path):
+    x = block(drop_path=rate, name=f'block_{i}', **options)(x, train, mask)
+  return x
 
 
 class BatchNorm(nn.Module):

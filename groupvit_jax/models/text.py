@@ -49,37 +49,29 @@ class TextTransformer(nn.Module):
         f'{length} tokens exceed context_length {self.context_length}; cut '
         'the texts or build the model with a longer context'
       )
-    x = self.embed(tokens)
-    mask = jnp.tril(jnp.ones((length, length), bool))
-    block = layers.block_class(self.remat)
-    for i in range(self.depth):
-      x = block(
-        self.num_heads,
-        self.mlp_ratio,
-        activation=ops.quick_gelu,
-        torch_biases=True,
-        dtype=self.dtype,
-        name=f'block_{i}',
-        **self.inits(),
-      )(x, False, mask)
-    x = x[jnp.arange(x.shape[0]), tokens.argmax(axis=1)]
-    return layers.layer_norm(jnp.float32, 'norm')(x)
-
-  def embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l d']:
-    """Token plus position embeddings."""
     normal = nn.initializers.normal
     table = self.param('tokens', normal(0.02), (self.vocab_size, self.width))
     positions = self.param(
       'positions', normal(0.01), (self.context_length, self.width)
     )
-    x = table[tokens] + positions[: tokens.shape[1]]
-    return x.astype(self.dtype)
-
-  def inits(self) -> dict[str, layers.Initializer]:
-    """CLIP's standard deviations, by width and depth."""
-    normal, width = nn.initializers.normal, self.width
-    return {
-      'in_init': normal(width**-0.5),
-      'fc_init': normal((2 * width) ** -0.5),
-      'out_init': normal(width**-0.5 * (2 * self.depth) ** -0.5),
-    }
+    x = (table[tokens] + positions[:length]).astype(self.dtype)
+    mask = jnp.tril(jnp.ones((length, length), bool))
+    # CLIP's standard deviations, by width and depth.
+    width = self.width
+    x = layers.run_blocks(
+      x,
+      (0.0,) * self.depth,
+      False,
+      mask,
+      remat=self.remat,
+      num_heads=self.num_heads,
+      mlp_ratio=self.mlp_ratio,
+      activation=ops.quick_gelu,
+      in_init=normal(width**-0.5),
+      fc_init=normal((2 * width) ** -0.5),
+      out_init=normal(width**-0.5 * (2 * self.depth) ** -0.5),
+      torch_biases=True,
+      dtype=self.dtype,
+    )
+    x = x[jnp.arange(x.shape[0]), tokens.argmax(axis=1)]
+    return layers.layer_norm(jnp.float32, 'norm')(x)

@@ -1,7 +1,10 @@
-"""CLIP-style ViT: the baseline image encoder, without groups.
+"""Image encoders without groups: the ViT baseline, and OpenAI CLIP's ViT.
 
-The same embedding, blocks and pooling as GroupViT, so that a comparison (the
-paper's Table 4) changes the grouping and nothing else.
+`ViT` has the embedding, blocks and pooling of GroupViT, so that a comparison
+(the paper's Table 4) changes the grouping and nothing else. `ClipViT` (arXiv
+2103.00020, openai/CLIP model.py) is what a CLIP checkpoint holds: a class token
+that is read at the end, QuickGELU, a norm before the blocks, no bias in the
+patch embedding.
 """
 
 from collections.abc import Sequence
@@ -13,11 +16,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from groupvit_jax.models import layers, ops, patches
-from groupvit_jax.models import patches as patches_lib
 
 
 class ViT(nn.Module):
-  """The image encoder.
+  """The image encoder of the baseline.
 
   Attributes:
     image_size: pixels that positions are stored for; one side or (h, w).
@@ -53,51 +55,42 @@ class ViT(nn.Module):
     Args:
       images: any size of at least one patch.
       train: drop paths, from the rng collection 'drop_path'.
-      sizes: real (height, width) in pixels of pictures that lie in the top left
-        corner of their canvas; None: the canvas is the picture.
+      sizes: real (height, width) in pixels of images that lie in the top left
+        corner of the padded shape; None: there is no padding.
 
     Returns:
       The mean of the patch tokens, b d, and a dict: tokens (b n d, after the
-      last norm); grid (their (h, w), plain ints); with sizes, grids (b 2, the
-      same of every picture; tokens beyond mean nothing).
+      last norm); grid (their (h, w), plain ints); grids (with sizes, b 2, the
+      same of every image, else None; tokens beyond are meaningless).
     """
     p = self.patch_size
     grid = patches.grid_size(images.shape[1:3], p)
-    grids = patches_lib.token_grids(sizes, p, grid)
-    mask = patches_lib.token_mask(grids, grid)
+    grids = patches.token_grids(sizes, p, grid)
+    mask = patches.token_mask(grids, grid)
     x = patches.PatchEmbed(
       self.image_size, p, self.width, self.dtype, name='embed'
     )(images, grids)
-    block = layers.block_class(self.remat)
-    rates = np.linspace(0, self.drop_path_rate, self.depth).tolist()
     init = nn.initializers.normal(self.init_std)
-    for i, rate in enumerate(rates):
-      x = block(
-        self.num_heads,
-        self.mlp_ratio,
-        rate,
-        in_init=init,
-        fc_init=init,
-        out_init=init,
-        dtype=self.dtype,
-        name=f'block_{i}',
-      )(x, train, patches_lib.key_mask(mask))
+    x = layers.run_blocks(
+      x,
+      np.linspace(0, self.drop_path_rate, self.depth).tolist(),
+      train,
+      patches.key_mask(mask),
+      remat=self.remat,
+      num_heads=self.num_heads,
+      mlp_ratio=self.mlp_ratio,
+      in_init=init,
+      fc_init=init,
+      out_init=init,
+      dtype=self.dtype,
+    )
     x = layers.layer_norm(jnp.float32, 'norm')(x)
-    out = {'tokens': x, 'grid': grid}
-    if grids is not None:
-      out['grids'] = grids
-    return patches_lib.mean(x, mask), out
-
-
-# OpenAI CLIP's vision transformer (arXiv 2103.00020, openai/CLIP model.py).
-#
-# A CLIP checkpoint holds: a class token that is read at the end, QuickGELU,
-# a norm before the blocks, no bias in the patch embedding. `vit.ViT` is the
-# baseline that is trained here.
+    out = {'tokens': x, 'grid': grid, 'grids': grids}
+    return patches.mean_token(x, mask), out
 
 
 class ClipViT(nn.Module):
-  """The image encoder.
+  """The image encoder of a CLIP checkpoint.
 
   Attributes:
     image_size: pixels that positions are stored for; one side or (h, w).
@@ -129,37 +122,33 @@ class ClipViT(nn.Module):
     Args:
       images: any size of at least one patch.
       train: changes nothing; for the interface of image encoders.
-      sizes: real (height, width) in pixels of pictures that lie in the top left
-        corner of their canvas; None: the canvas is the picture.
+      sizes: as in `ViT`.
 
     Returns:
       The class token, b d, and a dict: tokens (b n d, of the patches), both
-      after the last norm; grid (the patches' (h, w), plain ints); with sizes,
-      grids (b 2, the same of every picture; tokens beyond mean nothing).
+      after the last norm; grid and grids as in `ViT`.
     """
     p = self.patch_size
     grid = patches.grid_size(images.shape[1:3], p)
-    grids = patches_lib.token_grids(sizes, p, grid)
-    mask = patches_lib.key_mask(patches_lib.token_mask(grids, grid), before=1)
+    grids = patches.token_grids(sizes, p, grid)
     x = patches.ClipEmbed(
       self.image_size, p, self.width, self.dtype, name='embed'
     )(images, grids)
     x = layers.layer_norm(self.dtype, 'norm_pre')(x)
-    block = layers.block_class(self.remat)
-    for i in range(self.depth):
-      x = block(
-        self.num_heads,
-        self.mlp_ratio,
-        activation=ops.quick_gelu,
-        in_init=nn.initializers.xavier_uniform(),
-        fc_init=layers.TORCH_DEFAULT,
-        out_init=layers.TORCH_DEFAULT,
-        torch_biases=True,
-        dtype=self.dtype,
-        name=f'block_{i}',
-      )(x, train, mask)
+    x = layers.run_blocks(
+      x,
+      (0.0,) * self.depth,
+      train,
+      patches.key_mask(patches.token_mask(grids, grid), before=1),
+      remat=self.remat,
+      num_heads=self.num_heads,
+      mlp_ratio=self.mlp_ratio,
+      activation=ops.quick_gelu,
+      in_init=nn.initializers.xavier_uniform(),
+      fc_init=layers.TORCH_DEFAULT,
+      out_init=layers.TORCH_DEFAULT,
+      torch_biases=True,
+      dtype=self.dtype,
+    )
     x = layers.layer_norm(jnp.float32, 'norm')(x)
-    out = {'tokens': x[:, 1:], 'grid': grid}
-    if grids is not None:
-      out['grids'] = grids
-    return x[:, 0], out
+    return x[:, 0], {'tokens': x[:, 1:], 'grid': grid, 'grids': grids}

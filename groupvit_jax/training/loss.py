@@ -68,7 +68,7 @@ def make(
   """
   loss = config.loss
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
-  match_parts = loss.num_nouns > 0 and loss.part_weight > 0
+  match_tokens = loss.num_nouns > 0 and loss.part_weight > 0
 
   def loss_fn(variables, batch, rng):
     erase_rng, gumbel_rng, drop_rng = jax.random.split(rng, 3)
@@ -83,7 +83,7 @@ def make(
       batch['tokens'],
       train=True,
       with_groups=match_groups or loss.background_weight > 0,
-      with_parts=match_parts,
+      with_token_embeddings=match_tokens,
       rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
     )
@@ -91,7 +91,7 @@ def make(
       'contrastive': contrastive.contrastive_loss(
         out['image'],
         out['texts'][:, 0],
-        out['scale'],
+        out['logit_scale'],
         mesh=mesh,
         chunk_size=loss.chunk_size or None,
       )
@@ -103,11 +103,11 @@ def make(
       terms['multi_label'] = (
         match(out['groups'], loss.noun_scale)
         if match_groups
-        else match(out['image'], out['multi_label_scale'])
+        else match(out['image'], out['multi_label_logit_scale'])
       )
       total += loss.multi_label_weight * terms['multi_label']
-    if match_parts:
-      terms['part'] = match(out['parts'], loss.noun_scale)
+    if match_tokens:
+      terms['part'] = match(out['token_embeddings'], loss.noun_scale)
       total += loss.part_weight * terms['part']
     if loss.background_weight:
       terms['background'] = _background_loss(out, batch, loss, mesh)
@@ -116,7 +116,7 @@ def make(
       regulariser, statistics = _assignment_terms(out, loss)
       total += regulariser
       terms.update(statistics)
-    metrics = {'loss': total, 'scale': out['scale'], **terms}
+    metrics = {'loss': total, 'scale': out['logit_scale'], **terms}
     batch_stats = updates.get('batch_stats', {})
     return total, (batch_stats, jax.tree.map(jnp.float32, metrics))
 
@@ -139,7 +139,7 @@ def _noun_loss(out, batch, loss, mesh, regions, scale):
 
 def _background_loss(out, batch, loss, mesh):
   """What the background is, from the groups and nouns of the batch."""
-  given = out['groups'], out['texts'][:, 1:], out['scale']
+  given = out['groups'], out['texts'][:, 1:], out['logit_scale']
   if not loss.background_shapes:
     given = jax.lax.stop_gradient(given)
   groups, nouns, scale = given

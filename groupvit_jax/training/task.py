@@ -90,7 +90,7 @@ def architecture(
   if config['task'] == 'clip':
     kind = vit.ViT
     image['depth'] = sum(image['depths'])
-    image = {name: image[name] for name in build.fields(kind) if name in image}
+    image = {k: v for k, v in image.items() if k in build.defaults(kind)}
   loss = config['loss']
   text = {'vocab_size': vocab_size, **config['text']}
   # Absent from the config of a run before there was one.
@@ -111,10 +111,9 @@ def architecture(
 
 def _complete(module: type[nn.Module], values: Mapping[str, Any]) -> dict:
   """The values, sequences as lists, and defaults for the fields not named."""
-  defaults = {name: getattr(module, name) for name in build.fields(module)}
   return {
     name: list(value) if isinstance(value, tuple) else value
-    for name, value in {**defaults, **values}.items()
+    for name, value in {**build.defaults(module), **values}.items()
   }
 
 
@@ -156,5 +155,5 @@ def _predict_fns(model: nn.Module) -> dict[str, Callable]:
     'image': of_images(cls.encode_image),
     'text': text,
     'regions': of_images(cls.encode_regions),
-    'scale': lambda variables: model.apply(variables, method=cls.scale),
+    'scale': lambda variables: model.apply(variables, method=cls.logit_scale),
   }

@@ -51,7 +51,7 @@ def encode(converted, pixels, ids):
     return (
       call('encode_image', images),
       call('encode_text', tokens),
-      call('scale'),
+      call('logit_scale'),
     )
 
   images = jnp.asarray(pixels.numpy().transpose(0, 2, 3, 1))

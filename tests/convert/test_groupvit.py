@@ -134,7 +134,7 @@ def test_outputs(theirs, converted, inputs):
   result, (pooled, hidden), texts = run(converted.variables)
   assert_near(result['image'], out.image_embeds)
   assert_near(result['texts'][:, 0], out.text_embeds)
-  logits = result['scale'] * result['image'] @ result['texts'][:, 0].T
+  logits = result['logit_scale'] * result['image'] @ result['texts'][:, 0].T
   assert_near(logits, out.logits_per_image)
   assert len(result['assignments']) == len(vision.attentions) == 2
   for soft, wanted in zip(
@@ -203,7 +203,7 @@ def loss_and_gradients(converted, images, tokens):
       rngs={'gumbel': jax.random.key(0)},
       mutable=['batch_stats'],
     )
-    logits = out['scale'] * out['image'] @ out['texts'][:, 0].T
+    logits = out['logit_scale'] * out['image'] @ out['texts'][:, 0].T
     diagonal = jnp.diag(jax.nn.log_softmax(logits, 0))
     diagonal += jnp.diag(jax.nn.log_softmax(logits, 1))
     return -diagonal.mean() / 2
@@ -261,4 +261,4 @@ def test_published_logits_of_the_two_cats(name, published):
 
   image = apply('encode_image', jnp.asarray(images[None]))
   cosines = image @ apply('encode_text', jnp.asarray(tokens)).T
-  assert_near(cosines[0] * apply('scale'), np.array(published), 1e-3)
+  assert_near(cosines[0] * apply('logit_scale'), np.array(published), 1e-3)

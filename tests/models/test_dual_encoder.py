@@ -144,7 +144,7 @@ def test_scales_start_at_the_released_temperature_and_are_clamped(groupvit):
 
   def scales(**params):
     params = {'params': variables['params'] | params}
-    methods = 'scale', 'multi_label_scale'
+    methods = 'logit_scale', 'multi_label_logit_scale'
     return [float(model.apply(params, method=method)) for method in methods]
 
   np.testing.assert_allclose(scales(), (1 / 0.07, 1 / 0.07), rtol=1e-6)
@@ -157,7 +157,7 @@ def test_a_shared_scale_is_one_parameter():
   model = dual(separate_multi_label_scale=False)
   assert 'multi_label_logit_scale' not in shapes(model)['params']
   variables = {'params': {'logit_scale': jnp.asarray(1.0)}}
-  assert_near(model.apply(variables, method='multi_label_scale'), jnp.e)
+  assert_near(model.apply(variables, method='multi_label_logit_scale'), jnp.e)
 
 
 def test_what_follows_the_end_token_has_no_influence():

@@ -8,6 +8,7 @@ import tiny_models
 
 from groupvit_jax import embeddings
 from groupvit_jax.models import grouping
+from groupvit_jax.models.grouping import GroupingConfig as Config
 
 
 def normal(*shape, seed=0):
@@ -69,7 +70,7 @@ def plain_assign(params, groups, x, assignment):
 @pytest.mark.parametrize('assignment', grouping.ASSIGNMENTS)
 def test_assign_by_hand(assignment):
   groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
-  assign = grouping.Assign(assignment)
+  assign = grouping.Assign(Config(assignment=assignment))
   variables = tiny_models.init(assign, groups, x, False)
   # At its initial scale every map is nearly uniform.
   variables = jax.tree.map(lambda p: 20 * p, variables)
@@ -86,7 +87,7 @@ def test_noise_in_training_follows_the_temperature(monkeypatch):
   noise = normal(2, 3, 7, seed=4)
   monkeypatch.setattr(grouping, 'gumbel_noise', lambda rng, shape: noise)
   groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
-  assign = grouping.Assign(temperature=0.5)
+  assign = grouping.Assign(Config(gumbel_temperature=0.5))
   variables = tiny_models.init(assign, groups, x, False)
   rngs = tiny_models.RNGS
   _, soft, noisy, _ = assign.apply(variables, groups, x, True, rngs=rngs)
@@ -102,22 +103,22 @@ def test_gumbel_noise_has_its_mean_and_deviation():
 
 def test_soft_assignment_draws_no_noise():
   groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
-  assign = grouping.Assign('soft')
+  assign = grouping.Assign(Config(assignment='soft'))
   variables = tiny_models.init(assign, groups, x, True)
   _, soft, noisy, _ = assign.apply(variables, groups, x, True)  # no rngs
   np.testing.assert_array_equal(soft, noisy)
 
 
 def test_an_unknown_assignment_names_the_known():
-  groups, x = normal(2, 3, 8), normal(2, 7, 8)
   with pytest.raises(ValueError, match="'firm'; choose one of .'hard', 'soft'"):
-    grouping.Assign('firm').init(jax.random.key(0), groups, x, False)
+    Config(assignment='firm')
 
 
 def tied_block():
-  return grouping.GroupingBlock(
-    3, 2, group_residual=False, pre_assign_attn=False, token_mixer=False
+  config = Config(
+    group_residual=False, pre_assign_attn=False, token_mixer=False
   )
+  return grouping.GroupingBlock(3, 2, config=config)
 
 
 def test_a_tied_group_holds_only_its_own_tokens():
@@ -149,19 +150,19 @@ def test_parts_are_what_groups_are_made_of():
   assert_near(y, total / (hard.sum(2, keepdims=True) + 1) + bias)
 
 
-def test_centred_keys_leave_no_group_the_whole_picture():
+def test_centred_keys_leave_no_group_the_whole_image():
   groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
-  x += 10 * normal(2, 1, 8, seed=2)  # what all patches of a picture share
-  assign = grouping.Assign(center_keys=True, init_std=1.0)
+  x += 10 * normal(2, 1, 8, seed=2)  # what all patches of a image share
+  assign = grouping.Assign(Config(center_keys=True), init_std=1.0)
   variables = tiny_models.init(assign, groups, x, False)
   _, soft, *_ = assign.apply(variables, groups, x, False)
   share = jax.nn.one_hot(soft.argmax(1), 3, axis=1).mean(2)
   assert share.max() < 1
   # A softmax keeps its logits up to a constant of each token: their averages
-  # over the picture are equal for all groups.
+  # over the image are equal for all groups.
   mean = jnp.log(soft).mean(2)
   assert_near(mean, jnp.broadcast_to(mean[:, :1], mean.shape), atol=1e-3)
-  _, common, *_ = assign.clone(center_keys=False).apply(
+  _, common, *_ = assign.clone(config=Config()).apply(
     variables, groups, x, False
   )
   assert jax.nn.one_hot(common.argmax(1), 3, axis=1).mean(2).max() == 1
@@ -282,9 +283,10 @@ def test_a_layout_that_does_not_fit_is_refused(options, message):
 
 
 def test_a_soft_group_that_wins_no_token_still_learns():
-  block = grouping.GroupingBlock(
-    4, 2, assignment='soft', group_residual=False, pre_assign_attn=False
+  config = Config(
+    assignment='soft', group_residual=False, pre_assign_attn=False
   )
+  block = grouping.GroupingBlock(4, 2, config=config)
   x, groups = jax.random.normal(jax.random.key(1), (2, 1, 6, 8))
   variables = block.init(jax.random.key(0), x, groups[:, :4], True)
   _, soft, _, _ = block.apply(variables, x, groups[:, :4], True)
@@ -302,7 +304,7 @@ def test_a_group_without_tokens_passes_no_gradient():
   assignment = jnp.array([[[0.9, 0.6], [0.1, 0.4]]])  # group 1 wins nothing
 
   def total(y):
-    return grouping.quiet_where_empty(y, assignment).sum()
+    return grouping.stop_gradient_if_empty(y, assignment).sum()
 
   gradient = jax.grad(total)(jnp.ones((1, 2, 3)))
   np.testing.assert_array_equal(gradient[0, 0], np.ones(3))

@@ -98,7 +98,7 @@ def evaluated(golden):
       'text': apply(lambda module: module.text(golden.tokens)),
       'regions': apply('encode_regions', golden.images),
       'texts': apply('encode_text', golden.tokens),
-      'scale': apply('scale'),
+      'logit_scale': apply('logit_scale'),
     }
 
   return run(golden.variables)
@@ -110,7 +110,7 @@ def test_outputs_in_eval_mode(golden, evaluated):
   assert_near(result['image'], out['image_embeds'])
   assert_near(result['texts'][:, 0], out['text_embeds'])
   cosines = result['image'] @ result['texts'][:, 0].T
-  assert_near(cosines, out['logits_per_image'] / result['scale'])
+  assert_near(cosines, out['logits_per_image'] / result['logit_scale'])
   for i, soft in enumerate(result['assignments']):
     assert_near(soft, out[f'grouping_attn_{i}'])
     np.testing.assert_array_equal(soft, result['noisy_assignments'][i])
@@ -138,12 +138,12 @@ def test_regions_give_their_segmentation_logits(golden, evaluated):
   # Their logits carry the scale twice (transformers modeling_groupvit.py,
   # GroupViTModel.forward).
   theirs = golden.arrays['out/segmentation_logits']
-  assert_near(seg, theirs / evaluated['scale'] ** 2)
+  assert_near(seg, theirs / evaluated['logit_scale'] ** 2)
 
 
 def contrastive(result):
   """The plain symmetric loss of CLIP, which their port computes."""
-  logits = result['scale'] * result['image'] @ result['texts'][:, 0].T
+  logits = result['logit_scale'] * result['image'] @ result['texts'][:, 0].T
   diagonal = jnp.diag(jax.nn.log_softmax(logits, 0))
   diagonal += jnp.diag(jax.nn.log_softmax(logits, 1))
   return -diagonal.mean() / 2

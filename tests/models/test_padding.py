@@ -7,7 +7,6 @@ import pytest
 import tiny_models
 
 from groupvit_jax.models import patches
-from groupvit_jax.models import patches as patches_lib
 
 CANVAS = (24, 32)  # pixels, in patches of 4: 6 by 8 tokens, trained on 4 by 4
 SIZES = ((24, 32), (9, 30), (16, 16))
@@ -176,7 +175,7 @@ def test_padding_takes_no_part_in_training():
   )
   jax.tree.map(np.testing.assert_array_equal, clean, dirty)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(clean))
-  mask = patches_lib.token_mask(jnp.asarray(SIZES) // 4, (6, 8))
+  mask = patches.token_mask(jnp.asarray(SIZES) // 4, (6, 8))
   assert_near(maps[0].sum(axis=1), mask)
 
 
@@ -184,8 +183,8 @@ def test_padding_takes_no_part_in_training():
 def test_positions_of_each_picture_are_those_of_its_grid(trained):
   positions = jax.random.normal(jax.random.key(0), (1, np.prod(trained), 5))
   grids = [(6, 8), (4, 4), (1, 1), (2, 7), (5, 3), (3, 5)]
-  each = jax.jit(patches_lib.resize_positions_each, static_argnums=(1, 3))(
-    positions, trained, jnp.asarray(grids), (6, 8)
+  each = jax.jit(patches.resize_positions, static_argnums=(1, 2))(
+    positions, trained, (6, 8), jnp.asarray(grids)
   )
   assert np.isfinite(each).all()
   for x, (h, w) in zip(each.reshape(-1, 6, 8, 5), grids, strict=True):
@@ -196,9 +195,9 @@ def test_positions_of_each_picture_are_those_of_its_grid(trained):
 
 
 def test_masks_are_row_major_and_see_what_is_no_token():
-  mask = patches_lib.token_mask(jnp.asarray([[2, 1], [1, 3]]), (2, 3))
+  mask = patches.token_mask(jnp.asarray([[2, 1], [1, 3]]), (2, 3))
   assert mask.astype(int).tolist() == [[1, 0, 0, 1, 0, 0], [1, 1, 1, 0, 0, 0]]
-  keys = patches_lib.key_mask(mask, before=1, after=2)
+  keys = patches.key_mask(mask, before=1, after=2)
   assert keys.shape == (2, 1, 1, 9)
   assert keys[0, 0, 0].astype(int).tolist() == [1, 1, 0, 0, 1, 0, 0, 1, 1]
-  assert patches_lib.key_mask(patches_lib.token_mask(None, (2, 3))) is None
+  assert patches.key_mask(patches.token_mask(None, (2, 3))) is None
