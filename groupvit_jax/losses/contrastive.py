@@ -1,7 +1,9 @@
-"""Symmetric image-text contrastive loss, sharded over devices and chunked.
+"""Symmetric image-text contrastive loss, and how losses are computed.
 
-Also the two building blocks that the contrastive losses share: `on_mesh`
-(global negatives under a mesh) and `both_ways` (row sums in chunks).
+A loss is written as its equation, over this device's rows and everybody's
+columns. Around it stand `on_mesh`, which splits the batch over devices, and
+`map_columns` and `log_denominators`, which gather the columns from all devices
+and compare with a chunk of them at a time.
 """
 
 from collections.abc import Callable
@@ -13,41 +15,38 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-AXIS = 'data'  # the mesh axis that splits the batch, as in sharding.make_mesh
+from groupvit_jax import sharding
 
 # Stands for minus infinity in a logsumexp. Finite, because over entries that
 # are all -inf its gradient is NaN inside: hidden by the mask, but an alarm for
 # jax_debug_nans.
 MASKED = -1e30
 
-Rows = Float[Array, 'r e'] | Float[Array, 'r g e']
-Columns = Float[Array, 'c e'] | Float[Array, 'c g e']
-
 
 def contrastive_loss(
-  image: Float[Array, 'b e'],
-  text: Float[Array, 'b e'],
-  scale: Float[ArrayLike, ''],
+  image: Float[ArrayLike, 'b e'],
+  text: Float[ArrayLike, 'b e'],
+  logit_scale: Float[ArrayLike, ''],
   *,
   mesh: Mesh | None = None,
   chunk_size: int | None = None,
 ) -> Float[Array, '']:
   """Cross-entropy of the matching pair among the global batch, both ways.
 
-  The mean of the image-to-text and the text-to-image loss (GroupViT, arXiv
-  2202.11094; the factor 0.5 is the released code's, the paper sums). Pair i
+  With the logits `l_ij = logit_scale * image_i . text_j` it is
+  `-1/2b sum_i (log softmax_j(l_ij)_i + log softmax_j(l_ji)_i)` (GroupViT, arXiv
+  2202.11094; the factor 1/2 is the released code's, the paper sums). Pair i
   matches only itself: the released code's labels `arange(b) + b * rank` are
   the diagonal of the global batch. Softmax and sums are float32.
 
   Args:
-    image: Unit vectors `b e` of the global batch.
-    text: Unit vectors `b e`, row i belongs to image i.
-    scale: Inverse temperature, already exponentiated and clamped.
-    mesh: Mesh with an axis 'data' that splits b. Every device then compares
-      its own rows with the embeddings gathered from all. Call it inside jit on
-      global arrays and differentiate from outside. None: plain mathematics
-      on whole arrays.
-    chunk_size: Columns compared at a time, so that b x b logits never exist,
+    image: unit vectors of the global batch.
+    text: unit vectors; row i belongs to image i.
+    logit_scale: inverse temperature, exponentiated and clamped.
+    mesh: has the axis `sharding.AXIS`, which splits b. Every device then
+      compares its own images with the texts of all. Call it inside jit on
+      global arrays and differentiate from outside. None: one device.
+    chunk_size: texts compared at a time, so that b x b logits never exist,
       forward or backward; None: all at once.
 
   Returns:
@@ -57,147 +56,36 @@ def contrastive_loss(
     ValueError: b does not divide over the mesh, or chunk_size is below 1.
   """
 
-  def loss(gather, scale, image, text):
-    own = scale * jnp.sum(image * text, axis=-1)
-    sums = log_denominators(gather, scale, image, text, chunk_size)
-    return 0.5 * sum(jnp.mean(x - own) for x in sums)
+  def loss(
+    logit_scale: Array, image: Array, text: Array, axis: str | None = None
+  ) -> Array:
+    def logits(texts: Array) -> Array:
+      return logit_scale * similarity(image, texts)
 
-  return on_mesh(loss, mesh, scale, as_float32(image), as_float32(text))
+    positive = logit_scale * jnp.sum(image * text, axis=-1)
+    over_texts, over_images = log_denominators(logits, text, axis, chunk_size)
+    return 0.5 * jnp.mean((over_texts - positive) + (over_images - positive))
 
-
-def on_mesh(
-  loss: Callable[..., Array], mesh: Mesh | None, scale: ArrayLike, *batched: Any
-) -> Float[Array, '']:
-  """Evaluates a loss whose rows are local and whose columns are global.
-
-  Under a mesh the loss runs in `jax.shard_map`; its all_gather transposes to a
-  reduce-scatter, so the gradient is that of the mean over the global batch. It
-  has to be taken outside: inside shard_map, jax already sums the gradients of
-  replicated values, and a pmean on top leaves them too large by the number of
-  devices, silently.
-
-  Args:
-    loss: Function of `(gather, scale, *batched)`; `gather` turns the local
-      rows of an array into those of all devices. Returns a mean over rows.
-    mesh: Mesh with an axis 'data', or None for a single device.
-    scale: Scalar, the same on every device.
-    *batched: Arrays whose first axis is the global batch.
-
-  Returns:
-    The mean of the loss over the devices.
-
-  Raises:
-    ValueError: The batch does not divide over the mesh.
-  """
-  scale = as_float32(scale)
-  if mesh is None:
-    return loss(lambda x: x, scale, *batched)
-  devices, batch = mesh.shape[AXIS], batched[0].shape[0]
-  if batch % devices:
-    raise ValueError(
-      f'A batch of {batch} does not divide over {devices} devices; choose a '
-      'multiple (sharding.fit_batch_size rounds to one).'
-    )
-
-  def local(scale, *batched):
-    def gather(x):
-      return jax.lax.all_gather(x, AXIS, axis=0, tiled=True)
-
-    return jax.lax.pmean(loss(gather, scale, *batched), AXIS)
-
-  specs = (PartitionSpec(), *(PartitionSpec(AXIS) for _ in batched))
-  return jax.shard_map(
-    local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
-  )(scale, *batched)
+  return on_mesh(loss, mesh, logit_scale, as_float32(image), as_float32(text))
 
 
-def log_denominators(
-  gather: Callable[[Array], Array],
-  scale: Float[Array, ''],
-  rows: Rows,
-  columns: Columns,
-  chunk_size: int | None,
-) -> tuple[Float[Array, ' r'], Float[Array, ' c']]:
-  """Logarithms of the softmax denominators, both ways.
-
-  Args:
-    gather: As `on_mesh` gives it.
-    scale: Inverse temperature.
-    rows: This device's unit vectors, as in `similarity`.
-    columns: This device's unit vectors, as in `similarity`.
-    chunk_size: As in `map_columns`.
-
-  Returns:
-    logsumexp of the logits of the rows over all columns, and of the columns
-    over all rows.
-  """
-
-  def compare(rows, columns):
-    return scale * similarity(rows, columns)
-
-  def reduce(logits, valid):
-    return jax.nn.logsumexp(jnp.where(valid, logits, MASKED), axis=1)
-
-  parts = both_ways(compare, reduce, gather, rows, columns, chunk_size)
-  return tuple(jax.nn.logsumexp(part, axis=0) for part in parts)
-
-
-def both_ways(
-  compare: Callable[[Any, Any], Any],
-  reduce: Callable[[Any, Any], Any],
-  gather: Callable[[Array], Array],
-  rows: Any,
-  columns: Any,
-  chunk_size: int | None,
-) -> tuple[Any, Any]:
-  """Reduces local rows over global columns, and the other way round.
-
-  Args:
-    compare: Function of (rows, columns) to matrices `r c`, a tree of them;
-      with its arguments swapped it gives the transposed.
-    reduce: Function of those matrices, and of `valid` as in `map_columns`,
-      that reduces the axis of the columns.
-    gather: As `on_mesh` gives it.
-    rows: Array or tree of arrays with the local rows first.
-    columns: Likewise.
-    chunk_size: As in `map_columns`.
-
-  Returns:
-    The reductions per row and per column, a first axis of chunks added.
-  """
-
-  def one_way(rows, columns):
-    def part(columns, valid):
-      return reduce(compare(rows, columns), valid)
-
-    return map_columns(part, columns, chunk_size)
-
-  all_rows, all_columns = jax.tree.map(gather, (rows, columns))
-  if chunk_size is None and _length(all_rows) == _length(rows):
-    # One device: the same matrix, read along both axes, at half the price.
-    matrices = compare(rows, columns)
-    transposed = jax.tree.map(jnp.transpose, matrices)
-    parts = reduce(matrices, True), reduce(transposed, True)
-    return jax.tree.map(lambda x: x[None], parts)
-  return one_way(rows, all_columns), one_way(columns, all_rows)
-
-
-def similarity(rows: Rows, columns: Columns) -> Float[Array, 'r c']:
+def similarity(
+  rows: Float[Array, 'r e'] | Float[Array, 'r g e'],
+  columns: Float[Array, 'c e'],
+) -> Float[Array, 'r c']:
   """Cosine of every row with every column; the best group where there are some.
 
   The product runs at full float32 precision: by default a TPU rounds to
   bfloat16 and a GPU to TF32, and a scale of 100 multiplies that error.
 
   Args:
-    rows: Unit vectors `r e`, or `r g e`: a picture's groups.
-    columns: Unit vectors `c e`, or `c g e`; only one side has groups.
+    rows: unit vectors, or those of every group of an image.
+    columns: unit vectors.
 
   Returns:
-    `r c`; with groups the maximum over g, each noun's best group. The gradient
-    goes to that group, to the first of equal ones.
+    The cosines; with groups the maximum over g. The gradient goes to that
+    group, to the first of equal ones.
   """
-  if columns.ndim == 3:
-    return similarity(columns, rows).T
   if rows.ndim == 2:
     return jnp.einsum('re,ce->rc', rows, columns, precision='highest')
   cosine = jnp.einsum('rge,ce->rgc', rows, columns, precision='highest')
@@ -208,16 +96,101 @@ def similarity(rows: Rows, columns: Columns) -> Float[Array, 'r c']:
   return jnp.sum(cosine * chosen, axis=1)
 
 
-def map_columns(
-  part: Callable[[Any, Any], Any], columns: Any, chunk_size: int | None
-) -> Any:
-  """Reduces the columns chunk by chunk, recomputing each in the backward pass.
+def on_mesh(
+  loss: Callable[..., Array],
+  mesh: Mesh | None,
+  logit_scale: ArrayLike,
+  *batched: Array,
+) -> Float[Array, '']:
+  """Evaluates a loss whose rows are local and whose columns are global.
+
+  Under a mesh the loss runs in `jax.shard_map`; an all_gather transposes to a
+  reduce-scatter, so the gradient is that of the mean over the global batch. It
+  has to be taken outside: inside shard_map, jax already sums the gradients of
+  replicated values, and a pmean on top leaves them too large by the number of
+  devices, silently.
 
   Args:
-    part: Function of `(columns, valid)` that reduces over the columns given;
-      `valid` (True, or bool `c`) is False where a column is padding.
-    columns: Array or tree of arrays whose first axis is the columns.
-    chunk_size: Columns per chunk; None, or at least all of them: one chunk.
+    loss: function of `(logit_scale, *batched)`, and of `axis`, the name of the
+      mesh axis, under a mesh. Returns a mean over its rows.
+    mesh: has the axis `sharding.AXIS`; None: one device.
+    logit_scale: the same on every device.
+    *batched: arrays whose first axis is the global batch.
+
+  Returns:
+    The mean of the loss over the devices.
+
+  Raises:
+    ValueError: the batch does not divide over the mesh.
+  """
+  logit_scale = as_float32(logit_scale)
+  if mesh is None:
+    return loss(logit_scale, *batched)
+  axis = sharding.AXIS
+  devices, batch = mesh.shape[axis], batched[0].shape[0]
+  if batch % devices:
+    raise ValueError(
+      f'A batch of {batch} does not divide over {devices} devices; choose a '
+      'multiple (sharding.fit_batch_size rounds to one).'
+    )
+
+  def local(*arrays: Array) -> Array:
+    return jax.lax.pmean(loss(*arrays, axis=axis), axis)
+
+  specs = (PartitionSpec(), *(PartitionSpec(axis) for _ in batched))
+  return jax.shard_map(
+    local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
+  )(logit_scale, *batched)
+
+
+def log_denominators(
+  logits: Callable[[Any], Array],
+  columns: Any,
+  axis: str | None,
+  chunk_size: int | None,
+) -> tuple[Float[Array, ' r'], Float[Array, ' c']]:
+  """Logarithms of the softmax denominators, both ways.
+
+  Args:
+    logits: function of columns to the logits `r c` of this device's rows.
+    columns: array or tree of arrays, this device's columns first.
+    axis: as `on_mesh` gives it.
+    chunk_size: as in `map_columns`.
+
+  Returns:
+    logsumexp of the logits of this device's rows over all columns, and of this
+    device's columns over all rows. Each logit is computed once for both.
+  """
+
+  def part(columns: Any, valid: Any) -> tuple[Array, Array]:
+    x = jnp.where(valid, logits(columns), MASKED)
+    return jax.nn.logsumexp(x, axis=1), jax.nn.logsumexp(x, axis=0)
+
+  of_rows, of_columns = map_columns(part, columns, axis, chunk_size)
+  # So far over this device's rows only: device d gets what all devices have
+  # for its columns.
+  own = _length(columns)
+  devices = jax.lax.axis_size(axis) if axis else 1
+  of_columns = of_columns.reshape(-1)[: devices * own].reshape(devices, own)
+  if axis:
+    of_columns = jax.lax.all_to_all(of_columns, axis, 0, 0, tiled=True)
+  return tuple(jax.nn.logsumexp(x, axis=0) for x in (of_rows, of_columns))
+
+
+def map_columns(
+  part: Callable[[Any, Any], Any],
+  columns: Any,
+  axis: str | None,
+  chunk_size: int | None,
+) -> Any:
+  """Compares with all columns chunk by chunk, recomputing each backwards.
+
+  Args:
+    part: function of `(columns, valid)` of a chunk; `valid` (True, or bool `c`)
+      is False where a column is padding.
+    columns: array or tree of arrays, this device's columns first.
+    axis: as `on_mesh` gives it; the columns of all its devices are gathered.
+    chunk_size: columns per chunk; None, or at least all of them: one chunk.
 
   Returns:
     The results of `part`, stacked along a new first axis of chunks.
@@ -229,13 +202,15 @@ def map_columns(
     raise ValueError(
       f'chunk_size is {chunk_size}; give at least 1 column, or None for all.'
     )
+  if axis:
+    columns = jax.lax.all_gather(columns, axis, axis=0, tiled=True)
   total = _length(columns)
   if chunk_size is None or chunk_size >= total:
     return jax.tree.map(lambda x: x[None], part(columns, True))
   chunks = -(-total // chunk_size)
   padding = chunks * chunk_size - total
 
-  def split(x):
+  def split(x: Array) -> Array:
     x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
     return x.reshape(chunks, chunk_size, *x.shape[1:])
 

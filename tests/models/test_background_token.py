@@ -69,7 +69,7 @@ def test_it_finds_the_level_between_what_is_there_and_what_is_not():
     groups[i, 0, pair[0]] = groups[i, 1, pair[1]] = 0.7
   arrays = map(jnp.asarray, (groups, axes[own]))
   loss = functools.partial(
-    background_loss, *arrays, scale=20.0, noun_ids=jnp.asarray(own)
+    background_loss, *arrays, logit_scale=20.0, noun_ids=jnp.asarray(own)
   )
   token = jnp.zeros(9)
   optimizer = optax.adam(0.02)
