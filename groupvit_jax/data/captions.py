@@ -56,7 +56,7 @@ class CaptionBatcher:
     self.tokenizer = tokenizer
     self.num_nouns = num_nouns
     self.word_kind = nouns.check_kind(word_kind)
-    self.templates = prompts.check_templates(templates)
+    self.templates = prompts.find_templates(templates)
     self.seed = seed
     self._words = functools.lru_cache(_CACHED_CAPTIONS)(self._extract)
     self._prompt_row = functools.lru_cache(_CACHED_PROMPTS)(self._tokenize)

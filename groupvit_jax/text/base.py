@@ -1,6 +1,6 @@
-"""What every tokenizer here looks like, and how one is chosen by name.
+"""The interface of tokenizers, and rows of ids.
 
-Models see only this protocol, so CLIP's vocabulary and a user's own
+Models see only this interface, so CLIP's vocabulary and a user's own
 sentencepiece model are interchangeable.
 """
 
@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
     ...
 
   def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """What each id stands for, to look at."""
+    """The text of each id, for display."""
     ...
 
 
@@ -73,8 +73,8 @@ def pack(
   Args:
     encoded: the ids of each text, without special tokens.
     context_length: width of a row.
-    sot_id: id put before each text.
-    eot_id: id put after it; kept when the text is cut.
+    sot_id: the id before each text.
+    eot_id: the id after it; kept when the text is cut.
 
   Returns:
     int32 rows [SOT, ids..., EOT, 0, ...] (CLIP, `clip.tokenize`).

@@ -27,14 +27,7 @@ END = '</w>'
 
 
 def find_merges() -> pathlib.Path:
-  """The merges inside the installed `open_clip_torch`.
-
-  Returns:
-    Their path.
-
-  Raises:
-    FileNotFoundError: the package is not installed.
-  """
+  """The file inside the installed `open_clip_torch`, or FileNotFoundError."""
   # find_spec does not import the package, which would import torch.
   spec = importlib.util.find_spec('open_clip')
   if spec is None or spec.origin is None:
@@ -46,13 +39,7 @@ def find_merges() -> pathlib.Path:
 
 
 def read_merges(path: pathlib.Path) -> list[tuple[str, str]]:
-  """Reads CLIP's merges in order.
-
-  Args:
-    path: the gzipped text file.
-
-  Returns:
-    The 48,894 pairs that CLIP uses.
+  """The 48,894 pairs that CLIP uses, in order, of its gzipped text file.
 
   Raises:
     ValueError: the file is not CLIP's.
@@ -65,31 +52,20 @@ def read_merges(path: pathlib.Path) -> list[tuple[str, str]]:
   return [(first, second) for first, second in pairs]
 
 
-def byte_order() -> list[int]:
-  """The bytes in the order of CLIP's first 256 ids.
+def alphabet() -> dict[str, int]:
+  """The bytes by the character that stands for each in the merges file.
 
-  GPT-2's order (openai/gpt-2, encoder.py): the printable ones of Latin-1, then
-  the rest.
+  In the order of CLIP's first 256 ids, which is GPT-2's (openai/gpt-2,
+  encoder.py): the printable ones of Latin-1, then the rest.
   """
   printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-  return printable + [b for b in range(256) if b not in set(printable)]
-
-
-def alphabet() -> dict[str, int]:
-  """The bytes by the character that stands for each in the merges file."""
-  characters, spare = {}, 256
-  for b in byte_order():
-    if 0x21 <= b <= 0x7E or (b >= 0xA1 and b != 0xAD):
-      characters[chr(b)] = b
-    else:
-      characters[chr(spare)] = b
-      spare += 1
-  return characters
+  rest = [b for b in range(256) if b not in printable]
+  characters = {chr(b): b for b in printable}
+  return characters | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
 def pieces(merges: list[tuple[str, str]]) -> list[str]:
   """The private-use spelling of ids 0 to 49,405, in order."""
-  order = byte_order()
   byte_of = alphabet()
 
   def spell(symbol: str) -> str:
@@ -97,20 +73,16 @@ def pieces(merges: list[tuple[str, str]]) -> list[str]:
     whole = symbol.endswith(END)
     return clip.carry(raw) if whole else clip.carry_part(raw)
 
-  single = [clip.carry_part(bytes([b])) for b in order]
-  final = [clip.carry(bytes([b])) for b in order]
+  single = [clip.carry_part(bytes([b])) for b in byte_of.values()]
+  final = [clip.carry(bytes([b])) for b in byte_of.values()]
   return single + final + [spell(a + b) for a, b in merges]
 
 
 def build(merges: list[tuple[str, str]]) -> bytes:
-  """Writes the sentencepiece model.
+  """The serialised sentencepiece model of CLIP's pairs.
 
-  Args:
-    merges: CLIP's pairs, the most frequent first.
-
-  Returns:
-    The serialised ModelProto: sentencepiece merges the pair whose piece has
-    the highest score, so score = -id gives CLIP's order of merges.
+  sentencepiece merges the pair whose piece has the highest score, so
+  score = -id gives CLIP's order of merges.
   """
   # Needs the protobuf package, which only building does.
   from sentencepiece import sentencepiece_model_pb2 as spb
@@ -121,8 +93,8 @@ def build(merges: list[tuple[str, str]]) -> bytes:
   kind = spb.ModelProto.SentencePiece
   model.pieces.add(piece=clip.SOT_TEXT, score=0, type=kind.CONTROL)
   model.pieces.add(piece=clip.EOT_TEXT, score=0, type=kind.CONTROL)
-  # sentencepiece insists on an unknown piece; every byte has one, so this id
-  # (above CLIP's) never comes out.
+  # sentencepiece requires an unknown piece; every byte has a piece, so this id
+  # (above CLIP's) is never returned.
   model.pieces.add(piece='<unk>', score=0, type=kind.UNKNOWN)
   model.trainer_spec.model_type = spb.TrainerSpec.BPE
   model.trainer_spec.vocab_size = len(model.pieces)

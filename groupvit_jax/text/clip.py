@@ -50,8 +50,8 @@ _CACHED_WORD_LENGTH = 64
 
 def clean(text: str) -> str:
   """CLIP's cleaning: mojibake, HTML entities (twice), spaces, lower case."""
-  # Nothing of the first two can happen to plain ASCII without an entity, and
-  # most captions are that.
+  # Plain ASCII without an entity, as most captions are, needs neither of the
+  # first two.
   if not (text.isascii() and text.isprintable() and '&' not in text):
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
   return ' '.join(text.split()).lower()
@@ -68,7 +68,7 @@ def carry_part(part: bytes) -> str:
 
 
 def _piece_bytes(piece: str) -> bytes:
-  """What a piece stands for; an end-of-word byte is followed by a space."""
+  """The bytes of a piece; an end-of-word byte is followed by a space."""
   parts = []
   for code in map(ord, piece):
     if code >= _FINAL:
@@ -127,7 +127,7 @@ class ClipTokenizer:
     return joined.decode('utf-8', errors='replace').strip()
 
   def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """What each id stands for, '</w>' marking the end of a word."""
+    """The text of each id, '</w>' marking the end of a word."""
     marks = {self.sot_id: SOT_TEXT, self.eot_id: EOT_TEXT}
     return [marks.get(int(i)) or self._piece_text(int(i)) for i in ids]
 

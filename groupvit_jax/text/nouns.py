@@ -1,4 +1,4 @@
-"""Words of a caption that may name something in its picture, offline.
+"""Words of a caption that may name something in its image, offline.
 
 The multi-label loss prompts them (paper section 3.2). The original tags with
 nltk's perceptron, whose weights are a separate download; this uses TextBlob's

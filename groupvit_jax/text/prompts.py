@@ -117,20 +117,20 @@ SYNONYM = '|'  # between the names of a class, as in 'person|man|woman'
 
 
 def synonyms(name: str) -> tuple[str, ...]:
-  """The names of a class, the one that is shown first; blanks put right."""
+  """The names of a class, the displayed one first; white space collapsed."""
   return tuple(' '.join(word.split()) for word in name.split(SYNONYM))
 
 
 def shown_name(name: str) -> str:
-  """What a class is called wherever figures or pictures name it."""
+  """The name of a class in tables and on images: its first synonym."""
   return synonyms(name)[0]
 
 
 def repeated(names: Sequence[str]) -> str | None:
-  """The first name or synonym that has stood before, in whatever case.
+  """The first name or synonym that repeats an earlier one; None if none does.
 
-  Upper and lower case are the same to the text encoder: the second class of
-  such a name could never be found.
+  Case is ignored, as the text encoder does: a second class of the same name
+  could never be predicted.
   """
   seen = set()
   for word in (word for name in names for word in synonyms(name)):
@@ -157,26 +157,22 @@ def check_distinct(names: Sequence[str], where: str = '') -> None:
 
 
 def find_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-  """Templates by name (simple, subset, full), or the user's own.
+  """Templates by the name of a set (a key of `TEMPLATES`), or the user's own.
 
   Raises:
-    ValueError: an unknown name, or a template without a place for the name.
+    ValueError: an unknown name, no template, or one without a place for the
+      name.
   """
-  if not isinstance(templates, str):
-    return check_templates(list(templates))
-  if templates in TEMPLATES:
-    return TEMPLATES[templates]
-  if '{}' in templates:
+  if isinstance(templates, str):
+    if templates in TEMPLATES:
+      return TEMPLATES[templates]
+    if '{}' not in templates:
+      raise ValueError(
+        f'templates={templates!r} is unknown; choose one of '
+        f"{', '.join(TEMPLATES)}, or write your own with '{{}}'."
+      )
     return (templates,)
-  raise ValueError(
-    f'templates={templates!r} is unknown; choose one of '
-    f"{', '.join(TEMPLATES)}, or write your own with '{{}}'."
-  )
-
-
-def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-  """Returns the templates; ValueError where one has no place for a name."""
-  if not templates or isinstance(templates, str):
+  if not templates:
     raise ValueError('templates must be a list with at least one template')
   for template in templates:
     if '{}' not in template:
@@ -190,23 +186,6 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 def fill(template: str, name: str) -> str:
   """The template with a name in it; braces inside the name stay as they are."""
   return template.replace('{}', name)
-
-
-def expand(names: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-  """Every name in every template.
-
-  Args:
-    names: c class names.
-    templates: t templates with a '{}'.
-
-  Returns:
-    c lists of t prompts.
-
-  Raises:
-    ValueError: a template without '{}'.
-  """
-  templates = check_templates(templates)
-  return [[fill(template, name) for template in templates] for name in names]
 
 
 def sample_prompts(

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece as spm
@@ -22,8 +23,8 @@ MODEL_NAME = 'tokenizer.model'
 MODEL_TYPES = ('bpe', 'unigram')
 # Start and end marks that the tokenizer puts above the model's pieces.
 NUM_MARKS = 2
-# Characters per text that are looked at: far beyond any context length, and
-# it bounds the work that a broken caption can cause.
+# Characters read of a text: far beyond any context length, and a bound on the
+# work that a broken caption can cause.
 MAX_CHARACTERS = 20_000
 # What sentencepiece samples from a larger corpus (it holds it in memory).
 _MAX_TRAINING_CAPTIONS = 5_000_000
@@ -87,7 +88,7 @@ class SentencePieceTokenizer:
     return self._model.decode([i for i in ids if i < self.sot_id])
 
   def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """What each id stands for; sentencepiece marks a word's start."""
+    """The text of each id; sentencepiece marks a word's start."""
     marks = {self.sot_id: '<start>', self.eot_id: '<end>'}
     return [marks.get(int(i)) or self._model.id_to_piece(int(i)) for i in ids]
 
@@ -200,7 +201,7 @@ class _Counted:
 
 
 def _explain(error: str, num_captions: int) -> str:
-  """A sentence about what to change for each failure of the trainer."""
+  """The trainer's error as advice: which number to change, and to what."""
   if num_captions == 0:
     return 'there are no captions to train on'
   numbers = [int(n) for n in _NUMBER.findall(error)]
@@ -232,35 +233,28 @@ def read_captions(path: str | os.PathLike) -> Iterator[str]:
     OSError: the file cannot be read.
   """
   path = pathlib.Path(path)
-  parse = _parse_json if path.suffix == '.jsonl' else _parse_line
   with path.open('rb') as lines:
     for number, raw in enumerate(lines, 1):
       try:
-        found = parse(raw.decode('utf-8-sig'))
+        line = raw.decode('utf-8-sig').strip()
+        is_json = path.suffix == '.jsonl' and line
+        captions = _captions_of(json.loads(line)) if is_json else [line]
       except UnicodeDecodeError as error:
         raise ValueError(f'{path}:{number}: not UTF-8 text') from error
+      except json.JSONDecodeError as error:
+        raise ValueError(f'{path}:{number}: not JSON') from error
       except ValueError as error:
         raise ValueError(f'{path}:{number}: {error}') from error
-      yield from (caption for caption in found if caption.strip())
+      yield from (caption for caption in captions if caption.strip())
 
 
-def _parse_line(line: str) -> list[str]:
-  return [line.strip()]
-
-
-def _parse_json(line: str) -> list[str]:
-  if not line.strip():
-    return []
-  try:
-    record = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise ValueError('not JSON') from error
-  record = record if isinstance(record, dict) else {}
-  captions = record.get('captions', [record.get('caption')])
-  if not isinstance(captions, list) or not all(
-    isinstance(caption, str) for caption in captions
-  ):
-    raise ValueError(
-      "expected an object with a 'caption' text or a 'captions' list of texts"
-    )
-  return captions
+def _captions_of(record: Any) -> list[str]:
+  if isinstance(record, dict):
+    captions = record.get('captions', [record.get('caption')])
+    if isinstance(captions, list) and all(
+      isinstance(caption, str) for caption in captions
+    ):
+      return captions
+  raise ValueError(
+    "expected an object with a 'caption' text or a 'captions' list of texts"
+  )

@@ -41,21 +41,20 @@ def test_templates_equal_open_clip():
   assert found == prompts.FULL + prompts.SUBSET
 
 
-def test_expand():
-  assert prompts.expand(['cat', 'polar bear'], ['a {}.', 'the {}']) == [
-    ['a cat.', 'the cat'],
-    ['a polar bear.', 'the polar bear'],
-  ]
-
-
 def test_braces_in_a_name_are_text():
-  assert prompts.expand(['{} {0} {x}'], ['a {}.']) == [['a {} {0} {x}.']]
+  assert prompts.fill('a {}.', '{} {0} {x}') == 'a {} {0} {x}.'
 
 
-@pytest.mark.parametrize('templates', [['a photo'], ['a {}', 'x'], [], 'a {}'])
+def test_templates_by_name_or_own():
+  assert prompts.find_templates('subset') is prompts.SUBSET
+  assert prompts.find_templates('a {}') == ('a {}',)
+  assert prompts.find_templates(['a {}', 'the {}']) == ('a {}', 'the {}')
+
+
+@pytest.mark.parametrize('templates', [['a photo'], ['a {}', 'x'], [], 'all'])
 def test_unusable_templates(templates):
   with pytest.raises(ValueError, match='template'):
-    prompts.expand(['cat'], templates)
+    prompts.find_templates(templates)
 
 
 def sample(words, k, seed=0, templates=('<{}>',)):
