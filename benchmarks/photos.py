@@ -1,8 +1,8 @@
-"""A small model trained on photos: what judge.py asks for on photo sets.
+"""A small model trained on photos: what background.py asks for on photo sets.
 
   python benchmarks/photos.py --photos ../shared/data --seeds 0 1
-  python benchmarks/judge.py --models runs/photos/seed-0 runs/photos/seed-1 \\
-    --data voc21 coco_object --photos ../shared/data
+  python benchmarks/background.py --data voc21 coco_object \\
+    --models runs/photos/seed-0 runs/photos/seed-1 --photos ../shared/data
 
 Packs the training photos of a caption set (`captions.jsonl`, `train.txt`) into
 a tar shard, a pair for every caption, and trains `:demo` on it, at 96 px in

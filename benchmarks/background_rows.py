@@ -1,11 +1,11 @@
-"""The rows of judge.py: what each changes in an evaluation."""
+"""The rows of background.py: what each changes in an evaluation."""
 
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
-import judge_token
+import background_token
 import numpy as np
 from PIL import Image
 
@@ -45,7 +45,7 @@ class Subject:
   """
 
   def __init__(self, model, data: str, args):
-    """Opens nothing yet; `args` are those of judge.py."""
+    """Opens nothing yet; `args` are those of background.py."""
     self.model, self.data, self._args = model, data, args
     self.learned = bool(model.architecture.get('learned_background'))
     self.folder = folder(data, args.photos)
@@ -102,8 +102,8 @@ class Subject:
   @functools.cached_property
   def fitted_fns(self):
     """The model's functions, with a background learned afterwards."""
-    token = judge_token.fit(self.model, *self.calibration)
-    return judge_token.with_token(self.model.predict_fns, token)
+    token = background_token.fit(self.model, *self.calibration)
+    return background_token.with_token(self.model.predict_fns, token)
 
   @functools.cache  # noqa: B019  (as long as the script runs)
   def values(self, cosines: bool) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Every row of the benchmark of judging is an evaluation that can be asked."""
+"""Every row of the benchmark of backgrounds is an evaluation of its own."""
 
 import argparse
 import pathlib
@@ -13,13 +13,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
-import judge_rows  # noqa: E402
-import judge_token  # noqa: E402
+import background_rows  # noqa: E402
+import background_token  # noqa: E402
 
 from groupvit_jax.evaluation import config  # noqa: E402
 
 
-class Subject(judge_rows.Subject):
+class Subject(background_rows.Subject):
   """One whose model is not needed: its thresholds are known."""
 
   def __init__(self, data):
@@ -31,9 +31,9 @@ class Subject(judge_rows.Subject):
     return (0.5,) * (1 if how == 'one' else len(self.objects))
 
 
-@pytest.mark.parametrize('name', judge_rows.ROWS)
+@pytest.mark.parametrize('name', background_rows.ROWS)
 def test_a_row_is_a_question_of_its_own(name):
-  row, subject = judge_rows.ROWS[name], Subject('scenes_things')
+  row, subject = background_rows.ROWS[name], Subject('scenes_things')
   question = row.question(subject)
   assert question.benchmark == 'scenes_things'
   assert question.options == {'count': 5, 'size': 64, 'seed': 2}
@@ -43,7 +43,7 @@ def test_a_row_is_a_question_of_its_own(name):
     return config.make('groupvit', 'scenes_things', background=True, **fields)
 
   protocol = resolved(question)
-  plain = judge_rows.ROWS['released'].question(subject)
+  plain = background_rows.ROWS['released'].question(subject)
   assert protocol.segment.mode == 'whole'
   assert protocol.segment.short_side == 64
   if name != 'released':
@@ -77,25 +77,25 @@ def test_a_background_is_learned_after_training():
     np.arange(30, dtype=np.uint8)[:, None, None, None], (30, 2, 2, 3)
   )
   captions = [f'a {names[i]}' for i in own]
-  token = judge_token.fit(model, [images], captions, steps=400)
-  fns = judge_token.with_token(model.predict_fns, token)
+  token = background_token.fit(model, [images], captions, steps=400)
+  fns = background_token.with_token(model.predict_fns, token)
   found = np.asarray(fns['regions']({}, images)['background'])
   # Above what others' nouns have, below what its own has.
   assert (found[:, 0] > 0.1).all() and (found[:, 0] < 0.9).all()
 
 
 def test_photos_that_are_not_there_are_said_to_be_absent(tmp_path):
-  assert judge_rows.folder('scenes', None) is None
-  assert judge_rows.folder('voc21', None) is judge_rows.ABSENT
-  assert judge_rows.folder('voc21', tmp_path) is judge_rows.ABSENT
+  assert background_rows.folder('scenes', None) is None
+  assert background_rows.folder('voc21', None) is background_rows.ABSENT
+  assert background_rows.folder('voc21', tmp_path) is background_rows.ABSENT
   (tmp_path / 'voc2012').mkdir()
-  assert judge_rows.folder('voc20', tmp_path) == tmp_path / 'voc2012'
+  assert background_rows.folder('voc20', tmp_path) == tmp_path / 'voc2012'
 
 
 def test_rows_are_listed():
-  command = [sys.executable, 'benchmarks/judge.py', '--list']
+  command = [sys.executable, 'benchmarks/background.py', '--list']
   run = subprocess.run(
     command, cwd=ROOT, capture_output=True, text=True, check=True
   )
   listed = [row.split()[0] for row in run.stdout.splitlines()]
-  assert listed == list(judge_rows.ROWS)
+  assert listed == list(background_rows.ROWS)

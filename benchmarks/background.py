@@ -1,14 +1,15 @@
 """What to do about the background, words and borders: a row each, by seed.
 
-  python benchmarks/judge.py --list
-  python benchmarks/judge.py --models runs/demo-0 runs/demo-1 runs/demo-2
-  python benchmarks/judge.py --models MODEL --data voc21 --photos ../shared/data
-  python benchmarks/judge.py --cost   # of PAMR alone, at two sizes
+  python benchmarks/background.py --list
+  python benchmarks/background.py --models runs/demo-0 runs/demo-1 runs/demo-2
+  python benchmarks/background.py --models MODEL --data voc21 \\
+    --photos ../shared/data
+  python benchmarks/background.py --cost   # of PAMR alone, at two sizes
 
 Every row evaluates a trained model (a workdir of any seed, or a model folder)
 with one thing changed; its figures are kept under --out, and a row that is
-there is not measured again. Nothing is tuned on the truth that a row is judged
-by: thresholds come from captions, or from pictures alone, of other pictures.
+there is not measured again. Nothing is tuned on the labels that a row is
+measured by: thresholds come from captions, or from images alone, of others.
 The rows `learned` want a model trained with `loss.background_weight=1.0`, and
 are left out for others; `learned_after` trains the token alone.
 
@@ -23,9 +24,9 @@ import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
+import background_rows
 import demo
 import jax.numpy as jnp
-import judge_rows
 import numpy as np
 
 import groupvit_jax as gv
@@ -50,10 +51,10 @@ def main() -> None:
   )
   parser.add_argument('--models', nargs='+', type=pathlib.Path, default=[])
   parser.add_argument(
-    '--data', nargs='+', choices=judge_rows.DATA, default=['scenes_things']
+    '--data', nargs='+', choices=background_rows.DATA, default=['scenes_things']
   )
   parser.add_argument(
-    '--rows', nargs='+', choices=judge_rows.ROWS, metavar='ROW'
+    '--rows', nargs='+', choices=background_rows.ROWS, metavar='ROW'
   )
   parser.add_argument('--limit', type=int, default=400, help='pictures')
   parser.add_argument(
@@ -69,7 +70,7 @@ def main() -> None:
   parser.add_argument(
     '--photos', type=pathlib.Path, help='folder of voc2012 and coco_seg'
   )
-  parser.add_argument('--out', type=pathlib.Path, default='runs/judge')
+  parser.add_argument('--out', type=pathlib.Path, default='runs/background')
   parser.add_argument('--list', action='store_true', help='name all rows')
   parser.add_argument('--cost', action='store_true', help='time PAMR')
   args = parser.parse_args()
@@ -77,12 +78,12 @@ def main() -> None:
     tell_cost()
     return
   if args.list:
-    for name, row in judge_rows.ROWS.items():
+    for name, row in background_rows.ROWS.items():
       print(f'{name:<22}{row.what}')
     return
   print(f'{demo.environment()}; {args.limit} pictures\n')
   for data in args.data:
-    if judge_rows.folder(data, args.photos) is judge_rows.ABSENT:
+    if background_rows.folder(data, args.photos) is background_rows.ABSENT:
       print(f'{data}: not there, see --photos\n')
       continue
     tell(data, measure_all(data, args))
@@ -96,12 +97,14 @@ def measure_all(
   print_head(data)
   for path in args.models:
     subject = None
-    for name in args.rows or judge_rows.ROWS:
-      row = judge_rows.ROWS[name]
-      if not row.background_only or data in judge_rows.WITH_BACKGROUND:
+    for name in args.rows or background_rows.ROWS:
+      row = background_rows.ROWS[name]
+      if not row.background_only or data in background_rows.WITH_BACKGROUND:
         file = place(args, path, data, name)
         if not file.exists():
-          subject = subject or judge_rows.Subject(gv.load(path), data, args)
+          subject = subject or background_rows.Subject(
+            gv.load(path), data, args
+          )
           if row.learned and not subject.learned:
             continue
           write(file, measure(subject, row))
@@ -137,7 +140,7 @@ def place(args, path: pathlib.Path, data: str, name: str) -> pathlib.Path:
   return args.out / f'{model}-{data}-{sizes}' / f'{name}.json'
 
 
-def measure(subject: judge_rows.Subject, row: judge_rows.Row) -> dict:
+def measure(subject: background_rows.Subject, row: background_rows.Row) -> dict:
   """Evaluates one row; the question is kept with its figures."""
   question = row.question(subject)
   asked = build.make(question, subject.model.as_encoder(), batch_size=50)
