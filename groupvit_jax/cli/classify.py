@@ -1,7 +1,8 @@
-"""`groupvit classify`: which of some classes a picture as a whole shows."""
+"""`groupvit classify`: the class of whole images."""
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from groupvit_jax.cli import common
 
@@ -16,9 +17,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
-  common.add_pictures(parser)
+  common.add_images(parser)
   common.add_model(parser)
-  common.add(parser)
+  common.add_labels(parser)
   # As the released model is measured on ImageNet.
   common.add_templates(parser, 'subset')
   parser.add_argument(
@@ -26,46 +27,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     type=common.positive,
     default=5,
-    help='classes shown of each picture (default: %(default)s)',
+    help='classes shown for each image (default: %(default)s)',
   )
   parser.add_argument(
     '--json',
     action='store_true',
-    help='a line of JSON per picture, with all classes',
+    help='a line of JSON per image, with all classes',
   )
 
 
 def run(args: argparse.Namespace) -> int:
   """Runs the sub-command; returns the exit code."""
+  from groupvit_jax import inference
   from groupvit_jax.cli import resume
 
-  names = list(common.read(args).names)
-  found = common.find(args.pictures, resume.Results())
-
-  from groupvit_jax import inference
-
+  names = list(common.read_labels(args).names)
+  images = common.find_images(args.images, resume.EarlierResults())
   model = inference.load(args.model)
 
-  def ask(chunk):
+  def classify(chunk: Sequence[common.ImageFile]) -> list[dict[str, float]]:
     return model.classify(
-      [str(picture.path) for picture in chunk],
+      [str(image.path) for image in chunk],
       names,
       templates=common.templates(args),
       batch_size=args.batch,
     )
 
-  failures = common.Failures(len(found))
-  for picture, odds in common.each(found, ask, args.batch):
-    if isinstance(odds, Exception):
-      failures.add(odds)
+  failures = common.Failures(len(images))
+  for image, shares in common.each(images, classify, args.batch):
+    if isinstance(shares, Exception):
+      failures.add(shares)
     else:
-      print(_told(str(picture.path), odds, args), flush=True)
+      print(_text(str(image.path), shares, args), flush=True)
   return 1 if failures.count else 0
 
 
-def _told(path: str, odds: dict[str, float], args: argparse.Namespace) -> str:
+def _text(path: str, shares: dict[str, float], args: argparse.Namespace) -> str:
   if args.json:
-    rounded = {name: round(share, 6) for name, share in odds.items()}
-    return json.dumps({'picture': path, 'classes': rounded}, ensure_ascii=False)
-  best = sorted(odds.items(), key=lambda item: -item[1])[: args.top]
+    rounded = {name: round(share, 6) for name, share in shares.items()}
+    return json.dumps({'image': path, 'classes': rounded}, ensure_ascii=False)
+  best = sorted(shares.items(), key=lambda item: -item[1])[: args.top]
   return '\n'.join([path, *(f'{share:8.1%}  {name}' for name, share in best)])

@@ -1,4 +1,4 @@
-"""What the arguments of several sub-commands have in common."""
+"""Shared by sub-commands: arguments, messages, class names, image files."""
 
 import argparse
 import glob
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
 
-# As text/prompts.py has them; here for a --help that starts at once.
+# As in text/prompts.py; here, so that --help needs no import of it.
 _TEMPLATES = ('simple', 'subset', 'full', 'tcl')
 
 
@@ -43,18 +43,18 @@ class Parser(argparse.ArgumentParser):
     self.exit(2, text)
 
 
-def add_pictures(parser: argparse.ArgumentParser) -> None:
-  """The pictures that a command works on."""
+def add_images(parser: argparse.ArgumentParser) -> None:
+  """Declares the images that a command works on."""
   parser.add_argument(
-    'pictures',
+    'images',
     nargs='+',
-    metavar='PICTURE',
+    metavar='IMAGE',
     help="files, folders, or patterns in quotes ('photos/*.jpg')",
   )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-  """The model, and how many pictures it sees at a time."""
+  """Declares the model and its batch size."""
   parser.add_argument(
     '--model',
     required=True,
@@ -68,12 +68,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     type=positive,
     default=8,
     metavar='N',
-    help='pictures that go through the network together (default: %(default)s)',
+    help='images that go through the network together (default: %(default)s)',
   )
 
 
-def add_templates(parser, default: str) -> None:
-  """The prompts that a name is put into; read them by `templates`."""
+def add_templates(parser: argparse._ActionsContainer, default: str) -> None:
+  """Declares --templates; read them by `templates`."""
   parser.add_argument(
     '--templates',
     metavar='T',
@@ -113,13 +113,11 @@ def positive(text: str) -> int:
   return value
 
 
-# What a command says on standard error: always in one line.
-
-_LONGEST = 1000  # longer lines are cut: a label may have been a thousand words
+_LONGEST = 1000  # of a message; a label may have been a thousand words
 
 
 def complain(message: str, kind: str = 'error') -> None:
-  """Prints 'groupvit: error: ...', above a progress bar if there is one."""
+  """Prints a line 'groupvit: error: ...' above a progress bar, if any."""
   line = ' '.join(message.split())
   line = line if len(line) <= _LONGEST else f'{line[:_LONGEST]}...'
   bars = sys.modules.get('tqdm')
@@ -129,86 +127,75 @@ def complain(message: str, kind: str = 'error') -> None:
     print(f'groupvit: {kind}: {line}', file=sys.stderr)
 
 
-def describe(error: OSError) -> str:
-  """'FILE: No such file or directory' instead of '[Errno 2] ...'."""
-  if error.strerror and error.filename is not None:
-    return f'{error.filename}: {error.strerror}'
-  return error.strerror or str(error)
+def describe(error: Exception) -> str:
+  """An error's message; of OSErrors 'FILE: No such file or directory'."""
+  strerror = isinstance(error, OSError) and error.strerror
+  if isinstance(error, OSError) and strerror and error.filename is not None:
+    return f'{error.filename}: {strerror}'
+  return strerror or str(error)
 
 
 class ShownWarnings(warnings.catch_warnings):
-  """Context manager; inside it a UserWarning is a line, and told once."""
+  """Context manager: each UserWarning is printed as a line, and once."""
 
   def __enter__(self) -> 'ShownWarnings':
     super().__enter__()
-    usual, told = warnings.showwarning, set()
+    usual, shown = warnings.showwarning, set()
 
-    def show(message, category, *rest, **named):
+    def show(message: Any, category: type, *rest: Any, **named: Any) -> None:
       if not issubclass(category, UserWarning):
         usual(message, category, *rest, **named)
-      elif str(message) not in told:
-        told.add(str(message))
+      elif str(message) not in shown:
+        shown.add(str(message))
         complain(str(message), 'warning')
 
     warnings.showwarning = show
     return self
 
 
-# Asks a model about many pictures, going on where one of them is bad.
-
-_ERRORS = (OSError, ValueError)
-
-
 def each(
-  pictures: Sequence[Any],
-  ask: Callable[[Sequence[Any]], Sequence[Any]],
+  images: Sequence[Any],
+  function: Callable[[Sequence[Any]], Sequence[Any]],
   size: int,
 ) -> Iterator[tuple[Any, Any]]:
-  """Asks in chunks, and of a chunk with a bad picture, in halves.
+  """Calls a function on chunks, and halves a chunk that holds a bad image.
 
   Args:
-    pictures: to ask about.
-    ask: from pictures to an answer each; OSError or ValueError if one is bad.
+    images: its arguments.
+    function: from images to a result each; OSError or ValueError if one is bad.
     size: of a chunk.
 
   Yields:
-    A picture and its answer, or the error that asking about it alone gave.
+    An image and its result, or the error that the image alone gave.
   """
-  for start in range(0, len(pictures), size):
-    yield from _chunk(pictures[start : start + size], ask)
-
-
-def _chunk(pictures, ask):
-  try:
-    answers = ask(pictures)
-  except _ERRORS as error:
-    if len(pictures) == 1:
-      yield pictures[0], error
-      return
-    half = len(pictures) // 2
-    yield from _chunk(pictures[:half], ask)
-    yield from _chunk(pictures[half:], ask)
-  else:
-    yield from zip(pictures, answers, strict=True)
+  for start in range(0, len(images), size):
+    chunk = images[start : start + size]
+    try:
+      results = function(chunk)
+    except (OSError, ValueError) as error:
+      if len(chunk) == 1:
+        yield chunk[0], error
+      else:
+        yield from each(chunk, function, (len(chunk) + 1) // 2)
+    else:
+      yield from zip(chunk, results, strict=True)
 
 
 class Failures:
-  """Counts pictures that failed, and tells of each in a line."""
+  """Counts images that failed, and prints a line about each."""
 
   def __init__(self, total: int):
     self.count = 0
     self._total = total
-    self._last = None
+    self._last: str | None = None
 
   def add(self, error: OSError | ValueError) -> None:
-    """Tells of an error, and raises it where it is not about one picture.
+    """Prints an error, or raises it if it is not about one image.
 
-    Messages about pictures name them: the same words twice are about something
-    else, as of a model that cannot segment.
+    Messages about images name them: the same message twice is about something
+    else, such as a model that cannot segment.
     """
-    text = str(error)
-    if isinstance(error, OSError):
-      text = describe(error)
+    text = describe(error)
     if self._total == 1 or text == self._last:
       raise error
     complain(text)
@@ -216,11 +203,17 @@ class Failures:
     self.count += 1
 
 
-# The class names of a command line: written out, a label set, or a file.
-
-# As data/label_sets.py has them; here for a --help that starts at once.
-SETS = ('voc', 'voc20', 'context', 'context59', 'coco', 'ade20k', 'cityscapes')
-_RELEASED = 0.95  # the threshold for VOC and COCO, and of the demo
+# As in benchmarks/label_sets.py; here, so that --help needs no import of it.
+LABEL_SETS = (
+  'voc',
+  'voc20',
+  'context',
+  'context59',
+  'coco',
+  'ade20k',
+  'cityscapes',
+)
+_THRESHOLD = 0.95  # of the released model for VOC and COCO, and of its demo
 
 
 class Labels(NamedTuple):
@@ -235,7 +228,7 @@ class Labels(NamedTuple):
   threshold: float | None
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add_labels(parser: argparse.ArgumentParser) -> None:
   """Declares --labels and --labels-from, one of which is required."""
   group = parser.add_mutually_exclusive_group(required=True)
   group.add_argument(
@@ -247,20 +240,20 @@ def add(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--labels-from',
     metavar='SET',
-    help=f'{", ".join(SETS)}, or a text file with a name per line; voc, '
+    help=f'{", ".join(LABEL_SETS)}, or a text file with a name per line; voc, '
     'context and coco have a background, voc20 and context59 have none',
   )
 
 
-def read(args: argparse.Namespace) -> Labels:
-  """The names that a command line asks for.
+def read_labels(args: argparse.Namespace) -> Labels:
+  """Class names of --labels or --labels-from.
 
   Raises:
     ValueError: none, an empty one, or one that stands twice.
   """
   if args.labels is not None:
     names = tuple(' '.join(name.split()) for name in args.labels.split(','))
-    threshold = _RELEASED
+    threshold = _THRESHOLD
     option = '--labels'
   else:
     names, threshold = _read_set(args.labels_from)
@@ -272,16 +265,16 @@ def read(args: argparse.Namespace) -> Labels:
 def _read_set(name: str) -> tuple[tuple[str, ...], float | None]:
   from groupvit_jax.benchmarks import label_sets
 
-  if name in SETS:
+  if name in LABEL_SETS:
     threshold = label_sets.BACKGROUND_THRESHOLDS.get(name)
     return label_sets.LABEL_SETS[name], threshold
   path = pathlib.Path(name)
   if not path.exists():
     raise ValueError(
-      f'{name} is no label set and no file: choose one of {", ".join(SETS)}, '
-      'or give a text file with a name per line'
+      f'{name} is no label set and no file: choose one of '
+      f'{", ".join(LABEL_SETS)}, or give a text file with a name per line'
     )
-  return label_sets.read_names(path), _RELEASED
+  return label_sets.read_names(path), _THRESHOLD
 
 
 def _check(names: tuple[str, ...], option: str) -> None:
@@ -310,8 +303,6 @@ def _around(names: tuple[str, ...], name: str) -> str:
   return f'after {names[place - 1][:60]!r}' if place else 'at the beginning'
 
 
-# Finds the pictures that a command line means.
-
 _SUFFIXES = tuple(
   f'.{kind}'
   for kind in (
@@ -321,8 +312,8 @@ _SUFFIXES = tuple(
 )
 
 
-class Picture(NamedTuple):
-  """A picture file.
+class ImageFile(NamedTuple):
+  """An image file.
 
   Attributes:
     path: as the user would write it.
@@ -334,56 +325,64 @@ class Picture(NamedTuple):
   name: pathlib.PurePath
 
 
-def find(
+def find_images(
   arguments: Sequence[str],
   results: Container[pathlib.Path],
   without: pathlib.Path | None = None,
-) -> list[Picture]:
-  """Pictures of files, folders (with all below them) and patterns.
+) -> list[ImageFile]:
+  """Image files that files, folders (with all below them) and patterns name.
 
   Args:
     arguments: as given on the command line.
-    results: what earlier runs wrote, which is meant only where it is named.
-    without: a folder whose contents are not meant, as results may lie in it.
+    results: files that earlier runs wrote; used only where they are named.
+    without: a folder to leave out, as results may lie in it.
 
   Returns:
-    Each picture once, in the order of the arguments, sorted within a folder.
+    Each image once, in the order of the arguments, sorted within a folder.
 
   Raises:
-    ValueError: an argument that means no picture, or the results' own folder.
+    ValueError: an argument without images, or the results' own folder.
   """
-  found = {}
+  images = {}
   for argument in arguments:
-    pictures = list(_meant(argument, results, without))
-    if not pictures:
-      raise ValueError(f'{argument} holds no pictures: {_known()}')
-    for picture in pictures:
-      found.setdefault(os.path.realpath(picture.path), picture)
-  return list(found.values())
+    named = list(_named(argument, results, without))
+    if not named:
+      raise ValueError(
+        f'{argument} holds no images: looked for {" ".join(_SUFFIXES)}'
+      )
+    for image in named:
+      images.setdefault(os.path.realpath(image.path), image)
+  return list(images.values())
 
 
-def _meant(argument: str, results, without) -> Iterator[Picture]:
+def _named(
+  argument: str,
+  results: Container[pathlib.Path],
+  without: pathlib.Path | None,
+) -> Iterator[ImageFile]:
   path = files.expanded(argument)
   if path.is_dir():
     if without and path.resolve() == without.resolve():
       raise ValueError(
-        f'{argument} has the pictures and would get the results: choose '
+        f'{argument} holds the images and would get the results: choose '
         'another --out'
       )
-    for inner in _pictures(path.rglob('*'), results, without):
-      yield Picture(inner, inner.relative_to(path))
+    for inner in _image_paths(path.rglob('*'), results, without):
+      yield ImageFile(inner, inner.relative_to(path))
   elif path.exists():
-    yield Picture(path, pathlib.PurePath(path.name))
+    yield ImageFile(path, pathlib.PurePath(path.name))
   elif glob.has_magic(argument):
     matches = glob.iglob(str(path), recursive=True)
-    for inner in _pictures(map(pathlib.Path, matches), results, without):
-      yield Picture(inner, pathlib.PurePath(inner.name))
+    for inner in _image_paths(map(pathlib.Path, matches), results, without):
+      yield ImageFile(inner, pathlib.PurePath(inner.name))
   else:
     raise ValueError(f'{argument}: there is no such file or folder')
 
 
-def _pictures(
-  paths: Iterable[pathlib.Path], results, without
+def _image_paths(
+  paths: Iterable[pathlib.Path],
+  results: Container[pathlib.Path],
+  without: pathlib.Path | None,
 ) -> list[pathlib.Path]:
   inside = without and without.resolve()
   return sorted(
@@ -395,7 +394,3 @@ def _pictures(
     and not (inside and path.resolve().is_relative_to(inside))
     and path not in results
   )
-
-
-def _known() -> str:
-  return f'looked for {" ".join(_SUFFIXES)}'

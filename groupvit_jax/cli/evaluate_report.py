@@ -1,56 +1,140 @@
-"""What an evaluation leaves: one JSON file with all that made its figures.
+"""Report of an evaluation: its figures and all that they depend on.
 
 Shares are in percent, as papers and `summary.json` give them.
 """
 
+import contextlib
 import datetime
 import json
 import math
 import os
+import pathlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 
 import groupvit_jax
+from groupvit_jax import files
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.evaluation import diagnosis, evaluator, metrics
 from groupvit_jax.text import prompts
 
 FORMAT = 1
-_NUMBERS = re.compile(
-  r'\[\n\s*([-+\d.e,\s]+?)\n\s*\]'
-)  # a list of nothing else
+_NUMBERS = re.compile(r'\[\n\s*([-+\d.e,\s]+?)\n\s*\]')  # a list of them
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'Pillow', 'scikit-learn')
 
 
+class ReportFile:
+  """The file of a report, locked by the run that measures for it.
+
+  A report that exists, or that appears meanwhile, is never replaced unjudge.
+  """
+
+  def __init__(self, path: pathlib.Path, overwrite: bool):
+    """Takes the lock, and checks that the report can be written.
+
+    Args:
+      path: of the report.
+      overwrite: whether to replace a report that exists.
+
+    Raises:
+      ValueError: another run has the lock, or the path cannot be used.
+    """
+    if path.is_dir():
+      raise ValueError(f'{path} is a folder: --out names a file')
+    if path.exists() and not path.is_file():
+      raise ValueError(f'{path} is not a regular file: choose another --out')
+    if not path.parent.is_dir():
+      raise ValueError(
+        f'{path.parent}: there is no such folder; make it, or choose another '
+        '--out'
+      )
+    if path.exists() and not overwrite:
+      raise ValueError(
+        f'{path} exists: choose another --out, or replace it with --overwrite'
+      )
+    self._path = path
+    self._lock = filelock.FileLock(path.with_name(f'{path.name}.lock'))
+    try:
+      files.check_writable(state_path(path))
+      self._lock.acquire(timeout=0)
+    except filelock.Timeout:
+      raise ValueError(
+        f'{path}: another run is measuring for it; wait for its end, or choose '
+        'another --out'
+      ) from None
+    except OSError as error:
+      raise ValueError(
+        f'{path} cannot be written ({error.strerror}): choose another --out'
+      ) from error
+    self._version = _version(path)
+
+  def write(self, content: str) -> None:
+    """Writes the report.
+
+    Raises:
+      ValueError: somebody else has written one since.
+      OSError: it cannot be written.
+    """
+    if _version(self._path) != self._version:
+      raise ValueError(
+        f'{self._path} has appeared or changed during this run: move it away, '
+        'and the same command writes the report without measuring again'
+      )
+    files.write_atomically(self._path, content)
+
+  def release(self) -> None:
+    """Removes the lock."""
+    # While it is held: after the release it may be another run's.
+    with contextlib.suppress(OSError):
+      os.unlink(self._lock.lock_file)
+    self._lock.release()
+
+
+def state_path(path: pathlib.Path) -> pathlib.Path:
+  """Resume state of the evaluation for a report."""
+  return path.with_name(f'{path.name}.resume.jsonl')
+
+
+def _version(path: pathlib.Path) -> tuple[int, int, int] | None:
+  """Differs after any change of a file; None if there is none."""
+  try:
+    state = path.stat()
+  except FileNotFoundError:
+    return None
+  return state.st_ino, state.st_size, state.st_mtime_ns
+
+
 def make(
-  path: str | os.PathLike, model: Any, asked: Any, found: Any
+  path: str | os.PathLike, model: Any, judge: Any, result: Any
 ) -> dict[str, Any]:
   """The report of an evaluation.
 
   Args:
     path: of the model.
     model: an `inference.Model`.
-    asked: the `build.Judge`.
-    found: a `BenchmarkResult`, or figures by name.
+    judge: the `build.Judge`.
+    result: a `BenchmarkResult`, or figures by name.
 
   Returns:
     Plain values.
   """
-  segmented = asked.kind == 'segmentation'
-  figures = dict(found.figures()) if segmented else dict(found)
-  skipped = found.skipped if segmented else asked.skipped()
-  # From the first picture to the last, earlier attempts included.
-  seconds = found.seconds if segmented else asked.evaluator.resume_state.seconds
+  segmented = judge.kind == 'segmentation'
+  figures = dict(result.figures()) if segmented else dict(result)
+  skipped = result.skipped if segmented else judge.skipped()
+  seconds = (
+    result.seconds if segmented else judge.evaluator.resume_state.seconds
+  )
   images = int(figures['images'])
   report = {
     'format': FORMAT,
-    'settings': dict(asked.settings),
+    'settings': dict(judge.settings),
     'model': _model(path, model),
     'versions': _versions(),
     'date': _now(),
@@ -60,11 +144,11 @@ def make(
     'images_per_second': round(images / seconds, 3) if seconds else None,
     'figures': _percent(figures),
   }
-  return report | (_segmentation(found) if segmented else {})
+  return report | (_segmentation(result) if segmented else {})
 
 
 def as_json(report: Mapping[str, Any]) -> str:
-  """The file's text; what is not a number is null, rows are one line each."""
+  """The file's text: null for NaN, one line for each row of a matrix."""
   text = json.dumps(_finite(report), indent=1, ensure_ascii=False)
   return _NUMBERS.sub(_joined, text) + '\n'
 
@@ -82,18 +166,18 @@ def _percent(figures: Mapping[str, float]) -> dict[str, float]:
   return evaluator.to_percent(shown)
 
 
-def _segmentation(found: Any) -> dict[str, Any]:
-  truth = found.confusion_matrix
-  names = [prompts.shown_name(name) for name in found.class_names]
+def _segmentation(result: Any) -> dict[str, Any]:
+  matrix = result.confusion_matrix
+  names = [prompts.shown_name(name) for name in result.class_names]
   columns = {
-    'iou': metrics.iou(truth),
-    'accuracy': _ratio(np.diag(truth), truth.sum(1)),
+    'iou': metrics.iou(matrix),
+    'accuracy': _ratio(np.diag(matrix), matrix.sum(1)),
   }
-  if found.boundary is not None:
-    columns['boundary_iou'] = metrics.boundary_iou(found.boundary)
-  if found.oracle_confusion_matrix is not None:
-    columns['oracle_iou'] = metrics.iou(found.oracle_confusion_matrix)
-  pixels, predicted = truth.sum(1), truth.sum(0)
+  if result.boundary is not None:
+    columns['boundary_iou'] = metrics.boundary_iou(result.boundary)
+  if result.oracle_confusion_matrix is not None:
+    columns['oracle_iou'] = metrics.iou(result.oracle_confusion_matrix)
+  pixels, predicted = matrix.sum(1), matrix.sum(0)
   classes = [
     {
       'name': name,
@@ -109,28 +193,28 @@ def _segmentation(found: Any) -> dict[str, Any]:
     'given_background_confusion_matrix',
   )
   counts = {
-    'boundary_counts': found.boundary,
-    'best_group_counts': found.jaccard,
+    'boundary_counts': result.boundary,
+    'best_group_counts': result.jaccard,
   }
   return {
-    'miou': 100 * found.miou,
+    'miou': 100 * result.miou,
     'class_names': names,
-    'background': found.background,
+    'background': result.background,
     'classes': classes,
-    'diagnosis': _diagnosis(found),
+    'diagnosis': _diagnosis(result),
     **{
-      name: getattr(found, name).tolist()
+      name: getattr(result, name).tolist()
       for name in matrices
-      if getattr(found, name) is not None
+      if getattr(result, name) is not None
     },
     **{name: x.tolist() for name, x in counts.items() if x is not None},
   }
 
 
-def _diagnosis(found: Any) -> dict[str, Any] | None:
-  if found.oracle_confusion_matrix is None:
+def _diagnosis(result: Any) -> dict[str, Any] | None:
+  if result.oracle_confusion_matrix is None:
     return None
-  return _in_percent(diagnosis.of_result(found).as_json())
+  return _in_percent(diagnosis.of_result(result).as_json())
 
 
 def _in_percent(value: Any) -> Any:
@@ -151,24 +235,24 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _model(path: str | os.PathLike, model: Any) -> dict[str, Any]:
   arrays = model_folder.tensors.flatten(jax.device_get(model.variables))
-  told = ('source', 'file', 'license', 'step', 'epoch')
+  kept = ('source', 'file', 'license', 'step', 'epoch')
   return {
     'path': os.fspath(path),
-    **{name: model.metadata[name] for name in told if name in model.metadata},
+    **{name: model.metadata[name] for name in kept if name in model.metadata},
     'sha256': model_folder.tensors.digest(arrays),
     'image_encoder': model.architecture['image_encoder'],
   }
 
 
 def _versions() -> dict[str, str]:
-  found = {'groupvit_jax': groupvit_jax.__version__}
+  versions: dict[str, str] = {'groupvit_jax': groupvit_jax.__version__}
   for name in _PACKAGES:
     try:
-      found[name] = metadata.version(name)
+      versions[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
       continue
   device = jax.devices()[0]
-  return found | {
+  return versions | {
     'python': platform.python_version(),
     'platform': platform.platform(),
     'device': f'{jax.device_count()} x {device.device_kind}',
@@ -198,13 +282,13 @@ _FIGURES = {
   'mean_accuracy': 'mAcc',
   'frequency_weighted_iou': 'fwIoU',
   'boundary_miou': 'boundary mIoU',
-  'oracle_miou': 'mIoU, groups named by the truth (oracle)',
-  'given_background_miou': 'mIoU, background given by the truth',
+  'oracle_miou': 'mIoU, groups labelled by the ground truth (oracle)',
+  'given_background_miou': 'mIoU, background given by the ground truth',
   'best_group_jaccard': 'Jaccard index of the best group',
   'top1': 'top-1',
   'top5': 'top-5',
-  **{f'image_to_text_r{k}': f'picture to text, R@{k}' for k in (1, 5, 10)},
-  **{f'text_to_image_r{k}': f'text to picture, R@{k}' for k in (1, 5, 10)},
+  **{f'image_to_text_r{k}': f'image to text, R@{k}' for k in (1, 5, 10)},
+  **{f'text_to_image_r{k}': f'text to image, R@{k}' for k in (1, 5, 10)},
 }
 _COLUMNS = {
   'iou': 'IoU',
@@ -231,11 +315,11 @@ def _head(report: Mapping[str, Any]) -> str:
     changed = protocol['changed']
     other = f', but for {", ".join(changed)}' if changed else ''
     words.append(f'protocol {protocol["name"]}{other}')
-  count = f'{report["images"]:,} pictures'
+  count = f'{report["images"]:,} images'
   if report['skipped']:
     count += f' ({len(report["skipped"]):,} skipped)'
   words.append(count)
-  words.append(f'{report["images_per_second"]} pictures/s')
+  words.append(f'{report["images_per_second"]} images/s')
   return '; '.join(words)
 
 
@@ -258,5 +342,5 @@ def _figures(figures: Mapping[str, float]) -> str:
 
 
 def _number(value: float | None) -> str:
-  """Two digits; '-' for a class that neither truth nor prediction has."""
+  """Two digits; '-' for a class in neither ground truth nor prediction."""
   return '-' if value is None or math.isnan(value) else f'{value:.2f}'

@@ -32,10 +32,13 @@ class ItemLog(Generic[T]):
     items: read from the other lines; a line of another form is passed over.
   """
 
-  def __init__(self, path: str | os.PathLike, item_type: type[T]):
-    """Reads the file, if there is one."""
+  def __init__(
+    self, path: str | os.PathLike, item_type: type[T], anew: bool = False
+  ):
+    """Reads the file, if there is one; `anew`, the first item replaces it."""
     self.path = pathlib.Path(path)
-    content = self.path.read_bytes() if self.path.is_file() else b''
+    exists = self.path.is_file() and not anew
+    content = self.path.read_bytes() if exists else b''
     header, *lines = content.split(b'\n') if content else [b'{}']
     self.settings: dict[str, Any] | None = _convert(header, dict)
     items = [_convert(line, item_type) for line in lines]

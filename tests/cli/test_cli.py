@@ -8,8 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import stub_inference
-from PIL import Image
 
 from groupvit_jax import cli
 from groupvit_jax.cli import evaluate
@@ -161,12 +159,10 @@ def help_of(capsys, *command) -> str:
   return capsys.readouterr().out
 
 
-def things_that_examples_name(monkeypatch):
-  """Pictures, names and, by stand-ins, a model, in the current folder."""
-  stub = stub_inference.Stub()
-  stub_inference.install(monkeypatch, 'inference', load=stub.load)
-  stub_inference.install(
-    monkeypatch,
+@pytest.fixture
+def things_that_examples_name(stub, install, monkeypatch):
+  """Images, names and, by stand-ins, a model, in the current folder."""
+  install(
     'convert',
     convert=lambda *args, **options: 'converted',
     load_source=lambda path: path,
@@ -174,10 +170,10 @@ def things_that_examples_name(monkeypatch):
   )
   # `evaluate` has tests with a model; here its command lines are read.
   monkeypatch.setattr(evaluate, 'measure', lambda args, fields: 0)
-  for folder in ('photos', 'my_model', 'runs/demo'):
+  for folder in ('my_model', 'runs/demo'):
     pathlib.Path(folder).mkdir(parents=True)
-  for path in ('photo.jpg', 'photos/a.jpg', 'photos/b.jpg'):
-    Image.new('RGB', (30, 20)).save(path)
+  for path in ('photos/a.jpg', 'photos/b.jpg'):
+    stub.save(path)
   pathlib.Path('names.txt').write_text('cat\ndog\n')
 
 
@@ -194,17 +190,16 @@ def things_that_examples_name(monkeypatch):
     ('tokenizer', 'show'),
   ],
 )
-def test_examples_in_the_help_work(capsys, tmp_path, monkeypatch, command):
+@pytest.mark.usefixtures('things_that_examples_name')
+def test_examples_in_the_help_work(capsys, command):
   text = help_of(capsys, *command).replace('\\\n', ' ')
   examples = re.findall(r'^  groupvit (.+)$', text, re.MULTILINE)
   assert examples
-  monkeypatch.chdir(tmp_path)
   words = [f'{a}{b}{c}' for a in 'abcdefgh' for b in 'aeiou' for c in 'klmnrst']
   pathlib.Path('captions.txt').write_text('\n'.join(words))
   for name in 'ab':
     pathlib.Path(f'{name}.jsonl').write_text('{"caption": "a cat"}\n')
   assert train('captions.txt', 'my_tokenizer') == 0
-  things_that_examples_name(monkeypatch)
   for example in examples:
     argv = [re.sub(r'^(8000|32000)$', '40', a) for a in shlex.split(example)]
     # Small words give a small vocabulary; all else is as printed.

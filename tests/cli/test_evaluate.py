@@ -57,7 +57,7 @@ def one_device(monkeypatch):
 
 def run(places, benchmark, *args, model='model', data=None):
   argv = ['evaluate', '--model', places[model], '--benchmark', benchmark, *args]
-  if benchmark != 'scenes':
+  if benchmark not in ('scenes', 'voc21') or data:
     argv += ['--data', data or places.get(benchmark, places['photos'])]
   return cli.main(list(map(str, argv)))
 
@@ -181,7 +181,7 @@ def test_the_table_shows_classes_and_figures(places, capsys):
   assert run(places, 'folder', *args) == 0
   out = capsys.readouterr().out.splitlines()
   assert out[0].startswith('folder; protocol groupvit, but for')
-  assert '2 pictures' in out[0]
+  assert '2 images' in out[0]
   heads = next(line for line in out if line.startswith('class'))
   assert heads.split() == ['class', 'IoU', 'accuracy', 'oracle']
   assert any(line.split()[:1] == ['dog'] for line in out)
@@ -216,7 +216,7 @@ def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
   args = *RULE, '--batch', '1', '--out', out
   monkeypatch.setattr(base.PairSet, '__getitem__', stopped)
   assert run(places, 'folder', *args) == 130
-  assert 'the same command goes on where this one' in error_line(capsys)
+  assert 'the same command resumes it' in error_line(capsys)
   assert not out.exists()
   asked.clear()
   monkeypatch.setattr(
@@ -315,20 +315,27 @@ def test_retrieval(places, tmp_path):
 @pytest.mark.parametrize(
   ('benchmark', 'args', 'reason'),
   [
+    ('voc21', [], 'voc21 needs its folder: give --data DIR'),
+    ('scenes', ['--set', 'top_k'], 'write FIELD=VALUE'),
+    (
+      'scenes',
+      ['--set', 'top_k=1', '--set', 'segment.top_k=2'],
+      'has top_k twice',
+    ),
     ('folder', ['--set', 'topk=1'], "has no field 'topk'; it has "),
     ('folder', ['--set', 'top_k=0'], 'top_k must be at least 1'),
     ('folder', ['--set', 'top_k=x'], 'top_k is a whole number or none'),
     ('scenes', ['--set', 'data.count=x'], "a whole number, not 'x'"),
     ('folder', ['--set', 'templates=none such'], 'is unknown; choose one of'),
     ('folder', ['--set', 'data.size=9'], "has no option 'size'"),
-    ('folder', ['--size', '3'], '--size 3: short_side=3 is less than one p'),
-    ('folder', ['--size', '20000'], '--size 20000: short_side is in pixels, 1'),
+    ('folder', ['--size', '3'], 'short_side=3 is less than one p'),
+    ('folder', ['--size', '20000'], 'short_side is in pixels, 1'),
     ('folder', ['--set', 'names=tcl'], 'these are your own; leave it out'),
     ('classes', ['--set', 'top_k=1'], "'top_k' is of segmentation"),
     ('captions', ['--set', 'templates=full'], 'captions go into one template'),
   ],
 )
-def test_what_cannot_be_asked(places, capsys, benchmark, args, reason):
+def test_settings_that_cannot_be(places, capsys, benchmark, args, reason):
   assert run(places, benchmark, *args) == 1
   assert reason in error_line(capsys)
 
@@ -347,7 +354,7 @@ def test_data_that_are_not_there(places, tmp_path, capsys):
 def test_values_of_settings():
   settings = ['a=none', 'b=True', 'segment.c=3', 'd=.5', 'e=a {}', 'f=x=y']
   settings += ['g=.5, 1', 'h=one, two']
-  assert evaluate.read(settings) == {
+  assert evaluate.read_settings(settings) == {
     'a': None,
     'b': True,
     'c': 3,
@@ -388,7 +395,7 @@ def test_a_file_that_cannot_be_written_takes_no_figures(
   assert 'top-1' in captured.out
   assert captured.err.startswith('groupvit: error: ')
   # Nothing has to be measured again.
-  assert (tmp_path / 'out.json.journal').exists()
+  assert (tmp_path / 'out.json.resume.jsonl').exists()
 
 
 @pytest.mark.parametrize('benchmark', ['classes', 'captions'])
@@ -412,8 +419,10 @@ def test_whole_pictures_go_on_as_well(
   monkeypatch.setattr(kind, '__getitem__', stopped)
   out = tmp_path / 'out.json'
   assert run(places, benchmark, *args, out) == 130
-  assert 'the same command goes on where this one' in capsys.readouterr().err
-  assert sorted(p.name for p in tmp_path.glob('out*')) == ['out.json.journal']
+  assert 'the same command resumes it' in capsys.readouterr().err
+  assert sorted(p.name for p in tmp_path.glob('out*')) == [
+    'out.json.resume.jsonl'
+  ]
   monkeypatch.setattr(
     kind,
     '__getitem__',
@@ -433,39 +442,34 @@ def test_whole_pictures_go_on_as_well(
   )
   assert found['figures'] == whole['figures']
   assert found['images'] == whole['images']
-  assert not list(tmp_path.glob('*.journal'))
+  assert not list(tmp_path.glob('*.resume.jsonl'))
 
 
-def test_what_was_to_be_replaced_stays_so(
+def test_a_report_to_be_replaced_stays_until_the_end(
   places, tmp_path, capsys, monkeypatch
 ):
-  """Interrupted with --overwrite, it goes on without; stray journals do not."""
+  """Interrupted with --overwrite, the same command resumes it."""
   from groupvit_jax.benchmarks.classification import LabelledImages
 
   out = tmp_path / 'out.json'
   out.write_text('old')
-  (tmp_path / 'out.json.journal.1-of-2').write_text('{}')
-  args = 'classes', '--batch', '2', '--out', out
-  assert run(places, *args) == 1
-  assert 'exists: choose another --out' in error_line(capsys)
-  read, asked = LabelledImages.__getitem__, []
+  args = 'classes', '--batch', '2', '--out', out, '--overwrite'
+  read, positions = LabelledImages.__getitem__, []
 
   def stopped(self, index):
-    asked.append(index)
-    if index == 2 and len(asked) < 5:
+    positions.append(index)
+    if index == 2 and len(positions) < 5:
       raise KeyboardInterrupt
     return read(self, index)
 
   monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
-  assert run(places, *args, '--overwrite') == 130
-  assert 'without --overwrite goes on' in error_line(capsys)
+  assert run(places, *args) == 130
+  assert 'the same command resumes it' in error_line(capsys)
   assert out.read_text() == 'old'
-  asked[:] = [0] * 5
+  positions[:] = [0] * 5
   assert run(places, *args) == 0
-  assert min(asked[5:]) == 2
+  assert min(positions[5:]) == 2
   assert json.loads(out.read_text())['images'] == 6
-  assert run(places, *args) == 1
-  assert 'exists: choose another --out' in capsys.readouterr().err
 
 
 def test_captions_count_as_they_are_in_the_end(places, tmp_path, monkeypatch):

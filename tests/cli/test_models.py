@@ -4,21 +4,14 @@ import json
 import pathlib
 
 import pytest
-import stub_inference
-from PIL import Image
 
 from groupvit_jax import cli
 
 
-@pytest.fixture
-def stub(monkeypatch, tmp_path):
-  stub = stub_inference.Stub()
-  stub_inference.install(monkeypatch, 'inference', load=stub.load)
-  monkeypatch.chdir(tmp_path)
-  pathlib.Path('model').mkdir()
+@pytest.fixture(autouse=True)
+def images(stub):
   for name in 'ab':
-    Image.new('RGB', (30, 20)).save(f'{name}.png')
-  return stub
+    stub.save(f'{name}.png')
 
 
 def classify(*args):
@@ -35,15 +28,15 @@ def test_classify(stub, capsys):
   assert stub.calls == [(('a cat', 'a dog', 'a house'), 'subset', 8)]
 
 
-def test_classify_as_json(stub, capsys):
+def test_classify_as_json(capsys):
   assert classify('a.png', '--json') == 0
   assert json.loads(capsys.readouterr().out) == {
-    'picture': 'a.png',
+    'image': 'a.png',
     'classes': {'a cat': 0.5, 'a dog': 0.25, 'a house': 0.125},
   }
 
 
-def test_classify_goes_on_after_a_bad_picture(stub, capsys):
+def test_classify_goes_on_after_a_bad_image(capsys):
   pathlib.Path('a.png').write_text('no picture')
   assert classify('*.png') == 1
   got = capsys.readouterr()
@@ -53,14 +46,14 @@ def test_classify_goes_on_after_a_bad_picture(stub, capsys):
   assert capsys.readouterr().err == 'groupvit: error: a.png is not an image.\n'
 
 
-def test_convert(monkeypatch, capsys):
+def test_convert(install, capsys):
   asked = []
 
   def convert(source, out, **options):
     asked.append((source, out, options))
     return 'GroupViT, 55,726,609 parameters'
 
-  stub_inference.install(monkeypatch, 'convert', convert=convert)
+  install('convert', convert=convert)
   assert cli.main(['convert', 'a.pth', 'out']) == 0
   assert capsys.readouterr().out == 'GroupViT, 55,726,609 parameters\n'
   more = ['--to', 'huggingface', '--overwrite']
@@ -72,19 +65,18 @@ def test_convert(monkeypatch, capsys):
   ]
 
 
-def test_convert_tells_what_is_wrong(monkeypatch, capsys):
+def test_convert_tells_what_is_wrong(install, capsys):
   def convert(source, out, **options):
     raise ValueError(f'{source} lacks 3 parameters:\n  a, b, c')
 
-  stub_inference.install(monkeypatch, 'convert', convert=convert)
+  install('convert', convert=convert)
   assert cli.main(['convert', 'a.pth', 'out']) == 1
   error = capsys.readouterr().err
   assert error == 'groupvit: error: a.pth lacks 3 parameters: a, b, c\n'
 
 
-def test_info(monkeypatch, capsys):
-  stub_inference.install(
-    monkeypatch,
+def test_info(install, capsys):
+  install(
     'convert',
     load_source=lambda path: {'path': path.name},
     describe=lambda converted: f'a model at {converted["path"]}',

@@ -8,23 +8,15 @@ import pathlib
 
 import numpy as np
 import pytest
-import segment_runs
 from PIL import Image
-from segment_runs import run, save, written
 
 from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.cli import common, segment
-from groupvit_jax.cli import common as label_options
 from groupvit_jax.text import prompts
 
 
-@pytest.fixture
-def stub(monkeypatch, tmp_path):
-  return segment_runs.start(monkeypatch, tmp_path)
-
-
 def test_one_picture(stub, capsys):
-  assert run('photo.jpg') == 0
+  assert stub.run('photo.jpg') == 0
   got = capsys.readouterr()
   assert got.out == 'out/photo_overlay.png\n'
   assert got.err == ''
@@ -34,9 +26,9 @@ def test_one_picture(stub, capsys):
 
 
 def test_every_kind(stub):
-  assert run('photo.jpg', '--show', ','.join(segment.KINDS)) == 0
+  assert stub.run('photo.jpg', '--show', ','.join(segment.KINDS)) == 0
   kinds = [kind for kind in segment.KINDS if kind not in ('all_groups',)]
-  assert written() == {
+  assert stub.written() == {
     *(f'photo_{k}.png' for k in kinds if k not in ('scores', 'json')),
     *('photo_groups_1.png', 'photo_groups_2.png'),
     *('photo_scores.npz', 'photo.json'),
@@ -59,9 +51,9 @@ def test_every_kind(stub):
 
 def test_json(stub):
   coco = pytest.importorskip('pycocotools.mask')
-  assert run('photo.jpg', '--show', 'json') == 0
+  assert stub.run('photo.jpg', '--show', 'json') == 0
   got = json.loads(pathlib.Path('out/photo.json').read_text())
-  assert (got['picture'], got['width'], got['height']) == ('photo.jpg', 60, 40)
+  assert (got['image'], got['width'], got['height']) == ('photo.jpg', 60, 40)
   assert got['names'] == ['background', 'dog', 'grass', 'sky']
   background, dog, grass = got['classes']
   assert (background['id'], background['name']) == (0, 'background')
@@ -78,20 +70,20 @@ def test_json(stub):
 
 def test_folders_and_patterns(stub, capsys):
   for name in ('a/x.jpg', 'a/x.png', 'a/b/x.JPG', 'a/.hidden.jpg'):
-    save(name)
+    stub.save(name)
   pathlib.Path('a/notes.txt').write_text('no picture')
-  assert run('a', 'a/x.jpg', 'a/b/*.J*', '--batch', 2, out='a/out') == 0
-  assert written('a/out') == {
+  assert stub.run('a', 'a/x.jpg', 'a/b/*.J*', '--batch', 2, out='a/out') == 0
+  assert stub.written('a/out') == {
     'x_overlay.png', 'x.png_overlay.png', 'b/x_overlay.png'
   }  # fmt: skip
-  assert capsys.readouterr().out == '3 pictures: 3 segmented; see a/out\n'
+  assert capsys.readouterr().out == '3 images: 3 segmented; see a/out\n'
   # What was written is not segmented in its turn, nor by another run.
-  assert run('a', out='a/out') == 0
+  assert stub.run('a', out='a/out') == 0
   assert '3 skipped' in capsys.readouterr().out
   for again in ('a', 'a/**/*.*'):
-    assert run(again, '--overwrite', out='a/again') == 0
-    assert '3 pictures: 3 segmented' in capsys.readouterr().out
-  assert run('a/out/x_overlay.png', out='a/named') == 0
+    assert stub.run(again, '--overwrite', out='a/again') == 0
+    assert '3 images: 3 segmented' in capsys.readouterr().out
+  assert stub.run('a/out/x_overlay.png', out='a/named') == 0
 
 
 @pytest.mark.parametrize(
@@ -109,26 +101,28 @@ def test_folders_and_patterns(stub, capsys):
 )
 def test_label_sets_bring_their_background(stub, labels, count, threshold):
   pathlib.Path('names.txt').write_text('cat\n# no\ndog|puppy\n\nsky\n')
-  assert run('photo.jpg', '--show', 'mask', labels=labels) == 0
+  assert stub.run('photo.jpg', '--show', 'mask', labels=labels) == 0
   assert len(stub.calls[0][0]) == count
   assert stub.configs[0].background_threshold == threshold
 
 
 def test_the_sets_of_the_help_exist():
-  assert set(label_options.SETS) < set(label_sets.LABEL_SETS)
-  assert set(label_sets.BACKGROUND_THRESHOLDS) < set(label_options.SETS)
+  assert set(common.LABEL_SETS) < set(label_sets.LABEL_SETS)
+  assert set(label_sets.BACKGROUND_THRESHOLDS) < set(common.LABEL_SETS)
 
 
 def test_steps_are_fields_of_the_config(stub):
   steps = ('--slide', '--short-side', '336', '--top-k', '3', '--soft')
-  assert run('photo.jpg', *steps, '--templates', 'full', '--batch', '3') == 0
+  assert (
+    stub.run('photo.jpg', *steps, '--templates', 'full', '--batch', '3') == 0
+  )
   (config,) = stub.configs
   assert (config.mode, config.short_side) == ('slide', 336)
   assert (config.top_k, config.one_hot) == (3, False)
   assert (config.window, config.stride) == (None, None)
   assert stub.calls[0][1:] == ('full', 3)
   steps = ('--window', '96', '--stride', '32', '--top-k', 'all')
-  assert run('photo.jpg', *steps, out='windows') == 0
+  assert stub.run('photo.jpg', *steps, out='windows') == 0
   config = stub.configs[-1]
   assert (config.mode, config.window, config.stride) == ('slide', 96, 32)
   assert config.top_k is None
@@ -136,15 +130,15 @@ def test_steps_are_fields_of_the_config(stub):
 
 def test_what_is_not_asked_for_is_the_models_own(stub):
   stub.config = dataclasses.replace(stub.config, top_k=None)
-  assert run('photo.jpg') == 0
-  assert run('photo.jpg', '--top-k', 2, out='gate') == 0
+  assert stub.run('photo.jpg') == 0
+  assert stub.run('photo.jpg', '--top-k', 2, out='gate') == 0
   assert [config.top_k for config in stub.configs] == [None, 2]
 
 
 def test_templates_of_ones_own(stub):
   own = ('--templates', 'a {}.', '--templates', 'the {}, drawn.')
-  assert run('photo.jpg', *own[:2]) == 0
-  assert run('photo.jpg', *own, out='two') == 0
+  assert stub.run('photo.jpg', *own[:2]) == 0
+  assert stub.run('photo.jpg', *own, out='two') == 0
   assert [call[1] for call in stub.calls] == [
     'a {}.', ['a {}.', 'the {}, drawn.']
   ]  # fmt: skip
@@ -154,17 +148,17 @@ def test_templates_of_ones_own(stub):
 def test_a_name_that_is_not_utf8(stub, capsys):
   name = os.fsdecode(b'caf\xe9.jpg')
   pathlib.Path('photo.jpg').rename(name)
-  assert run(name, '--show', 'mask,json') == 0
+  assert stub.run(name, '--show', 'mask,json') == 0
   path = pathlib.Path('out', os.fsdecode(b'caf\xe9.json'))
-  assert json.loads(path.read_text('utf-8'))['picture'] == name
+  assert json.loads(path.read_text('utf-8'))['image'] == name
   assert 'caf\\udce9_mask.png' in capsys.readouterr().out
 
 
 def test_results_may_go_where_a_link_points(stub):
   pathlib.Path('disk').mkdir()
   pathlib.Path('out').symlink_to('disk/results')
-  assert run('photo.jpg') == 0
-  assert run('photo.jpg') == 0
+  assert stub.run('photo.jpg') == 0
+  assert stub.run('photo.jpg') == 0
   assert len(stub.seen) == 1
   assert pathlib.Path('disk/results/photo_overlay.png').exists()
 
@@ -177,9 +171,9 @@ def test_a_progress_bar_on_a_terminal(stub, monkeypatch):
   terminal = Terminal()
   monkeypatch.setattr('sys.stderr', terminal)
   for i in range(3):
-    save(f'a/{i}.jpg')
+    stub.save(f'a/{i}.jpg')
   pathlib.Path('a/1.jpg').write_text('no picture')
-  assert run('a') == 1
+  assert stub.run('a') == 1
   assert '3/3' in terminal.getvalue()
   # The line about the bad picture stands alone, not behind the bar.
   lines = terminal.getvalue().replace('\r', '\n').splitlines()
@@ -197,8 +191,8 @@ def test_a_kind_that_fails_stops_neither_the_others_nor_the_pictures(
     raise ValueError('too large')
 
   monkeypatch.setitem(segment._MAKERS, 'scores', refuse)
-  save('other.jpg')
-  assert run('photo.jpg', 'other.jpg', '--show', 'mask,scores') == 1
-  assert written() == {'photo_mask.png', 'other_mask.png'}
+  stub.save('other.jpg')
+  assert stub.run('photo.jpg', 'other.jpg', '--show', 'mask,scores') == 1
+  assert stub.written() == {'photo_mask.png', 'other_mask.png'}
   lines = capsys.readouterr().err.splitlines()
   assert [line.split()[-2:] for line in lines] == [['too', 'large']] * 2

@@ -1,19 +1,21 @@
-"""A stand-in for `groupvit_jax.inference` that sees classes in stripes.
+"""A stand-in model, and a folder to run commands in."""
 
-The command line needs a model that opens pictures, answers in the real types
-and can be told to fail; it needs no network for that.
-"""
-
+import pathlib
 import sys
 import types
 import warnings
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import groupvit_jax
+from groupvit_jax import cli
+from groupvit_jax.cli import resume
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.viz import overlay as overlay_lib
+
+LABELS = ('--labels', 'dog,grass|lawn,sky')
 
 
 class Segmentation:
@@ -59,18 +61,22 @@ class Segmentation:
 
 
 class Stub:
-  """The module, and a log of how it was used.
+  """A stand-in for `groupvit_jax.inference`, and a log of how it was used.
+
+  It opens images, returns real types and can be made to fail. Its methods run
+  `groupvit segment` in the current folder, where it puts a model and an image.
 
   Attributes:
     loaded: paths of the models.
-    seen: pictures of every `segment` call.
+    seen: images of every `segment` call.
     configs: of every call.
-    fail: called with every picture; may raise.
+    fail: called with every image; may raise.
     no_groups: whether results have no groups.
     config: the model's own.
   """
 
-  def __init__(self):
+  def __init__(self, capsys):
+    self._capsys = capsys
     self.loaded, self.seen, self.configs, self.calls = [], [], [], []
     self.fail = lambda path: None
     self.no_groups = False
@@ -111,10 +117,45 @@ class Stub:
       self._open(path)
     return [dict(zip(names, shares, strict=True)) for _ in images]
 
+  def run(self, *args, labels=LABELS, out='out'):
+    options = ['--model', 'model', '--out', out, *labels]
+    return cli.main(['segment', *map(str, args), *options])
 
-def install(monkeypatch, name, **attributes):
-  """Puts a module of the package, or a stand-in for it, in its place."""
-  module = types.ModuleType(f'groupvit_jax.{name}')
-  vars(module).update(attributes)
-  monkeypatch.setitem(sys.modules, f'groupvit_jax.{name}', module)
-  monkeypatch.setattr(groupvit_jax, name, module, raising=False)
+  def save(self, path, size=(60, 40)):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 60).convert('RGB').save(path)
+
+  def errors(self) -> list[str]:
+    lines = self._capsys.readouterr().err.splitlines()
+    assert all(line.startswith('groupvit: error: ') for line in lines)
+    return [line.removeprefix('groupvit: error: ') for line in lines]
+
+  def written(self, folder='out'):
+    paths = pathlib.Path(folder).rglob('*')
+    names = {str(p.relative_to(folder)) for p in paths if p.is_file()}
+    return names - {resume.NAME}
+
+
+@pytest.fixture
+def install(monkeypatch):
+  """Function that replaces a module of the package by a stand-in."""
+
+  def install(name, **attributes):
+    module = types.ModuleType(f'groupvit_jax.{name}')
+    vars(module).update(attributes)
+    monkeypatch.setitem(sys.modules, f'groupvit_jax.{name}', module)
+    monkeypatch.setattr(groupvit_jax, name, module, raising=False)
+
+  return install
+
+
+@pytest.fixture
+def stub(install, monkeypatch, tmp_path, capsys):
+  """A stand-in model, in a folder with `model` and `photo.jpg`."""
+  stub = Stub(capsys)
+  install('inference', load=stub.load)
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('model').mkdir()
+  stub.save('photo.jpg')
+  return stub
