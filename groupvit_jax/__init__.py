@@ -4,7 +4,7 @@
 model begins.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = '0.1.0'
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
   """Imports inference when it is first used: training goes without it."""
   if name not in __all__:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

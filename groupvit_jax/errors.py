@@ -4,6 +4,7 @@ The commands print them as one line; a library caller catches `UserError`.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -39,7 +40,7 @@ class Interrupted(UserError, RuntimeError):
 
 
 @contextlib.contextmanager
-def explained_as(kind: type[UserError]):
+def explained_as(kind: type[UserError]) -> Iterator[None]:
   """Raises what goes wrong inside as `kind`, with the same message.
 
   For the edges where a user's input first meets the library: the messages of

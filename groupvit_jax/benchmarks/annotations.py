@@ -180,7 +180,7 @@ def open_context(
   )
 
 
-def _drawn_set(class_names, listed, draw, places, coding) -> base.PairSet:
+def _drawn_set(class_names, listed, draw, places, coding):
   """A set of (file name, record), whose label maps `draw` makes of records."""
   folder, path = places
   try:

@@ -67,6 +67,7 @@ class LabelledSet(Protocol):
   def __len__(self) -> int: ...
 
   def name(self, index: int) -> str:
+    """Name of an example."""
     """The name of an example, without reading it."""
     ...
 
@@ -87,6 +88,7 @@ class First:
     return self._count
 
   def name(self, index: int) -> str:
+    """Name of an example."""
     return self._examples.name(range(self._count)[index])
 
   def __getitem__(self, index: int) -> Example:
@@ -143,6 +145,7 @@ class PairSet:
     return len(self._names)
 
   def name(self, index: int) -> str:
+    """Name of an example."""
     return self._names[index]
 
   def __getitem__(self, index: int) -> Example:

@@ -62,6 +62,7 @@ class CaptionSet:
     return len(self._rows)
 
   def name(self, index: int) -> str:
+    """Name of an example."""
     return self._rows[index][0]
 
   def captions(self, index: int) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ class LabelledImages:
     return len(self._names)
 
   def name(self, index: int) -> str:
+    """Name of an example."""
     return self._names[index]
 
   def __getitem__(self, index: int) -> LabelledImage:

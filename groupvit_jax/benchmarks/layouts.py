@@ -132,7 +132,9 @@ def _coco(coding: codings.Coding, ending: str = '.png') -> Layout:
   return Layout(coding, _COCO_IMAGES, _COCO_LABELS, ending=ending)
 
 
-def _ade20k(name: str, folder: pathlib.Path, split: str):
+def _ade20k(
+  name: str, folder: pathlib.Path, split: str
+) -> base.LabelledSet | None:
   layout = Layout(
     codings.less_one(150),
     images=('images/{split}',),
@@ -154,7 +156,9 @@ def _cityscapes(coding: codings.Coding, kind: str) -> Layout:
   )
 
 
-def _instances(name: str, folder: pathlib.Path, split: str):
+def _instances(
+  name: str, folder: pathlib.Path, split: str
+) -> base.LabelledSet | None:
   path = folder / 'annotations' / f'instances_{split}.json'
   places = [folder / p.format(split=split) for p in _COCO_IMAGES]
   images = next((place for place in places if place.is_dir()), None)
@@ -163,7 +167,9 @@ def _instances(name: str, folder: pathlib.Path, split: str):
   return annotations.open_instances(label_sets.class_names(name), images, path)
 
 
-def _context_json(name: str, folder: pathlib.Path, split: str):
+def _context_json(
+  name: str, folder: pathlib.Path, split: str
+) -> base.LabelledSet | None:
   for root in _CONTEXT_ROOTS:
     images = folder / root / 'JPEGImages'
     path = folder / root / 'trainval_merged.json'

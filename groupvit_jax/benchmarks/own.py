@@ -179,6 +179,7 @@ class ScenesSet:
     return self._count
 
   def name(self, index: int) -> str:
+    """Name of an example."""
     return f'{self._split}-{range(self._count)[index]:06d}'
 
   def __getitem__(self, index: int) -> base.Example:

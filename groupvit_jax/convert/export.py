@@ -185,14 +185,14 @@ def inexpressible(architecture: Mapping[str, Any]) -> list[str]:
   if architecture.get('learned_background'):
     reasons.append('it has learned a background')
   tokens, groups = image['num_group_tokens'], image['num_output_groups']
-  for i in range(1, len(tokens)):
-    # Theirs is sized by the groups that left the stage before, and fails on
-    # any other number of tokens.
-    if tokens[i] and tokens[i - 1] and tokens[i - 1] != groups[i - 1]:
-      reasons.append(
-        f'num_group_tokens[{i - 1}]={tokens[i - 1]} differs from '
-        f'num_output_groups[{i - 1}]={groups[i - 1]}'
-      )
+  # Theirs is sized by the groups that left the stage before, and fails on any
+  # other number of tokens.
+  reasons.extend(
+    f'num_group_tokens[{i - 1}]={tokens[i - 1]} differs from '
+    f'num_output_groups[{i - 1}]={groups[i - 1]}'
+    for i in range(1, len(tokens))
+    if tokens[i] and tokens[i - 1] and tokens[i - 1] != groups[i - 1]
+  )
   return reasons
 
 

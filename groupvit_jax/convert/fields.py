@@ -60,7 +60,7 @@ def _is_count(value: Any) -> bool:
   return type(value) is int and 0 < value < 2**31
 
 
-def _each(fits: Callable[[Any], bool], *lengths: int):
+def _each(fits: Callable[[Any], bool], *lengths: int) -> Callable[[Any], bool]:
   return lambda values: (
     isinstance(values, list | tuple)
     and all(map(fits, values))
@@ -107,7 +107,11 @@ TEXTS_BY_NAME = Kind(
 
 
 def get(
-  values: Mapping[str, Any], name: str, kind: Kind, where: str, default=None
+  values: Mapping[str, Any],
+  name: str,
+  kind: Kind,
+  where: str,
+  default: Any = None,
 ) -> Any:
   """A value, or the default where there is none (or null).
 

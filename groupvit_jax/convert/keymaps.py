@@ -58,6 +58,7 @@ class Row:
 
   @property
   def path(self) -> str:
+    """Path of the array in our variables."""
     return f'{self.collection}/{self.ours}'
 
 

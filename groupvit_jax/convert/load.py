@@ -327,7 +327,7 @@ def _restore(path: pathlib.Path) -> dict[str, Any]:
   return tensors.nest(flat)
 
 
-def _map(tree: Any, make) -> Any:
+def _map(tree: Any, make: Callable[[Any], Any]) -> Any:
   if isinstance(tree, dict):
     return {name: _map(value, make) for name, value in tree.items()}
   return make(tree)

@@ -128,9 +128,11 @@ class Storage:
 
   @property
   def nbytes(self) -> int:
+    """Size in bytes."""
     return self.count * self.dtype.itemsize
 
   def values(self) -> np.ndarray:
+    """All numbers, read from the file once."""
     if self._values is None:
       self._values = np.frombuffer(self.read(), self.dtype, self.count)
     return self._values
@@ -147,10 +149,12 @@ class Tensor:
 
   @property
   def ndim(self) -> int:
+    """Number of axes."""
     return len(self.shape)
 
   @property
   def nbytes(self) -> int:
+    """Size in bytes."""
     return math.prod(self.shape) * self.storage.dtype.itemsize
 
   def array(self) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Training input: sources, sampling, augmentation and batches."""

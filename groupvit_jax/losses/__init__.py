@@ -1,0 +1,1 @@
+"""Losses: pure functions; with a mesh, negatives come from all devices."""

@@ -1,0 +1,1 @@
+"""Models: Flax modules whose fields are plain values."""

@@ -128,7 +128,7 @@ def draw_names(
   return np.asarray(canvas)
 
 
-def _free_place(points, size, canvas, taken) -> tuple[int, int] | None:
+def _free_place(points, size, canvas, taken):
   """The first of the points round which a chip fits; its top left corner."""
   if size[0] > canvas[0] or size[1] > canvas[1]:
     return None
