@@ -110,7 +110,7 @@ def _base() -> ml_collections.ConfigDict:
   c.data.tokenizer = 'clip'  # or the path of a sentencepiece model
   c.data.word_kind = 'nouns_and_verbs'  # or 'nouns', 'noun_phrases'
   c.data.templates = 'full'  # prompts of nouns: 'full', 'subset', 'simple'
-  c.data.backend = 'auto'  # 'tf' (tf.data), 'numpy', or what there is
+  c.data.backend = 'auto'  # whose threads: 'tf' (tf.data), 'numpy', or 'auto'
 
   c.optimizer = ml_collections.ConfigDict()
   c.optimizer.name = 'adamw'  # the released, or 'muon'

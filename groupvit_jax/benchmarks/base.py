@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
-from PIL import Image
 
 from groupvit_jax.benchmarks.codings import IGNORE, Coding
 from groupvit_jax.data import images
@@ -226,8 +225,6 @@ def _image(pair: Pair, size: tuple[int, int]) -> UInt8[np.ndarray, 'h w 3']:
   )
 
 
-# Label maps as files hold them. JPEG is here to be refused with a reason.
-_FORMATS = ('PNG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG')
 # Pillow spreads grey values of few bits over 0..255.
 _SPREAD = {'L;2': 85, 'L;4': 17}
 
@@ -275,7 +272,7 @@ def _stored(
   """Pixels as stored, and whether only the first channel is a value."""
   try:
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.open(file, formats=_FORMATS) as image:
+    with images.open_header(file) as image:
       if image.format == 'JPEG':
         raise ImageError(
           f'{name} is a JPEG, which blurs labels: give label maps as PNG.'

@@ -15,7 +15,7 @@ from absl import logging
 from jaxtyping import Int64, UInt8
 
 from groupvit_jax.benchmarks import base, folders
-from groupvit_jax.data import images, shards
+from groupvit_jax.data import images, shards, tar
 from groupvit_jax.errors import ImageError, SourceError, explained_as
 from groupvit_jax.text import prompts
 
@@ -300,7 +300,7 @@ class LabelShards:
       raise SourceError(str(error)) from error
     if not len(self._table):
       raise SourceError(
-        f'{patterns}: no sample has an image ({", ".join(shards.IMAGES)}) '
+        f'{patterns}: no sample has an image ({", ".join(tar.IMAGES)}) '
         'and a cls.'
       )
     self._files = shards.Files(self._paths)
@@ -325,7 +325,7 @@ class LabelShards:
         'classes (0 is the first); give the class names that belong to these '
         'shards.'
       )
-    data = self._files.read(self._shard[index], at * shards.BLOCK, size)
+    data = self._files.read(self._shard[index], at * tar.BLOCK, size)
     return data, label
 
 
@@ -352,15 +352,13 @@ def scan(path: str) -> Int64[np.ndarray, 'n 3']:
   """
   rows, left_out = [], 0
   with open(path, 'rb', buffering=0) as file:
-    for parts in shards.samples(path):
-      image = next((parts[e] for e in shards.IMAGES if e in parts), None)
+    for parts in tar.samples(path):
+      image = next((parts[e] for e in tar.IMAGES if e in parts), None)
       if image is None or 'cls' not in parts:
         left_out += 1
         continue
       block, size = parts['cls']
-      text = os.pread(
-        file.fileno(), min(size, _MOST_DIGITS), block * shards.BLOCK
-      )
+      text = os.pread(file.fileno(), min(size, _MOST_DIGITS), block * tar.BLOCK)
       rows.append((*image, _number(text)))
   if left_out:
     logging.warning(

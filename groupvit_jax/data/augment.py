@@ -1,12 +1,14 @@
-"""What the training augmentations are, and what they do to each position.
+"""Training augmentations: their levels, their random numbers, their operations.
 
-Chance is drawn here, once, in numpy; the image operations (`transforms` in
-TensorFlow, `pil_transforms` in PIL) are plain functions of what was drawn.
+Random numbers belong to positions (`draw`); the operations (`apply`) are plain
+functions of them, in Pillow, whose arithmetic the original uses as well.
 """
 
 import dataclasses
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Num, UInt8
+from PIL import Image, ImageEnhance, ImageOps
 
 from groupvit_jax.data import sampling
 
@@ -66,25 +68,12 @@ AUGMENTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Draw:
-  """What happens to each image of a batch.
+def get_augment(augment: str | Augment) -> Augment:
+  """Looks up an augmentation level by name; an Augment passes through.
 
-  Fields:
-    boxes: int32 [b, 4], crop (top, left, height, width) in pixels.
-    flips: bool [b].
-    operations: int32 [b, o], indices into OPERATIONS, -1 for nothing.
-    arguments: float32 [b, o], what each operation takes (see `argument`).
+  Raises:
+    ValueError: there is no such level.
   """
-
-  boxes: np.ndarray
-  flips: np.ndarray
-  operations: np.ndarray
-  arguments: np.ndarray
-
-
-def get_augment(augment):
-  """Looks up an augmentation level by name; an Augment passes through."""
   if isinstance(augment, Augment):
     return augment
   if augment not in AUGMENTS:
@@ -94,57 +83,82 @@ def get_augment(augment):
   return AUGMENTS[augment]
 
 
-def draw(augment, seed, positions, sizes):
-  """Draws a batch's augmentation from (seed, position).
+@dataclasses.dataclass(frozen=True)
+class Draw:
+  """Random decisions for each image of a batch.
 
-  Args:
-    augment: Augment.
-    seed: int.
-    positions: int [b].
-    sizes: int [b, 2], heights and widths of the images.
-
-  Returns:
-    A Draw.
+  Fields:
+    scale: as in Augment.
+    crops: random numbers [b, attempts, 4] in [0, 1) of `crop_boxes`.
+    flips: bool [b].
+    operations: int32 [b, o], indices into OPERATIONS, -1 for nothing.
+    arguments: float32 [b, o], argument of each operation (see `argument`).
   """
-  positions = np.asarray(positions)
-  sizes = np.asarray(sizes)
-  if augment.scale is None:
-    boxes = np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
-  else:
-    chance = uniform_for(seed, sampling.CROP, positions, (_ATTEMPTS, 4))
-    boxes = crop_boxes(chance, sizes, augment.scale)
-  flips = (
-    sampling.uniform(seed, sampling.FLIP, positions, 1)[:, 0] < augment.flip
+
+  scale: tuple[float, float] | None
+  crops: Float[np.ndarray, 'b a 4']
+  flips: Bool[np.ndarray, 'b']
+  operations: Int32[np.ndarray, 'b o']
+  arguments: Float32[np.ndarray, 'b o']
+
+  def boxes(self, sizes: Int[np.ndarray, 'b 2']) -> Int32[np.ndarray, 'b 4']:
+    """Crops (top, left, height, width) of images of (height, width)."""
+    if self.scale is None:
+      return np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
+    return crop_boxes(self.crops, sizes, self.scale)
+
+  def __getitem__(self, index: slice) -> 'Draw':
+    return Draw(
+      self.scale,
+      self.crops[index],
+      self.flips[index],
+      self.operations[index],
+      self.arguments[index],
+    )
+
+
+def draw(augment: Augment, seed: int, positions: Int[np.ndarray, 'b']) -> Draw:
+  """Draws a batch's augmentation from (seed, position)."""
+  flips = sampling.uniform(seed, sampling.FLIP, positions, 1)[:, 0]
+  attempts = 0 if augment.scale is None else _ATTEMPTS
+  return Draw(
+    augment.scale,
+    _uniform(seed, sampling.CROP, positions, (attempts, 4)),
+    flips < augment.flip,
+    *_rand_augment(augment, seed, positions),
   )
-  return Draw(boxes, flips, *_rand_augment(augment, seed, positions))
 
 
-def uniform_for(seed, stream, positions, shape):
+def _uniform(seed, stream, positions, shape):
   """Random numbers [b, *shape] in [0, 1) that belong to positions."""
   numbers = sampling.uniform(seed, stream, positions, int(np.prod(shape)))
   return numbers.reshape(len(positions), *shape)
 
 
-def crop_boxes(chance, sizes, scale):
+def crop_boxes(
+  uniform: Float[np.ndarray, 'b a 4'],
+  sizes: Int[np.ndarray, 'b 2'],
+  scale: tuple[float, float],
+) -> Int32[np.ndarray, 'b 4']:
   """RandomResizedCrop's boxes (torchvision: the first of ten that fits).
 
   Args:
-    chance: float [b, attempts, 4] in [0, 1): area, ratio, top, left.
-    sizes: int [b, 2], heights and widths.
+    uniform: random numbers in [0, 1) of each attempt: area, ratio, top, left.
+    sizes: heights and widths.
     scale: (least, most) share of the area.
 
   Returns:
-    int32 [b, 4]: top, left, height, width.
+    Top, left, height, width in pixels.
   """
   full_h, full_w = sizes[:, :1].astype(np.float64), sizes[:, 1:]
-  area = full_h * full_w * (scale[0] + chance[..., 0] * (scale[1] - scale[0]))
+  area = full_h * full_w * (scale[0] + uniform[..., 0] * (scale[1] - scale[0]))
   low, high = np.log(_RATIO)
-  ratio = np.exp(low + chance[..., 1] * (high - low))
+  ratio = np.exp(low + uniform[..., 1] * (high - low))
   height = np.rint(np.sqrt(area / ratio))
   width = np.rint(np.sqrt(area * ratio))
   fits = (height >= 1) & (height <= full_h) & (width >= 1) & (width <= full_w)
-  top = np.floor(chance[..., 2] * (full_h - height + 1))
-  left = np.floor(chance[..., 3] * (full_w - width + 1))
+  top = np.floor(uniform[..., 2] * (full_h - height + 1))
+  left = np.floor(uniform[..., 3] * (full_w - width + 1))
   boxes = np.stack([top, left, height, width], -1)
   first = np.argmax(fits, 1)
   boxes = boxes[np.arange(len(boxes)), first]
@@ -164,33 +178,36 @@ def _central_boxes(sizes):
 def _rand_augment(augment, seed, positions):
   """Draws RandAugment's operations and arguments, each [b, o]."""
   shape = (augment.operations, 5)
-  chance = uniform_for(seed, sampling.RAND_AUGMENT, positions, shape)
-  operations = np.floor(chance[..., 0] * len(OPERATIONS)).astype(np.int32)
+  uniform = _uniform(seed, sampling.RAND_AUGMENT, positions, shape)
+  operations = np.floor(uniform[..., 0] * len(OPERATIONS)).astype(np.int32)
   # Box-Muller, for the magnitude's normal noise.
-  radius = np.sqrt(-2 * np.log1p(-chance[..., 1]))
-  normal = radius * np.cos(2 * np.pi * chance[..., 2])
+  radius = np.sqrt(-2 * np.log1p(-uniform[..., 1]))
+  normal = radius * np.cos(2 * np.pi * uniform[..., 2])
   level = np.clip(augment.magnitude + augment.deviation * normal, 0, 10)
-  sign = np.where(chance[..., 3] < 0.5, -1.0, 1.0)
+  sign = np.where(uniform[..., 3] < 0.5, -1.0, 1.0)
   arguments = argument(operations, level, sign)
-  happens = chance[..., 4] < augment.probability
+  happens = uniform[..., 4] < augment.probability
   return np.where(happens, operations, -1).astype(np.int32), arguments
 
 
-def argument(operations, level, sign):
-  """Turns RandAugment levels into what the operations take.
+def argument(
+  operations: Int[np.ndarray, '*b'],
+  level: Float[np.ndarray, '*b'],
+  sign: Num[np.ndarray, '*b'],
+) -> Float32[np.ndarray, '*b']:
+  """Turns RandAugment levels into arguments of the operations.
 
   The increasing variants of timm/data/auto_augment.py (LEVEL_TO_ARG).
 
   Args:
-    operations: int array of indices into OPERATIONS.
-    level: float array of the same shape, 0 to 10.
-    sign: array of the same shape, -1 or 1.
+    operations: indices into OPERATIONS.
+    level: 0 to 10.
+    sign: -1 or 1.
 
   Returns:
-    float32 array of the same shape: degrees (rotate), bits kept (posterize),
-    threshold (solarize), amount (solarize_add), factor (color, contrast,
-    brightness, sharpness), slope (shear), share of the side (translate),
-    0 (the others).
+    Degrees (rotate), bits kept (posterize), threshold (solarize), amount
+    (solarize_add), factor (color, contrast, brightness, sharpness), slope
+    (shear), share of the side (translate), 0 (the others).
   """
   factor = np.maximum(0.1, 1 + sign * level * 0.09)
   shear, shift = sign * level * 0.03, sign * level * 0.045
@@ -212,3 +229,91 @@ def argument(operations, level, sign):
   values = np.stack([table.get(name, zero) for name in OPERATIONS])
   chosen = np.take_along_axis(values, np.asarray(operations)[None], 0)[0]
   return chosen.astype(np.float32)
+
+
+def apply(
+  images: list[Image.Image], drawn: Draw, size: int
+) -> UInt8[np.ndarray, 'b s s 3']:
+  """Crops, resizes, flips and augments RGB images to squares of a size."""
+  out = np.empty((len(images), size, size, 3), np.uint8)
+  sizes = np.array([image.size[::-1] for image in images])
+  for i, box in enumerate(drawn.boxes(sizes).tolist()):
+    image = crop_resize(images[i], box, size)
+    if drawn.flips[i]:
+      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for operation, value in zip(
+      drawn.operations[i], drawn.arguments[i], strict=True
+    ):
+      if operation >= 0:
+        image = operate(image, OPERATIONS[operation], float(value))
+    out[i] = np.asarray(image)
+  return out
+
+
+def crop_resize(image: Image.Image, box: list[int], size: int) -> Image.Image:
+  """Crops (top, left, height, width) and resizes to a square (bilinear)."""
+  top, left, height, width = box
+  region = (left, top, left + width, top + height)
+  # Crop first: `resize(box=)` would let pixels from outside bleed in.
+  if region != (0, 0, image.width, image.height):
+    image = image.crop(region)
+  if (height, width) == (size, size):
+    return image
+  return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def operate(image: Image.Image, name: str, value: float) -> Image.Image:
+  """Applies one RandAugment operation (timm/data/auto_augment.py).
+
+  Args:
+    image: RGB.
+    name: one of OPERATIONS.
+    value: its argument (see `argument`).
+
+  Returns:
+    Image of the same size.
+  """
+  if name in _PLAIN:
+    return _PLAIN[name](image)
+  if name in _ENHANCE:
+    return _ENHANCE[name](image).enhance(value)
+  if name == 'rotate':
+    return image.rotate(value, Image.Resampling.BILINEAR, fillcolor=FILL)
+  if name == 'posterize':
+    # Not ImageOps.posterize: its newer versions refuse 0 bits, which level 10
+    # asks for (a black image, as the original trained on).
+    mask = 256 - (1 << (8 - int(value)))
+    return image.point([x & mask for x in range(256)] * 3)
+  if name == 'solarize':
+    return ImageOps.solarize(image, int(value))
+  if name == 'solarize_add':
+    table = np.arange(256)
+    table = np.where(table < 128, np.minimum(255, table + int(value)), table)
+    return image.point(table.tolist() * 3)
+  # From output to input pixels.
+  matrix = {
+    'shear_x': (1, value, 0, 0, 1, 0),
+    'shear_y': (1, 0, 0, value, 1, 0),
+    'translate_x': (1, 0, value * image.width, 0, 1, 0),
+    'translate_y': (1, 0, 0, 0, 1, value * image.height),
+  }[name]
+  return image.transform(
+    image.size,
+    Image.Transform.AFFINE,
+    matrix,
+    Image.Resampling.BILINEAR,
+    fillcolor=FILL,
+  )
+
+
+_PLAIN = {
+  'auto_contrast': ImageOps.autocontrast,
+  'equalize': ImageOps.equalize,
+  'invert': ImageOps.invert,
+}
+_ENHANCE = {
+  'color': ImageEnhance.Color,
+  'contrast': ImageEnhance.Contrast,
+  'brightness': ImageEnhance.Brightness,
+  'sharpness': ImageEnhance.Sharpness,
+}

@@ -1,17 +1,28 @@
-"""From captions to the token rows that a training step reads.
+"""Captions as text, and the token rows that a training step reads.
 
 A row for the caption and, for the multi-label loss, rows for prompted nouns;
 a function of (seed, position) only, so that a resumed run sees the same draws.
 """
 
+import codecs
 import functools
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32
 
+from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.text import nouns, prompts
 from groupvit_jax.text.base import Tokenizer
+
+Captions = str | bytes | Sequence[str | bytes]
+
+MAX_CAPTION = 10_000  # characters; what is beyond is cut
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# No-break spaces of zero width (also the byte order mark), which files begin
+# with or web pages hold. Joiners of zero width stay: scripts need them.
+_ZERO_WIDTH = dict.fromkeys(map(ord, '\ufeff\u200b\u2060'))
 
 # Keeps these draws apart from other draws of the same seed and position
 # (augmentation): the ASCII letters of 'text'.
@@ -20,6 +31,49 @@ _STREAM = 0x74657874
 _CACHED_PROMPTS = 2**17
 # For data sets that are read more than once; larger ones just pass through.
 _CACHED_CAPTIONS = 2**17
+
+
+def clean_captions(captions: Captions) -> tuple[str, ...]:
+  """Returns the usable captions of a sample, stripped and cut.
+
+  Bytes are UTF-8, or UTF-16 with its byte order mark; what does not decode
+  becomes U+FFFD. Byte order marks and zero-width spaces are taken out.
+
+  Args:
+    captions: one or several.
+
+  Returns:
+    At least one caption, each with a visible character and at most
+    `MAX_CAPTION` characters.
+
+  Raises:
+    BadSampleError: no caption has a visible character, or one has NUL
+      characters inside (as UTF-16 without a byte order mark).
+  """
+  if isinstance(captions, str | bytes):
+    captions = (captions,)
+  good = tuple(text for text in map(_clean, captions) if text)
+  if not good:
+    raise BadSampleError('the caption has no visible character', 'caption')
+  return good
+
+
+def _clean(caption):
+  if isinstance(caption, bytes):
+    encoding = 'utf-16' if caption.startswith(_UTF16) else 'utf-8'
+    caption = caption.decode(encoding, 'replace')
+  text = caption.translate(_ZERO_WIDTH).strip().strip('\0').strip()
+  if '\0' in text:
+    raise BadSampleError(
+      'the caption holds NUL characters (UTF-16 without a byte order mark?); '
+      'write it as UTF-8',
+      'caption',
+    )
+  # Letters, marks, numbers, punctuation and symbols are visible; separators
+  # and control characters are not.
+  text = text[:MAX_CAPTION]
+  visible = any(unicodedata.category(c)[0] not in 'ZC' for c in text)
+  return text if visible else ''
 
 
 class CaptionBatcher:

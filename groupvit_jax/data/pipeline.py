@@ -1,63 +1,123 @@
 """Batches for training and evaluation.
 
-Training batches are an endless function of one integer, the position; they
-are made in a background thread, a few ahead of the step that eats them.
+Training batches are an endless function of one integer, the position. They are
+decoded and augmented by Pillow, in the threads of tf.data or of Python: both
+give the same bits. A background thread keeps some batches ahead of the step.
 """
 
+import collections
+import concurrent.futures
+import functools
+import importlib.util
+import itertools
+import os
 import queue
 import threading
 import weakref
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import NamedTuple
 
-import jax
 import numpy as np
+from absl import logging
+from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
 from groupvit_jax.data import augment as augment_lib
-from groupvit_jax.data import augment_pil, augment_tf, sampling, sources
 from groupvit_jax.data import images as images_lib
+from groupvit_jax.data import sampling, sources
+from groupvit_jax.data.augment import Augment
+from groupvit_jax.data.sampling import Positions, Reader, Source
 
-IGNORE = 255  # label of pixels that evaluation leaves out
+BACKENDS = ('auto', 'tf', 'numpy')
 
-_BACKENDS = ('auto', 'tf', 'numpy')
+# Samples per task of a thread.
+_CHUNK = 16
+# Batches that threads work on at the same time, and that wait for the step.
+_BATCHES_AHEAD = 2
+# Batches of more bytes than this (256 images of 96 px) are worth the threads.
+_THREADS_FROM = 256 * 96 * 96 * 3
 # How long a full queue waits before it looks whether anyone still listens.
 _PATIENCE = 0.1  # seconds
 
 
+Batcher = Callable[
+  [list[str], Int64[np.ndarray, 'b']], Int32[np.ndarray, 'b t l']
+]
+
+
+class Part(NamedTuple):
+  """Samples of consecutive positions of a process.
+
+  Fields:
+    images: augmented pixels.
+    captions: one of each sample.
+    rejected: reasons of the bad samples that they stand in for.
+  """
+
+  images: UInt8[np.ndarray, 'b s s 3']
+  captions: list[str]
+  rejected: list[str]
+
+
+class Work(NamedTuple):
+  """What the drivers of a pipeline have in common.
+
+  Fields:
+    reader: of the source.
+    augment: the augmentation level.
+    size: side of the images in pixels.
+    positions: of this process.
+  """
+
+  reader: Reader
+  augment: Augment
+  size: int
+  positions: Positions
+
+  @property
+  def chunks(self) -> int:
+    """Chunks in a batch."""
+    return -(-self.positions.batch_size // _CHUNK)
+
+  def chunk(self, number: int) -> Part:
+    """Reads, decodes and augments a chunk of a batch."""
+    batch, at = divmod(number, self.chunks)
+    where = self.positions.batch(batch)[at * _CHUNK : (at + 1) * _CHUNK]
+    drawn = augment_lib.draw(self.augment, self.reader.seed, where)
+    images = np.empty((len(where), self.size, self.size, 3), np.uint8)
+    captions, rejected = [], []
+    # One at a time: a decoded image may take 150 MB.
+    for i, sample in enumerate(self.reader.read(where)):
+      one = slice(i, i + 1)
+      images[one] = augment_lib.apply([sample.image], drawn[one], self.size)
+      captions.append(sample.caption)
+      rejected += sample.rejected
+    return Part(images, captions, rejected)
+
+
 def train_batches(
-  source,
+  source: Source,
+  batcher: Batcher,
+  positions: Positions,
   *,
-  batch_size,
-  image_size,
-  augment,
-  batcher,
-  seed,
-  start=0,
-  backend='auto',
-  process_index=None,
-  process_count=None,
-  max_pixels=images_lib.MAX_PIXELS,
-  prefetch=2,
-):
+  image_size: int,
+  augment: str | Augment,
+  seed: int,
+  backend: str = 'auto',
+) -> 'TrainIterator':
   """Endless shuffled, augmented, tokenized batches.
 
   Args:
-    source: random-access source (see `sources`).
-    batch_size: samples per process.
-    image_size: side of the pictures in pixels.
+    source: random access to samples.
+    batcher: (b captions, b positions) -> int32 [b, t, l].
+    positions: where this process starts or resumes, and its batch size.
+    image_size: side of the images in pixels.
     augment: 'none', 'flip', 'light', 'deit' (the released one) or an Augment.
-    batcher: (captions list of b str, positions int64 [b]) -> int32 [b, t, l].
-    seed: int; the batches depend on it and on the position only.
-    start: position to start or resume at.
-    backend: 'tf', 'numpy', or 'auto': numpy for arrays in memory and where
-      TensorFlow is not installed, else tf. Resume with the same one: their
-      rounding differs.
-    process_index, process_count: which share of each global batch; None asks
-      jax.
-    max_pixels: larger images are skipped as bad samples.
-    prefetch: batches made ahead.
-
-  Returns:
-    A TrainIterator.
+    seed: batches depend on it and on the position only.
+    backend: whose threads work: 'tf' (tf.data), 'numpy' (Python's), or 'auto':
+      Python's for arrays in memory and where TensorFlow is not installed, else
+      those of tf.data.
 
   Raises:
     ValueError: an unknown augmentation or backend, or an empty source.
@@ -65,39 +125,146 @@ def train_batches(
   augment = augment_lib.get_augment(augment)
   if not len(source):
     raise ValueError(f'{sampling.source_name(source)} is empty.')
-  positions = sampling.Positions(
-    start,
-    batch_size,
-    jax.process_index() if process_index is None else process_index,
-    jax.process_count() if process_count is None else process_count,
-  )
-  read = sampling.Reader(source, seed, max_pixels)
-  if choose_backend(source, backend) == 'numpy':
-    batches = augment_pil.batches(read, augment, image_size, positions)
+  if backend not in BACKENDS:
+    raise ValueError(f'Unknown backend {backend!r}; choose from {BACKENDS}.')
+  in_memory = isinstance(source, sources.ArraySource)
+  if backend == 'auto':
+    has_tensorflow = importlib.util.find_spec('tensorflow') is not None
+    backend = 'tf' if has_tensorflow and not in_memory else 'numpy'
+  if backend == 'tf':
+    tensorflow()  # its absence is an error here and now
+    make = _tf_batches
   else:
-    from groupvit_jax.data import augment_tf
-
-    augment_tf.tensorflow()  # its absence is an error here and now
-    batches = augment_tf.batches(read, augment, image_size, positions)
-  batches = _tokenized(batches, batcher)
-  return TrainIterator(batches, start, positions.global_batch, prefetch)
+    make = _array_batches if in_memory else _threaded_batches
+  batches = make(Work(Reader(source, seed), augment, image_size, positions))
+  return TrainIterator(_tokenized(batches, batcher, positions), positions)
 
 
-def choose_backend(source, backend):
-  """Resolves 'auto' to 'tf' or 'numpy' (see `train_batches`)."""
-  if backend not in _BACKENDS:
-    raise ValueError(f'Unknown backend {backend!r}; choose from {_BACKENDS}.')
-  if backend != 'auto':
-    return backend
-  if hasattr(source, 'images') or not augment_tf.available():
-    return 'numpy'
-  return 'tf'
+@functools.cache
+def tensorflow() -> ModuleType:
+  """Returns the tensorflow module, kept off the GPUs, which belong to JAX.
+
+  Raises:
+    ImportError: it is not installed.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    import tensorflow as tf
+  except ImportError as error:
+    raise ImportError(
+      "data.backend='tf' needs TensorFlow: pip install "
+      "'groupvit_jax[train]', or choose data.backend=numpy."
+    ) from error
+  try:
+    tf.config.set_visible_devices([], 'GPU')
+  except RuntimeError:  # someone used TensorFlow before us
+    logging.warning('TensorFlow had started already and may hold GPU memory.')
+  return tf
 
 
-def _tokenized(batches, batcher):
-  for batch in batches:
-    tokens = batcher(batch['captions'], batch['positions'])
-    yield batch['skipped'], {'image': batch['image'], 'tokens': tokens}
+def _tf_batches(work) -> Iterator[Part]:
+  """Chunks made by tf.data, in order."""
+  tf = tensorflow()
+  failures = []
+
+  def chunk(number):
+    try:
+      images, captions, rejected = work.chunk(int(number))
+    except BaseException as error:  # tf.data would make a text of it
+      failures.append(error)
+      raise
+    captions = [caption.encode() for caption in captions]
+    return images, np.array(captions, object), np.array(rejected, object)
+
+  @tf.autograph.experimental.do_not_convert
+  def call(number):
+    return tf.numpy_function(chunk, [number], (tf.uint8, tf.string, tf.string))
+
+  data = tf.data.Dataset.range(2**62)
+  data = data.map(call, tf.data.AUTOTUNE, deterministic=True)
+  data = data.prefetch(_BATCHES_AHEAD * work.chunks)
+  try:
+    parts = (
+      Part(
+        images,
+        [caption.decode() for caption in captions],
+        [reason.decode() for reason in rejected],
+      )
+      for images, captions, rejected in data.as_numpy_iterator()
+    )
+    while True:
+      yield _join(itertools.islice(parts, work.chunks))
+  except tf.errors.OpError as error:
+    raise (failures[0] if failures else error) from None
+
+
+def _threaded_batches(work) -> Iterator[Part]:
+  """Chunks made by Python's threads, in order."""
+  waiting = collections.deque()
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    try:
+      for number in itertools.count():
+        first = number * work.chunks
+        chunks = range(first, first + work.chunks)
+        waiting.append([pool.submit(work.chunk, chunk) for chunk in chunks])
+        if number >= _BATCHES_AHEAD:
+          yield _join(task.result() for task in waiting.popleft())
+    finally:
+      for task in itertools.chain(*waiting):
+        task.cancel()
+
+
+def _join(parts) -> Part:
+  images, captions, rejected = zip(*parts, strict=True)
+  return Part(
+    images[0] if len(images) == 1 else np.concatenate(images),
+    list(itertools.chain(*captions)),
+    list(itertools.chain(*rejected)),
+  )
+
+
+def _array_batches(work) -> Iterator[Part]:
+  """Whole-batch gathers; only resizing looks at images one by one."""
+  reader, augment, size = work.reader, work.augment, work.size
+  source = reader.source
+  sides = source.images.shape[1:3]
+  whole = augment.scale is None and sides == (size, size)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for number in itertools.count():
+      where = work.positions.batch(number)
+      indices = reader.shuffle(where)
+      drawn = augment_lib.draw(augment, reader.seed, where)
+      if whole and not augment.operations:
+        images = source.images[indices]
+        images[drawn.flips] = images[drawn.flips, :, ::-1]
+      else:
+        images = _augment_arrays(source.images[indices], drawn, size, pool)
+      numbers = sampling.hash64(reader.seed, sampling.CAPTION, where).tolist()
+      captions = [
+        source.captions[index][number % len(source.captions[index])]
+        for index, number in zip(indices.tolist(), numbers, strict=True)
+      ]
+      yield Part(images, captions, [])
+
+
+def _augment_arrays(images, drawn, size, pool):
+  """Crops, flips and augments arrays, in threads if they are large."""
+
+  def chunk(at):
+    part = [Image.fromarray(image) for image in images[at]]
+    return augment_lib.apply(part, drawn[at], size)
+
+  if images.nbytes + 3 * len(images) * size**2 < 2 * _THREADS_FROM:
+    return chunk(slice(None))
+  starts = range(0, len(images), _CHUNK)
+  chunks = [slice(start, start + _CHUNK) for start in starts]
+  return np.concatenate(list(pool.map(chunk, chunks)))
+
+
+def _tokenized(batches, batcher, positions):
+  for number, (images, captions, rejected) in enumerate(batches):
+    tokens = batcher(captions, positions.batch(number))
+    yield rejected, {'image': images, 'tokens': tokens}
 
 
 class TrainIterator:
@@ -108,18 +275,19 @@ class TrainIterator:
 
   Fields:
     position: global position after the last batch handed out; a new iterator
-      with start=position goes on with the very next batch.
-    skipped: bad samples replaced in this process's batches so far.
+      that starts there goes on with the very next batch.
+    bad_samples: counts of bad samples that were replaced in this process's
+      batches so far, by reason (see `images.BadSampleError`).
   """
 
-  def __init__(self, batches, start, global_batch, prefetch):
-    self.position = start
-    self.skipped = 0
-    self._global_batch = global_batch
-    self._queue = queue.Queue(prefetch)
+  def __init__(self, batches: Iterator, positions: Positions):
+    self.position = positions.start
+    self.bad_samples: collections.Counter[str] = collections.Counter()
+    self._global_batch = positions.global_batch
+    self._queue = queue.Queue(_BATCHES_AHEAD)
     self._stop = threading.Event()
     thread = threading.Thread(
-      target=_work,
+      target=_fill,
       args=(batches, self._queue, self._stop),
       name='train_batches',
       daemon=True,
@@ -128,42 +296,41 @@ class TrainIterator:
     self._finalizer = weakref.finalize(self, _shut_down, thread, self._stop)
     thread.start()
 
-  def __iter__(self):
+  @property
+  def skipped(self) -> int:
+    """Bad samples replaced so far."""
+    return self.bad_samples.total()
+
+  def __iter__(self) -> 'TrainIterator':
     return self
 
-  def __next__(self):
-    if self._stop.is_set():
-      raise StopIteration
-    skipped, batch = self._take()
-    self.position += self._global_batch
-    self.skipped += skipped
-    return batch
-
-  def _take(self):
-    while True:
+  def __next__(self) -> dict[str, np.ndarray]:
+    while not self._stop.is_set():
       try:
-        kind, value = self._queue.get(timeout=_PATIENCE)
-        break
+        item = self._queue.get(timeout=_PATIENCE)
       except queue.Empty:
-        if self._stop.is_set():
-          raise StopIteration from None
-    if kind == 'error':
-      self.close()
-      raise value
-    return value
+        continue
+      if isinstance(item, BaseException):
+        self.close()
+        raise item
+      rejected, batch = item
+      self.position += self._global_batch
+      self.bad_samples.update(rejected)
+      return batch
+    raise StopIteration
 
-  def close(self):
+  def close(self) -> None:
     """Stops the background work; the iterator then ends."""
     self._finalizer()
 
-  def __enter__(self):
+  def __enter__(self) -> 'TrainIterator':
     return self
 
-  def __exit__(self, *unused):
+  def __exit__(self, *unused) -> None:
     self.close()
 
 
-def _work(batches, out, stop):
+def _fill(batches, out, stop):
   """Fills the queue until told to stop (in the background thread)."""
 
   def put(item):
@@ -176,11 +343,11 @@ def _work(batches, out, stop):
 
   try:
     for item in batches:
-      put(('batch', item))
+      put(item)
       if stop.is_set():
         break
   except BaseException as error:
-    put(('error', error))
+    put(error)
   finally:
     batches.close()
 
@@ -192,52 +359,46 @@ def _shut_down(thread, stop):
 
 
 def eval_batches(
-  source, *, batch_size, image_size, process_index=None, process_count=None
-):
-  """One epoch of pictures with their truth, in order.
+  source: Source, positions: Positions, *, ignore: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """One epoch of images with their label maps, in order.
 
   Args:
-    source: random-access source with masks.
-    batch_size: samples per process.
-    image_size: side in pixels; pictures are resized bilinearly (antialiased),
-      masks by nearest neighbour.
-    process_index, process_count: which share (p, p + P, ...); None asks jax.
-      All processes yield equally many batches.
+    source: samples of one size, with masks.
+    positions: which samples this process takes. All processes yield equally
+      many batches.
+    ignore: label of padding.
 
   Yields:
-    Dict: 'image' uint8 [b, s, s, 3]; 'label' int32 [b, s, s], 255 = ignore;
-    'mask' float32 [b], 1 for a real sample, 0 for padding at the end.
+    Dict: 'image' uint8 [b, h, w, 3]; 'label' int32 [b, h, w]; 'mask' float32
+    [b], 1 for a real sample, 0 for padding at the end.
 
   Raises:
-    ValueError: a sample without a mask, or a picture that does not decode.
+    ValueError: a sample without a mask, or an image that does not decode.
   """
-  index = jax.process_index() if process_index is None else process_index
-  count = jax.process_count() if process_count is None else process_count
-  positions = sampling.Positions(0, batch_size, index, count)
-  for number in range(-(-len(source) // positions.global_batch)):
-    image = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-    label = np.full((batch_size, image_size, image_size), IGNORE, np.int32)
-    mask = np.zeros(batch_size, np.float32)
-    for i, position in enumerate(positions.batch(number).tolist()):
-      if position < len(source):
-        image[i], label[i] = _eval_sample(source, position, image_size)
-        mask[i] = 1
+  count = len(source)
+  for number in range(-(-count // positions.global_batch)):
+    samples = [
+      _labelled(source, position)
+      for position in positions.batch(number).tolist()
+      if position < count
+    ]
+    # A process may have nothing but padding in the last batch.
+    height, width = (samples or [_labelled(source, 0)])[0][1].shape
+    image = np.zeros((positions.batch_size, height, width, 3), np.uint8)
+    label = np.full(image.shape[:3], ignore, np.int32)
+    mask = np.zeros(len(image), np.float32)
+    for i, sample in enumerate(samples):
+      image[i], label[i] = sample
+      mask[i] = 1
     yield {'image': image, 'label': label, 'mask': mask}
 
 
-def _eval_sample(source, index, size):
-  """Picture and label map of one sample, resized."""
-  name = sampling.source_name(source)
-  sample = source[index]
+def _labelled(source, index):
+  sample, name = source[index], sampling.sample_name(source, index)
   if 'mask' not in sample:
-    raise ValueError(
-      f'{name}, sample {index} has no mask: evaluation needs a source with '
-      'masks, such as SceneSource(..., masks=True).'
-    )
+    raise ValueError(f'{name} has no mask, which evaluation needs.')
   try:
-    image = images_lib.to_pil(sample['image'])
+    return np.asarray(images_lib.decode(sample['image'])), sample['mask']
   except images_lib.BadSampleError as error:
-    raise ValueError(f'{name}, sample {index}: {error}') from error
-  if image.size != (size, size):
-    image = image.resize((size, size), Image.Resampling.BILINEAR)
-  return np.asarray(image), sources.resize_mask(sample['mask'], size)
+    raise ValueError(f'{name}: {error}') from error

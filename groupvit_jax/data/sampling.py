@@ -1,23 +1,31 @@
-"""Reads the sample of a position and stands a good one in for a bad one.
+"""Which sample a position means, its random numbers, and the sample itself.
 
-The stand-in depends on (seed, position, attempt) only, so that a resumed run
-replaces the same samples by the same others.
+One integer, the global sample count, is the whole state of the input: samples,
+random numbers and the replacements of bad samples are functions of it, so that
+a resumed run sees the same.
 """
 
+import collections
 import dataclasses
 import math
 import threading
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from absl import logging
+from jaxtyping import Float, Int64, UInt64
+from numpy.typing import ArrayLike
+from PIL import Image
 
+from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
+from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.errors import SourceError
 
-# The order of the samples and their chance, as functions of the position.
-#
-# One integer, the global sample count, is the whole state of the input: which
-# example it means and every random draw for it are computed, never remembered.
+# Of training images. Phone photos pass; a 30,000 x 30,000 PNG of 1 MB does not.
+MAX_PIXELS = 36_000_000
 
 # Streams of random numbers; two uses never share one.
 CROP, FLIP, RAND_AUGMENT, CAPTION, REPLACE = range(5)
@@ -26,14 +34,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MASK = (1 << 64) - 1
 
 
-def _mix(x):
+def _mix(x: np.ndarray) -> np.ndarray:
   """The finaliser of SplitMix64 (Steele et al. 2014) on uint64 arrays."""
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return x ^ (x >> np.uint64(31))
 
 
-def hash64(*keys):
+def hash64(*keys: int | np.ndarray) -> UInt64[np.ndarray, '...']:
   """Hashes integers (or broadcastable integer arrays) to uint64.
 
   Args:
@@ -52,17 +60,16 @@ def hash64(*keys):
   return state
 
 
-def uniform(seed, stream, positions, count):
-  """Random numbers that belong to positions.
+def uniform(
+  seed: int, stream: int, positions: ArrayLike, count: int
+) -> Float[np.ndarray, 'b n']:
+  """Random numbers in [0, 1) that belong to positions.
 
   Args:
-    seed: int.
-    stream: int, one of this module's streams.
-    positions: int array [b].
+    seed: of the run.
+    stream: one of this module's streams.
+    positions: integers [b].
     count: how many numbers per position.
-
-  Returns:
-    float64 [b, count] in [0, 1).
   """
   positions = np.asarray(positions)[:, None]
   bits = hash64(seed, stream, positions, np.arange(count)[None])
@@ -84,7 +91,7 @@ class EpochShuffle:
 
   _ROUNDS = 8
 
-  def __init__(self, n, seed):
+  def __init__(self, n: int, seed: int):
     if n < 1:
       raise ValueError(f'Cannot shuffle {n} examples: the source is empty.')
     self.n = int(n)
@@ -92,8 +99,8 @@ class EpochShuffle:
     self._rows = math.isqrt(self.n - 1) + 1 if self.n > 1 else 1
     self._columns = -(-self.n // self._rows)
 
-  def __call__(self, positions):
-    """Returns int64 example indices [b] of int positions [b] (>= 0)."""
+  def __call__(self, positions: ArrayLike) -> Int64[np.ndarray, '...']:
+    """Returns the example indices of positions (>= 0)."""
     positions = np.asarray(positions, np.int64)
     epoch, x = np.divmod(positions.ravel(), self.n)
     keys = [hash64(self.seed, epoch, r) for r in range(self._ROUNDS)]
@@ -147,18 +154,22 @@ class Positions:
         f'{self.process_count}.'
       )
 
+  @classmethod
+  def of_process(cls, batch_size: int, start: int = 0) -> 'Positions':
+    """The share of this process, as jax counts processes."""
+    return cls(start, batch_size, jax.process_index(), jax.process_count())
+
   @property
-  def global_batch(self):
+  def global_batch(self) -> int:
     """Samples per batch over all processes."""
     return self.batch_size * self.process_count
 
-  def batch(self, number):
-    """Returns the int64 positions [batch_size] of batch `number`."""
+  def batch(self, number: int) -> Int64[np.ndarray, 'b']:
+    """Returns the positions of batch `number`."""
     first = self.start + number * self.global_batch + self.process_index
     return first + self.process_count * np.arange(self.batch_size)
 
 
-MAX_CAPTION = 10_000  # characters; what is beyond is cut
 _WARNINGS = 5
 _MAX_ATTEMPTS = 100
 # The share of bad samples is judged between these numbers of reads.
@@ -169,155 +180,120 @@ class BadSourceError(SourceError, ValueError):
   """Most of a source is unusable; the message names it."""
 
 
+@runtime_checkable
+class Source(Protocol):
+  """Random access to samples.
+
+  A sample is {'image': encoded bytes or uint8 [h, w, 3], 'caption': str or
+  bytes, or several of them}; labelled ones have 'mask', uint8 [h, w].
+  `source[i]` may raise BadSampleError. A source may have a `name`, and
+  `describe(i)`, which messages call a sample.
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Sample:
   """One usable sample.
 
   Fields:
-    position: global position that it serves.
-    attempt: how many samples were rejected before it.
-    image: bytes of an encoded image, or uint8 array [h, w, 3].
-    size: (height, width).
-    caption: str, not empty.
+    image: decoded, RGB.
+    caption: has a visible character.
+    rejected: reasons of the bad samples that it stands in for.
   """
 
-  position: int
-  attempt: int
-  image: bytes | np.ndarray
-  size: tuple[int, int]
+  image: Image.Image
   caption: str
+  rejected: tuple[str, ...]
 
 
 class Reader:
   """Random access by position over a source, past its bad samples.
 
+  Safe to share between threads.
+
   Fields:
-    source: a random-access source (see `sources`).
+    source: a Source.
     shuffle: the EpochShuffle that orders it.
-    seed: int.
-    max_pixels: larger images are bad.
-    bad: bad samples met so far, by any thread.
+    seed: of the run.
+    bad: counts of bad samples met so far, by reason.
   """
 
-  def __init__(self, source, seed, max_pixels=images_lib.MAX_PIXELS):
+  def __init__(self, source: Source, seed: int):
     self.source = source
     self.seed = seed
-    self.max_pixels = max_pixels
     self.shuffle = EpochShuffle(len(source), seed)
-    self.bad = 0
+    self.bad: collections.Counter[str] = collections.Counter()
     self._reads = 0
     self._lock = threading.Lock()
 
-  def read_many(self, positions):
-    """Reads the samples of int positions [b].
-
-    Args:
-      positions: int array [b], global positions.
-
-    Returns:
-      List of Sample, whose headers, sizes and captions are good.
+  def read(self, positions: Int64[np.ndarray, 'b']) -> Iterator[Sample]:
+    """Yields the samples of global positions, decoded one at a time.
 
     Raises:
       BadSourceError: too much of the source is bad.
     """
     indices = self.shuffle(positions).tolist()
-    return [
-      self._read(position, index, 0)
-      for position, index in zip(positions.tolist(), indices, strict=True)
-    ]
+    for position, index in zip(positions.tolist(), indices, strict=True):
+      yield self._read(position, index)
 
-  def after(self, sample, reason):
-    """Counts a sample that did not decode and reads its stand-in."""
-    position, attempt = sample.position, sample.attempt
-    self._count(self._index(position, attempt), attempt, reason)
-    attempt += 1
-    return self._read(position, self._index(position, attempt), attempt)
-
-  def _read(self, position, index, attempt):
+  def _read(self, position, index):
+    rejected = ()
     while True:
       with self._lock:
         self._reads += 1
       try:
-        return self._check(self.source[index], position, attempt)
-      except images_lib.BadSampleError as error:
-        self._count(index, attempt, error)
-        attempt += 1
-        index = self._index(position, attempt)
+        raw = self.source[index]
+        caption = pick_caption(raw['caption'], self.seed, position)
+        image = images_lib.decode(raw['image'], max_pixels=MAX_PIXELS)
+        return Sample(image, caption, rejected)
+      except BadSampleError as error:
+        rejected += (error.reason,)
+        self._count(index, error, len(rejected))
+        # The stand-in depends on seed, position and attempt only.
+        attempt = np.array([len(rejected)])
+        bits = hash64(self.seed, REPLACE, position, attempt)
+        index = int(bits[0] % np.uint64(len(self.source)))
 
-  def _index(self, position, attempt):
-    if not attempt:
-      return int(self.shuffle(np.array([position]))[0])
-    bits = hash64(self.seed, REPLACE, np.array([position]), attempt)
-    return int(bits[0] % np.uint64(len(self.source)))
-
-  def _check(self, raw, position, attempt):
-    image = raw['image']
-    if isinstance(image, bytes):
-      size = images_lib.encoded_size(image)
-      images_lib.check_size(size, self.max_pixels)
-      if images_lib.is_jpeg(image) and images_lib.looks_cut(image):
-        images_lib.decode_pil(image)  # raises if it is
-    else:
-      if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise images_lib.BadSampleError(
-          f'the image is {image.dtype} {image.shape}, not uint8 [h, w, 3]'
-        )
-      size = image.shape[:2]
-      images_lib.check_size(size, self.max_pixels)
-    caption = pick_caption(raw['caption'], self.seed, position)
-    return Sample(position, attempt, image, size, caption)
-
-  def _count(self, index, attempt, reason):
+  def _count(self, index, error, attempts):
     with self._lock:
-      self.bad += 1
-      bad, reads = self.bad, self._reads
-    name = source_name(self.source)
+      self.bad[error.reason] += 1
+      bad, reads = self.bad.total(), self._reads
+      kinds = ', '.join(f'{n} {kind}' for kind, n in self.bad.most_common())
     if bad <= _WARNINGS:
       more = ' (no more such warnings)' if bad == _WARNINGS else ''
-      logging.warning('%s: sample %d skipped: %s%s', name, index, reason, more)
+      sample = sample_name(self.source, index)
+      logging.warning('%s skipped: %s%s', sample, error, more)
     judged = _JUDGE_FROM <= reads <= _JUDGE_UNTIL
-    if attempt + 1 >= _MAX_ATTEMPTS or (judged and bad > reads / 2):
+    if attempts >= _MAX_ATTEMPTS or (judged and bad > reads / 2):
       raise BadSourceError(
-        f'{name}: {bad} of the first {reads} samples are unusable (the last '
-        f'one: {reason}). Check how this data was prepared.'
+        f'{source_name(self.source)}: {bad} of the first {reads} samples are '
+        f'unusable ({kinds}; the last one: {error}). Check how this data was '
+        'prepared.'
       )
 
 
-def source_name(source):
+def source_name(source: Source) -> str:
   """What messages call a source."""
   return getattr(source, 'name', type(source).__name__)
 
 
-def clean_captions(captions):
-  """Returns the usable captions of a sample.
-
-  Args:
-    captions: str or bytes, or a sequence of them.
-
-  Returns:
-    Tuple of str, stripped, each with 1 to MAX_CAPTION characters.
-
-  Raises:
-    BadSampleError: there is no caption that has a visible character.
-  """
-  if isinstance(captions, (str, bytes)):
-    captions = (captions,)
-  good = tuple(c for c in map(_clean, captions) if c)
-  if not good:
-    raise images_lib.BadSampleError('the caption is empty')
-  return good
+def sample_name(source: Source, index: int) -> str:
+  """What messages call a sample."""
+  if describe := getattr(source, 'describe', None):
+    return describe(index)
+  return f'{source_name(source)}: sample {index}'
 
 
-def pick_caption(captions, seed, position):
-  """Takes one usable caption of a sample, by chance of its position."""
-  good = clean_captions(captions)
+def pick_caption(
+  captions: captions_lib.Captions, seed: int, position: int
+) -> str:
+  """Takes one usable caption of a sample, at random by its position."""
+  good = captions_lib.clean_captions(captions)
   if len(good) == 1:
     return good[0]
   bits = hash64(seed, CAPTION, np.array([position]))
   return good[int(bits[0] % np.uint64(len(good)))]
-
-
-def _clean(caption):
-  if isinstance(caption, bytes):
-    caption = caption.decode('utf-8', 'replace')
-  return caption.strip()[:MAX_CAPTION]

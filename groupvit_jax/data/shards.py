@@ -1,29 +1,27 @@
-"""Finds shard files and reads pieces out of them.
+"""Shard files: their patterns, cached indices, and random reads.
 
-What tar and TFRecord sources share: patterns, cached indices, random reads.
+Serves tar and TFRecord sources. The error of a missing data set carries the
+commands that make it.
 """
 
 import concurrent.futures
 import glob
 import hashlib
 import io
-import json
 import os
 import pathlib
 import re
-import struct
 import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
+from jaxtyping import Int32, Integer
 from tqdm import tqdm
 
 from groupvit_jax import files
-from groupvit_jax.data import images
 
-# What to do when training data is not there yet.
-#
-# The error of a missing data set carries the commands that make it.
+Patterns = str | os.PathLike | Sequence[str | os.PathLike]
 
 _IMG2DATASET = """\
     img2dataset --url_list {table} \\
@@ -63,7 +61,7 @@ _YFCC = (
   """\
   YFCC14M. Join the list of photos
   https://github.com/openai/CLIP/blob/main/data/yfcc100m.md with the metadata
-  of https://gitlab.com/jfolz/yfcc100m, and write pictures (jpg) and their
+  of https://gitlab.com/jfolz/yfcc100m, and write images (jpg) and their
   descriptions (txt) into {folder}/{prefix}*.tar.
   No single command does it; docs/data.md has the steps.
 """,
@@ -86,16 +84,13 @@ _BY_WORD = (
 )
 _MOST_NAMED = 3
 
+_VERSION = 1
+_NUMBERS = re.compile(r'^(\d+)\.\.(\d+)$')
+_MOST_OPEN = 256
 
-def how_to_prepare(patterns):
-  """Says how to make the data that patterns of shards ask for.
 
-  Args:
-    patterns: the paths or patterns (str) that found nothing.
-
-  Returns:
-    str: a paragraph with commands for each data set.
-  """
+def how_to_prepare(patterns: Sequence[str]) -> str:
+  """Returns a paragraph with commands for each data set of some patterns."""
   wanted = {}
   for pattern in patterns:
     wanted.setdefault(_description(pattern), []).append(pattern)
@@ -137,29 +132,28 @@ def _paragraph(description, patterns):
   return named + (f'... and {more} more\n' if more > 0 else '') + text
 
 
-_VERSION = 1
-_NUMBERS = re.compile(r'^(\d+)\.\.(\d+)$')
-_MOST_OPEN = 256
-_MOST_NAMED = 3
+def listed(patterns: Patterns) -> list[str]:
+  """One or several patterns as a list."""
+  if isinstance(patterns, (str, os.PathLike)):
+    patterns = [patterns]
+  return [os.fspath(pattern) for pattern in patterns]
 
 
-def expand(patterns):
+def expand(patterns: Patterns) -> list[str]:
   """Expands `{000..436}`, `{a,b}`, `*` and `~` in paths of shards.
 
   Args:
     patterns: str or path, or a list of them.
 
   Returns:
-    List of paths (str), in order, without those that do not exist: warnings
-    name the patterns that lack some or all of theirs.
+    Paths in order, without those that do not exist: warnings name the patterns
+    that lack some or all of theirs.
 
   Raises:
     FileNotFoundError: nothing matches; the message says how to prepare it.
     ValueError: a pattern is a command or an address.
   """
-  if isinstance(patterns, (str, os.PathLike)):
-    patterns = [patterns]
-  patterns = [os.fspath(pattern) for pattern in patterns]
+  patterns = listed(patterns)
   if not patterns:
     raise ValueError(
       'No shards are named: give a path or a pattern, such as '
@@ -173,25 +167,19 @@ def expand(patterns):
     for file in there
   ]
   if not found:
-    raise FileNotFoundError(_nothing_found(patterns))
+    raise FileNotFoundError(
+      'no training data: none of the shards is there. How to prepare them:\n\n'
+      + how_to_prepare(patterns)
+    )
   _warn_of_absent(files_of)
   return list(dict.fromkeys(found))
 
 
-def absent(patterns):
-  """Paths that patterns spell out and that are not there.
-
-  Args:
-    patterns: as in `expand`.
-
-  Returns:
-    List of (pattern, path), in order.
-  """
-  if isinstance(patterns, (str, os.PathLike)):
-    patterns = [patterns]
+def absent(patterns: Patterns) -> list[tuple[str, str]]:
+  """Returns (pattern, path) of paths spelled out that are not there."""
   return [
     (pattern, path)
-    for pattern in map(os.fspath, patterns)
+    for pattern in listed(patterns)
     for path, there in _files_by_path(pattern).items()
     if not there
   ]
@@ -227,26 +215,13 @@ def _warn_of_absent(files_of):
         absent[0],
       )
   if empty:
-    logging.warning('%s', _left_out(empty))
-
-
-def _left_out(patterns):
-  """Names data sets of which nothing is there, while others are."""
-  named = ', '.join(patterns[:_MOST_NAMED])
-  more = len(patterns) - _MOST_NAMED
-  if more > 0:
-    named += f' and {more} more'
-  return (
-    f'no shard is there of {named}: training goes on without; '
-    'docs/data.md tells how to prepare them'
-  )
-
-
-def _nothing_found(patterns):
-  return (
-    'no training data: none of the shards is there. How to prepare them:\n\n'
-    + how_to_prepare(patterns)
-  )
+    more = len(empty) - _MOST_NAMED
+    logging.warning(
+      'no shard is there of %s%s: training goes on without; docs/data.md tells '
+      'how to prepare them',
+      ', '.join(empty[:_MOST_NAMED]),
+      f' and {more} more' if more > 0 else '',
+    )
 
 
 def _braces(pattern):
@@ -267,27 +242,57 @@ def _braces(pattern):
   return [head + choice + rest for choice in choices for rest in _braces(tail)]
 
 
-def build_index(paths, scan, kind):
+def build_index(
+  paths: Sequence[str],
+  scan: Callable[[str], np.ndarray],
+  kind: str,
+  *,
+  skip_bad: bool = False,
+) -> tuple[Int32[np.ndarray, 'n'], Integer[np.ndarray, 'n columns']]:
   """Indexes shards, in parallel, with indices of earlier runs reused.
 
   Args:
-    paths: list of paths.
+    paths: of the shards.
     scan: function of a path that returns an integer array [n, columns].
-    kind: str, tells index files of different scans apart.
+    kind: tells index files of different scans apart.
+    skip_bad: whether shards that raise ValueError are left out with a warning,
+      unless all do.
 
   Returns:
-    (shard int32 [n], table uint32 or int64 [n, columns]), shards in order.
+    Number of the shard of each row, and the rows, shards in order.
+
+  Raises:
+    ValueError: as `scan`.
   """
+
+  def table_of(path):
+    try:
+      return _indexed(path, scan, kind)
+    except ValueError as error:
+      if not skip_bad:
+        raise
+      return error
+
   with concurrent.futures.ThreadPoolExecutor(min(32, len(paths))) as pool:
-    work = pool.map(lambda path: _indexed(path, scan, kind), paths)
+    work = pool.map(table_of, paths)
     progress = tqdm(
       work, 'index shards', len(paths), unit=' shards', delay=2, leave=False
     )
     tables = list(progress)
-  shard = np.repeat(
-    np.arange(len(paths), dtype=np.int32), [len(table) for table in tables]
+  errors = [table for table in tables if isinstance(table, ValueError)]
+  if len(errors) == len(paths):
+    raise errors[0]
+  for error in errors:
+    logging.warning('%s Left out.', error)
+  good = [
+    (number, table)
+    for number, table in enumerate(tables)
+    if not isinstance(table, ValueError)
+  ]
+  shard = np.concatenate(
+    [np.full(len(table), number, np.int32) for number, table in good]
   )
-  return shard, np.concatenate(tables)
+  return shard, np.concatenate([table for _, table in good])
 
 
 def _indexed(path, scan, kind):
@@ -350,12 +355,12 @@ class Files:
   process may not hold a thousand shards open.
   """
 
-  def __init__(self, paths):
+  def __init__(self, paths: Sequence[str]):
     self.paths = list(paths)
     self._open = {}
     self._lock = threading.Lock()
 
-  def read(self, shard, offset, size):
+  def read(self, shard: int | np.integer, offset: int, size: int) -> bytes:
     """Returns `size` bytes of file number `shard` from `offset` on."""
     handle = self._open.get(shard)
     if handle is None:
@@ -374,7 +379,7 @@ class Files:
       self._open[shard] = handle
       return True
 
-  def close(self):
+  def close(self) -> None:
     """Closes all files; nothing may read any more."""
     with self._lock:
       handles, self._open = self._open, {}
@@ -389,377 +394,3 @@ class Files:
 
   def __setstate__(self, paths):
     self.__init__(paths)
-
-
-# Random access to image-caption pairs in tar shards.
-#
-# The shards of img2dataset and webdataset, read without either: headers once
-# into an index, then one pread per image, no pipe and no pickle.
-
-IMAGES = ('jpg', 'jpeg', 'png', 'webp')
-_CAPTIONS = ('txt', 'text', 'json')
-BLOCK = 512
-# A caption member larger than this is no caption.
-_MAX_CAPTION_BYTES = 1 << 20
-
-
-class TarSource:
-  """Image-caption pairs of tar shards.
-
-  Fields:
-    name: what messages call it.
-    paths: the shards.
-  """
-
-  def __init__(self, patterns, name=None):
-    """Opens shards.
-
-    Args:
-      patterns: path or pattern (`{00000..00436}.tar`, `*.tar`), or a list.
-      name: what messages call it; by default the patterns.
-
-    Raises:
-      FileNotFoundError: no shard; the message says how to prepare the data.
-      ValueError: the shards hold no pair.
-    """
-    self.paths = expand(patterns)
-    self.name = name or _short(patterns)
-    self._shard, self._table = build_index(self.paths, scan, 'pairs')
-    if not len(self._table):
-      raise ValueError(
-        f'{self.name}: {len(self.paths)} shards hold no pair of an image '
-        f'({", ".join(IMAGES)}) and a caption ({", ".join(_CAPTIONS)}) under '
-        'one key.'
-      )
-    self._files = Files(self.paths)
-
-  def __len__(self):
-    return len(self._table)
-
-  def __getitem__(self, index):
-    """Returns {'image': encoded bytes, 'caption': str}."""
-    shard, row = self._shard[index], self._table[index].tolist()
-    image_at, image_size, caption_at, caption_size, is_json = row
-    image = self._files.read(shard, image_at * BLOCK, image_size)
-    caption = self._files.read(
-      shard, caption_at * BLOCK, min(caption_size, _MAX_CAPTION_BYTES)
-    )
-    return {'image': image, 'caption': _text(caption, is_json)}
-
-
-def _short(patterns):
-  if isinstance(patterns, (str, os.PathLike)):
-    return os.fspath(patterns)
-  return ', '.join(map(os.fspath, patterns))
-
-
-def _text(caption, is_json):
-  if not is_json:
-    return caption.decode('utf-8', 'replace')
-  try:
-    fields = json.loads(caption)
-  except ValueError as error:
-    raise images.BadSampleError(f'the json does not parse ({error})') from error
-  text = None
-  if isinstance(fields, dict):
-    text = fields.get('caption') or fields.get('text')
-  if not isinstance(text, str):
-    raise images.BadSampleError('the json has no "caption" or "text"')
-  return text
-
-
-def scan(path):
-  """Indexes the pairs of one tar shard.
-
-  Args:
-    path: of the shard.
-
-  Returns:
-    int64 [n, 5]: for each pair the 512-byte block where the image starts, its
-    size in bytes, the same of the caption, and whether that is JSON.
-  """
-  rows, unpaired = [], 0
-  for parts in samples(path):
-    image = next((parts[e] for e in IMAGES if e in parts), None)
-    kind = next((e for e in _CAPTIONS if e in parts), None)
-    if image and kind:
-      rows.append((*image, *parts[kind], kind == 'json'))
-    else:
-      unpaired += 1
-  if unpaired:
-    logging.warning(
-      '%s: %d samples lack an image or a caption and are left out',
-      path,
-      unpaired,
-    )
-  return np.array(rows, np.int64).reshape(-1, 5)
-
-
-def samples(path):
-  """Walks the samples of a tar: neighbours whose names differ in suffix alone.
-
-  Args:
-    path: of the tar.
-
-  Yields:
-    dict of (block, size) by suffix in lower case, without its dot.
-
-  Raises:
-    ValueError: the file is no tar.
-  """
-  key, parts = None, {}
-  for name, block, size in members(path):
-    folder, slash, base = name.rpartition('/')
-    stem, dot, extension = base.partition('.')
-    if not stem or not dot:
-      continue
-    extension = extension.lower()
-    if folder + slash + stem != key or extension in parts:
-      if parts:
-        yield parts
-      key, parts = folder + slash + stem, {}
-    parts[extension] = (block, size)
-  if parts:
-    yield parts
-
-
-def members(path):
-  """Walks the regular files of an uncompressed tar (POSIX.1-2001, GNU).
-
-  Args:
-    path: of the tar.
-
-  Yields:
-    (name, block where its data starts, size in bytes). A member that the end
-    of the file cuts ends the walk with a warning.
-
-  Raises:
-    ValueError: the file is no tar.
-  """
-  end = os.path.getsize(path)
-  with open(path, 'rb', buffering=0) as file:
-    at, extra = 0, {}
-    while at + BLOCK <= end:
-      header = os.pread(file.fileno(), BLOCK, at)
-      if not header.strip(b'\0'):
-        return
-      size = _header_size(header, path, at)
-      kind = header[156:157]
-      size = extra.get('size', size) if kind not in b'xgLK' else size
-      data = at + BLOCK
-      at = data + -(-size // BLOCK) * BLOCK
-      if data + size > end:
-        break
-      if kind in (b'L', b'x'):
-        value = os.pread(file.fileno(), size, data)
-        extra.update(_long_name(value) if kind == b'L' else _pax(value))
-      elif kind in (b'g', b'K'):
-        pass
-      else:
-        if kind in b'0\x007':
-          yield extra.get('path') or _name(header), data // BLOCK, size
-        extra = {}
-    else:
-      return
-  logging.warning('%s is cut short; its last sample is left out', path)
-
-
-def _header_size(header, path, at):
-  field = header[124:136]
-  if header[257:262] != b'ustar' and at == 0 and header[:2] == b'\x1f\x8b':
-    raise ValueError(f'{path} is compressed: gunzip it for random access.')
-  try:
-    if field[0] & 0x80:  # GNU: too large for octal digits
-      return int.from_bytes(field, 'big') & ((1 << 88) - 1)
-    return int(field.rstrip(b'\0 ').lstrip() or b'0', 8)
-  except ValueError as error:
-    raise ValueError(
-      f'{path} is not an uncompressed tar, or is broken at byte {at}.'
-    ) from error
-
-
-def _name(header):
-  name = header[:100].split(b'\0', 1)[0]
-  if header[257:263] == b'ustar\0':
-    prefix = header[345:500].split(b'\0', 1)[0]
-    name = prefix + b'/' + name if prefix else name
-  return name.decode('utf-8', 'replace')
-
-
-def _long_name(value):
-  return {'path': value.split(b'\0', 1)[0].decode('utf-8', 'replace')}
-
-
-def _pax(value):
-  """Path and size of an extended header ("length key=value\\n" records)."""
-  found, at = {}, 0
-  while at < len(value):
-    length = int(value[at : value.index(b' ', at)])
-    record = value[at : at + length].split(b' ', 1)[1].rstrip(b'\n')
-    key, _, text = record.partition(b'=')
-    if key == b'path':
-      found['path'] = text.decode('utf-8', 'replace')
-    elif key == b'size':
-      found['size'] = int(text)
-    at += max(length, 1)
-  return found
-
-
-# Random access to image-caption pairs in TFRecord files, without TensorFlow.
-#
-# Record lengths are walked once into an index; a tf.train.Example is parsed by
-# the few rules of the protocol buffer wire format that it uses.
-
-_IMAGE_KEYS = ('image', 'image/encoded', 'jpg', 'jpeg', 'png')
-_CAPTION_KEYS = (
-  'caption',
-  'captions',
-  'captions/text',
-  'image/caption',
-  'text',
-  'txt',
-)
-
-
-class TFRecordSource:
-  """Image-caption pairs of TFRecord files of tf.train.Example.
-
-  Fields:
-    name: what messages call it.
-    paths: the files.
-    image_key, caption_key: features to read; None finds the usual names.
-  """
-
-  def __init__(self, patterns, name=None, image_key=None, caption_key=None):
-    """Opens TFRecord files.
-
-    Args:
-      patterns: path or pattern, or a list (see `shards.expand`).
-      name: what messages call it; by default the first pattern.
-      image_key: feature with the encoded image.
-      caption_key: feature with the caption or captions.
-
-    Raises:
-      FileNotFoundError: no file matches.
-      ValueError: no record, a compressed file, or no such feature.
-    """
-    self.paths = expand(patterns)
-    self.name = name or self.paths[0]
-    self._shard, self._table = build_index(self.paths, scan_records, 'records')
-    if not len(self._table):
-      raise ValueError(f'{self.name}: the TFRecord files hold no record.')
-    self._files = Files(self.paths)
-    features = parse_example(self._record(0))
-    self.image_key = image_key or _find(features, _IMAGE_KEYS, 'image')
-    self.caption_key = caption_key or _find(features, _CAPTION_KEYS, 'caption')
-
-  def __len__(self):
-    return len(self._table)
-
-  def __getitem__(self, index):
-    """Returns {'image': encoded bytes, 'caption': tuple of bytes}."""
-    try:
-      features = parse_example(self._record(index))
-    except (ValueError, IndexError) as error:
-      raise images.BadSampleError(f'a broken record ({error})') from error
-    image = features.get(self.image_key) or [b'']
-    captions = features.get(self.caption_key) or [b'']
-    return {'image': bytes(image[0]), 'caption': tuple(map(bytes, captions))}
-
-  def _record(self, index):
-    offset, size = self._table[index].tolist()
-    return self._files.read(self._shard[index], offset, size)
-
-
-def _find(features, keys, what):
-  for key in keys:
-    if key in features:
-      return key
-  raise ValueError(
-    f'No {what} among the features {sorted(features)}: name it with '
-    f'{what}_key=...'
-  )
-
-
-def scan_records(path):
-  """Indexes the records of one TFRecord file.
-
-  Args:
-    path: of the file.
-
-  Returns:
-    int64 [n, 2]: offset and size in bytes of each record's data.
-  """
-  rows, at, end = [], 0, os.path.getsize(path)
-  with open(path, 'rb', buffering=0) as file:
-    # A record is: length (8), its checksum (4), data, checksum (4).
-    while at + 16 <= end:
-      (size,) = struct.unpack('<Q', os.pread(file.fileno(), 8, at))
-      if at + 16 + size > end:
-        break
-      rows.append((at + 12, size))
-      at += 16 + size
-  if at != end:
-    if not rows:
-      raise ValueError(
-        f'{path} is no uncompressed TFRecord file: write it without GZIP, '
-        'which cannot be read at random.'
-      )
-    logging.warning('%s is cut short; its last record is left out', path)
-  return np.array(rows, np.int64).reshape(-1, 2)
-
-
-def parse_example(data):
-  """Parses the byte features of a serialised tf.train.Example.
-
-  Args:
-    data: bytes. Example {1: Features {1: map entry {1: key, 2: Feature}}},
-      where Feature {1: BytesList {1: bytes}}.
-
-  Returns:
-    Dict from feature name to its list of bytes; features of numbers have an
-    empty list.
-  """
-  found = {}
-  for features in _messages(memoryview(data), 1):
-    for entry in _messages(features, 1):
-      key = bytes(next(_messages(entry, 1), b'')).decode()
-      found[key] = [
-        bytes(value)
-        for feature in _messages(entry, 2)
-        for values in _messages(feature, 1)
-        for value in _messages(values, 1)
-      ]
-  return found
-
-
-def _messages(data, wanted):
-  """Yields the length-delimited fields of one number in a message."""
-  at = 0
-  while at < len(data):
-    tag, at = _varint(data, at)
-    number, wire = tag >> 3, tag & 7
-    if wire == 2:
-      size, at = _varint(data, at)
-      if at + size > len(data):
-        raise ValueError('a field runs over the end')
-      if number == wanted:
-        yield data[at : at + size]
-      at += size
-    elif wire == 0:
-      _, at = _varint(data, at)
-    elif wire in (1, 5):
-      at += 8 if wire == 1 else 4
-    else:
-      raise ValueError(f'wire type {wire}')
-
-
-def _varint(data, at):
-  value = shift = 0
-  while True:
-    byte = data[at]
-    at += 1
-    value |= (byte & 0x7F) << shift
-    if byte < 0x80:
-      return value, at
-    shift += 7

@@ -1,31 +1,21 @@
-"""Random-access sources of image-caption pairs.
-
-A source has a length, a `name`, and `source[i]` that returns
-{'image': encoded bytes or uint8 [h, w, 3], 'caption': str or several,
-['mask': uint8 [h, w]]}. Order, chance and bad samples are others' business.
-"""
+"""Random-access sources of image-caption pairs (`sampling.Source`)."""
 
 import bisect
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
+from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data import sampling
-from groupvit_jax.data.shards import TarSource, TFRecordSource
-
-__all__ = [
-  'ArraySource',
-  'ConcatSource',
-  'InMemory',
-  'SceneSource',
-  'TFDSSource',
-  'TFRecordSource',
-  'TarSource',
-  'scenes_tfds',
-]
+from groupvit_jax.data.images import BadSampleError
+from groupvit_jax.data.sampling import Source
 
 
 class ConcatSource:
@@ -36,17 +26,17 @@ class ConcatSource:
     name: their names, joined.
   """
 
-  def __init__(self, sources):
+  def __init__(self, sources: Sequence[Source]):
     self.sources = list(sources)
     if not self.sources:
       raise ValueError('ConcatSource needs at least one source.')
     self.name = ' + '.join(map(sampling.source_name, self.sources))
     self._ends = np.cumsum([len(source) for source in self.sources]).tolist()
 
-  def __len__(self):
+  def __len__(self) -> int:
     return self._ends[-1]
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> dict[str, Any]:
     which = bisect.bisect_right(self._ends, index)
     return self.sources[which][index - (self._ends[which - 1] if which else 0)]
 
@@ -61,39 +51,36 @@ class ArraySource:
     name: what messages call it.
   """
 
-  def __init__(self, images, captions, masks=None, name='arrays'):
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-      raise ValueError(
-        f'{name}: images must be uint8 [n, h, w, 3], not {images.dtype} '
-        f'{images.shape}.'
-      )
+  def __init__(
+    self,
+    images: UInt8[np.ndarray, 'n h w 3'],
+    captions: Sequence[captions_lib.Captions],
+    masks: UInt8[np.ndarray, 'n h w'] | None = None,
+    name: str = 'arrays',
+  ):
     lengths = {len(images), len(captions)}
     if masks is not None:
       lengths.add(len(masks))
     if len(lengths) != 1:
       raise ValueError(f'{name}: images, captions, masks differ in number.')
     self.images = images
-    self.captions = [
-      _cleaned(caption, name, i) for i, caption in enumerate(captions)
-    ]
+    self.captions = []
+    for i, caption in enumerate(captions):
+      try:
+        self.captions.append(captions_lib.clean_captions(caption))
+      except BadSampleError as error:
+        raise ValueError(f'{name}, sample {i}: {error}') from error
     self.masks = masks
     self.name = name
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.images)
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> dict[str, Any]:
     sample = {'image': self.images[index], 'caption': self.captions[index]}
     if self.masks is not None:
       sample['mask'] = self.masks[index]
     return sample
-
-
-def _cleaned(captions, name, index):
-  try:
-    return sampling.clean_captions(captions)
-  except images_lib.BadSampleError as error:
-    raise ValueError(f'{name}, sample {index}: {error}') from error
 
 
 class SceneSource(ArraySource):
@@ -104,14 +91,14 @@ class SceneSource(ArraySource):
 
   def __init__(
     self,
-    split,
-    count,
-    size,
-    seed=0,
+    split: str,
+    count: int,
+    size: int,
+    seed: int = 0,
     *,
-    masks=False,
-    workers=None,
-    progress=True,
+    masks: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
   ):
     """Draws scenes.
 
@@ -120,8 +107,8 @@ class SceneSource(ArraySource):
       count: how many scenes.
       size: side in pixels.
       seed: int.
-      masks: whether to keep the truth. Training sources must not: captions
-        are all that it learns from.
+      masks: whether to keep label maps. Training sources must not: captions
+        are all that a model learns from.
       workers: processes to draw with; None means one for each core.
       progress: whether to show a progress bar.
     """
@@ -144,14 +131,21 @@ class SceneSource(ArraySource):
 class InMemory(ArraySource):
   """Another source, decoded once and resized to squares (small data).
 
-  The whole picture is kept, as `augment='none'` does; bad samples are left
-  out and counted.
+  The whole image is kept, as `augment='none'` does; bad samples are left out.
+  Label maps have to be of that size already.
 
   Fields: as ArraySource, and
     dropped: how many samples of the source were bad.
   """
 
-  def __init__(self, source, size, *, name=None, progress=True):
+  def __init__(
+    self,
+    source: Source,
+    size: int,
+    *,
+    name: str | None = None,
+    progress: bool = True,
+  ):
     """Decodes a source.
 
     Args:
@@ -167,19 +161,24 @@ class InMemory(ArraySource):
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
-    for index in tqdm(
-      range(count), f'reading {name}', disable=not progress, unit=' pictures'
-    ):
+    bar = tqdm(
+      range(count), f'reading {name}', disable=not progress, unit=' images'
+    )
+    for index in bar:
       try:
         sample = source[index]
-        images[kept] = _square(sample['image'], size)
-        captions.append(sampling.clean_captions(sample['caption']))
-      except images_lib.BadSampleError as error:
+        image = images_lib.decode(sample['image'])
+        captions.append(captions_lib.clean_captions(sample['caption']))
+      except BadSampleError as error:
         if kept + 5 > index:
-          logging.warning('%s: sample %d left out: %s', name, index, error)
+          where = sampling.sample_name(source, index)
+          logging.warning('%s left out: %s', where, error)
         continue
+      if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+      images[kept] = np.asarray(image)
       if 'mask' in sample:
-        masks.append(resize_mask(sample['mask'], size))
+        masks.append(sample['mask'])
       kept += 1
     if not kept:
       raise ValueError(f'{name}: none of the {count} samples is usable.')
@@ -189,23 +188,6 @@ class InMemory(ArraySource):
     super().__init__(
       images[:kept], captions, np.stack(masks) if masks else None, name
     )
-
-
-def _square(image, size):
-  if isinstance(image, bytes):
-    images_lib.check_size(images_lib.encoded_size(image))
-  else:
-    images_lib.check_size(image.shape[:2])
-  image = images_lib.to_pil(image)
-  return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def resize_mask(mask, size):
-  """Resizes a label map [h, w] to a square by nearest neighbour."""
-  if mask.shape == (size, size):
-    return mask
-  picture = Image.fromarray(np.ascontiguousarray(mask))
-  return np.asarray(picture.resize((size, size), Image.Resampling.NEAREST))
 
 
 class TFDSSource:
@@ -219,13 +201,13 @@ class TFDSSource:
 
   def __init__(
     self,
-    builder,
-    split,
-    data_dir=None,
+    builder: Any,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
     *,
-    image_key='image',
-    caption_key=None,
-    mask_key=None,
+    image_key: str = 'image',
+    caption_key: str | None = None,
+    mask_key: str | None = None,
   ):
     """Opens a prepared TFDS data set.
 
@@ -277,10 +259,10 @@ class TFDSSource:
         f'({error})'
       ) from error
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self._data)
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> dict[str, Any]:
     record = self._data[int(index)]
     sample = {'image': record[self._image_key]}
     sample['caption'] = _captions_of(record.get(self._caption_key, ''))
@@ -290,7 +272,15 @@ class TFDSSource:
     return sample
 
 
-def scenes_tfds(split, count, size, seed=0, *, data_dir=None, workers=None):
+def scenes_tfds(
+  split: str,
+  count: int,
+  size: int,
+  seed: int = 0,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  workers: int | None = None,
+) -> TFDSSource:
   """The `scenes` of TFDS, generated to disk unless they are there.
 
   Args:
@@ -299,7 +289,7 @@ def scenes_tfds(split, count, size, seed=0, *, data_dir=None, workers=None):
     data_dir: where TFDS keeps its data; None means TFDS's own folder.
 
   Returns:
-    A TFDSSource.
+    The source.
   """
   kinds = {'train': 'captions', 'validation': 'masks'}
   if split not in kinds:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from groupvit_jax import benchmarks, errors, files, sharding
 from groupvit_jax.benchmarks import build, label_sets
-from groupvit_jax.data import captions, pipeline, shards, sources
+from groupvit_jax.data import captions, pipeline, sampling, sources, tar
 from groupvit_jax.evaluation import (
   clustering,
+  metrics,
   segmentation,
   segmentation_evaluator,
 )
@@ -233,12 +234,13 @@ class Inputs:
       )
       self._iterator = pipeline.train_batches(
         self._train_source,
-        batch_size=config.batch_size // jax.process_count(),
+        batcher,
+        sampling.Positions.of_process(
+          config.batch_size // jax.process_count(), start
+        ),
         image_size=config.image_size,
         augment=config.data.augment,
-        batcher=batcher,
         seed=config.seed,
-        start=start,
         backend=config.data.backend,
       )
     place = functools.partial(sharding.shard_batch, mesh=self._mesh)
@@ -280,8 +282,8 @@ class Inputs:
     config = self._config
     return pipeline.eval_batches(
       self._validation_source,
-      batch_size=config.eval.batch_size,
-      image_size=config.image_size,
+      sampling.Positions.of_process(config.eval.batch_size),
+      ignore=metrics.IGNORE,
     )
 
   def pictures(self, count: int) -> dict[str, np.ndarray]:
@@ -310,7 +312,7 @@ def _train_source(config):
   if data.source == 'scenes':
     return _scenes('train', data.train_examples, config)
   if data.source == 'shards':
-    return shards.TarSource(list(data.shards))
+    return tar.TarSource(list(data.shards))
   raise errors.ConfigError(
     f"data.source is '{data.source}'; it can be 'scenes' or 'shards'"
   )

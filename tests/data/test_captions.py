@@ -1,11 +1,12 @@
-"""CaptionBatcher: rows, draws by position, bad captions."""
+"""Captions: cleaned or refused; token rows, drawn by position."""
 
 import pickle
 
 import numpy as np
 import pytest
 
-from groupvit_jax.data.captions import CaptionBatcher
+from groupvit_jax.data.captions import CaptionBatcher, clean_captions
+from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.text import prompts
 from groupvit_jax.text.clip import ClipTokenizer
 
@@ -111,3 +112,43 @@ def test_each_caption_needs_a_position(batcher):
 def test_bad_options(tok, options, message):
   with pytest.raises(ValueError, match=message):
     CaptionBatcher(tok, **options)
+
+
+@pytest.mark.parametrize(
+  ('raw', 'clean'),
+  [
+    (' a dog\n', 'a dog'),
+    ('číslo'.encode(), 'číslo'),
+    (b'\xef\xbb\xbfa dog', 'a dog'),
+    ('\ufeffa \u200bdog', 'a dog'),
+    ('a dog, un été'.encode('utf-16'), 'a dog, un été'),
+    (b'\xfe\xff' + 'a dog'.encode('utf-16-be'), 'a dog'),
+    (b'a dog\0\0', 'a dog'),  # padded
+    (b'caf\xe9', 'caf\ufffd'),
+    ('क्\u200dष', 'क्\u200dष'),  # joiners are part of some scripts
+    ('x' * 20_000, 'x' * 10_000),
+  ],
+)
+def test_captions_are_cleaned(raw, clean):
+  assert clean_captions(raw) == (clean,)
+
+
+def test_the_good_of_several_are_taken():
+  assert clean_captions(['a', ' ', b'b']) == ('a', 'b')
+
+
+@pytest.mark.parametrize(
+  ('raw', 'message'),
+  [
+    ('', 'no visible character'),
+    ((), 'no visible character'),
+    (b'\0', 'no visible character'),
+    ('\ufeff \u200b\u200d\x07', 'no visible character'),
+    ('a dog'.encode('utf-16-le'), 'NUL characters .UTF-16 without'),
+    (b'a\0dog\0', 'NUL characters'),
+  ],
+)
+def test_captions_without_words_are_bad_samples(raw, message):
+  with pytest.raises(BadSampleError, match=message) as error:
+    clean_captions(raw)
+  assert error.value.reason == 'caption'

@@ -1,65 +1,56 @@
-"""Batches: a function of the position, the same for every backend."""
+"""Batches: a function of the position, the same bits from every backend."""
 
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
-from pipeline_runs import (
-  BACKENDS,
-  arrays,
-  assert_equal,
-  encoded,
-  open_,
-  sign,
-  take,
-)
-from sample_data import Listed, encode, noise
 
-from groupvit_jax.data import augment, pipeline, sources
+from groupvit_jax.data import augment, pipeline, sampling, sources
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('make', [encoded, arrays])
+@pytest.mark.parametrize('kind', ['encoded', 'arrays'])
 @pytest.mark.parametrize('level', ['none', 'light', 'deit'])
-def test_resume_is_bit_exact(backend, make, level):
+def test_resume_is_bit_exact(backend, kind, level, make, train):
   """Within an epoch, over its end, and from a stranger's position."""
+  source = getattr(make, kind)()
   options = {'backend': backend, 'augment': level}
-  whole, positions, _ = take(7, make(), **options)
+  whole, positions, _ = train.take(7, source, **options)
   assert positions == [6, 12, 18, 24, 30, 36, 42]
   for batch in whole:
     assert batch['image'].shape == (6, 16, 16, 3)
     assert batch['image'].dtype == np.uint8
     assert batch['tokens'].dtype == np.int32
   for at in (1, 4) if level == 'light' else (4,):
-    rest, _, _ = take(7 - at, make(), start=positions[at - 1], **options)
-    assert_equal(rest, whole[at:])
+    rest, _, _ = train.take(7 - at, source, start=positions[at - 1], **options)
+    train.assert_equal(rest, whole[at:])
 
 
-def test_another_seed_gives_other_batches():
-  ours, _, _ = take(1, arrays(), seed=3)
-  theirs, _, _ = take(1, arrays(), seed=4)
+def test_another_seed_gives_other_batches(make, train):
+  ours, _, _ = train.take(1, make.arrays(), seed=3)
+  theirs, _, _ = train.take(1, make.arrays(), seed=4)
   assert (ours[0]['image'] != theirs[0]['image']).any()
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('make', [encoded, arrays])
-def test_an_epoch_sees_each_sample_once(backend, make):
-  index = {sign(f'{word} {i}'): i for i in range(18) for word in ('a', 'the')}
-  batches, _, _ = take(6, make(18), backend=backend)
+@pytest.mark.parametrize('kind', ['encoded', 'arrays'])
+def test_an_epoch_sees_each_sample_once(backend, kind, make, train):
+  names = [(i, f'{word} {i}') for i in range(18) for word in ('a', 'the')]
+  index = {train.sign(name): i for i, name in names}
+  batches, _, _ = train.take(6, getattr(make, kind)(18), backend=backend)
   signs = np.concatenate([b['tokens'][:, 0, 1] for b in batches])
   for epoch in signs.reshape(2, 18):
     assert sorted(index[s] for s in epoch.tolist()) == list(range(18))
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('make', [encoded, arrays])
-def test_two_processes_partition_the_global_batch(backend, make):
+@pytest.mark.parametrize('kind', ['encoded', 'arrays'])
+def test_two_processes_partition_the_global_batch(backend, kind, make, train):
+  source = getattr(make, kind)()
   options = {'backend': backend, 'start': 5}
-  whole, positions, _ = take(4, make(), **options)
+  whole, positions, _ = train.take(4, source, **options)
   parts = [
-    take(4, make(), batch_size=3, process_index=i, process_count=2, **options)
+    train.take(4, source, batch_size=3, process=i, processes=2, **options)
     for i in range(2)
   ]
   for number in range(4):
@@ -69,131 +60,219 @@ def test_two_processes_partition_the_global_batch(backend, make):
       )
       for key in whole[0]
     }
-    assert_equal([joined], [whole[number]])
+    train.assert_equal([joined], [whole[number]])
   assert parts[0][1] == parts[1][1] == positions
 
 
-def test_backends_agree_on_samples_and_crops():
-  """Same order, captions, boxes and flips; pixels up to rounding."""
+@pytest.mark.parametrize('size', [5, 40])
+def test_backends_give_the_same_bits(size, make, train):
+  """Batches of less than a chunk, and of several."""
   pytest.importorskip('tensorflow')
-  png = Listed(
-    [{'image': encode(noise(i), 'PNG'), 'caption': f'{i}'} for i in range(12)]
-  )
-  ours, _, _ = take(3, png, backend='tf', augment='light')
-  theirs, _, _ = take(3, png, backend='numpy', augment='light')
-  for a, b in zip(ours, theirs, strict=True):
-    np.testing.assert_array_equal(a['tokens'], b['tokens'])
-    apart = np.abs(a['image'].astype(int) - b['image'].astype(int))
-    assert apart.max() <= 1
+  options = {'batch_size': size, 'augment': 'deit'}
+  ours, _, _ = train.take(3, make.encoded(), backend='tf', **options)
+  theirs, _, _ = train.take(3, make.encoded(), backend='numpy', **options)
+  train.assert_equal(ours, theirs)
 
 
-def test_flipped_gathers_equal_pil():
-  """The batch-level path does what the picture-level path does."""
-  source = arrays()
-  listed = Listed([dict(source[i]) for i in range(len(source))])
-  for level in ('none', 'flip'):
-    ours, _, _ = take(3, source, augment=level, image_size=24)
-    theirs, _, _ = take(
-      3, listed, augment=level, image_size=24, backend='numpy'
-    )
-    assert_equal(ours, theirs)
+@pytest.mark.parametrize('level', ['none', 'flip', 'light', 'deit'])
+def test_arrays_take_the_quick_way_to_the_same_batches(
+  level, make, train, monkeypatch
+):
+  source = make.arrays()
+  listed = make.listed([dict(source[i]) for i in range(len(source))])
+  options = {'augment': level, 'image_size': 24, 'batch_size': 20}
+  theirs, _, _ = train.take(2, listed, backend='numpy', **options)
+  for threads_from in (0, 10**9):
+    monkeypatch.setattr(pipeline, '_THREADS_FROM', threads_from)
+    ours, _, _ = train.take(2, source, **options)
+    train.assert_equal(ours, theirs)
 
 
-def test_long_captions_are_cut():
+def test_long_captions_are_cut_and_several_take_turns(make, train):
   source = sources.ArraySource(np.zeros((1, 8, 8, 3), np.uint8), ['x' * 20_000])
-  ((batch,), _, skipped) = take(1, source, image_size=8, augment='none')
-  assert (batch['tokens'][:, 0, 0] == 10_000).all() and skipped == 0
-
-
-def test_several_captions_take_turns():
-  source = arrays(1)
-  ((batch,), _, _) = take(1, source, batch_size=200, augment='none')
+  ((batch,), _, _) = train.take(1, source, image_size=8)
+  assert (batch['tokens'][:, 0, 0] == 10_000).all()
+  ((batch,), _, _) = train.take(1, make.arrays(1), batch_size=200)
   share = (batch['tokens'][:, 0, 0] == len('a 0')).mean()
   assert 0.35 < share < 0.65
-  listed = Listed([dict(source[0])])
-  ((same,), _, _) = take(
-    1, listed, batch_size=200, augment='none', backend='numpy'
-  )
-  np.testing.assert_array_equal(batch['tokens'], same['tokens'])
-
-
-def test_auto_backend(monkeypatch):
-  choose = pipeline.choose_backend
-  assert choose(arrays(), 'auto') == 'numpy'
-  assert choose(encoded(), 'numpy') == 'numpy'
-  available = 'groupvit_jax.data.augment_tf.available'
-  for there, want in ((True, 'tf'), (False, 'numpy')):
-    monkeypatch.setattr(available, lambda there=there: there)
-    assert choose(encoded(), 'auto') == want
-  with pytest.raises(ValueError, match="backend 'torch'; choose from"):
-    choose(encoded(), 'torch')
 
 
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
     ({'augment': 'strong'}, "augmentation 'strong'"),
-    ({'backend': 'grain'}, "backend 'grain'"),
+    ({'backend': 'grain'}, "backend 'grain'; choose from"),
     ({'batch_size': 0}, 'batch_size >= 1'),
-    ({'start': -1}, 'start must be >= 0'),
   ],
 )
-def test_bad_options(options, message):
+def test_bad_options(options, message, make, train):
   with pytest.raises(ValueError, match=message):
-    open_(arrays(), **options)
+    train.open(make.arrays(), **options)
 
 
-def test_an_empty_source():
+def test_an_empty_source(make, train):
   with pytest.raises(ValueError, match='listed is empty'):
-    open_(Listed([]))
+    train.open(make.listed([]))
 
 
-def test_own_augmentation():
+def test_own_augmentation(make, train):
   crop = augment.Augment(scale=(0.5, 0.5))
-  ((batch,), _, _) = take(1, arrays(), augment=crop)
+  ((batch,), _, _) = train.take(1, make.arrays(), augment=crop)
   assert batch['image'].shape == (6, 16, 16, 3)
 
 
-def test_training_never_reads_a_mask():
-  """A source whose masks bite trains all the same."""
-
+def test_training_never_reads_a_mask(make, train):
   class Sample(dict):
     def __getitem__(self, key):
       assert key != 'mask'
       return super().__getitem__(key)
 
-  listed = encoded()
+  listed = make.encoded()
   listed.samples = [Sample(s, mask=None) for s in listed.samples]
-  batches, _, _ = take(2, listed, backend='numpy')
+  batches, _, _ = train.take(2, listed, backend='numpy')
   assert all(batch.keys() == {'image', 'tokens'} for batch in batches)
 
 
-def test_importing_and_numpy_batches_need_no_tensorflow():
-  script = """
-    import sys
-    sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None
-    import numpy as np
-    from groupvit_jax.data import augment_tf, pipeline, sources
-    source = sources.SceneSource('train', 8, 32, progress=False, workers=1)
-    with pipeline.train_batches(
-      source, batch_size=4, image_size=32, augment='deit', seed=0,
-      batcher=lambda captions, positions: np.zeros((4, 1, 2), np.int32),
-    ) as batches:
-      print(next(batches)['image'].shape)
-    try:
-      pipeline.train_batches(
-        source, batch_size=4, image_size=32, augment='deit', seed=0,
-        batcher=None, backend='tf')
-    except ImportError as error:
-      print(error)
-  """
-  run = subprocess.run(
+def run(script):
+  done = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(script)],
     capture_output=True,
     text=True,
     timeout=120,
   )
-  assert run.returncode == 0, run.stderr[-2000:]
-  shape, error = run.stdout.strip().splitlines()
+  assert done.returncode == 0, done.stderr[-2000:]
+  return done.stdout.strip()
+
+
+def test_numpy_batches_need_no_tensorflow():
+  printed = run("""
+    import sys
+    sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None
+    import numpy as np
+    from groupvit_jax.data import pipeline, sampling, sources
+    source = sources.SceneSource('train', 8, 32, progress=False, workers=1)
+    def batches(backend):
+      return pipeline.train_batches(
+        source, lambda captions, positions: np.zeros((4, 1, 2), np.int32),
+        sampling.Positions(0, 4), image_size=32, augment='deit', seed=0,
+        backend=backend)
+    with batches('auto') as made:
+      print(next(made)['image'].shape)
+    try:
+      batches('tf')
+    except ImportError as error:
+      print(error)
+  """)
+  shape, error = printed.splitlines()
   assert shape == '(4, 32, 32, 3)'
-  assert "choose backend='numpy'" in error
+  assert 'choose data.backend=numpy' in error
+
+
+def test_tensorflow_leaves_the_gpu_alone():
+  pytest.importorskip('tensorflow')
+  assert not pipeline.tensorflow().config.get_visible_devices('GPU')
+
+
+def test_errors_reach_the_consumer(backend, make, train):
+  class Broken(make.listed):
+    def __getitem__(self, index):
+      raise OSError('the disk is gone')
+
+  with (
+    train.open(Broken(make.encoded().samples), backend=backend) as batches,
+    pytest.raises(OSError, match='the disk is gone'),
+  ):
+    next(batches)
+  with pytest.raises(StopIteration):
+    next(batches)
+
+
+def test_batcher_errors_reach_the_consumer(make, train):
+  def broken(captions, positions):
+    raise KeyError('no such word')
+
+  with (
+    train.open(make.arrays(), batcher=broken) as batches,
+    pytest.raises(KeyError, match='no such word'),
+  ):
+    next(batches)
+
+
+def test_closing_ends_the_thread(backend, make, train):
+  def workers():
+    return sum(t.name == 'train_batches' for t in threading.enumerate())
+
+  before = workers()
+  batches = train.open(make.encoded(), backend=backend)
+  next(batches)
+  assert workers() == before + 1
+  batches.close()
+  assert workers() == before
+  batches.close()  # twice does no harm
+  with pytest.raises(StopIteration):
+    next(batches)
+  unused = train.open(make.encoded(), backend=backend)
+  del unused  # nobody keeps it: closed
+  assert workers() == before
+
+
+def test_the_interpreter_exits_with_batches_open(backend):
+  printed = run(f"""
+    import numpy as np
+    from groupvit_jax.data import pipeline, sampling, sources
+    source = sources.ArraySource(np.zeros((9, 8, 8, 3), np.uint8), ['a'] * 9)
+    class Listed:
+      __len__ = lambda self: 9
+      __getitem__ = lambda self, i: source[i]
+    batches = pipeline.train_batches(
+      Listed(), lambda captions, positions: np.zeros((4, 1, 2), np.int32),
+      sampling.Positions(0, 4), image_size=8, augment='light', seed=0,
+      backend={backend!r})
+    print(next(batches)['image'].shape)
+  """)
+  assert printed == '(4, 8, 8, 3)'
+
+
+def labelled(make, count):
+  masks = np.arange(count, dtype=np.uint8)[:, None, None]
+  return sources.ArraySource(
+    np.stack([make.noise(i, 8, 8) for i in range(count)]),
+    ['x'] * count,
+    np.broadcast_to(masks, (count, 8, 8)),
+  )
+
+
+def test_evaluation_is_one_padded_epoch(make):
+  source, positions = labelled(make, 5), sampling.Positions(0, 3)
+  batches = list(pipeline.eval_batches(source, positions, ignore=255))
+  assert [b['mask'].tolist() for b in batches] == [[1, 1, 1], [1, 1, 0]]
+  joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+  np.testing.assert_array_equal(joined['image'][:5], source.images)
+  np.testing.assert_array_equal(joined['label'][:5], source.masks)
+  assert joined['label'].dtype == np.int32
+  assert (joined['label'][5] == 255).all() and not joined['image'][5].any()
+
+
+def test_evaluation_shares_samples_between_processes(make):
+  """Each sample once; equally many batches, even for who has fewer."""
+  source = labelled(make, 7)
+  shares = [sampling.Positions(0, 2, i, 3) for i in range(3)]
+  parts = [list(pipeline.eval_batches(source, p, ignore=255)) for p in shares]
+  assert {len(part) for part in parts} == {2}
+  seen = [
+    int(label[0, 0])
+    for part in parts
+    for batch in part
+    for label, real in zip(batch['label'], batch['mask'], strict=True)
+    if real
+  ]
+  assert sorted(seen) == list(range(7))
+
+
+def test_evaluation_names_what_is_wrong(make):
+  positions = sampling.Positions(0, 2)
+  with pytest.raises(ValueError, match='arrays: sample 0 has no mask'):
+    next(pipeline.eval_batches(make.arrays(), positions, ignore=255))
+  torn = make.listed([{'image': b'x', 'mask': np.zeros((2, 2))}])
+  with pytest.raises(ValueError, match='listed: sample 0: .* not an image'):
+    next(pipeline.eval_batches(torn, positions, ignore=255))

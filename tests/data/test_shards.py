@@ -5,28 +5,27 @@ import subprocess
 
 import numpy as np
 import pytest
-from sample_data import color, shard
 
-from groupvit_jax.data import shards, sources
+from groupvit_jax.data import shards, tar
 
 
-def test_shards_by_braces(tmp_path):
-  shard(tmp_path / '00000.tar', 0, 3, extra=True)
-  shard(tmp_path / '00001.tar', 3, 2)
-  source = sources.TarSource(str(tmp_path / '{00000..00001}.tar'))
+def test_shards_by_braces(tmp_path, make):
+  make.shard(tmp_path / '00000.tar', 0, 3, extra=True)
+  make.shard(tmp_path / '00001.tar', 3, 2)
+  source = tar.TarSource(str(tmp_path / '{00000..00001}.tar'))
   assert len(source) == 5
   for i in range(5):
-    assert source[i]['caption'] == f'caption {i}'
-    assert color(source[i]) == i
-  assert len(sources.TarSource(str(tmp_path / '{00000,00001}.tar'))) == 5
-  assert len(sources.TarSource(str(tmp_path / '*.tar'))) == 5
-  assert len(sources.TarSource([tmp_path / '00001.tar'])) == 2
+    assert source[i]['caption'] == b'caption %d' % i
+    assert make.color(source[i]) == i
+  assert len(tar.TarSource(str(tmp_path / '{00000,00001}.tar'))) == 5
+  assert len(tar.TarSource(str(tmp_path / '*.tar'))) == 5
+  assert len(tar.TarSource([tmp_path / '00001.tar'])) == 2
 
 
-def test_absent_shards_are_skipped_with_a_warning(tmp_path, caplog):
-  shard(tmp_path / '00002.tar', 0, 2)
+def test_absent_shards_are_skipped_with_a_warning(tmp_path, caplog, make):
+  make.shard(tmp_path / '00002.tar', 0, 2)
   pattern = str(tmp_path / '{00000..00004}.tar')
-  assert len(sources.TarSource(pattern)) == 2
+  assert len(tar.TarSource(pattern)) == 2
   (record,) = caplog.records
   assert record.getMessage() == (
     f'{pattern}: 4 of its 5 paths are absent and skipped, such as '
@@ -34,8 +33,8 @@ def test_absent_shards_are_skipped_with_a_warning(tmp_path, caplog):
   )
 
 
-def test_a_data_set_without_any_shard_is_named(tmp_path, caplog):
-  there = shard(tmp_path / '0.tar', 0, 2)
+def test_a_data_set_without_any_shard_is_named(tmp_path, caplog, make):
+  there = make.shard(tmp_path / '0.tar', 0, 2)
   absent = [f'{tmp_path}/gcc/{{0..9}}.tar', tmp_path / 'redcaps' / '*.tar']
   assert shards.expand([absent[0], there, absent[1]]) == [there]
   (record,) = caplog.records
@@ -45,16 +44,16 @@ def test_a_data_set_without_any_shard_is_named(tmp_path, caplog):
   assert 'docs/data.md' in record.getMessage()
 
 
-def test_many_absent_paths_are_told_in_one_line(tmp_path, caplog):
-  there = shard(tmp_path / '0.tar', 0, 2)
+def test_many_absent_paths_are_told_in_one_line(tmp_path, caplog, make):
+  there = make.shard(tmp_path / '0.tar', 0, 2)
   shards.expand([there, *(f'{tmp_path}/{i}.tar' for i in range(1, 100))])
   (record,) = caplog.records
   assert f'{tmp_path}/3.tar and 96 more: training' in record.getMessage()
   assert f'{tmp_path}/4.tar' not in record.getMessage()
 
 
-def test_shards_that_are_all_there_are_not_spoken_of(tmp_path, caplog):
-  paths = [shard(tmp_path / f'{i}.tar', i, 1) for i in range(2)]
+def test_shards_that_are_all_there_are_not_spoken_of(tmp_path, caplog, make):
+  paths = [make.shard(tmp_path / f'{i}.tar', i, 1) for i in range(2)]
   assert shards.expand([str(tmp_path / '{0,1}.tar'), *paths]) == paths
   assert not caplog.records
 
@@ -71,7 +70,7 @@ def test_shards_that_are_all_there_are_not_spoken_of(tmp_path, caplog):
 )
 def test_no_shard_says_how_to_prepare_the_data(tmp_path, pattern, message):
   with pytest.raises(FileNotFoundError, match=message) as error:
-    sources.TarSource(str(tmp_path / pattern))
+    tar.TarSource(str(tmp_path / pattern))
   assert str(tmp_path / pattern.split('/')[0]) in str(error.value)
   assert 'docs/data.md' in str(error.value)
 
@@ -95,21 +94,21 @@ def test_every_missing_data_set_gets_its_own_commands():
   assert a == 'd/mine/a.tar\n' and '--output_folder d/mine' in b
 
 
-def test_shards_renamed_as_told_are_found(tmp_path):
+def test_shards_renamed_as_told_are_found(tmp_path, make):
   pattern = str(tmp_path / 'gcc-train-{000000..000001}.tar')
   with pytest.raises(FileNotFoundError) as error:
     shards.expand(pattern)
   (line,) = [x for x in str(error.value).splitlines() if ' mv ' in x]
   for i in range(2):  # as img2dataset names them
-    shard(tmp_path / f'{i:06d}.tar', i, 1)
+    make.shard(tmp_path / f'{i:06d}.tar', i, 1)
   subprocess.run(['bash', '-c', line], check=True)
-  assert len(sources.TarSource(pattern)) == 2
+  assert len(tar.TarSource(pattern)) == 2
 
 
 @pytest.mark.parametrize('bad', ['pipe:cat x.tar', 'https://a.b/{0..9}.tar'])
 def test_commands_and_addresses_are_refused(bad, tmp_path):
   with pytest.raises(ValueError, match='are not run or opened'):
-    sources.TarSource(bad)
+    tar.TarSource(bad)
 
 
 def test_pattern_that_counts_down():
@@ -117,51 +116,51 @@ def test_pattern_that_counts_down():
     shards.expand('{5..3}.tar')
 
 
-def test_index_is_cached_and_follows_the_shard(tmp_path, monkeypatch):
-  path = shard(tmp_path / 'a.tar', 0, 3)
-  sources.TarSource(path)
+def test_index_is_cached_and_follows_the_shard(tmp_path, monkeypatch, make):
+  path = make.shard(tmp_path / 'a.tar', 0, 3)
+  tar.TarSource(path)
   index = tmp_path / 'a.tar.pairs.npz'
   assert index.exists()
   scans = []
-  scan = shards.scan
+  scan = tar.scan
   monkeypatch.setattr(
-    shards, 'scan', lambda path: scans.append(path) or scan(path)
+    tar, 'scan', lambda path: scans.append(path) or scan(path)
   )
-  assert len(sources.TarSource(path)) == 3 and not scans
-  shard(tmp_path / 'a.tar', 10, 5)  # another size and time
-  source = sources.TarSource(path)
-  assert len(source) == 5 and color(source[4]) == 14 and len(scans) == 1
+  assert len(tar.TarSource(path)) == 3 and not scans
+  make.shard(tmp_path / 'a.tar', 10, 5)  # another size and time
+  source = tar.TarSource(path)
+  assert len(source) == 5 and make.color(source[4]) == 14 and len(scans) == 1
   index.write_bytes(index.read_bytes()[:-50])  # torn
-  assert len(sources.TarSource(path)) == 5 and len(scans) == 2
-  assert len(sources.TarSource(path)) == 5 and len(scans) == 2
+  assert len(tar.TarSource(path)) == 5 and len(scans) == 2
+  assert len(tar.TarSource(path)) == 5 and len(scans) == 2
 
 
-def test_index_never_unpickles(tmp_path):
-  path = shard(tmp_path / 'a.tar', 0, 2)
+def test_index_never_unpickles(tmp_path, make):
+  path = make.shard(tmp_path / 'a.tar', 0, 2)
   trap = np.array([print], object)
   np.savez(tmp_path / 'a.tar.pairs.npz', stamp=trap, table=trap)
-  assert len(sources.TarSource(path)) == 2
+  assert len(tar.TarSource(path)) == 2
 
 
 def test_index_goes_to_the_cache_when_the_folder_is_read_only(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, make
 ):
   """Root may write anywhere, so the folder refuses by other means here."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  path = shard(tmp_path / 'a.tar', 0, 2)
+  path = make.shard(tmp_path / 'a.tar', 0, 2)
   (tmp_path / 'a.tar.pairs.npz').mkdir()  # in the way of the index file
-  assert len(sources.TarSource(path)) == 2
+  assert len(tar.TarSource(path)) == 2
   (cached,) = (tmp_path / 'cache').rglob('a.tar.pairs.npz')
   before = cached.stat().st_mtime_ns
-  assert len(sources.TarSource(path)) == 2
+  assert len(tar.TarSource(path)) == 2
   assert cached.stat().st_mtime_ns == before
 
 
-def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch):
+def test_more_shards_than_files_may_be_open(tmp_path, monkeypatch, make):
   monkeypatch.setattr(shards, '_MOST_OPEN', 2)
   for i in range(5):
-    shard(tmp_path / f'{i}.tar', i, 1)
-  source = sources.TarSource(str(tmp_path / '{0..4}.tar'))
+    make.shard(tmp_path / f'{i}.tar', i, 1)
+  source = tar.TarSource(str(tmp_path / '{0..4}.tar'))
   for _ in range(2):
-    assert [color(source[i]) for i in range(5)] == list(range(5))
+    assert [make.color(source[i]) for i in range(5)] == list(range(5))
   assert len(source._files._open) == 2

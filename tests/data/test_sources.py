@@ -2,56 +2,53 @@
 
 import numpy as np
 import pytest
-from sample_data import color, encode, picture, shard, write_tar
 
-from groupvit_jax.data import images, sampling, sources
+from groupvit_jax.data import captions, images, sources, tar
 
 
-def test_concatenated_sources(tmp_path):
+def test_concatenated_sources(tmp_path, make):
   parts = [
-    sources.TarSource(shard(tmp_path / f'{i}.tar', 10 * i, count))
+    tar.TarSource(make.shard(tmp_path / f'{i}.tar', 10 * i, count))
     for i, count in enumerate((2, 1, 3))
   ]
   source = sources.ConcatSource(parts)
   assert len(source) == 6
-  assert [color(source[i]) for i in range(6)] == [0, 1, 10, 20, 21, 22]
+  assert [make.color(source[i]) for i in range(6)] == [0, 1, 10, 20, 21, 22]
   assert '1.tar' in source.name
   with pytest.raises(ValueError, match='at least one source'):
     sources.ConcatSource([])
 
 
-def test_in_memory_decodes_once_and_drops_the_bad(tmp_path, caplog):
-  path = write_tar(
+def test_in_memory_decodes_once_and_drops_the_bad(tmp_path, caplog, make):
+  path = make.tar(
     tmp_path / 'a.tar',
     [
-      ('a.png', encode(picture(1, (40, 20)), 'PNG')),
+      ('a.png', make.encode(make.plain(1, (40, 20)), 'PNG')),
       ('a.txt', b'  one '),
       ('b.jpg', b''),
       ('b.txt', b'two'),
-      ('c.png', encode(picture(3), 'PNG')),
+      ('c.png', make.encode(make.plain(3), 'PNG')),
       ('c.txt', b' '),
-      ('d.png', encode(picture(4), 'PNG')),
+      ('d.png', make.encode(make.plain(4), 'PNG')),
       ('d.txt', b'four'),
     ],
   )
-  memory = sources.InMemory(sources.TarSource(path), 16, progress=False)
+  memory = sources.InMemory(tar.TarSource(path), 16, progress=False)
   assert memory.images.shape == (2, 16, 16, 3) and memory.dropped == 2
   assert memory[0]['caption'] == ('one',) and (memory[1]['image'] == 4).all()
   assert '2 samples left out' in caplog.text
-  only_bad = write_tar(tmp_path / 'b.tar', [('b.jpg', b''), ('b.txt', b'x')])
+  only_bad = make.tar(tmp_path / 'b.tar', [('b.jpg', b''), ('b.txt', b'x')])
   with pytest.raises(ValueError, match='none of the 1 samples is usable'):
-    sources.InMemory(sources.TarSource(only_bad), 16, progress=False)
+    sources.InMemory(tar.TarSource(only_bad), 16, progress=False)
 
 
 def test_arrays_are_checked():
   image = np.zeros((2, 4, 4, 3), np.uint8)
   source = sources.ArraySource(image, ['a', ('b', ' ', 'c')])
   assert source[1]['caption'] == ('b', 'c') and 'mask' not in source[1]
-  with pytest.raises(ValueError, match='must be uint8'):
-    sources.ArraySource(image.astype(np.float32), ['a', 'b'])
   with pytest.raises(ValueError, match='differ in number'):
     sources.ArraySource(image, ['a'])
-  with pytest.raises(ValueError, match='sample 1: the caption is empty'):
+  with pytest.raises(ValueError, match='sample 1: the caption has no'):
     sources.ArraySource(image, ['a', ''])
 
 
@@ -73,11 +70,11 @@ def test_scenes_through_tfds(tmp_path):
   )
   direct = sources.SceneSource('train', 4, 32, progress=False, workers=1)
   assert len(source) == 4
-  found = {color_key(images.to_array(source[i]['image'])) for i in range(4)}
+  found = {color_key(images.decode(source[i]['image'])) for i in range(4)}
   assert found == {color_key(image) for image in direct.images}
   assert isinstance(source[0]['image'], bytes) and 'mask' not in source[0]
-  captions = {sampling.clean_captions(source[i]['caption']) for i in range(4)}
-  assert captions == set(direct.captions)
+  cleaned = {captions.clean_captions(source[i]['caption']) for i in range(4)}
+  assert cleaned == set(direct.captions)
   with pytest.raises(ValueError, match="has no feature 'mask'"):
     sources.TFDSSource(
       source._builder, 'train', data_dir=str(tmp_path), mask_key='mask'

@@ -293,9 +293,7 @@ def test_errors_name_the_picture(model, tmp_path):
   bad.write_bytes(b'no picture')
   with pytest.raises(inference.ImageError, match=r'bad\.jpg is not an image'):
     model.segment([photo(33, 33), bad], NAMES)
-  with pytest.raises(
-    inference.ImageError, match='picture 1 of the list is 1 x'
-  ):
+  with pytest.raises(inference.ImageError, match='image 1 of the list is 1 x'):
     model.segment([photo(33, 33), photo(1, 1)], NAMES)
   with pytest.raises(inference.LabelError, match='is empty'):
     model.segment(photo(33, 33), [])

@@ -4,9 +4,8 @@ import os
 import struct
 
 import pytest
-from sample_data import color, encode, picture
 
-from groupvit_jax.data import images, sources
+from groupvit_jax.data import images, tfrecords
 
 
 def varint(value):
@@ -36,22 +35,22 @@ def write_records(path, records):
   return str(path)
 
 
-def test_records_without_tensorflow(tmp_path):
+def test_records_without_tensorflow(tmp_path, make):
   path = write_records(
     tmp_path / 'a.tfrecord',
     [
-      example(image=[encode(picture(i))], caption=[b'c%d' % i, b'd'])
+      example(image=[make.encode(make.plain(i))], caption=[b'c%d' % i, b'd'])
       for i in range(3)
     ],
   )
-  source = sources.TFRecordSource(path)
+  source = tfrecords.TFRecordSource(path)
   assert len(source) == 3
-  assert source[1]['caption'] == (b'c1', b'd') and color(source[1]) == 1
+  assert source[1]['caption'] == (b'c1', b'd') and make.color(source[1]) == 1
   # The index is reused.
-  assert len(sources.TFRecordSource([path, path + ''])) == 3
+  assert len(tfrecords.TFRecordSource([path, path + ''])) == 3
 
 
-def test_records_written_by_tensorflow(tmp_path):
+def test_records_written_by_tensorflow(tmp_path, make):
   tf = pytest.importorskip('tensorflow')
   train = tf.train
 
@@ -66,7 +65,7 @@ def test_records_written_by_tensorflow(tmp_path):
   with tf.io.TFRecordWriter(path) as writer:
     for i in range(4):
       fields = {
-        'image/encoded': encode(picture(i)),
+        'image/encoded': make.encode(make.plain(i)),
         'image/height': 10,
         'score': 0.5,
         'image/caption': f'číslo {i}'.encode(),
@@ -74,31 +73,31 @@ def test_records_written_by_tensorflow(tmp_path):
       features = {key: feature(value) for key, value in fields.items()}
       made = train.Example(features=train.Features(feature=features))
       writer.write(made.SerializeToString())
-  source = sources.TFRecordSource(str(tmp_path / 'a-*.tfrecord'))
+  source = tfrecords.TFRecordSource(str(tmp_path / 'a-*.tfrecord'))
   assert len(source) == 4
   assert source[3]['caption'] == ('číslo 3'.encode(),)
-  assert color(source[3]) == 3
+  assert make.color(source[3]) == 3
 
 
-def test_record_features_by_name(tmp_path):
+def test_record_features_by_name(tmp_path, make):
   path = write_records(
-    tmp_path / 'a', [example(photo=[encode(picture(1))], alt=[b'x'])]
+    tmp_path / 'a', [example(photo=[make.encode(make.plain(1))], alt=[b'x'])]
   )
   with pytest.raises(ValueError, match=r"\['alt', 'photo'\]: name it with im"):
-    sources.TFRecordSource(path)
-  source = sources.TFRecordSource(path, image_key='photo', caption_key='alt')
+    tfrecords.TFRecordSource(path)
+  source = tfrecords.TFRecordSource(path, image_key='photo', caption_key='alt')
   assert source[0]['caption'] == (b'x',)
 
 
-def test_broken_records(tmp_path, caplog):
-  good = example(image=[encode(picture(1))], caption=[b'x'])
+def test_broken_records(tmp_path, caplog, make):
+  good = example(image=[make.encode(make.plain(1))], caption=[b'x'])
   path = write_records(tmp_path / 'a', [good, b'\xff\xff', good])
-  source = sources.TFRecordSource(path)
+  source = tfrecords.TFRecordSource(path)
   with pytest.raises(images.BadSampleError, match='broken record'):
     source[1]
   os.truncate(path, os.path.getsize(path) - 20)
-  assert len(sources.TFRecordSource(path)) == 2
+  assert len(tfrecords.TFRecordSource(path)) == 2
   assert 'is cut short' in caplog.text
   (tmp_path / 'b').write_bytes(b'\x1f\x8b' + bytes(range(200)))
   with pytest.raises(ValueError, match='uncompressed TFRecord'):
-    sources.TFRecordSource(str(tmp_path / 'b'))
+    tfrecords.TFRecordSource(str(tmp_path / 'b'))

@@ -1,0 +1,232 @@
+"""Random access to image-caption pairs in tar shards.
+
+Reads the shards of img2dataset and webdataset: headers once into an index,
+then one pread per image, without pipes and pickles.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int64
+
+from groupvit_jax.data import shards
+from groupvit_jax.data.images import BadSampleError
+
+IMAGES = ('jpg', 'jpeg', 'png', 'webp')
+BLOCK = tarfile.BLOCKSIZE
+
+_CAPTIONS = ('txt', 'text', 'json')
+# Larger members are no training images, no captions, and no headers.
+_MAX_IMAGE_BYTES = 1 << 27
+_MAX_CAPTION_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
+
+
+class TarSource:
+  """Image-caption pairs of tar shards.
+
+  Fields:
+    name: what messages call it.
+    paths: the shards.
+  """
+
+  def __init__(self, patterns: shards.Patterns, name: str | None = None):
+    """Opens shards; unreadable ones are left out with a warning.
+
+    Args:
+      patterns: path or pattern (`{00000..00436}.tar`, `*.tar`), or a list.
+      name: what messages call it; by default the patterns.
+
+    Raises:
+      FileNotFoundError: no shard; the message says how to prepare the data.
+      ValueError: no shard can be read, or they hold no pair.
+    """
+    self.paths = shards.expand(patterns)
+    self.name = name or ', '.join(shards.listed(patterns))
+    self._shard, self._table = shards.build_index(
+      self.paths, scan, 'pairs', skip_bad=True
+    )
+    if not len(self._table):
+      raise ValueError(
+        f'{self.name}: {len(self.paths)} shards hold no pair of an image '
+        f'({", ".join(IMAGES)}) and a caption ({", ".join(_CAPTIONS)}) under '
+        'one key. A key ends at the first dot: a.input.jpg has the key a and '
+        'no image.'
+      )
+    self._files = shards.Files(self.paths)
+
+  def __len__(self) -> int:
+    return len(self._table)
+
+  def __getitem__(self, index: int) -> dict[str, str | bytes]:
+    """Returns {'image': encoded bytes, 'caption': str or bytes}.
+
+    Raises:
+      BadSampleError: a member is too large, or JSON without a caption.
+    """
+    shard, row = self._shard[index], self._table[index].tolist()
+    image_at, image_size, caption_at, caption_size, is_json = row
+    if image_size > _MAX_IMAGE_BYTES:
+      raise BadSampleError(
+        f'the image has {image_size:,} bytes, more than {_MAX_IMAGE_BYTES:,}',
+        'image_size',
+      )
+    if caption_size > _MAX_CAPTION_BYTES:
+      raise BadSampleError(
+        f'the caption has {caption_size:,} bytes, more than '
+        f'{_MAX_CAPTION_BYTES:,}',
+        'caption',
+      )
+    image = self._files.read(shard, image_at * BLOCK, image_size)
+    caption = self._files.read(shard, caption_at * BLOCK, caption_size)
+    return {
+      'image': image,
+      'caption': _caption(caption) if is_json else caption,
+    }
+
+  def describe(self, index: int) -> str:
+    """Names a sample by its shard and the member with its image."""
+    shard, header_at = self._shard[index], int(self._table[index, 0]) - 1
+    header = self._files.read(shard, header_at * BLOCK, BLOCK)
+    try:
+      member = tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name
+    except tarfile.TarError:  # the shard has changed
+      member = f'sample {index}'
+    return f'{self.paths[shard]}: {member!r}'
+
+
+def _caption(data):
+  """The caption of a JSON member."""
+  try:
+    fields = json.loads(data)
+  except (ValueError, RecursionError) as error:
+    reason = 'nested too deeply' if isinstance(error, RecursionError) else error
+    raise BadSampleError(
+      f'the json does not parse ({reason})', 'record'
+    ) from None
+  text = None
+  if isinstance(fields, dict):
+    text = fields.get('caption') or fields.get('text')
+  if not isinstance(text, str):
+    raise BadSampleError('the json has no "caption" or "text"', 'record')
+  return text
+
+
+def scan(path: str) -> Int64[np.ndarray, 'n 5']:
+  """Indexes the pairs of one tar shard.
+
+  Returns:
+    For each pair the 512-byte block where the image starts, its size in
+    bytes, the same of the caption, and whether that is JSON.
+
+  Raises:
+    ValueError: see `members`.
+  """
+  rows, unpaired, dotted = [], 0, 0
+  for parts in samples(path):
+    image = next((parts[e] for e in IMAGES if e in parts), None)
+    kind = next((e for e in _CAPTIONS if e in parts), None)
+    if image and kind:
+      rows.append((*image, *parts[kind], kind == 'json'))
+      continue
+    unpaired += 1
+    ends = [suffix.rpartition('.') for suffix in parts]
+    dotted += any(dot and end in IMAGES + _CAPTIONS for _, dot, end in ends)
+  if unpaired:
+    logging.warning(
+      '%s: %d samples lack an image or a caption and are left out%s',
+      path,
+      unpaired,
+      f'; {dotted} of them have a dot inside their names (a.input.jpg), and a '
+      'key ends at the first dot: rename them'
+      if dotted
+      else '',
+    )
+  return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def samples(path: str) -> Iterator[dict[str, tuple[int, int]]]:
+  """Walks the samples of a tar: neighbours whose names differ in suffix alone.
+
+  Yields:
+    (block, size) by suffix in lower case, without its dot.
+
+  Raises:
+    ValueError: see `members`.
+  """
+  key, parts = None, {}
+  for name, block, size in members(path):
+    folder, slash, base = name.rpartition('/')
+    stem, dot, extension = base.partition('.')
+    if not stem or not dot:
+      continue
+    extension = extension.lower()
+    if folder + slash + stem != key or extension in parts:
+      if parts:
+        yield parts
+      key, parts = folder + slash + stem, {}
+    parts[extension] = (block, size)
+  if parts:
+    yield parts
+
+
+class _HeaderFile(io.FileIO):
+  """Reads no more than a header at a time, whatever size a tar claims."""
+
+  def read(self, size: int | None = -1, /) -> bytes:
+    if size is None or not 0 <= size <= _MAX_HEADER_BYTES:
+      raise tarfile.ReadError(f'a header of {size} bytes')
+    return super().read(size)
+
+
+def members(path: str) -> Iterator[tuple[str, int, int]]:
+  """Walks the regular files of an uncompressed tar.
+
+  Yields:
+    (name, block where its data starts, size in bytes). A member that the end
+    of the file cuts ends the walk with a warning.
+
+  Raises:
+    ValueError: the file is no tar, or its headers lie; the message names it.
+  """
+  end, at = os.path.getsize(path), 0
+  try:
+    with (
+      _HeaderFile(path) as file,
+      tarfile.open(
+        fileobj=file, mode='r:', encoding='utf-8', errors='replace'
+      ) as tar,
+    ):
+      while (member := tar.next()) is not None:
+        # It keeps all of them, and a shard has thousands.
+        tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
+        if member.size < 0 or tar.offset <= at:
+          raise ValueError(f'a member of {member.size} bytes')
+        at = tar.offset
+        if member.offset_data + member.size > end:
+          logging.warning('%s is cut short; its last sample is left out', path)
+          return
+        if member.isreg() and not member.issparse():
+          yield member.name, member.offset_data // BLOCK, member.size
+      file.seek(tar.offset)  # where tarfile stopped, without an error
+      tail = file.read(BLOCK)
+      if len(tail) == BLOCK and tail.strip(b'\0'):
+        raise ValueError('no header where there should be one')
+  except OSError:
+    raise
+  except Exception as error:  # tarfile raises many things on broken headers
+    with open(path, 'rb') as file:
+      if file.read(8).startswith(_COMPRESSED):
+        raise ValueError(
+          f'{path} is compressed: unpack it (gunzip) for random access.'
+        ) from None
+    raise ValueError(
+      f'{path} is not an uncompressed tar, or is broken after byte {at} '
+      f'({error or type(error).__name__}).'
+    ) from error

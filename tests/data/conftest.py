@@ -1,0 +1,164 @@
+"""Images, samples, shards and training batches for tests of the input."""
+
+import importlib.util
+import io
+import json
+import tarfile
+import types
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from groupvit_jax.data import images, pipeline, sampling, sources
+
+HAS_TENSORFLOW = importlib.util.find_spec('tensorflow') is not None
+
+
+@pytest.fixture(params=['tf', 'numpy'])
+def backend(request):
+  """Each value of data.backend that can run here."""
+  if request.param == 'tf' and not HAS_TENSORFLOW:
+    pytest.skip("TensorFlow comes with pip install 'groupvit_jax[train]'")
+  return request.param
+
+
+@pytest.fixture(scope='session')
+def make():
+  """Makes images, samples, sources and shards."""
+  return types.SimpleNamespace(
+    arrays=arrays,
+    color=color,
+    encode=encode,
+    encoded=encoded,
+    listed=Listed,
+    noise=noise,
+    plain=plain,
+    shard=shard,
+    tar=write_tar,
+  )
+
+
+@pytest.fixture(scope='session')
+def train():
+  """Opens and reads training batches."""
+  return types.SimpleNamespace(
+    open=open_batches, take=take, sign=sign, assert_equal=assert_equal
+  )
+
+
+def plain(grey, size=(12, 10)):
+  return np.full((size[1], size[0], 3), grey, np.uint8)
+
+
+def noise(seed, height=40, width=48):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encode(image, kind='JPEG', **options):
+  if isinstance(image, np.ndarray):
+    image = Image.fromarray(image)
+  out = io.BytesIO()
+  image.save(out, kind, **options)
+  return out.getvalue()
+
+
+def color(sample):
+  """The grey level of a sample with a plain image."""
+  return images.decode(sample['image']).getpixel((0, 0))[0]
+
+
+class Listed:
+  """A source of given samples."""
+
+  name = 'listed'
+
+  def __init__(self, samples):
+    self.samples = samples
+
+  def __len__(self):
+    return len(self.samples)
+
+  def __getitem__(self, index):
+    return self.samples[index]
+
+
+def encoded(count=20):
+  """JPEG and PNG files and arrays, of several sizes, two captions each."""
+  samples = []
+  for i in range(count):
+    array = noise(i, 30 + i, 50 - i)
+    kinds = (encode(array), encode(array, 'PNG'), array)
+    captions = (f'a {i}', f'the {i}')
+    samples.append({'image': kinds[i % 3], 'caption': captions})
+  return Listed(samples)
+
+
+def arrays(count=20):
+  stack = np.stack([noise(i, 24, 24) for i in range(count)])
+  captions = [(f'a {i}', f'the {i}') for i in range(count)]
+  return sources.ArraySource(stack, captions)
+
+
+def write_tar(path, members, form=tarfile.USTAR_FORMAT):
+  """Writes (name, bytes) members, as img2dataset's tarfile does."""
+  with tarfile.open(path, 'w', format=form) as tar:
+    for name, data in members:
+      info = tarfile.TarInfo(name)
+      info.size = len(data)
+      tar.addfile(info, io.BytesIO(data))
+  return str(path)
+
+
+def shard(path, first, count, extra=False):
+  """A shard in img2dataset's layout: sample i is an image of grey level i."""
+  members = []
+  for i in range(first, first + count):
+    members.append((f'{i:09d}.jpg', encode(plain(i))))
+    if extra:
+      members.append((f'{i:09d}.json', json.dumps({'key': i}).encode()))
+    members.append((f'{i:09d}.txt', f'caption {i}'.encode()))
+  return write_tar(path, members)
+
+
+def sign(caption):
+  """A number that tells captions apart."""
+  return zlib.crc32(caption.encode()) & 0x7FFFFFFF
+
+
+def batcher(captions, positions):
+  """Rows [length, sign, position]: enough to tell samples."""
+  rows = [
+    (len(caption), sign(caption), position)
+    for caption, position in zip(captions, positions, strict=True)
+  ]
+  return np.array(rows, np.int32)[:, None]
+
+
+def open_batches(
+  source, batch_size=6, start=0, process=0, processes=1, **options
+):
+  positions = sampling.Positions(start, batch_size, process, processes)
+  options = {
+    'batcher': batcher,
+    'image_size': 16,
+    'augment': 'light',
+    'seed': 3,
+  } | options
+  return pipeline.train_batches(source, positions=positions, **options)
+
+
+def take(count, source, **options):
+  """The first batches, the position after each, and the bad samples."""
+  with open_batches(source, **options) as batches:
+    out = [(next(batches), batches.position) for _ in range(count)]
+    return [b for b, _ in out], [p for _, p in out], batches.bad_samples
+
+
+def assert_equal(ours, theirs):
+  for a, b in zip(ours, theirs, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
