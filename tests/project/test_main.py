@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 
-import ctrl_c
 import pytest
 from absl import app
 from absl.testing import flagsaver
@@ -225,11 +224,13 @@ def test_the_screen_shows_our_lines_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize('moment', [' 0/100000', ' 128/100000'])
-def test_ctrl_c_while_scenes_are_made_is_one_line(tmp_path, moment):
+def test_ctrl_c_while_scenes_are_made_is_one_line(
+  tmp_path, press_ctrl_c, moment
+):
   """While the workers start, and while they work."""
   options = f'demo,size=32,examples=100000,data.cache={tmp_path}/cache'
   command = [*COMMAND, f'{CONFIG}:{options}', f'--workdir={tmp_path}/run']
-  code, said = ctrl_c.press(command, moment, env=ENVIRONMENT)
+  code, said = press_ctrl_c(command, moment, env=ENVIRONMENT)
   assert code == 130
   lines = re.split('[\r\n]+', said.decode().strip())
   # The line may follow a bar that was being drawn.

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 
-import ctrl_c
 import numpy as np
 import pytest
 
@@ -64,10 +63,10 @@ def test_workers_start_from_a_script_without_a_main_guard(tmp_path):
   assert done.stdout.split('\n')[:2] == ['started', '24 []'], done.stderr
 
 
-def test_ctrl_c_ends_the_workers_too():
+def test_ctrl_c_ends_the_workers_too(press_ctrl_c):
   code = textwrap.dedent(_SCRIPT.format(count=10**6))
   # Once the bar has moved, the workers are at work.
-  _, errors = ctrl_c.press([sys.executable, '-c', code], ' 8/1000000')
+  _, errors = press_ctrl_c([sys.executable, '-c', code], ' 8/1000000')
   assert b'KeyboardInterrupt' in errors and b'SpawnProcess' not in errors
 
 
