@@ -13,6 +13,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +80,13 @@ class Training:
     self._shared = shared
     self._count = 0
 
-  def start(self, workdir: pathlib.Path, config: str = CONFIG, **options):
+  def start(
+    self,
+    workdir: pathlib.Path,
+    config: str = CONFIG,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    **options: Any,
+  ) -> Process:
     """A new process that trains in `workdir`; `options` are of Popen."""
     self._count += 1
     output = self._shared / f'output_{self._count}'
@@ -90,6 +99,7 @@ class Training:
       'JAX_COMPILATION_CACHE_DIR': str(self._shared / 'compiled'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
+      **environment,
     }
     command = [
       *(sys.executable, '-m', 'groupvit_jax.main', f'--config={config}'),
@@ -109,7 +119,7 @@ class Training:
       )
     return Process(popen, output)
 
-  def run(self, workdir: pathlib.Path, **options) -> Process:
+  def run(self, workdir: pathlib.Path, **options: Any) -> Process:
     """Trains to the end, which has to be reached."""
     process = self.start(workdir, **options)
     assert process.end() == 0, process.text[-3000:]

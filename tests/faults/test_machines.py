@@ -1,0 +1,134 @@
+"""Machines of users: little memory, no home, no room, no shared memory.
+
+Every command either works there or ends in one line.
+"""
+
+import contextlib
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import tiny_training
+from PIL import Image
+
+TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
+UNMOUNT = 'umount -l /dev/shm && exec "$@"'
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory) -> pathlib.Path:
+  """A model folder and a picture."""
+  folder = tmp_path_factory.mktemp('files')
+  with tarfile.open(TESTDATA / 'old_files.tar.xz') as archive:
+    archive.extractall(folder, filter='data')
+  pixels = np.load(folder / 'outputs.npz')['image']
+  Image.fromarray(pixels).save(folder / 'photo.png')
+  return folder
+
+
+@pytest.fixture
+def full_disk(tmp_path) -> Iterator[pathlib.Path]:
+  """A folder on a disk without room."""
+  folder = tmp_path / 'full'
+  folder.mkdir()
+  mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', folder]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip('needs the right to mount a small file system (root)')
+  with contextlib.suppress(OSError):
+    (folder / 'filler').write_bytes(bytes(2**17))
+  yield folder
+  subprocess.run(['umount', '-l', folder], check=True)
+
+
+Wrap = Callable[[list[str], dict[str, str]], tuple[list[str], dict[str, str]]]
+
+
+@pytest.fixture(
+  params=['memory', 'no home', 'read-only home', 'full tmp', 'no shm']
+)
+def machine(request, tmp_path) -> tuple[list[str], dict[str, str | None], dict]:
+  """What to put before a command, its environment, and options of Popen."""
+  before, environment, options = [], {}, {}
+  match request.param:
+    case 'memory':
+      limit = 8 * 2**30
+      options['preexec_fn'] = lambda: resource.setrlimit(
+        resource.RLIMIT_AS, (limit, limit)
+      )
+    case 'no home':
+      environment['HOME'] = None
+    case 'read-only home':
+      environment['HOME'] = '/proc/self'  # nobody can write there
+    case 'full tmp':
+      full = request.getfixturevalue('full_disk')
+      environment['TMPDIR'] = str(full)
+    case 'no shm':
+      before = ['unshare', '-m', 'sh', '-c', UNMOUNT, 'sh']
+      if subprocess.run([*before, 'true'], capture_output=True).returncode:
+        pytest.skip('needs the right to unmount /dev/shm (root)')
+  return before, environment, options
+
+
+def run(command: list[str], machine) -> subprocess.CompletedProcess:
+  before, changes, options = machine
+  environment = os.environ | {
+    'PYTHONPATH': str(tiny_training.ROOT),
+    'JAX_PLATFORMS': 'cpu',
+  }
+  environment |= changes
+  environment = {k: v for k, v in environment.items() if v is not None}
+  done = subprocess.run(
+    [*before, sys.executable, '-m', *command],
+    env=environment,
+    cwd=tiny_training.ROOT,
+    capture_output=True,
+    text=True,
+    **options,
+  )
+  assert 'Traceback' not in done.stderr, done.stderr[-3000:]
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done
+
+
+@pytest.mark.slow
+def test_segment(files, machine, tmp_path):
+  run(
+    [
+      *('groupvit_jax.cli', 'segment', str(files / 'photo.png')),
+      *('--model', str(files / 'model'), '--labels', 'fish,grass,water'),
+      *('--out', str(tmp_path / 'out')),
+    ],
+    machine,
+  )
+  assert list((tmp_path / 'out').glob('*.png'))
+
+
+@pytest.mark.slow
+def test_convert(files, machine, tmp_path):
+  out = tmp_path / 'out'
+  run(['groupvit_jax.cli', 'convert', str(files / 'model'), str(out)], machine)
+  assert (out / 'model.safetensors').is_file()
+
+
+@pytest.mark.slow
+def test_train(machine, tmp_path):
+  config = tiny_training.CONFIG.replace(
+    f'steps={tiny_training.STEPS}', 'steps=2'
+  )
+  shutil.rmtree(tmp_path / 'run', ignore_errors=True)
+  run(
+    [
+      *('groupvit_jax.main', f'--config={config}'),
+      *(f'--config.data.cache={tmp_path / "data"}',),
+      f'--workdir={tmp_path / "run"}',
+    ],
+    machine,
+  )
+  assert (tmp_path / 'run' / 'checkpoints' / '2').is_dir()
