@@ -345,7 +345,7 @@ def check(described: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_kinds(
-  values: Mapping[str, Any], kinds: Mapping[str, fields.Kind], where: str
+  values: Mapping[str, Any], kinds: Mapping[str, Any], where: str
 ) -> None:
   for name in values:
     if name in kinds:

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import safetensors
 
@@ -189,26 +190,33 @@ def _parameters(variables: Mapping[str, Any]) -> str:
 
 FORMAT = 1
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
-# What the parts of our config.json hold; the digest covers the architecture.
-_KINDS = {
-  'architecture': {},
-  'preprocessing': {
-    'mean': fields.COLOUR,
-    'std': fields.DEVIATIONS,
-    'short_side': fields.SIDE,
-    'top_k': fields.COUNT,
-  },
-  'metadata': {
-    'source': fields.TEXT,
-    'file': fields.TEXT,
-    'license': fields.TEXT,
-    'metrics': fields.FIGURES,
-    'notes': fields.TEXTS,
-    'step': fields.NUMBER,
-    'epoch': fields.NUMBER,
-  },
-}
-_NEEDED = {'mean', 'std', 'short_side', 'source', 'file', 'license'}
+
+
+class _Preprocessing(msgspec.Struct):
+  mean: fields.COLOUR
+  std: fields.DEVIATIONS
+  short_side: fields.SIDE
+  top_k: fields.COUNT | None = None
+
+
+class _Metadata(msgspec.Struct):
+  source: str
+  file: str
+  license: str
+  metrics: fields.FIGURES | None = None
+  notes: list[str] | None = None
+  step: fields.NUMBER | None = None
+  epoch: fields.NUMBER | None = None
+
+
+class _Config(msgspec.Struct):
+  """The config.json of a model folder; `architecture` has its own check."""
+
+  architecture: dict[str, Any]
+  preprocessing: _Preprocessing
+  tokenizer: str | None
+  metadata: _Metadata
+  sha256: str
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -236,22 +244,8 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
       f'{path} has format {found!r:.80}, this version reads {FORMAT}; update '
       'groupvit_jax, or convert the model with this version'
     )
-  known = ('architecture', 'preprocessing', 'tokenizer', 'metadata', 'sha256')
-  if missing := [name for name in known if name not in config]:
-    raise ModelError(f'{path} lacks {", ".join(missing)}; {again}')
-  _check_fields(config, str(path))
+  fields.check(config, _Config, str(path))
   return config
-
-
-def _check_fields(config: dict[str, Any], where: str) -> None:
-  """ModelError for what is not of its kind: the file may have been edited."""
-  fields.get(config, 'tokenizer', fields.TEXT, where)
-  for part, kinds in _KINDS.items():
-    values = fields.need(config, part, fields.MAPPING, where)
-    for name, kind in kinds.items():
-      fields.get(values, name, kind, f'{where}, {part}')
-    for name in kinds.keys() & _NEEDED:
-      fields.need(values, name, kinds[name], f'{where}, {part}')
 
 
 CARD, TOKENIZER = 'README.md', 'tokenizer.model'

@@ -109,7 +109,7 @@ def test_what_we_do_not_compute_is_refused(state, config, part, field, value):
 )
 def test_odd_values_of_a_config_are_named(state, config, part, field, value):
   (config[part] if part else config)[field] = value
-  with pytest.raises(ModelError, match=f'{field}.* should be|5 heads'):
+  with pytest.raises(ModelError, match=f'{field}.*: Expected|5 heads'):
     load(state, config)
 
 
@@ -126,7 +126,7 @@ def test_odd_json_files_are_named(tmp_path, content):
 def test_odd_normalisation_is_named(state, config):
   source = golden_models.as_state_dict(state, config)
   source.preprocessor['image_mean'] = ['0.5', '0.5', '0.5']
-  with pytest.raises(ModelError, match='image_mean should be three numbers'):
+  with pytest.raises(ModelError, match='image_mean: Expected'):
     load_lib.from_state(source)
 
 

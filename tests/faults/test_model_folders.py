@@ -115,7 +115,7 @@ def test_preprocessing_that_makes_no_images(folder, field, value):
   spoil(
     folder, lambda config, _: config['preprocessing'].update({field: value})
   )
-  with pytest.raises(ModelError, match=f'{field} should be'):
+  with pytest.raises(ModelError, match=f'Expected .*{field}'):
     convert.load_source(folder)
 
 
