@@ -1,0 +1,55 @@
+"""Mutated files are read or refused: no crash, no hang, no gigabyte.
+
+The long form, whose figures stand in docs/reliability.md, is
+`pytest -m slow tests/faults/test_fuzz.py -s`.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent
+SEED = 13
+
+
+def fuzz(kind: str, count: int, home: pathlib.Path) -> None:
+  environment = os.environ | {
+    'PYTHONPATH': f'{FOLDER.parents[1]}:{FOLDER.parent}',
+    'JAX_PLATFORMS': 'cpu',
+    'HOME': str(home),
+    'TMPDIR': str(home),
+    'PYTHONWARNINGS': 'ignore',
+  }
+  done = subprocess.run(
+    [sys.executable, str(FOLDER / 'fuzz.py'), kind, str(count), str(SEED)],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  result = json.loads(done.stdout.splitlines()[-1])
+  print(result)
+  assert result.pop('failures') == [], result
+  assert sum(result['outcomes'].values()) == count
+  assert 'refused' in ' '.join(result['outcomes'])
+
+
+@pytest.mark.parametrize(
+  ('kind', 'count'),
+  [('images', 200), ('tars', 60), ('folders', 25), ('pth', 60)],
+)
+def test_mutated_files(kind, count, tmp_path):
+  fuzz(kind, count, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('kind', 'count'),
+  [('images', 10_000), ('tars', 2000), ('folders', 1000), ('pth', 500)],
+)
+def test_many_mutated_files(kind, count, tmp_path):
+  fuzz(kind, count, tmp_path)
