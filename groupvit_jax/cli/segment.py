@@ -298,7 +298,7 @@ class _Run:
 
 # Results: a function for each kind, from a segmentation to file contents.
 
-_MOST_SCORES = 2 << 30  # of 4 bytes; more than a machine should be asked for
+_MOST_SCORES = 2 << 30  # of 4 bytes
 
 
 def make(kind: str, result: 'Segmentation', source: str) -> Mapping[str, bytes]:

@@ -81,7 +81,7 @@ def _train(args: argparse.Namespace) -> None:
       f'{target} exists: choose another --out, or replace it with --overwrite'
     )
   for path in args.captions:
-    # Found out now and not after an hour of reading the files before it.
+    # Fails now, not after an hour of reading the files before it.
     path.open('rb').close()
   captions = (
     caption

@@ -1,12 +1,12 @@
-"""Weights from elsewhere become ours, and ours Hugging Face's.
+"""Converts weights of other projects, and ours to Hugging Face's form.
 
     from groupvit_jax import convert
 
     print(convert.convert('group_vit_gcc_yfcc_30e.pth', 'groupvit'))
     model = convert.load_source('groupvit')  # or any source, at once
 
-A table of names per source (`keymaps_*.py`) maps every array or raises; sizes
-are read from the weights; pickles are read without unpickling objects.
+A table of names per source (`keymaps.py`) maps every array or raises; sizes are
+read from the weights; pickles are read without unpickling objects.
 """
 
 import os
@@ -44,7 +44,7 @@ def convert(
     overwrite: replace a model folder at `out`.
 
   Returns:
-    What was found and written, in lines for a reader.
+    A description of the model and where it was written, in lines.
 
   Raises:
     ModelError: the source cannot be read, or the folder cannot be written.

@@ -1,8 +1,8 @@
 """The architecture of weights: read from their shapes, or checked against them.
 
-Shapes tell all but the number of heads (and the sides of pictures that are not
-square): config.json says these, or a head is assumed to be 64 wide, as in every
-released GroupViT and CLIP, and that is told.
+Shapes give all but the number of heads (and the sides of images that are not
+square). config.json has these; without it a head is assumed to be 64 wide, as
+in every released GroupViT and CLIP, and a note says so.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ HEAD_WIDTH = 64
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-  """What shapes do not tell; None where the source does not either.
+  """Sizes that shapes do not give; None where the source does not either.
 
   Attributes:
     image_size: pixels, one side or [h, w].
@@ -84,8 +84,8 @@ def read(
 
   Args:
     flat: arrays by our path ('params/image/norm/scale').
-    keymap: whose names to tell if one is missing.
-    hints: what shapes do not tell.
+    keymap: its names stand in messages.
+    hints: sizes that shapes do not give.
 
   Returns:
     What `models.build.build` takes.
@@ -124,7 +124,7 @@ def assumptions(described: Mapping[str, Any], hints: Hints) -> list[str]:
     return []
   return [
     f'assumed: {" and ".join(heads)} are its attention heads, {HEAD_WIDTH} '
-    'wide each as in every released GroupViT and CLIP; weights do not tell, a '
+    'wide each as in every released GroupViT and CLIP; weights do not say, a '
     'config.json beside them would'
   ]
 
@@ -362,7 +362,7 @@ def check_arrays(
   Args:
     described: an architecture that `check` has passed.
     flat: arrays by our path.
-    keymap: whose names to tell; None: ours.
+    keymap: its names stand in messages; None: ours.
 
   Raises:
     ModelError: arrays are missing or too many, of another shape, no floating

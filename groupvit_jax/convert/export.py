@@ -1,7 +1,7 @@
 """A model as the folder that Hugging Face's GroupViTModel opens.
 
 What their class cannot compute is refused by name; what their form has no field
-for stands under a key of our own, or is told to be left out.
+for stands under a key of our own, or is listed as left out.
 """
 
 import functools
@@ -24,11 +24,9 @@ from groupvit_jax.errors import ModelError
 from groupvit_jax.evaluation import segmentation
 from groupvit_jax.text import clip
 
-# CLIP's vocabulary in the files that Hugging Face's CLIPTokenizer reads.
-#
-# The sentencepiece model that ships here holds the pieces in the order of their
-# merges. Which two pieces a merge joined follows from it: they are what the
-# merges before it make of the piece.
+# CLIP's vocabulary, in the files that Hugging Face's CLIPTokenizer reads. The
+# sentencepiece model here holds the pieces in the order of their merges; the
+# two pieces that a merge joined are what the earlier merges make of its piece.
 
 _MARKS = (clip.SOT_TEXT, clip.EOT_TEXT)
 # Single bytes, plain and at the end of a word; the rest are merges.
@@ -171,7 +169,7 @@ def save_huggingface(
 
 
 def inexpressible(architecture: Mapping[str, Any]) -> list[str]:
-  """What of an architecture GroupViTModel has no field for; [] if all fits."""
+  """Fields of an architecture that GroupViTModel lacks; [] if all fits."""
   kind, image = architecture['image_encoder'], architecture['image']
   if kind != 'groupvit':
     return [f'its image encoder is {kind}, not groupvit']
@@ -197,7 +195,7 @@ def inexpressible(architecture: Mapping[str, Any]) -> list[str]:
 
 
 def left_out(converted: Converted) -> list[str]:
-  """What of a model their form does not hold, in words.
+  """Parts of a model that their form does not hold, in words.
 
   Not worth a word: what every model has and only training reads (drop path,
   Gumbel noise, initialisation).
@@ -208,8 +206,8 @@ def left_out(converted: Converted) -> list[str]:
   released = segmentation.SegmentConfig.top_k
   if converted.preprocessing.get('top_k', released) != released:
     lost.append('top_k')
-  told = converted.metadata
-  lost += [name for name in ('metrics', 'step', 'epoch') if told.get(name)]
+  kept = converted.metadata
+  lost += [name for name in ('metrics', 'step', 'epoch') if kept.get(name)]
   if converted.tokenizer not in ('clip', None):
     lost.append('a tokenizer that transformers can open (ours is there)')
   return lost

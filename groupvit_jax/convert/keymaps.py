@@ -180,11 +180,10 @@ class KeyMap:
     """The state dict of our variables (by path); ModelError as `to_flax`."""
     state, unmapped = {}, []
     for path, value in flat.items():
-      names = self.names(path)
+      rows, names = self._rows(path)
       if not names:
         unmapped.append(path)
         continue
-      rows = self._rows(path)
       parts = np.split(value, len(rows), axis=-1) if len(rows) > 1 else [value]
       for name, row, part in zip(names, rows, parts, strict=True):
         state[name] = row.layout.to_torch(part)
@@ -193,17 +192,13 @@ class KeyMap:
 
   def names(self, path: str) -> list[str]:
     """Their names of the parts of one of our arrays; [] if it has none."""
-    for pattern, rows in self._ours:
-      if match := pattern.fullmatch(path):
-        rows = sorted(rows, key=lambda row: row.part)
-        return [row.theirs.format(**match.groupdict()) for row in rows]
-    return []
+    return self._rows(path)[1]
 
   def refuse(self, **problems: Sequence[str]) -> None:
     """ModelError that lists names by what is wrong with them, if any are."""
-    told = [_tell(kind, names) for kind, names in problems.items() if names]
-    if told:
-      raise ModelError(f'not the weights of {self.title}: {"; ".join(told)}')
+    lists = [_listed(kind, names) for kind, names in problems.items() if names]
+    if lists:
+      raise ModelError(f'not the weights of {self.title}: {"; ".join(lists)}')
 
   def _join(self, path: str, parts: Mapping[int, np.ndarray]) -> np.ndarray:
     arrays = [parts[i] for i in sorted(parts)]
@@ -221,11 +216,13 @@ class KeyMap:
         return row.path.format(**match.groupdict()), row
     return None
 
-  def _rows(self, path: str) -> list[Row]:
+  def _rows(self, path: str) -> tuple[list[Row], list[str]]:
+    """Rows and their names of the parts of one of our arrays."""
     for pattern, rows in self._ours:
-      if pattern.fullmatch(path):
-        return sorted(rows, key=lambda row: row.part)
-    return []
+      if match := pattern.fullmatch(path):
+        rows = sorted(rows, key=lambda row: row.part)
+        return rows, [row.theirs.format(**match.groupdict()) for row in rows]
+    return [], []
 
 
 def _pattern(template: str) -> re.Pattern:
@@ -234,7 +231,7 @@ def _pattern(template: str) -> re.Pattern:
   return re.compile(re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>\\d+)', escaped))
 
 
-def _tell(kind: str, names: Sequence[str]) -> str:
+def _listed(kind: str, names: Sequence[str]) -> str:
   shown = ', '.join(names[:SHOWN])
   more = f', and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
   return f'{len(names)} {kind} ({shown}{more})'

@@ -54,7 +54,7 @@ class Source:
   """A kind of foreign weights.
 
   Attributes:
-    name: as told to the user.
+    name: in messages.
     keymap: its names.
     hints: from the file and what came with it.
     normalization: mean and std of its pixels, likewise.
@@ -69,7 +69,7 @@ class Source:
 
 
 def identify(state: StateDict) -> Source:
-  """The source that a state dict's names tell.
+  """The source whose marker a state dict has.
 
   Raises:
     ModelError: it is none of `SOURCES`.
