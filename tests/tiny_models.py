@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from groupvit_jax.models import dual_encoder, grouping, groupvit, text, vit
 
@@ -19,6 +20,31 @@ fast_jit = functools.partial(
 RNGS = {
   name: jax.random.key(i) for i, name in enumerate(('gumbel', 'drop_path'))
 }
+
+
+def normal(*shape, seed=0) -> jax.Array:
+  """Standard normal numbers."""
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_near(actual, desired, atol=1e-5) -> None:
+  """Asserts equality up to an absolute error."""
+  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
+
+
+def unit(seed, *shape) -> np.ndarray:
+  """Random unit vectors."""
+  x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def assert_close(actual, expected, atol=1e-6) -> None:
+  """Asserts that two trees of arrays are equal up to rounding."""
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, atol=atol, rtol=1e-5),
+    actual,
+    expected,
+  )
 
 
 def image_encoder(**options) -> groupvit.GroupViT:

@@ -6,17 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import assert_close, fast_jit, unit
 
 from groupvit_jax import sharding
 from groupvit_jax.losses.contrastive import contrastive_loss
 
 BATCH = 16
 ARGUMENTS = (0, 1, 2)  # image, text, scale
-
-
-def unit(seed, *shape):
-  x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-  return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def inputs(batch=BATCH, width=8):
@@ -26,19 +22,11 @@ def inputs(batch=BATCH, width=8):
 @functools.cache
 def compiled(**options):
   loss = functools.partial(contrastive_loss, **options)
-  return jax.jit(jax.value_and_grad(loss, ARGUMENTS))
+  return fast_jit(jax.value_and_grad(loss, ARGUMENTS))
 
 
 def value_and_grads(*args, **options):
   return compiled(**options)(*map(jnp.asarray, args))
-
-
-def assert_close(actual, expected, atol=1e-6):
-  jax.tree.map(
-    lambda a, e: np.testing.assert_allclose(a, e, atol=atol, rtol=1e-5),
-    actual,
-    expected,
-  )
 
 
 def log_softmax(logits):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import assert_close, fast_jit, unit
 
 from groupvit_jax import sharding
 from groupvit_jax.losses.contrastive import contrastive_loss
@@ -17,11 +18,6 @@ FORMS = list(
   itertools.product(['released', 'paper'], [False, True], [False, True])
 )
 each_form = pytest.mark.parametrize('form, matched, with_ids', FORMS)
-
-
-def unit(seed, *shape):
-  x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-  return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def inputs(matched=False, with_ids=False):
@@ -37,19 +33,11 @@ def compiled(**options):
   def loss(image, nouns, scale, ids):
     return multi_label_loss(image, nouns, scale, noun_ids=ids, **options)
 
-  return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+  return fast_jit(jax.value_and_grad(loss, (0, 1, 2)))
 
 
 def value_and_grads(*args, **options):
   return compiled(**options)(*jax.tree.map(jnp.asarray, args))
-
-
-def assert_close(actual, expected, atol=1e-6):
-  jax.tree.map(
-    lambda a, e: np.testing.assert_allclose(a, e, atol=atol, rtol=1e-5),
-    actual,
-    expected,
-  )
 
 
 def plain(image, nouns, scale, ids, form):

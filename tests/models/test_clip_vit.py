@@ -5,14 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from tiny_models import assert_near
 
 from groupvit_jax.models import ops
 
 SIZES = {'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_ratio': 3.0}
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def test_without_blocks_it_is_two_norms_of_the_embedding():

@@ -5,11 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
-from tiny_models import apply, dual, fast_jit, images, init, tokens
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
+from tiny_models import apply, assert_near, dual, fast_jit, images, init, tokens
 
 
 def assert_unit(x):

@@ -5,18 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from tiny_models import assert_near, normal
 
 from groupvit_jax import embeddings
 from groupvit_jax.models import grouping
 from groupvit_jax.models.grouping import GroupingConfig as Config
-
-
-def normal(*shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def test_straight_through_is_one_hot_forward_and_soft_backward():

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 import tiny_models
 from jax.sharding import NamedSharding, PartitionSpec
+from tiny_models import assert_near, normal
 
 from groupvit_jax.models import layers
-
-
-def normal(*shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def plain_attention(q, k, v, heads, mask):

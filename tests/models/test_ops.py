@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_models import assert_near, normal
 
 from groupvit_jax.models import ops
-
-
-def normal(*shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def test_gelu_is_exact():

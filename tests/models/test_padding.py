@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from tiny_models import assert_near
 
 from groupvit_jax.models import patches
 
@@ -31,10 +32,6 @@ ENCODERS = {
   'vit': lambda: tiny_models.vit_encoder(**RELEASED),
   'clip_vit': lambda: tiny_models.clip_vit_encoder(),
 }
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def perturbed(variables):

@@ -7,18 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from tiny_models import assert_near, normal
 
 from groupvit_jax.models import patches
 
 BICUBIC = pathlib.Path(__file__).parents[1] / 'testdata' / 'bicubic.npz'
-
-
-def normal(*shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def convolution(images, kernel):

@@ -3,16 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny_models import assert_near, normal
 
 from groupvit_jax import embeddings
-
-
-def normal(*shape, seed=0):
-  return jax.random.normal(jax.random.key(seed), shape)
-
-
-def assert_near(actual, desired, atol=1e-5):
-  np.testing.assert_allclose(actual, desired, rtol=0, atol=atol)
 
 
 def test_unit_norm_of_zero_is_zero_with_a_finite_gradient():
