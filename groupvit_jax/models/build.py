@@ -12,12 +12,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from groupvit_jax.models import dual_encoder, grouping, groupvit, text, vit
+from groupvit_jax.models import (
+  dual_encoder,
+  grouping,
+  groupvit,
+  resnet,
+  text,
+  vit,
+)
 
 IMAGE_ENCODERS = {
   'groupvit': groupvit.GroupViT,
   'vit': vit.ViT,
   'clip_vit': vit.ClipViT,
+  'clip_resnet': resnet.ClipResNet,
 }
 
 _TOP = (
@@ -30,7 +38,7 @@ _TOP = (
   'separate_multi_label_scale',
 )
 # Named only where it is on, so that other models' files stay as they are.
-_OPTIONAL = ('learned_background',)
+_OPTIONAL = ('learned_background', 'image_projector_bias')
 # What has no right value but the trained one. Other fields of a module default
 # to the released model, so that a file from before an option was added is read.
 _SIZES = (
@@ -62,9 +70,9 @@ def build(
     architecture: image_encoder (a name in `IMAGE_ENCODERS`), image (its
       `defaults` by name, sequences as lists), text (those of
       `TextTransformer`), embed_dim, projector_width (0: one linear layer),
-      projector_bias, separate_multi_label_scale; learned_background, off where
-      it is not named. Sizes must be there; other fields of the two encoders
-      have a default.
+      projector_bias, separate_multi_label_scale; learned_background and
+      image_projector_bias, off where they are not named. Sizes must be there;
+      other fields of the two encoders have a default.
     dtype: of the computation; parameters are float32.
     remat: recompute the encoders' activations backwards.
     **image_options: fields of the image encoder, in place of those in
@@ -93,6 +101,7 @@ def build(
     projector_bias=architecture['projector_bias'],
     separate_multi_label_scale=architecture['separate_multi_label_scale'],
     learned_background=architecture.get('learned_background', False),
+    image_projector_bias=architecture.get('image_projector_bias'),
     dtype=dtype,
   )
 
@@ -190,3 +199,36 @@ GROUPVIT_S = GroupViTSpec(
 TEXT_S = TextSpec(
   vocab_size=49408, context_length=77, width=256, depth=12, num_heads=4
 )
+
+
+# openai/CLIP: image size, width, blocks by stage, joint width, text width.
+_CLIP_RESNETS = {
+  'RN50': (224, 64, (3, 4, 6, 3), 1024, 512),
+  'RN101': (224, 64, (3, 4, 23, 3), 512, 512),
+  'RN50x4': (288, 80, (4, 6, 10, 6), 640, 640),
+  'RN50x16': (384, 96, (6, 8, 18, 8), 768, 768),
+  'RN50x64': (448, 128, (3, 15, 36, 10), 1024, 1024),
+}
+
+
+def clip_resnet(name: str) -> dict[str, Any]:
+  """The architecture of a CLIP ResNet that OpenAI released, by its name."""
+  image_size, width, depths, embed_dim, text_width = _CLIP_RESNETS[name]
+  text_spec = dataclasses.replace(
+    TEXT_S, width=text_width, num_heads=text_width // 64
+  )
+  return {
+    'image_encoder': 'clip_resnet',
+    'image': {
+      'image_size': image_size,
+      'width': width,
+      'depths': list(depths),
+      'num_heads': width // 2,
+    },
+    'text': dataclasses.asdict(text_spec),
+    'embed_dim': embed_dim,
+    'projector_width': 0,
+    'projector_bias': False,
+    'image_projector_bias': True,
+    'separate_multi_label_scale': False,
+  }

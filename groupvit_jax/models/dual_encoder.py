@@ -66,6 +66,8 @@ class DualEncoder(nn.Module):
     embed_dim: joint width.
     projector_width: hidden width of the projectors; 0: one linear layer.
     projector_bias: of the projectors' linear layers.
+    image_projector_bias: of the image projector where it differs (CLIP's
+      ResNets); None: as `projector_bias`.
     separate_multi_label_scale: a logit scale of its own for the multi-label
       loss (released); False shares the caption's.
     learned_background: hold the vector and the level of a learned background
@@ -78,6 +80,7 @@ class DualEncoder(nn.Module):
   embed_dim: int = 256
   projector_width: int = 4096
   projector_bias: bool = True
+  image_projector_bias: bool | None = None
   separate_multi_label_scale: bool = True
   learned_background: bool = False
   dtype: DTypeLike = jnp.float32
@@ -85,7 +88,9 @@ class DualEncoder(nn.Module):
   def setup(self) -> None:
     """Makes the projectors and the parameters of the joint space."""
     sizes = self.embed_dim, self.projector_width
-    self.image_projector = Projector(*sizes, self.projector_bias, self.dtype)
+    bias = self.image_projector_bias
+    bias = self.projector_bias if bias is None else bias
+    self.image_projector = Projector(*sizes, bias, self.dtype)
     self.text_projector = Projector(*sizes, self.projector_bias, self.dtype)
     initial = nn.initializers.constant(INITIAL_SCALE)
     # The parameters are logarithms; the methods of the same names

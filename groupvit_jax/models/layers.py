@@ -248,9 +248,14 @@ class BatchNorm(nn.Module):
   Normalises by the biased variance, keeps the unbiased one, epsilon 1e-5,
   momentum .1. Under jit with a sharded batch the statistics are those of the
   global batch, as of the original's SyncBatchNorm.
+
+  Attributes:
+    dtype: of the output.
+    scale_init: of the gain.
   """
 
   dtype: DTypeLike = jnp.float32
+  scale_init: Initializer = nn.initializers.ones
 
   @nn.compact
   def __call__(
@@ -258,9 +263,8 @@ class BatchNorm(nn.Module):
   ) -> Float[Array, '*b d']:
     """Normalises by the batch's statistics if `train`, else by the stored."""
     shape = x.shape[-1:]
-    ones, zeros = nn.initializers.ones, nn.initializers.zeros
-    scale = self.param('scale', ones, shape)
-    bias = self.param('bias', zeros, shape)
+    scale = self.param('scale', self.scale_init, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
     stored_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
     stored_var = self.variable('batch_stats', 'var', jnp.ones, shape)
 

@@ -1,0 +1,161 @@
+"""CLIP's ResNets: released sizes, and open_clip's outputs and gradients."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import assert_near, fast_jit, init
+
+from groupvit_jax import sharding
+from groupvit_jax.models import build, resnet
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'testdata' / 'clip_resnet.npz'
+TINY = resnet.ClipResNet(64, width=2, depths=(1, 2, 1, 1), num_heads=2)
+# Whole model and image tower with its projector, as torch counts them.
+RELEASED = {
+  'RN50': (102_007_137, 38_316_896),
+  'RN101': (119_688_033, 56_259_936),
+  'RN50x4': (178_300_601, 87_137_080),
+  'RN50x16': (290_979_217, 167_328_912),
+  'RN50x64': (623_258_305, 420_380_352),
+}
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_released_sizes(name):
+  architecture = build.clip_resnet(name)
+  size = architecture['image']['image_size']
+  params = jax.eval_shape(
+    build.build(architecture).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+    jax.ShapeDtypeStruct((1, 1, 77), jnp.int32),
+  )['params']
+
+  def count(*names):
+    leaves = jax.tree.leaves([params[name] for name in names])
+    return sum(leaf.size for leaf in leaves)
+
+  assert (count(*params), count('image', 'image_projector')) == RELEASED[name]
+
+
+NAMES = (
+  (r'^layer(\d)\.(\d+)\.', lambda m: f'stage_{int(m[1]) - 1}_block_{m[2]}/'),
+  (r'downsample\.0\.weight', 'conv_skip/kernel'),
+  (r'downsample\.1', 'norm_skip'),
+  (r'bn(\d)', r'norm\1'),
+  (r'attnpool\.positional_embedding', 'pool/positions'),
+  (r'attnpool\.([qkvc])_proj', r'pool/\1'),
+  (r'(conv\d|pool/.)\.weight', r'\1/kernel'),
+  (r'\.weight', '/scale'),
+  (r'\.running_', '/'),
+  (r'\.', '/'),
+)
+
+
+def nested(arrays, prefix):
+  """Their arrays by our names, nested; the last projection apart."""
+  tree = {}
+  for name, x in arrays.items():
+    if not name.startswith(prefix) or name.endswith('num_batches_tracked'):
+      continue
+    path = name.removeprefix(prefix)
+    for theirs, ours in NAMES:
+      path = re.sub(theirs, ours, path)
+    if path.endswith('kernel'):
+      x = x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+    *folders, leaf = path.split('/')
+    kind = 'batch_stats' if leaf in ('mean', 'var') else 'params'
+    node = tree.setdefault(kind, {})
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[leaf] = jnp.asarray(x)
+  projection = tree.get('params', {}).get('pool', {}).pop('c', None)
+  return tree, projection
+
+
+@pytest.fixture(scope='module')
+def golden():
+  with np.load(GOLDEN) as file:
+    return dict(file)
+
+
+def test_every_stage_is_open_clips(golden):
+  variables, projection = nested(golden, 'sd/')
+  images = jnp.asarray(golden['images'])
+
+  @fast_jit
+  def run(variables):
+    return TINY.apply(variables, images)
+
+  wanted = jax.eval_shape(TINY.init, jax.random.key(0), images)
+  assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, wanted)
+  pooled, out = run(variables)
+  for i, features in enumerate(out['hidden'], 1):
+    assert_near(features, golden[f'out/layer{i}'], 2e-5)
+  pooled = pooled @ projection['kernel'] + projection['bias']
+  assert_near(pooled, golden['out/pooled'], 2e-5)
+  assert (out['grid'], out['tokens'].shape) == ((2, 2), (4, 4, 64))
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_a_training_step_is_open_clips(golden, devices):
+  """Batch statistics, running averages and gradients; over devices as well."""
+  variables, projection = nested(golden, 'sd/')
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  images = sharding.shard_batch(golden['images'], mesh)
+  model = TINY.clone(remat=devices == 2)
+
+  @fast_jit
+  def step(params, projection, images):
+    def loss(params, projection):
+      (pooled, out), updates = model.apply(
+        variables | {'params': params},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      pooled = pooled @ projection['kernel'] + projection['bias']
+      return jnp.square(pooled).sum(), (pooled, out['hidden'], updates)
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, projection)
+
+  (_, (pooled, hidden, updates)), grads = step(
+    variables['params'], projection, images
+  )
+  for i, features in enumerate(hidden, 1):
+    assert_near(features, golden[f'out/train_layer{i}'], 5e-5)
+  assert_near(pooled, golden['out/train_pooled'], 5e-5)
+  statistics, _ = nested(golden, 'new/')
+  jax.tree.map(assert_near, updates['batch_stats'], statistics['batch_stats'])
+  theirs, last = nested(golden, 'grad/')
+  largest = max(np.abs(g).max() for g in jax.tree.leaves(theirs))
+  assert largest > 1e-2
+  jax.tree.map(
+    lambda a, b: assert_near(a, b, 1e-4 * largest),
+    grads,
+    (theirs['params'], last),
+  )
+
+
+def test_bfloat16_comes_near(golden):
+  variables, _ = nested(golden, 'sd/')
+  images = jnp.asarray(golden['images'])
+  exact, _ = TINY.apply(variables, images)
+  rounded, _ = TINY.clone(dtype=jnp.bfloat16).apply(variables, images)
+  assert rounded.dtype == jnp.float32
+  assert_near(rounded, exact, 0.1 * float(jnp.abs(exact).max()))
+
+
+def test_blocks_start_as_the_identity():
+  images = jnp.ones((1, 64, 64, 3))
+  params = init(TINY, images)['params']
+  assert not params['stage_1_block_1']['norm3']['scale'].any()
+
+
+def test_other_sizes_are_refused():
+  with pytest.raises(ValueError, match='64x64 pixels reads.*got 64x32'):
+    jax.eval_shape(TINY.init, jax.random.key(0), jnp.ones((1, 64, 32, 3)))
