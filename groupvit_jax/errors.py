@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-  """Base of what `main` and the `groupvit` command print without a trace."""
+  """Base of the errors that the commands print without a stack trace."""
 
 
 class ConfigError(UserError, ValueError):
@@ -28,7 +28,7 @@ class ModelError(UserError, ValueError):
 
 
 class ImageError(UserError, ValueError):
-  """A picture that cannot be used; one sentence says which and why."""
+  """An image that cannot be used; the message says which and why."""
 
 
 class NonFiniteLossError(UserError, RuntimeError):
@@ -36,12 +36,12 @@ class NonFiniteLossError(UserError, RuntimeError):
 
 
 class Interrupted(UserError, RuntimeError):
-  """The run was asked to stop, and has saved what it had."""
+  """The run received a signal to stop, and has saved its state."""
 
 
 @contextlib.contextmanager
 def explained_as(kind: type[UserError]) -> Iterator[None]:
-  """Raises what goes wrong inside as `kind`, with the same message.
+  """Raises errors of the block as `kind`, with the same message.
 
   For the edges where a user's input first meets the library: the messages of
   its ValueErrors are written for the user, their stack traces are not.

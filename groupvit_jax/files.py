@@ -1,6 +1,7 @@
-"""Files that are whole or not there: what a reader finds is the old or the new.
+"""Atomic writes, paths of users, and reading ahead in threads.
 
-Runs are killed, disks fill up, and browsers look on while a run writes.
+Runs are killed, disks fill up, and browsers read while a run writes: a reader
+finds the old file or the new one, never a part.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-  """Tries whether `write_atomically` could write a file; leaves nothing.
+  """Checks that `write_atomically` could write a file; leaves none behind.
 
   Raises:
     OSError: it could not.
@@ -34,8 +35,8 @@ def check_writable(path: str | os.PathLike) -> None:
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
   """Writes a file under a scratch name beside it, then renames it.
 
-  Whatever goes wrong on the way, the old file stays as it was and the scratch
-  file is removed (only a kill -9 or a power cut leaves it, hidden).
+  On any error the old file stays as it was and the scratch file is removed
+  (only a kill -9 or a power cut leaves it, hidden).
 
   Args:
     path: of the file; its folder exists.
@@ -60,21 +61,19 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     raise
 
 
-def _scratch(path):
+def _scratch(path: pathlib.Path) -> pathlib.Path:
   # Unique also among threads, and among machines that share the folder. Not
   # by tempfile, whose files nobody but their owner may read.
   return path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
 
 
-# Work that threads do ahead of its use: files are read while devices work.
-
-COUNT = min(8, os.cpu_count() or 1)
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 def ahead(
   function: Callable[[Any], Any], items: Sequence[Any], chunk: int
 ) -> Iterator[list[Any]]:
-  """Lists of results of `function`, the next ones under way in threads.
+  """Lists of results of `function`; threads compute the next list meanwhile.
 
   Args:
     function: of one item.
@@ -90,7 +89,7 @@ def ahead(
     return
   if not parts:
     return
-  with futures.ThreadPoolExecutor(COUNT) as pool:
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
     try:
       pending = [pool.submit(function, item) for item in parts[0]]
       for following in [*parts[1:], []]:

@@ -40,7 +40,7 @@ def initialize_distributed(
     Whether this process is part of a distributed run.
 
   Raises:
-    ValueError: The arguments, or the cluster, do not say enough.
+    ValueError: The arguments, or the cluster, are incomplete.
   """
   if jax.distributed.is_initialized():
     return True
@@ -194,14 +194,13 @@ def fit_batch_size(
   return size
 
 
-# Processes that work apart and put their results together at the end.
-#
-# Training runs every program in all processes at once. An evaluation need not:
-# pictures differ in size, so each process takes its share at its own pace.
-
-
 def local_mesh(mesh: Mesh | None) -> Mesh | None:
-  """The part of a mesh that lies in this process; None stays None."""
+  """The part of a mesh that lies in this process; None stays None.
+
+  Training runs every program in all processes at once. An evaluation need not:
+  images differ in size, so each process takes its share at its own pace, and
+  `gather` collects the results.
+  """
   if mesh is None or jax.process_count() == 1:
     return mesh
   mine = [
@@ -234,13 +233,10 @@ def local_view(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-  """What every process has to tell, in their order.
+  """The values of all processes, in their order.
 
   Args:
-    value: fit for JSON; every process calls this as often.
-
-  Returns:
-    A value per process.
+    value: fit for JSON. Every process must make the same number of calls.
   """
   if jax.process_count() == 1:
     return [value]

@@ -292,6 +292,11 @@ def check(described: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
       each other or to the weights.
   """
   where = 'architecture'
+  if described.get('image_encoder') == 'clip_resnet':
+    raise ModelError(
+      "CLIP's ResNets cannot be read from a model folder yet; build one with "
+      'models.build.clip_resnet'
+    )
   _check_kinds(described, _TOP, where)
   for part in ('image', 'text'):
     _check_kinds(

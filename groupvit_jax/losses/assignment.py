@@ -1,9 +1,9 @@
 """Terms and statistics on the soft assignment of tokens to groups.
 
-They stop, and show, the collapse of all tokens into one group, to which the
-contrastive losses alone are blind; off in the released recipes. `tasks_loss`
-applies them to the last grouping stage alone, whose tokens are patches only if
-it is the only one.
+They prevent, and measure, the collapse of all tokens into one group, which the
+contrastive losses alone do not see; off in the released recipes. Training
+applies them to the last grouping stage, whose tokens are patches only if it is
+the only one.
 """
 
 import jax
@@ -19,7 +19,7 @@ def balance_loss(soft: Float[Array, 'b g n']) -> Float[Array, '']:
   """How far the batch is from using its groups equally.
 
   `log g - entropy of the mean assignment over the batch's tokens`. It asks
-  for balance over the batch, not in each picture, where an even split would
+  for balance over the batch, not in each image, where an even split would
   be wrong: a sky fills half of it and a bird a corner.
 
   Args:
@@ -51,7 +51,7 @@ def sharpness_loss(soft: Float[Array, 'b g n']) -> Float[Array, '']:
 def assignment_statistics(
   soft: Float[Array, 'b g n'],
 ) -> dict[str, Float[Array, '']]:
-  """What to log to see a collapse when it happens; carries no gradient.
+  """Statistics that show a collapse; they carry no gradient.
 
   Args:
     soft: Assignments `b g n`, a distribution over the groups g of each token.
@@ -60,7 +60,7 @@ def assignment_statistics(
     Scalars, the first four of hard (argmax) usage:
       groups_in_use: exp of the entropy of the batch's usage, 1 to g.
       groups_winning: how many groups win at least 1 % of the batch's tokens.
-      groups_per_image: mean over pictures of exp of the entropy of usage.
+      groups_per_image: mean over images of exp of the entropy of usage.
       largest_share: fraction of the batch's tokens in the largest group.
       entropy: mean entropy of a token's soft assignment, in nats.
   """

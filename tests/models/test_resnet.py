@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny_models import assert_near, fast_jit, init
 
-from groupvit_jax import sharding
+from groupvit_jax import errors, sharding
+from groupvit_jax.convert import architecture
 from groupvit_jax.models import build, resnet
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'testdata' / 'clip_resnet.npz'
@@ -26,10 +27,10 @@ RELEASED = {
 
 @pytest.mark.parametrize('name', RELEASED)
 def test_released_sizes(name):
-  architecture = build.clip_resnet(name)
-  size = architecture['image']['image_size']
+  described = build.clip_resnet(name)
+  size = described['image']['image_size']
   params = jax.eval_shape(
-    build.build(architecture).init,
+    build.build(described).init,
     jax.random.key(0),
     jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
     jax.ShapeDtypeStruct((1, 1, 77), jnp.int32),
@@ -154,6 +155,11 @@ def test_blocks_start_as_the_identity():
   images = jnp.ones((1, 64, 64, 3))
   params = init(TINY, images)['params']
   assert not params['stage_1_block_1']['norm3']['scale'].any()
+
+
+def test_a_model_folder_of_one_is_refused():
+  with pytest.raises(errors.ModelError, match='cannot be read from a model fo'):
+    architecture.check(build.clip_resnet('RN50'), {})
 
 
 def test_other_sizes_are_refused():
