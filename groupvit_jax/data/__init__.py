@@ -1,1 +1,1 @@
-"""Training input: sources, sampling, augmentation and batches."""
+"""Training input: sources, decoding, sampling, augmentation and batches."""

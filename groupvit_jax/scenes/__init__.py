@@ -1,4 +1,4 @@
-"""`scenes`: an embedded data set of drawn pictures, captions and masks.
+"""`scenes`: an embedded data set of drawn images, captions and masks.
 
 Pure numpy and Pillow, from a seed; it needs no file, network or TensorFlow.
 """

@@ -8,11 +8,13 @@ import colorsys
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw
+
+from groupvit_jax.scenes.rng import Rng
 
 Number = float | int
 Map = Float[np.ndarray, '...']  # [h, w], or what broadcasts with it
@@ -162,11 +164,11 @@ def white(size: int, x: int, y: int) -> np.ndarray:
 
 
 class Pose(NamedTuple):
-  """Where a thing stands: picture coordinates are 0 to 1, y down."""
+  """Where a thing stands: image coordinates are 0 to 1, y down."""
 
   x: float
   y: float
-  scale: float  # picture lengths per unit of the thing's own coordinates
+  scale: float  # image lengths per unit of the thing's own coordinates
   angle: float  # radians
   flip: int  # 1, or -1 for the mirror image
   stretch: float  # width over height, about 1
@@ -199,7 +201,7 @@ def smooth_union(first: Value, second: Value, radius: Number) -> np.ndarray:
 
 
 class Light(NamedTuple):
-  """Direction towards the light in picture axes (unit), and its softness."""
+  """Direction towards the light in image axes (unit), and its softness."""
 
   x: float
   y: float
@@ -212,7 +214,7 @@ class Canvas:
 
   Fields: x, y (own coordinates, float32 [h, w]), px (a pixel's width in own
   coordinates), rgb (premultiplied, float32 [3, h, w]), alpha ([h, w]), left,
-  top, size_x, size_y (place in the picture, output pixels).
+  top, size_x, size_y (place in the image, output pixels).
   """
 
   def __init__(
@@ -262,11 +264,11 @@ class Canvas:
     )
 
   def noise(
-    self, name: str, scale: Number, dice: Any, stretch: Number = 1.0
+    self, name: str, scale: Number, rng: Rng, stretch: Number = 1.0
   ) -> np.ndarray:
     """A noise table in own coordinates; `scale` is repeats per unit."""
-    u = self.x * np.float32(scale) + np.float32(dice.unit())
-    v = self.y * np.float32(scale * stretch) + np.float32(dice.unit())
+    u = self.x * np.float32(scale) + np.float32(rng.unit())
+    v = self.y * np.float32(scale * stretch) + np.float32(rng.unit())
     return sample(name, u, v, self.px * scale * max(1.0, stretch))
 
   def cover(self, distance: Map) -> np.ndarray:

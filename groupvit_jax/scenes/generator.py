@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 from groupvit_jax.scenes import captions, layout, render
-from groupvit_jax.scenes.layout import roll
+from groupvit_jax.scenes.rng import streams
 
 NUM_CAPTIONS = 3
 _SPLITS = ('train', 'validation', 'test')
-# Streams of dice: layout, captions, ground, camera, four things.
+# Streams of random numbers: layout, captions, ground, camera, four things.
 _STREAMS = 8
 
 
 class Scene(NamedTuple):
-  """A picture with its captions and truth.
+  """An image with its captions and label map.
 
   Fields: image uint8 [h, w, 3]; captions, each describing the whole scene in
   other words; mask uint8 [h, w], index into CLASS_NAMES, no pixel unlabelled.
@@ -35,7 +35,7 @@ def generate(seed: int, index: int, size: int) -> Scene:
   Args:
     seed: the seed of a split, see `split_seed`.
     index: number of the scene, from 0 on.
-    size: side of the picture in pixels, 16 or more; the same scene at any.
+    size: side of the image in pixels, 16 or more; the same scene at any.
 
   Returns:
     The scene.
@@ -49,10 +49,10 @@ def generate(seed: int, index: int, size: int) -> Scene:
     )
   if size < 16:
     raise ValueError(f'size must be 16 pixels or more, got {size}')
-  dice = roll(seed, index, _STREAMS)
-  plan = layout.draw(dice[0])
-  texts = tuple(captions.write(plan, dice[1]) for _ in range(NUM_CAPTIONS))
-  image, mask = render.render(plan, dice[2:], size)
+  rngs = streams(seed, index, _STREAMS)
+  plan = layout.draw(rngs[0])
+  texts = tuple(captions.write(plan, rngs[1]) for _ in range(NUM_CAPTIONS))
+  image, mask = render.render(plan, rngs[2:], size)
   return Scene(image, texts, mask)
 
 

@@ -1,6 +1,6 @@
-"""What is in a scene and where: drawn from dice, before any pixel.
+"""What is in a scene and where: drawn at random, before any pixel.
 
-A layout knows no picture size, so one scene is the same at every size, and
+A layout knows no image size, so one scene is the same at every size, and
 captions are written from it alone.
 """
 
@@ -8,87 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from groupvit_jax.scenes.canvas import Light, Pose
-
-# Random choices of a scene, the same on every machine and numpy version.
-#
-# Only numpy's raw bit stream is used, which numpy promises never to change;
-# the distributions of `Generator` carry no such promise.
+from groupvit_jax.scenes.rng import Rng
 
 Number = float | int
-_ROLLS = 256  # numbers in one stream; a thing uses well under half of them
-
-
-class Dice:
-  """One finite stream of uniform numbers, used up in order."""
-
-  def __init__(self, values: list[float]):
-    self._values = values
-    self._next = 0
-
-  def unit(self) -> float:
-    """A number in [0, 1)."""
-    value = self._values[self._next]
-    self._next += 1
-    return value
-
-  def uniform(self, low: Number, high: Number) -> float:
-    """A number in [low, high)."""
-    return low + (high - low) * self.unit()
-
-  def around(self, middle: Number, spread: Number) -> float:
-    """A number within `spread` of `middle`, most often close to it."""
-    return middle + spread * (self.unit() + self.unit() - 1.0)
-
-  def chance(self, probability: Number) -> bool:
-    """True with this probability."""
-    return self.unit() < probability
-
-  def below(self, count: int) -> int:
-    """An integer in [0, count)."""
-    return int(self.unit() * count)
-
-  def choice(self, options: Sequence[Any]) -> Any:
-    """One of the options, each as likely."""
-    return options[self.below(len(options))]
-
-  def weighted(self, options: Sequence[tuple[Any, int]]) -> Any:
-    """One of `(option, weight)`, by weight."""
-    roll = self.unit() * sum(weight for _, weight in options)
-    for option, weight in options:
-      roll -= weight
-      if roll < 0:
-        return option
-    return options[-1][0]
-
-  def shuffled(self, items: Sequence[Any]) -> list[Any]:
-    """The items in random order."""
-    keys = [self.unit() for _ in items]
-    return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
-
-
-def roll(seed: int, index: int, streams: int) -> list[Dice]:
-  """Independent dice for scene `index` of `seed`.
-
-  Args:
-    seed: any integer from 0 on.
-    index: number of the scene, from 0 on.
-    streams: how many dice.
-
-  Returns:
-    `streams` dice, each with its own numbers.
-  """
-  bits = np.random.Philox(np.random.SeedSequence((seed, index)))
-  raw = bits.random_raw(streams * _ROLLS)
-  values = ((raw >> np.uint64(11)) * 2.0**-53).reshape(streams, _ROLLS)
-  return [Dice(row) for row in values.tolist()]
-
-
-# Names of the classes of `scenes`, their words and their colours.
-#
-# Everything that is vocabulary rather than drawing lives here.
 
 GROUNDS = ('brick', 'grass', 'gravel', 'sand', 'snow', 'water', 'wood')
 
@@ -219,13 +142,13 @@ _LEAN = {
   'starfish': math.pi,
 }
 
-# Share of the picture that one thing covers, by how many there are.
+# Share of the image that one thing covers, by how many there are.
 _SHARES = {1: (0.12, 0.3), 2: (0.09, 0.22), 3: (0.07, 0.15), 4: (0.06, 0.11)}
 _COUNTS = ((1, 25), (2, 40), (3, 23), (4, 12))
 
 
 class Thing(NamedTuple):
-  """One thing: class, pose, colour (word and exact tone), share of picture."""
+  """One thing: class, pose, colour (word and exact tone), share of image."""
 
   name: str
   pose: Pose
@@ -242,18 +165,18 @@ class Layout(NamedTuple):
   light: Light
 
 
-def _tone(colour: str, dice: Dice) -> tuple[float, float, float]:
+def _tone(colour: str, rng: Rng) -> tuple[float, float, float]:
   """A shade that one would still call by the colour's name."""
   hue, saturation, value = COLOURS[colour]
   return (
-    dice.around(hue, 0.03),
-    saturation * dice.uniform(0.78, 1.15),
-    value * dice.uniform(0.78, 1.1),
+    rng.around(hue, 0.03),
+    saturation * rng.uniform(0.78, 1.15),
+    value * rng.uniform(0.78, 1.1),
   )
 
 
 def _place(
-  dice: Dice, taken: Sequence[tuple[Any, float]], radius: float
+  rng: Rng, taken: Sequence[tuple[Any, float]], radius: float
 ) -> tuple[float, float]:
   """A centre that leaves the things already there mostly visible.
 
@@ -261,10 +184,10 @@ def _place(
   overlap, but seldom by much.
   """
   best, place = -math.inf, (0.5, 0.5)
-  inset = min(0.42, radius * dice.uniform(0.55, 1.05))
-  overlap = dice.choice((0.62, 0.8, 0.95, 1.0))
+  inset = min(0.42, radius * rng.uniform(0.55, 1.05))
+  overlap = rng.choice((0.62, 0.8, 0.95, 1.0))
   for _ in range(12):
-    x, y = dice.uniform(inset, 1 - inset), dice.uniform(inset, 1 - inset)
+    x, y = rng.uniform(inset, 1 - inset), rng.uniform(inset, 1 - inset)
     room = min(
       (math.hypot(x - p.x, y - p.y) / (radius + r) - overlap for p, r in taken),
       default=0.0,
@@ -276,35 +199,35 @@ def _place(
   return place
 
 
-def draw(dice: Dice) -> Layout:
+def draw(rng: Rng) -> Layout:
   """Draws a layout."""
-  ground = dice.choice(GROUNDS)
-  bearing = math.radians(dice.uniform(-165, -15))
-  height = math.radians(dice.uniform(32, 68))
+  ground = rng.choice(GROUNDS)
+  bearing = math.radians(rng.uniform(-165, -15))
+  height = math.radians(rng.uniform(32, 68))
   light = Light(
     math.cos(bearing) * math.cos(height),
     math.sin(bearing) * math.cos(height),
     math.sin(height),
-    dice.uniform(0.35, 0.6),
+    rng.uniform(0.35, 0.6),
   )
-  count = dice.weighted(_COUNTS)
-  kinds = dice.shuffled(THINGS)[:count]
-  if count > 1 and dice.chance(0.16):
+  count = rng.weighted(_COUNTS)
+  kinds = rng.shuffled(THINGS)[:count]
+  if count > 1 and rng.chance(0.16):
     kinds[1] = kinds[0]
   things, taken = [], []
   for kind in kinds:
-    share = dice.uniform(*_SHARES[count])
+    share = rng.uniform(*_SHARES[count])
     scale = math.sqrt(share / AREAS[kind])
-    x, y = _place(dice, taken, scale * 0.9)
+    x, y = _place(rng, taken, scale * 0.9)
     pose = Pose(
       x,
       y,
       scale,
-      dice.around(0.0, _LEAN[kind]),
-      dice.choice((-1, 1)),
-      dice.around(1.0, 0.15),
+      rng.around(0.0, _LEAN[kind]),
+      rng.choice((-1, 1)),
+      rng.around(1.0, 0.15),
     )
-    colour = dice.weighted(PALETTES[kind])
-    things.append(Thing(kind, pose, colour, _tone(colour, dice), share))
+    colour = rng.weighted(PALETTES[kind])
+    things.append(Thing(kind, pose, colour, _tone(colour, rng), share))
     taken.append((pose, scale * 0.9))
   return Layout(ground, tuple(things), light)

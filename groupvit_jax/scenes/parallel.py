@@ -72,8 +72,8 @@ def _make(job: tuple[int, int, int, int, bool, bool]) -> Chunk:
   seed, start, stop, size, masks, png = job
   scenes = [generate(seed, index, size) for index in range(start, stop)]
 
-  def pack(pictures):
-    return [_png(p) for p in pictures] if png else np.stack(pictures)
+  def pack(images):
+    return [_png(p) for p in images] if png else np.stack(images)
 
   return Chunk(
     start,
@@ -176,7 +176,7 @@ def generate_chunks(
   Args:
     split: 'train', 'validation' or 'test'.
     count: how many scenes.
-    size: side of the pictures in pixels.
+    size: side of the images in pixels.
     seed: the user's seed; each split derives its own.
     masks: whether chunks hold masks.
     png: whether images and masks come as encoded files or as arrays.
@@ -228,7 +228,7 @@ def generate_many(
   Args:
     split: 'train', 'validation' or 'test'.
     count: how many scenes.
-    size: side of the pictures in pixels.
+    size: side of the images in pixels.
     seed: the user's seed; each split derives its own.
     masks: False for training data, which must not hold the truth.
     workers: processes; None means one for each core, 1 none beside this one.

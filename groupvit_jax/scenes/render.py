@@ -12,14 +12,15 @@ from groupvit_jax.scenes import canvas as canvas_lib
 from groupvit_jax.scenes import grounds, objects
 from groupvit_jax.scenes import layout as layout_lib
 from groupvit_jax.scenes.canvas import Canvas
-from groupvit_jax.scenes.layout import Dice, Layout
+from groupvit_jax.scenes.layout import Layout
+from groupvit_jax.scenes.rng import Rng
 
 # Things reach this far from their centre, in own coordinates.
 _REACH = 1.14
 
 
-def _shadow(picture, alpha, left, top, layout, scale, size, strength):
-  """Darkens the picture with a blurred copy of `alpha`, away from the light."""
+def _shadow(image, alpha, left, top, layout, scale, size, strength):
+  """Darkens the image with a blurred copy of `alpha`, away from the light."""
   length = 0.16 * scale * size / max(0.5, layout.light.z)
   blur = max(0.4, 0.07 * scale * size)
   pad = math.ceil(length + 2 * blur) + 1
@@ -33,79 +34,79 @@ def _shadow(picture, alpha, left, top, layout, scale, size, strength):
   x1, y1 = min(size, x + soft.shape[1]), min(size, y + soft.shape[0])
   if x1 > x0 and y1 > y0:
     part = soft[y0 - y : y1 - y, x0 - x : x1 - x]
-    picture[:, y0:y1, x0:x1] *= 1 - part * np.float32(strength / 255)
+    image[:, y0:y1, x0:x1] *= 1 - part * np.float32(strength / 255)
 
 
 def _daylight(
-  picture: np.ndarray, dice: Dice, light: canvas_lib.Light, size: int
+  image: np.ndarray, rng: Rng, light: canvas_lib.Light, size: int
 ) -> None:
-  """Exposure, colour of the light, and its fall-off across the picture."""
+  """Exposure, colour of the light, and its fall-off across the image."""
   line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-  slope = dice.uniform(0.0, 0.45)
-  gain = dice.uniform(0.8, 1.18)
+  slope = rng.uniform(0.0, 0.45)
+  gain = rng.uniform(0.8, 1.18)
   across = np.float32(slope * light.x) * line
   down = np.float32(slope * light.y) * line
-  picture *= np.float32(gain) * (1 + across[None, :] + down[:, None])
-  warmth, tint = dice.around(0, 0.09), dice.around(0, 0.03)
-  picture *= np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32).reshape(
+  image *= np.float32(gain) * (1 + across[None, :] + down[:, None])
+  warmth, tint = rng.around(0, 0.09), rng.around(0, 0.03)
+  image *= np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32).reshape(
     3, 1, 1
   )
 
 
-def _camera(picture: np.ndarray, dice: Dice, size: int) -> np.ndarray:
+def _camera(image: np.ndarray, rng: Rng, size: int) -> np.ndarray:
   """Slight blur and sensor noise; uint8 [h, w, 3]."""
-  # Blur in picture lengths, so that a larger picture is not a sharper scene.
-  radius = dice.uniform(0.0, 0.006) * size
+  # Blur in image lengths, so that a larger image is not a sharper scene.
+  radius = rng.uniform(0.0, 0.006) * size
   spread = min(0.3, radius * radius)
   if spread > 0.02:
     for axis in (1, 2):
       inner = np.s_[:, 1:-1] if axis == 1 else np.s_[:, :, 1:-1]
       before = np.s_[:, :-2] if axis == 1 else np.s_[:, :, :-2]
       after = np.s_[:, 2:] if axis == 1 else np.s_[:, :, 2:]
-      mixed = (picture[before] + picture[after]) * np.float32(spread)
-      mixed += picture[inner] * np.float32(1 - 2 * spread)
-      picture[inner] = mixed
-  grey = canvas_lib.white(size, dice.below(512), dice.below(512))
-  level = dice.uniform(0.004, 0.022)
-  picture += grey * np.float32(level)
-  np.clip(picture, 0.0, 1.0, out=picture)
-  picture *= 255
-  picture += 0.5
-  return np.ascontiguousarray(picture.astype(np.uint8).transpose(1, 2, 0))
+      mixed = (image[before] + image[after]) * np.float32(spread)
+      mixed += image[inner] * np.float32(1 - 2 * spread)
+      image[inner] = mixed
+  grey = canvas_lib.white(size, rng.below(512), rng.below(512))
+  level = rng.uniform(0.004, 0.022)
+  image += grey * np.float32(level)
+  np.clip(image, 0.0, 1.0, out=image)
+  image *= 255
+  image += 0.5
+  return np.ascontiguousarray(image.astype(np.uint8).transpose(1, 2, 0))
 
 
 def render(
-  layout: Layout, dice: list[Dice], size: int
+  layout: Layout, rngs: list[Rng], size: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Renders a layout.
 
   Args:
     layout: what to draw.
-    dice: one for ground and camera each, then one for each thing.
-    size: side of the picture in pixels.
+    rngs: one for ground and camera each, then one for each thing.
+    size: side of the image in pixels.
 
   Returns:
     Image uint8 [size, size, 3] and mask uint8 [size, size], an index into
     `layout.CLASS_NAMES`.
   """
-  picture = grounds.paint(layout.ground, dice[0], layout.light, size)
-  picture = np.ascontiguousarray(picture, np.float32)
+  image = grounds.paint(layout.ground, rngs[0], layout.light, size)
+  image = np.ascontiguousarray(image, np.float32)
   mask = np.full(
     (size, size), layout_lib.CLASS_NAMES.index(layout.ground), np.uint8
   )
   oversample = 2 if size <= 128 else 1
-  strength = dice[1].uniform(0.2, 0.6)
-  for thing, own in zip(layout.things, dice[2:], strict=False):
+  strength = rngs[1].uniform(0.2, 0.6)
+  for thing, own in zip(layout.things, rngs[2:], strict=False):
     canvas = Canvas(thing.pose, layout.light, size, oversample, _REACH)
     objects.PAINTERS[thing.name](canvas, own, thing.tone)
     colours, alpha = canvas.downsample()
     left, top = canvas.left, canvas.top
-    _shadow(picture, alpha, left, top, layout, thing.pose.scale, size, strength)
+    _shadow(image, alpha, left, top, layout, thing.pose.scale, size, strength)
     rows = slice(top, top + canvas.size_y)
     columns = slice(left, left + canvas.size_x)
-    under = picture[:, rows, columns]
+    under = image[:, rows, columns]
     under *= 1 - alpha
     under += colours * np.float32(own.uniform(0.88, 1.1))
     mask[rows, columns][alpha >= 0.5] = layout_lib.CLASS_NAMES.index(thing.name)
-  _daylight(picture, dice[1], layout.light, size)
-  return _camera(picture, dice[1], size), mask
+  _daylight(image, rngs[1], layout.light, size)
+  return _camera(image, rngs[1], size), mask

@@ -83,7 +83,7 @@ def _classes() -> tuple[type, type]:
       return self.dataset_info_from_configs(
         features=tfds.features.FeaturesDict(features),
         description=(
-          'Drawn pictures of one to four things on a textured ground, each '
+          'Drawn images of one to four things on a textured ground, each '
           'with captions; the validation config also holds masks.'
         ),
         license='Apache-2.0',
@@ -138,7 +138,7 @@ def config(
 
   Args:
     kind: 'captions' (training) or 'masks' (evaluation).
-    size: side of the pictures in pixels.
+    size: side of the images in pixels.
     count: scenes; None takes the default of the kind.
     seed: the user's seed; training and evaluation derive different ones.
     workers: processes that generate; does not change the data.
@@ -178,7 +178,7 @@ def prepared(
 
   Args:
     kind: 'captions' (split train) or 'masks' (split validation).
-    size: side of the pictures in pixels.
+    size: side of the images in pixels.
     count: scenes; None takes the default of the kind.
     seed: the user's seed.
     data_dir: where TFDS keeps its data; None is TFDS's own default.

@@ -16,13 +16,13 @@ from groupvit_jax import scenes
 from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.scenes import layout
 from groupvit_jax.scenes import layout as layouts
-from groupvit_jax.scenes.layout import Dice, roll
+from groupvit_jax.scenes.rng import Rng, streams
 
 SEED, COUNT, SIZE = 7, 240, 64
 
 
 def plan_of(seed: int, index: int) -> layouts.Layout:
-  return layouts.draw(roll(seed, index, 8)[0])
+  return layouts.draw(streams(seed, index, 8)[0])
 
 
 @pytest.fixture(scope='module')
@@ -38,9 +38,9 @@ def texts() -> list[tuple[layouts.Layout, str]]:
 
   found = []
   for i in range(1500):
-    dice = roll(11, i, 8)
-    plan = layouts.draw(dice[0])
-    found.append((plan, captions.write(plan, dice[1])))
+    rngs = streams(11, i, 8)
+    plan = layouts.draw(rngs[0])
+    found.append((plan, captions.write(plan, rngs[1])))
   return found
 
 
@@ -136,13 +136,13 @@ def test_splits_never_share_a_seed():
       assert scenes.split_seed(split, seed) & 3 == number
 
 
-def test_dice_keep_to_their_odds():
-  dice = [roll(0, i, 1)[0] for i in range(400)]
-  picks = collections.Counter(d.weighted((('a', 3), ('b', 1))) for d in dice)
+def test_random_choices_keep_to_their_odds():
+  rngs = [streams(0, i, 1)[0] for i in range(400)]
+  picks = collections.Counter(d.weighted((('a', 3), ('b', 1))) for d in rngs)
   assert 0.68 < picks['a'] / 400 < 0.82
-  assert all(-2 <= d.around(0, 2) < 2 for d in dice)
-  assert all(sorted(d.shuffled('abcd')) == list('abcd') for d in dice)
-  assert Dice([0.999]).weighted((('a', 1), ('b', 1))) == 'b'
+  assert all(-2 <= d.around(0, 2) < 2 for d in rngs)
+  assert all(sorted(d.shuffled('abcd')) == list('abcd') for d in rngs)
+  assert Rng([0.999]).weighted((('a', 1), ('b', 1))) == 'b'
 
 
 # Pictures.
