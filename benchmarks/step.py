@@ -1,6 +1,8 @@
 """How close a training step comes to the machine's own matrix products.
 
-  python benchmarks/step.py --config=demo
+  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/step.py --config=demo
+
+Training itself sets that variable (huge pages, see `main`).
 
 Times the jit-compiled step of a configuration on one batch that is at hand
 already, and float32 products of 2,048 x 2,048 in the same process, in turns.
@@ -10,7 +12,6 @@ program.
 
 import argparse
 import statistics
-import sys
 import time
 
 import demo
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from groupvit_jax import allocator, sharding
+from groupvit_jax import sharding
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
@@ -93,5 +94,4 @@ def timed(function, times: int) -> float:
 
 
 if __name__ == '__main__':
-  allocator.start_with_huge_pages(sys.argv[0])
   main()

@@ -21,7 +21,7 @@ ROOT = PACKAGE.parent
 # Layers from the ground up. A package, or a file at the root, imports from
 # layers below its own and from itself.
 LAYERS = (
-  ('allocator', 'errors'),
+  ('errors',),
   ('embeddings', 'files', 'sharding'),
   ('models', 'losses', 'text'),
   ('scenes', 'viz'),

@@ -258,3 +258,42 @@ def test_others_are_heard_when_they_warn_and_tfds_when_it_fails():
     assert main._is_for_the_user(record(level, path))
   for (_, level), path in not_heard.items():
     assert not main._is_for_the_user(record(level, path))
+
+
+HUGE_PAGES = """
+import os, sys
+from groupvit_jax import main
+print('begin', flush=True)
+main._use_huge_pages()
+print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:], sep='|')
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='a setting of glibc')
+@pytest.mark.parametrize(
+  ('argument', 'given', 'lines'),
+  [
+    ('groupvit_jax.main', '', ['begin', 'begin', 'glibc.malloc.hugetlb=1']),
+    (
+      'groupvit_jax.main',
+      'glibc.malloc.perturb=0',
+      ['begin', 'begin', 'glibc.malloc.perturb=0:glibc.malloc.hugetlb=1'],
+    ),
+    (
+      'groupvit_jax.main',
+      'glibc.malloc.hugetlb=0',
+      ['begin', 'glibc.malloc.hugetlb=0'],
+    ),
+    ('another.program', '', ['begin', '']),
+  ],
+)
+def test_training_restarts_itself_once_with_huge_pages(argument, given, lines):
+  done = subprocess.run(
+    [sys.executable, '-c', HUGE_PAGES, argument],
+    env=ENVIRONMENT | {'GLIBC_TUNABLES': given},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  *begun, last = lines
+  assert done.stdout.splitlines() == [*begun, f'{last}|{argument}']
