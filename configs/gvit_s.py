@@ -96,7 +96,6 @@ def _base() -> ml_collections.ConfigDict:
   # part of it.
   c.loss.part_weight = 0.0
   c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
-  c.loss.background_shapes = False  # its gradient reaches groups and words too
   c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
 
   c.data = ml_collections.ConfigDict()
@@ -109,7 +108,7 @@ def _base() -> ml_collections.ConfigDict:
   c.data.erase_probability = 0.0  # random erasing; the released has 0.25
   c.data.tokenizer = 'clip'  # or the path of a sentencepiece model
   c.data.word_kind = 'nouns_and_verbs'  # or 'nouns', 'noun_phrases'
-  c.data.templates = 'full'  # prompts of nouns: 'full', 'subset', 'simple'
+  c.data.templates = 'full'  # prompts of nouns: or 'subset', 'simple', 'tcl'
   c.data.backend = 'auto'  # whose threads: 'tf' (tf.data), 'numpy', or 'auto'
 
   c.optimizer = ml_collections.ConfigDict()
@@ -198,7 +197,7 @@ def _tied(c) -> None:
 
   The released block reads a group's content globally and keeps it by the
   residual, so that at small scale the right labels land on wrong regions.
-  docs/research/emergence.md has what was measured of it.
+  docs/emergence.md has what was measured of it.
   """
   c.model.group_residual = False
   c.model.pre_assign_attn = False

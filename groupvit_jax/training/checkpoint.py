@@ -1,11 +1,12 @@
 """Saves and restores a run: train state, data position, and what made them.
 
-A workdir belongs to one configuration: `claim_workdir` refuses another one's.
+A workdir belongs to one configuration: `check_workdir` refuses another one's.
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,18 +19,20 @@ from groupvit_jax.errors import WorkdirError
 from groupvit_jax.training import config as config_lib
 
 
-def claim_workdir(
+def check_workdir(
   workdir: str | os.PathLike,
   config: ml_collections.ConfigDict,
   base: ml_collections.ConfigDict | None = None,
 ) -> pathlib.Path:
   """Creates the workdir, or checks that it holds a run of this config.
 
+  A run of another config that has saved no checkpoint does not count.
+
   Args:
     workdir: the folder of the run; created with its parents.
-    config: the config of the run; written to `config.json`.
-    base: what a `config.json` of before an option was added says of it (see
-      `config.differences`); None: nothing.
+    config: the config of the run.
+    base: value of options that a `config.json` from before them lacks (see
+      `config.differences`); None: unknown.
 
   Returns:
     The absolute path of the workdir.
@@ -39,27 +42,47 @@ def claim_workdir(
   """
   path = files.expanded(workdir).absolute()
   record = path / 'config.json'
-  text = config_lib.to_json(config)
   defaults = '{}' if base is None else config_lib.to_json(base)
-  try:
+  with _explained(path):
     path.mkdir(parents=True, exist_ok=True)
-    if record.exists():
-      changed = config_lib.differences(text, record.read_text(), defaults)
-      if changed and (path / 'checkpoints').exists():
+    if record.exists() and _saved(path):
+      try:
+        changed = config_lib.differences(
+          config_lib.to_json(config), record.read_text(), defaults
+        )
+      except ValueError as error:  # half-written or foreign config.json
+        raise WorkdirError(
+          f'{record} is not readable as a config ({error}); choose another '
+          '--workdir or remove that file'
+        ) from error
+      if changed:
         raise WorkdirError(_other_config(path, changed))
-    if jax.process_index() == 0:
-      files.write_atomically(record, text)
+  return path
+
+
+def claim_workdir(
+  path: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Writes `config.json` into a workdir that `check_workdir` has let pass."""
+  if jax.process_index() == 0:
+    with _explained(path):
+      files.write_atomically(path / 'config.json', config_lib.to_json(config))
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
   except OSError as error:
     raise WorkdirError(
       f'cannot write to the workdir {path}: {error.strerror}; choose another '
       'with --workdir'
     ) from error
-  except ValueError as error:  # half-written or foreign config.json
-    raise WorkdirError(
-      f'{record} is not readable as a config ({error}); choose another '
-      '--workdir or remove that file'
-    ) from error
-  return path
+
+
+def _saved(path: pathlib.Path) -> bool:
+  """Whether a workdir holds a complete checkpoint; others end in -tmp."""
+  return any(p.name.isdigit() for p in (path / 'checkpoints').glob('*'))
 
 
 class Checkpoints:
@@ -69,7 +92,7 @@ class Checkpoints:
     latest: the newest complete step, or None.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int = 2):
+  def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
     self._manager = ocp.CheckpointManager(
       workdir / 'checkpoints',
       options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),

@@ -69,12 +69,12 @@ def _match_nouns(o: Options) -> str:
 UNDECIDED = Kind(
   'undecided',
   'patches hardly prefer one group to another, so every group becomes a '
-  'mixture of the whole picture',
+  'mixture of the whole image',
   (_larger_init, _less_noise, _above('loss.sharpness_weight')),
 )
 ONE_GROUP = Kind(
   'one group takes everything',
-  'nearly all patches of all pictures join the same group, so a picture is one '
+  'nearly all patches of all images join the same group, so an image is one '
   'mask with one label',
   (
     _above('loss.balance_weight'),
@@ -84,9 +84,9 @@ ONE_GROUP = Kind(
     _below('optimizer.learning_rate'),
   ),
 )
-ONE_PER_PICTURE = Kind(
-  'one group per picture',
-  'groups sort whole pictures instead of their parts, so a picture is one mask '
+ONE_PER_IMAGE = Kind(
+  'one group per image',
+  'groups sort whole images instead of their parts, so an image is one mask '
   'with one label; loss.balance_weight does not see it, as it asks for balance '
   'over the batch only',
   (
@@ -134,13 +134,13 @@ def diagnose(
   if statistics['largest_share'] >= limit(ONE_GROUP, LARGEST_SHARE):
     return ONE_GROUP
   few = statistics['groups_per_image']
-  if few <= limit(ONE_PER_PICTURE, GROUPS_PER_IMAGE):
-    return ONE_PER_PICTURE
+  if few <= limit(ONE_PER_IMAGE, GROUPS_PER_IMAGE):
+    return ONE_PER_IMAGE
   return None
 
 
 @dataclasses.dataclass(frozen=True)
-class Spell:
+class CollapseEvent:
   """A collapse from its beginning to its end.
 
   Attributes:
@@ -184,17 +184,17 @@ class Spell:
     )
 
 
-class Watch:
+class CollapseMonitor:
   """Follows the logged statistics and notes every collapse.
 
-  It sees the training batches and the validation pictures. Mostly they agree;
+  It sees the training batches and the validation images. Mostly they agree;
   but the statistics of training are those of the last stage's tokens, and
   where these are groups already, only the pixels of the validation show that
   an earlier stage has collapsed. What training shows, and the validation does
   not, stands.
 
   Attributes:
-    spells: what it has noted, in order; only the last one may still last.
+    events: what it has noted, in order; only the last one may still last.
   """
 
   def __init__(
@@ -214,24 +214,24 @@ class Watch:
         assignment is decided.
       rows: of metrics.jsonl, what earlier processes of the run have seen.
     """
-    self.spells: list[Spell] = []
+    self.events: list[CollapseEvent] = []
     self._groups = groups
     self._options = options
     self._grace = grace
     soft = options.get('model.assignment') == 'soft'
     self._noise = 1.0 if soft else options.get('model.gumbel_noise', 1.0)
-    self._place = ''  # where the last spell shows
+    self._place = ''  # where the last event shows
     for row in rows:
-      self.see(row)
+      self.update(row)
 
-  def see(self, row: Mapping[str, Any]) -> Spell | None:
+  def update(self, row: Mapping[str, Any]) -> CollapseEvent | None:
     """Takes a row of the log.
 
     Args:
       row: `step`, and statistics named 'train/...' or 'eval/...'.
 
     Returns:
-      The spell that begins or ends here (of two, the one that begins).
+      The event that begins or ends here (of two, the one that begins).
     """
     place, statistics = _statistics(row)
     if self._groups < 2 or not place or row['step'] <= self._grace:
@@ -250,28 +250,28 @@ class Watch:
     ended = self._end(row['step']) if current else None
     return self._begin(kind, row['step'], statistics) if kind else ended
 
-  def _current(self) -> Spell | None:
-    last = self.spells[-1] if self.spells else None
+  def _current(self) -> CollapseEvent | None:
+    last = self.events[-1] if self.events else None
     return last if last and last.end is None else None
 
-  def _end(self, step: int) -> Spell:
-    self.spells[-1] = dataclasses.replace(self.spells[-1], end=step)
-    return self.spells[-1]
+  def _end(self, step: int) -> CollapseEvent:
+    self.events[-1] = dataclasses.replace(self.events[-1], end=step)
+    return self.events[-1]
 
-  def _begin(self, kind: Kind, step: int, statistics) -> Spell:
+  def _begin(self, kind: Kind, step: int, statistics) -> CollapseEvent:
     helps = [remedy(self._options) for remedy in kind.remedies]
     figures = (
       f'largest share {100 * statistics["largest_share"]:.0f} %, '
       f'{statistics["groups_in_use"]:.1f} of {self._groups} groups in use, '
-      f'{statistics["groups_per_image"]:.1f} per picture'
+      f'{statistics["groups_per_image"]:.1f} per image'
     )
     if 'entropy' in statistics:
       most = math.log(self._groups)
       figures += f', entropy {statistics["entropy"]:.2f} of {most:.2f}'
-    self.spells.append(
-      Spell(kind, step, None, figures, ', '.join(filter(None, helps)))
+    self.events.append(
+      CollapseEvent(kind, step, None, figures, ', '.join(filter(None, helps)))
     )
-    return self.spells[-1]
+    return self.events[-1]
 
 
 def _statistics(row: Mapping[str, Any]) -> tuple[str, dict[str, float]]:

@@ -18,6 +18,26 @@ from groupvit_jax.errors import ConfigError
 # resumed with other values here.
 RUN_FIELDS = ('run',)
 
+# Fields of former versions, with the one value that later ones still mean.
+REMOVED = {'loss.background_shapes': False}
+
+# Fields that count something, and therefore are at least 1.
+POSITIVE = (
+  'num_steps',
+  'batch_size',
+  'image_size',
+  'run.log_every',
+  'run.eval_every',
+  'run.checkpoint_every',
+  'run.keep',
+)
+_KINDS = {
+  int: 'an integer',
+  float: 'a number',
+  bool: 'true or false',
+  str: 'text',
+}
+
 
 def parse_arg(
   arg: str | None, variants: Mapping[str, Any]
@@ -72,6 +92,11 @@ def apply_options(
   flat = flatten(config)
   for name, text in options.items():
     path = aliases.get(name, name)
+    if path in REMOVED:
+      raise ConfigError(
+        f"config option '{name}' was removed, since it did not help; runs "
+        f'behave as with {name}={REMOVED[path]}'
+      )
     if path not in flat:
       known = [*aliases, *flat]
       raise ConfigError(
@@ -83,6 +108,65 @@ def apply_options(
     for parent in parents:
       node = node[parent]
     node[leaf] = _convert(name, text, flat[path])
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses values that would fail later and less clearly.
+
+  Args:
+    config: of a run.
+
+  Raises:
+    ConfigError: one sentence about the first such field.
+  """
+  flat = flatten(config)
+  for path in POSITIVE:
+    if flat[path] < 1:
+      raise ConfigError(
+        f"config field '{path}' is {flat[path]}; it has to be at least 1"
+      )
+  for path, known in _choices().items():
+    if flat[path] not in known:
+      raise ConfigError(
+        f"config field '{path}' is {flat[path]!r}{_suggest(flat[path], known)}"
+        f'; choose one of {", ".join(known)}'
+      )
+  if config.loss.chunk_size < 0:
+    raise ConfigError(
+      f"config field 'loss.chunk_size' is {config.loss.chunk_size}; give the "
+      'columns of the similarity at a time, or 0 for all'
+    )
+  if config.loss.background_weight and not config.loss.num_nouns:
+    raise ConfigError(
+      'a background is learned from nouns; set loss.num_nouns above 0, or '
+      'loss.background_weight to 0'
+    )
+
+
+def _choices() -> dict[str, Sequence[str]]:
+  """Fields that name one of several things, with these names."""
+  # Inside: `main` reads its flags before JAX is imported.
+  from groupvit_jax.data import augment
+  from groupvit_jax.evaluation import clustering
+  from groupvit_jax.losses import multi_label
+  from groupvit_jax.models import grouping
+  from groupvit_jax.text import nouns, prompts
+  from groupvit_jax.training import loss, optimizer, task
+
+  return {
+    'task': tuple(task.TASKS),
+    'dtype': ('float32', 'bfloat16', 'float16'),
+    'model.assignment': grouping.ASSIGNMENTS,
+    'loss.multi_label_form': multi_label.FORMS,
+    'loss.noun_match': loss.NOUN_MATCHES,
+    'optimizer.name': optimizer.NAMES,
+    'data.source': ('scenes', 'shards'),
+    'data.augment': tuple(augment.AUGMENTS),
+    'data.templates': tuple(prompts.TEMPLATES),
+    'data.word_kind': nouns.KINDS,
+    'eval.templates': tuple(prompts.TEMPLATES),
+    'eval.regions': ('model', *clustering.GROUPINGS),
+  }
 
 
 def check_tuple(path: str, value: tuple, default: Sequence[Any]) -> None:
@@ -141,7 +225,8 @@ def differences(ours: str, theirs: str, base: str = '{}') -> list[str]:
 
   Fields under `RUN_FIELDS` are left out. A new option is off in the base, so
   `theirs`, stored before there was one, is taken to have the base's value. A
-  field that `ours` no longer has may have acted, and is told.
+  field that `ours` no longer has may have acted, and is listed, unless it is in
+  `REMOVED` and was off.
 
   Args:
     ours, theirs: configs as JSON.
@@ -158,12 +243,16 @@ def differences(ours: str, theirs: str, base: str = '{}') -> list[str]:
   b = {path: defaults[path] for path in a if path in defaults} | stored
   missing = '(absent)'
 
-  def was(path):
+  def before(path):
     assumed = path in b and path not in stored
     return f'{missing}, so {b[path]}' if assumed else b.get(path, missing)
 
+  def now(path):
+    gone = f'(removed: only {REMOVED.get(path)} can be resumed)'
+    return gone if path in REMOVED else a.get(path, missing)
+
   return [
-    f'{path}: {was(path)} -> {a.get(path, missing)}'
+    f'{path}: {before(path)} -> {now(path)}'
     for path in sorted(a.keys() | b.keys())
     if path.split('.')[0] not in RUN_FIELDS
     and a.get(path, missing) != b.get(path, missing)
@@ -174,7 +263,11 @@ def _parsed(text: str) -> dict[str, Any]:
   config = json.loads(text)
   if not isinstance(config, dict):
     raise ValueError(f'a config is an object, not {text[:20]!r}')
-  return flatten(config)
+  return {
+    path: value
+    for path, value in flatten(config).items()
+    if path not in REMOVED or value != REMOVED[path]
+  }
 
 
 def _convert(name: str, text: str, current: Any) -> Any:
@@ -188,7 +281,7 @@ def _convert(name: str, text: str, current: Any) -> Any:
     value = float(value)
   if current is not None and type(value) is not type(current):
     raise ConfigError(
-      f"config option '{name}' needs a {type(current).__name__} such as "
+      f"config option '{name}' needs {_KINDS[type(current)]} such as "
       f"{current!r}, not '{text}'"
     )
   return value

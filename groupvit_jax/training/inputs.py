@@ -172,12 +172,6 @@ ON_DISK_NEEDS = (
   'importlib_resources',
 )
 
-TEMPLATES = {
-  'full': prompts.FULL,
-  'subset': prompts.SUBSET,
-  'simple': prompts.SIMPLE,
-}
-
 
 class Inputs:
   """What a run reads; a context manager that stops its threads.
@@ -217,7 +211,7 @@ class Inputs:
       self._iterator.close()
 
   @property
-  def replaced(self) -> int:
+  def bad_samples(self) -> int:
     """Unusable samples that others have replaced so far."""
     return self._iterator.skipped if self._iterator else 0
 
@@ -229,7 +223,7 @@ class Inputs:
         self.tokenizer,
         num_nouns=config.loss.num_nouns,
         word_kind=config.data.word_kind,
-        templates=_templates(config.data.templates),
+        templates=prompts.TEMPLATES[config.data.templates],
         seed=config.seed,
       )
       self._iterator = pipeline.train_batches(
@@ -267,7 +261,7 @@ class Inputs:
       self.validation_batches,
       self.class_names,
       self.tokenizer,
-      _templates(config.eval.templates),
+      prompts.TEMPLATES[config.eval.templates],
       segmentation.SegmentConfig(top_k=config.eval.top_k or None),
       label_groups={
         'things': label_sets.LABEL_SETS['scenes_things'],
@@ -311,11 +305,7 @@ def _train_source(config):
   data = config.data
   if data.source == 'scenes':
     return _scenes('train', data.train_examples, config)
-  if data.source == 'shards':
-    return tar.TarSource(list(data.shards))
-  raise errors.ConfigError(
-    f"data.source is '{data.source}'; it can be 'scenes' or 'shards'"
-  )
+  return tar.TarSource(list(data.shards))
 
 
 def _scenes(split, count, config):
@@ -346,14 +336,6 @@ def _scenes(split, count, config):
 def _absent(packages) -> list[str]:
   """Which of the packages are not installed (without importing them)."""
   return [name for name in packages if importlib.util.find_spec(name) is None]
-
-
-def _templates(name: str) -> tuple[str, ...]:
-  if name not in TEMPLATES:
-    raise errors.ConfigError(
-      f"templates '{name}' are unknown; choose one of {', '.join(TEMPLATES)}"
-    )
-  return TEMPLATES[name]
 
 
 def _grouping(config):

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl for the report, TensorBoard, one log line.
+"""Records of a run: metrics.jsonl for the report, TensorBoard, and the clock.
 
 clu's writers need TensorFlow; where it is absent the JSON lines and the log
 remain, so that training works there too.
@@ -7,12 +7,80 @@ remain, so that training works there too.
 import json
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 
 from groupvit_jax import files
+
+
+class Clock:
+  """Wall and training seconds of a run, over all its resumptions.
+
+  Attributes:
+    images: images trained on within `train_seconds`.
+  """
+
+  def __init__(self) -> None:
+    self._begin = time.monotonic()
+    self._mark: float | None = None  # while training
+    self._trained = 0.0  # seconds before the mark
+    self._lap = (0, 0.0)  # images and seconds at the last lap
+    self.images = 0
+
+  def resume(self, meta: Mapping[str, Any]) -> None:
+    """Adds the time that earlier processes of the run have spent."""
+    self._begin -= meta['wall_seconds']
+    self._trained = meta['train_seconds']
+    self.images = meta['images']
+    self._lap = self.images, self._trained
+
+  @property
+  def wall_seconds(self) -> float:
+    return time.monotonic() - self._begin
+
+  @property
+  def train_seconds(self) -> float:
+    running = 0.0 if self._mark is None else time.monotonic() - self._mark
+    return self._trained + running
+
+  def start(self) -> None:
+    """Training begins or goes on; the time before does not count as it."""
+    self._mark = time.monotonic()
+
+  def stop(self) -> None:
+    """Something else begins, such as an evaluation."""
+    self._trained, self._mark = self.train_seconds, None
+
+  def count(self, images: int) -> None:
+    """Adds the images of a step."""
+    self.images += images
+
+  def lap(self) -> float | None:
+    """Images per second of training since the last lap; None without any."""
+    images, seconds = self._lap
+    self._lap = self.images, self.train_seconds
+    if self.images == images:
+      return None
+    return (self.images - images) / (self._lap[1] - seconds)
+
+  def as_meta(self) -> dict[str, float]:
+    return {
+      'wall_seconds': self.wall_seconds,
+      'train_seconds': self.train_seconds,
+      'images': self.images,
+    }
+
+
+def duration(seconds: float) -> str:
+  """'45 s', '12 min' or '3.4 h'."""
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if seconds < 5400:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:.1f} h'
 
 
 class RunLog:
@@ -29,12 +97,13 @@ class RunLog:
     resumed_at: int,
     num_steps: int,
     active: bool,
-  ):
+  ) -> None:
     """Opens the log.
 
     Args:
       workdir: receives metrics.jsonl and tensorboard/.
-      resumed_at: later rows on disk are of a lost future and go.
+      resumed_at: rows of later steps are of a lost future and are removed; -1
+        removes all.
       num_steps: of the whole run, for the time that is left.
       active: False in all processes but the first, which write nothing.
     """
@@ -48,7 +117,7 @@ class RunLog:
       self._writer, self._progress = _tensorboard(workdir, num_steps)
 
   def tick(self, step: int) -> None:
-    """Tells that a step was dispatched (clu's ReportProgress: steps/s, ETA)."""
+    """Counts a dispatched step (clu's ReportProgress: steps/s, ETA)."""
     if self._progress:
       self._progress(step)
 
@@ -65,22 +134,20 @@ class RunLog:
       self._writer.write_scalars(step, {k: row[k] for k in values})
 
   def images(self, step: int, images: Mapping[str, Any]) -> None:
-    """Records pictures (uint8 `b h w 3`) in TensorBoard where there is one."""
-    if self._active and self._writer:
+    """Records images (uint8 `b h w 3`) in TensorBoard where there is one."""
+    if self._writer:
       self._writer.write_images(step, images)
 
   def text(self, step: int, name: str, text: str) -> None:
-    """Records words in TensorBoard where there is one."""
-    if self._active and self._writer:
+    """Records text in TensorBoard where there is one."""
+    if self._writer:
       self._writer.write_texts(step, {name: text})
 
   def has(self, place: str, step: int) -> bool:
     """Whether a row of this step has figures of `place`, such as 'eval'."""
     return any(
-      name.startswith(f'{place}/')
+      row['step'] == step and any(name.startswith(f'{place}/') for name in row)
       for row in self.rows
-      if row['step'] == step
-      for name in row
     )
 
   def value(self, name: str, step: int) -> float | None:
@@ -106,7 +173,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
   return rows
 
 
-def _tensorboard(workdir: pathlib.Path, num_steps: int):
+def _tensorboard(workdir: pathlib.Path, num_steps: int) -> tuple[Any, Any]:
   """Returns clu's writer and progress report, or nothing without TensorFlow."""
   try:
     from clu import metric_writers, periodic_actions

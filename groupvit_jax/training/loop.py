@@ -4,16 +4,19 @@ It knows a Task and Evaluators, and nothing of GroupViT.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
+import pathlib
 import signal
 import threading
-import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
+import optax
 from absl import logging
 from clu import parameter_overview
 
@@ -24,42 +27,6 @@ from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
-# Turns Ctrl-C and SIGTERM into a request that the training loop can honour.
-#
-# A pod's scheduler sends SIGTERM before it takes a machine away; both signals
-# mean: finish this step, save, leave. A second Ctrl-C leaves at once.
-
-
-class StopRequest:
-  """Context manager; inside it `requested` turns true on SIGINT or SIGTERM."""
-
-  def __init__(self):
-    self.requested = False
-    self._previous = {}
-
-  def __enter__(self) -> 'StopRequest':
-    # Only the main thread may install handlers; elsewhere (a server, a test
-    # runner's worker) the owner of the process decides.
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGINT, signal.SIGTERM):
-        self._previous[number] = signal.signal(number, self._handle)
-    return self
-
-  def __exit__(self, *unused):
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-    self._previous.clear()
-
-  def _handle(self, number, unused_frame):
-    if self.requested and number == signal.SIGINT:
-      raise KeyboardInterrupt
-    self.requested = True
-    logging.warning(
-      '%s: saving a checkpoint after this step, then leaving (Ctrl-C again '
-      'to leave without it)',
-      signal.Signals(number).name,
-    )
-
 
 def train_and_evaluate(
   config: ml_collections.ConfigDict,
@@ -68,7 +35,8 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
   """Trains until `config.num_steps`, evaluating and saving on the way.
 
-  A workdir with a checkpoint of the same config is resumed from it.
+  A workdir with a checkpoint of the same config is resumed from it; that of a
+  finished run is left as it is.
 
   Args:
     config: see `configs/gvit_s.py`.
@@ -80,19 +48,31 @@ def train_and_evaluate(
     The summary, as written to `workdir/summary.json`.
 
   Raises:
+    ConfigError: a field has a value that cannot be used.
     WorkdirError: the workdir is not writable, or belongs to another config.
     SourceError: the training data are missing or mostly broken.
     NonFiniteLossError: training diverged.
     Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
   """
-  clock = Clock()
+  clock = logging_lib.Clock()
+  config_lib.check(config)
   config = fit_to_hardware(config)
-  workdir = checkpoint.claim_workdir(workdir, config, base)
+  workdir = checkpoint.check_workdir(workdir, config, base)
+  if summary := results.finished(workdir, config.num_steps):
+    logging.info(
+      '%s is a finished run of %d steps and stays as it is; choose another '
+      '--workdir to train again',
+      workdir,
+      config.num_steps,
+    )
+    return summary
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
+    checkpoint.claim_workdir(workdir, config)
     data = stack.enter_context(inputs.Inputs(config, mesh))
-    task = _make_task(config, data.tokenizer.vocab_size, mesh)
     with errors.explained_as(errors.ConfigError):
+      vocab_size = data.tokenizer.vocab_size
+      task = task_lib.TASKS[config.task](config, vocab_size, mesh)
       tx, schedule = state_lib.make_optimizer(config)
       state = state_lib.create_state(task, tx, config, mesh)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep)
@@ -101,25 +81,39 @@ def train_and_evaluate(
     if restored:
       state, meta = restored
       clock.resume(meta)
-      logging.info('resumed at step %d of %d', state.step, config.num_steps)
-    else:
-      count = int(parameter_overview.count_parameters(state.params))
-      logging.info('%s: %s parameters', config.task, f'{count:,}')
+    # Without a checkpoint nothing of an earlier try counts.
+    known = int(state.step) if restored else -1
+    _announce(config, workdir, state)
     log = logging_lib.RunLog(
       workdir,
-      resumed_at=int(state.step),
+      resumed_at=known,
       num_steps=config.num_steps,
       active=jax.process_index() == 0,
     )
     stack.callback(log.close)
-    watch = collapse.Watch(
+    monitor = collapse.CollapseMonitor(
       state_lib.number_of_groups(task, state, config),
       config_lib.flatten(config),
       # As configured: a run cut short to a few steps has not begun to group.
       grace=config.optimizer.warmup_steps,
       rows=log.rows,
     )
-    run = Run(config, workdir, mesh, task, data, checkpoints, log, clock, watch)
+    snapshots = results.Snapshots(workdir, data.pictures(config.run.pictures))
+    snapshots.discard_after(known)
+    run = Run(
+      config=config,
+      workdir=workdir,
+      mesh=mesh,
+      task=task,
+      data=data,
+      checkpoints=checkpoints,
+      log=log,
+      clock=clock,
+      monitor=monitor,
+      snapshots=snapshots,
+      evaluators=data.evaluators(),
+      predictor=data.predictor(),
+    )
     run.train(state, tx, schedule)
     return run.finish()
 
@@ -141,204 +135,217 @@ def fit_to_hardware(
   return config
 
 
-def _make_task(config, vocab_size, mesh) -> task_lib.Task:
-  if config.task not in task_lib.TASKS:
-    raise errors.ConfigError(
-      f"unknown task '{config.task}'; choose one of {', '.join(task_lib.TASKS)}"
-    )
-  with errors.explained_as(errors.ConfigError):
-    return task_lib.TASKS[config.task](config, vocab_size, mesh)
+def _announce(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  state: state_lib.TrainState,
+) -> None:
+  """Logs what is trained, where, on which devices, and how much."""
+  count = int(parameter_overview.count_parameters(state.params))
+  logging.info(
+    '%s: %s parameters on %d x %s',
+    config.task,
+    f'{count:,}',
+    jax.device_count(),
+    jax.devices()[0].device_kind,
+  )
+  logging.info(
+    '%s%s steps of %s images, in %s',
+    f'resumed at step {state.step} of ' if state.step else '',
+    f'{config.num_steps:,}',
+    f'{config.batch_size:,}',
+    workdir,
+  )
 
 
-class Clock:
-  """Wall and training seconds of a run, over all its resumptions."""
-
-  def __init__(self):
-    self._started = time.monotonic()
-    self._mark = None
-    self.train_seconds = 0.0
-    self.images = 0
-
-  def resume(self, meta: dict[str, Any]) -> None:
-    """Adds what earlier processes of the run have spent."""
-    self._started -= meta['wall_seconds']
-    self.train_seconds = meta['train_seconds']
-    self.images = meta['images']
-
-  @property
-  def wall_seconds(self) -> float:
-    return time.monotonic() - self._started
-
-  def start(self) -> None:
-    """Training begins or goes on; what was before does not count as it."""
-    self._mark = time.monotonic()
-
-  def lap(self, images: int) -> float:
-    """Counts `images` since the last mark; returns images per second."""
-    now = time.monotonic()
-    seconds, self._mark = now - self._mark, now
-    self.train_seconds += seconds
-    self.images += images
-    return images / seconds
-
-  def as_meta(self) -> dict[str, Any]:
-    return {
-      'wall_seconds': self.wall_seconds,
-      'train_seconds': self.train_seconds,
-      'images': self.images,
-    }
-
-
+@dataclasses.dataclass(frozen=True)
 class Run:
   """A run under way: steps, logs, evaluates, saves; at the end reports."""
 
-  def __init__(
-    self, config, workdir, mesh, task, data, checkpoints, log, clock, watch
-  ):
-    self._config = config
-    self._workdir = workdir
-    self._mesh = mesh
-    self._task = task
-    self._data = data
-    self._checkpoints = checkpoints
-    self._log = log
-    self._clock = clock
-    self._watch = watch
-    self._evaluators = data.evaluators()
-    self._predictor = data.predictor()
-    self._snapshots = results.Snapshots(
-      workdir, data.pictures(config.run.pictures)
-    )
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  mesh: jax.sharding.Mesh
+  task: task_lib.Task
+  data: inputs.Inputs
+  checkpoints: checkpoint.Checkpoints
+  log: logging_lib.RunLog
+  clock: logging_lib.Clock
+  monitor: collapse.CollapseMonitor
+  snapshots: results.Snapshots
+  evaluators: Mapping[str, Any]
+  predictor: Any
 
-  def train(self, state, tx, schedule):
+  def train(
+    self,
+    state: state_lib.TrainState,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+  ) -> state_lib.TrainState:
     """Steps from `state.step` to the last; returns the final state."""
-    config, clock = self._config, self._clock
-    metrics_class = state_lib.make_train_metrics(self._task, state, config)
+    config, clock = self.config, self.clock
+    metrics_class = state_lib.make_train_metrics(self.task, state, config)
     train_step = state_lib.make_train_step(
-      self._task, tx, metrics_class, self._mesh
+      self.task, tx, metrics_class, self.mesh
     )
-    replicated = sharding.replicated(self._mesh)
+    replicated = sharding.replicated(self.mesh)
     empty = jax.jit(metrics_class.empty, out_shardings=replicated)
-    step = logged = int(state.step)
-    if self._evaluates_at(step) and not self._log.has('eval', step):
+    step = int(state.step)
+    if self._evaluates_at(step) and not self.log.has('eval', step):
       # The untrained model, or where a run was stopped before it could.
       self.evaluate(state)
-    batches = self._data.train_batches(start=step * config.batch_size)
+    batches = self.data.train_batches(start=step * config.batch_size)
     metrics = empty()
     compiled = False
+    if step < config.num_steps:
+      logging.info('compiling the training step, which takes up to minutes')
     with StopRequest() as stop:
       while step < config.num_steps:
         batch = next(batches)
         with jax.transfer_guard('disallow'):
           state, metrics = train_step(state, metrics, batch)
         step += 1
-        self._log.tick(step)
-        if not compiled:  # the first step compiles; it says nothing of speed
+        self.log.tick(step)
+        if compiled:
+          clock.count(config.batch_size)
+        else:  # the first step compiles; it says nothing of speed
           jax.block_until_ready(metrics)
-          compiled, logged = True, step
+          compiled = True
           clock.start()
         # Read once: a signal from here on is the next step's to honour.
         stopping = stop.requested
         last = step == config.num_steps or stopping
         save = last or step % config.run.checkpoint_every == 0
         if save or step % config.run.log_every == 0:
-          self._log_step(step, step - logged, metrics, schedule)
-          metrics, logged = empty(), step
+          self._log_step(step, metrics, schedule)
+          metrics = empty()
         if save:
           self._save(state, step)
         if stopping and step < config.num_steps:
-          self._checkpoints.wait()
+          self.checkpoints.wait()
           raise errors.Interrupted(
             f'stopped at step {step} of {config.num_steps} with everything '
-            f'saved in {self._workdir}; the same command goes on from there'
+            f'saved in {self.workdir}; the same command goes on from there'
           )
         if self._evaluates_at(step):
+          jax.block_until_ready(state)  # until here it is training's time
+          clock.stop()
           self.evaluate(state)
           clock.start()
     return state
 
   def _evaluates_at(self, step: int) -> bool:
-    first_or_last = step in (0, self._config.num_steps)
-    return first_or_last or step % self._config.run.eval_every == 0
+    first_or_last = step in (0, self.config.num_steps)
+    return first_or_last or step % self.config.run.eval_every == 0
 
-  def evaluate(self, state) -> None:
-    """Runs every evaluator and takes the pictures of this step."""
+  def evaluate(self, state: state_lib.TrainState) -> None:
+    """Runs every evaluator and segments the report's images at this step."""
     step = int(state.step)
-    fns, variables = self._task.predict_fns, state.variables
+    fns, variables = self.task.predict_fns, state.variables
     figures = {}
-    for kind, evaluator in self._evaluators.items():
+    for kind, evaluator in self.evaluators.items():
       if kind == 'segmentation':
-        found = evaluator.evaluate(fns, variables)
-        figures.update(found.figures())
+        result = evaluator.evaluate(fns, variables)
+        figures.update(result.figures())
         if jax.process_index() == 0:
-          results.keep(self._workdir, step, found)
+          results.write_confusion(self.workdir, step, result)
       else:
         figures.update(evaluator.run(fns, variables))
     if figures:
       logging.info('step %d: %s', step, results.headline(figures))
       self._record(step, 'eval', figures)
-    if self._predictor is not None:
-      predict = functools.partial(self._predictor.predict, fns, variables)
-      self._snapshots.take(step, predict, self._log)
+    if self.predictor is not None:
+      predict = functools.partial(self.predictor.predict, fns, variables)
+      self.snapshots.take(step, predict, self.log)
 
   def finish(self) -> dict[str, Any]:
     """Writes the report and the summary; returns the summary."""
-    spells = self._watch.spells
-    summary = results.summarise(self._config, self._log, self._clock, spells)
+    events = self.monitor.events
+    summary = results.summarise(self.config, self.log, self.clock, events)
     if jax.process_index() == 0:
       results.write(
-        self._workdir,
-        self._config,
-        self._data.class_names,
-        self._log,
-        self._snapshots,
+        self.workdir,
+        self.config,
+        self.data.class_names,
+        self.log,
+        self.snapshots,
         summary,
-        spells,
+        events,
       )
     return summary
 
-  def _log_step(self, step, num_steps, metrics, schedule) -> None:
+  def _log_step(
+    self, step: int, metrics: Any, schedule: optax.Schedule
+  ) -> None:
     """Logs the averages since the last time; raises where they are NaN."""
+    config = self.config
     values = {k: float(v) for k, v in metrics.compute().items()}
     if not math.isfinite(values['loss']):
       raise errors.NonFiniteLossError(
         f'the loss is {values["loss"]} at step {step}; the last checkpoint is '
-        f'step {self._checkpoints.latest}. Lower optimizer.learning_rate, '
+        f'step {self.checkpoints.latest}. Lower optimizer.learning_rate, '
         'lengthen optimizer.warmup_steps, or use dtype=float32'
       )
     values['learning_rate'] = float(schedule(step - 1))
-    if num_steps:
-      rate = self._clock.lap(num_steps * self._config.batch_size)
-      values['images_per_second'] = rate
-    values['samples_replaced'] = self._data.replaced
-    told = [f'step {step} of {self._config.num_steps}']
-    told.append(f'loss {values["loss"]:.3f}')
-    if num_steps:
-      told.append(f'{rate:.0f} images/s')
-    if self._clock.images:  # not before a step without compilation
-      images = (self._config.num_steps - step) * self._config.batch_size
-      seconds = images * self._clock.train_seconds / self._clock.images
-      told.append(f'{_minutes(seconds)} left')
-    logging.info('  '.join(told))
+    words = [f'step {step} of {config.num_steps}', f'loss {values["loss"]:.3f}']
+    speed = self.clock.lap()
+    if speed is not None:
+      values['images_per_second'] = speed
+      words.append(f'{speed:.0f} images/s')
+    if self.clock.images:  # not before a step without compilation
+      images = (config.num_steps - step) * config.batch_size
+      seconds = images * self.clock.train_seconds / self.clock.images
+      words.append(f'{logging_lib.duration(seconds)} left')
+    values['bad_samples'] = self.data.bad_samples
+    logging.info('  '.join(words))
     self._record(step, 'train', values)
 
-  def _record(self, step, place, values) -> None:
-    """Logs figures, and tells if a collapse begins or ends with them."""
-    self._log.scalars(step, {f'{place}/{k}': v for k, v in values.items()})
-    spell = self._watch.see(self._log.rows[-1])
-    if spell:
-      tell = logging.warning if spell.end is None else logging.info
-      tell(spell.message)
-      self._log.text(step, 'collapse', spell.message)
+  def _record(self, step: int, place: str, values: Mapping[str, float]) -> None:
+    """Logs figures, and a collapse that begins or ends with them."""
+    self.log.scalars(step, {f'{place}/{k}': v for k, v in values.items()})
+    event = self.monitor.update(self.log.rows[-1])
+    if event:
+      level = logging.WARNING if event.end is None else logging.INFO
+      logging.log(level, '%s', event.message)
+      self.log.text(step, 'collapse', event.message)
 
-  def _save(self, state, step) -> None:
-    meta = {'position': step * self._config.batch_size}
-    self._checkpoints.save(step, state, meta | self._clock.as_meta())
+  def _save(self, state: state_lib.TrainState, step: int) -> None:
+    meta = {'position': step * self.config.batch_size}
+    self.checkpoints.save(step, state, meta | self.clock.as_meta())
 
 
-def _minutes(seconds: float) -> str:
-  if seconds < 90:
-    return f'{seconds:.0f} s'
-  if seconds < 5400:
-    return f'{seconds / 60:.0f} min'
-  return f'{seconds / 3600:.1f} h'
+class StopRequest:
+  """Turns Ctrl-C and SIGTERM into a request that the training loop honours.
+
+  A pod's scheduler sends SIGTERM before it takes a machine away; both signals
+  mean: finish this step, save, leave. A second Ctrl-C leaves at once.
+
+  Attributes:
+    requested: whether a signal came inside of the `with` block.
+  """
+
+  def __init__(self) -> None:
+    self.requested = False
+    self._previous: dict[int, Any] = {}
+
+  def __enter__(self) -> 'StopRequest':
+    # Only the main thread may install handlers; elsewhere (a server, a test
+    # runner's worker) the owner of the process decides.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+    self._previous.clear()
+
+  def _handle(self, number: int, unused_frame: object) -> None:
+    if self.requested and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.requested = True
+    logging.warning(
+      '%s: saving a checkpoint after this step, then leaving (Ctrl-C again '
+      'to leave without it)',
+      signal.Signals(number).name,
+    )

@@ -13,42 +13,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from groupvit_jax import errors
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
 
 NOUN_MATCHES = 'pooled', 'best_group'
-
-
-def check(loss: ml_collections.ConfigDict) -> None:
-  """Refuses what would else fail only when the loss is traced.
-
-  Args:
-    loss: a config's fields of that name.
-
-  Raises:
-    ConfigError: for a form that there is not, or terms that need others.
-  """
-  for name, known in (
-    ('noun_match', NOUN_MATCHES),
-    ('multi_label_form', multi_label.FORMS),
-  ):
-    if loss[name] not in known:
-      raise errors.ConfigError(
-        f'unknown loss.{name} {loss[name]!r}; choose one of {", ".join(known)}'
-      )
-  if loss.chunk_size < 0:
-    raise errors.ConfigError(
-      f'loss.chunk_size is {loss.chunk_size}; give the columns of the '
-      'similarity at a time, or 0 for all'
-    )
-  if loss.background_weight and not loss.num_nouns:
-    raise errors.ConfigError(
-      'a background is learned from nouns; set loss.num_nouns above 0, or '
-      'loss.background_weight to 0'
-    )
 
 
 def make(
@@ -138,11 +108,10 @@ def _noun_loss(out, batch, loss, mesh, regions, scale):
 
 
 def _background_loss(out, batch, loss, mesh):
-  """What the background is, from the groups and nouns of the batch."""
-  given = out['groups'], out['texts'][:, 1:], out['logit_scale']
-  if not loss.background_shapes:
-    given = jax.lax.stop_gradient(given)
-  groups, nouns, scale = given
+  """Trains the background token alone: groups and nouns are fixed here."""
+  groups, nouns, scale = jax.lax.stop_gradient(
+    (out['groups'], out['texts'][:, 1:], out['logit_scale'])
+  )
   return background_losses.background_loss(
     groups,
     nouns,

@@ -1,11 +1,11 @@
-"""What a run leaves for its reader: snapshots, summary.json, the report page.
+"""Records of a finished run: snapshots, summary.json and the report page.
 
-Collects from the run; the page itself is drawn by `report`.
+Collects them from the run; `report` draws the page.
 """
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,52 +20,9 @@ from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.viz import overlay
 
-# Where a run's errors come from: the counts of its last evaluation.
-#
-# They stand in the workdir, so that a run that is finished, or resumed, has
-# them for its report as well.
-
-FILE = 'confusion.json'
-
-_COUNTS = (
-  'confusion_matrix',
-  'oracle_confusion_matrix',
-  'given_background_confusion_matrix',
-)
-
-
-def keep(workdir: pathlib.Path, step: int, found: Any) -> None:
-  """Writes the counts of an evaluation in place of those before it.
-
-  Args:
-    workdir: of the run.
-    step: of the evaluation.
-    found: a `SegmentationResult` or `BenchmarkResult`.
-  """
-  counts = {name: getattr(found, name, None) for name in _COUNTS}
-  text = json.dumps(
-    {
-      'step': step,
-      'class_names': found.class_names,
-      'background': found.background,
-      **{k: None if v is None else v.tolist() for k, v in counts.items()},
-    }
-  )
-  files.write_atomically(workdir / FILE, text + '\n')
-
-
-def as_html(workdir: pathlib.Path, step: int) -> str:
-  """The errors of the evaluation at `step` as tables; '' if it counted none."""
-  path = workdir / FILE
-  counts = json.loads(path.read_text()) if path.exists() else {}
-  if counts.get('step') != step:
-    return ''
-  return diagnosis.as_html(diagnosis.of_result(counts))
-
-
-FORMING = 4  # pictures whose groups are shown at several steps
+FORMING = 4  # images whose groups are shown at several steps
 FORMING_STEPS = 6  # how many of these steps the report shows
-SIDE = 112  # pixels; small pictures are enlarged to it in TensorBoard
+SIDE = 112  # pixels; small images are enlarged to it in TensorBoard
 
 # Figures of the summary, after the name that the evaluation gives them.
 _FIGURES = (
@@ -82,62 +39,116 @@ _FIGURES = (
   'groups_winning',
   'largest_share',
 )
+_MATRICES = (
+  'confusion_matrix',
+  'oracle_confusion_matrix',
+  'given_background_confusion_matrix',
+)
+
+
+def finished(workdir: pathlib.Path, num_steps: int) -> dict[str, Any] | None:
+  """Returns the summary of a workdir whose run has ended; else None."""
+  path = workdir / 'summary.json'
+  if (
+    not path.exists() or not (workdir / 'checkpoints' / f'{num_steps}').exists()
+  ):
+    return None
+  summary = json.loads(path.read_text())
+  return summary if summary.get('steps') == num_steps else None
+
+
+def write_confusion(workdir: pathlib.Path, step: int, result: Any) -> None:
+  """Writes the matrices of the last evaluation, for the report's errors.
+
+  Args:
+    workdir: of the run; a resumed run reads the file again.
+    step: of the evaluation.
+    result: a `SegmentationResult` or `BenchmarkResult`.
+  """
+  matrices = {name: getattr(result, name, None) for name in _MATRICES}
+  text = json.dumps(
+    {
+      'step': step,
+      'class_names': result.class_names,
+      'background': result.background,
+      **{k: None if v is None else v.tolist() for k, v in matrices.items()},
+    }
+  )
+  files.write_atomically(workdir / 'confusion.json', text + '\n')
+
+
+def errors_as_html(workdir: pathlib.Path, step: int) -> str:
+  """Tables of the errors at `step`; '' if it counted none."""
+  path = workdir / 'confusion.json'
+  counts = json.loads(path.read_text()) if path.exists() else {}
+  if counts.get('step') != step:
+    return ''
+  return diagnosis.as_html(diagnosis.of_result(counts))
 
 
 class Snapshots:
-  """Groups and labels of the same validation pictures at several steps."""
+  """Groups and labels of the same validation images at several steps."""
 
-  def __init__(self, workdir: pathlib.Path, pictures: Mapping[str, np.ndarray]):
-    """Takes the pictures: image uint8 n h w 3, label n h w, captions."""
+  def __init__(self, workdir: pathlib.Path, images: Mapping[str, Any]) -> None:
+    """Takes the images: image uint8 n h w 3, label n h w, captions."""
     self._folder = workdir / 'snapshots'
-    self._pictures = pictures
+    self._images = images
 
-  def take(self, step: int, predict, log: logging_lib.RunLog) -> None:
-    """Saves what `predict(images)` sees now, and shows it in TensorBoard."""
-    if not self._pictures:
+  def discard_after(self, step: int) -> None:
+    """Removes snapshots of later steps, which a lost future has left."""
+    for later in self.steps():
+      if later > step and jax.process_index() == 0:
+        self._path(later).unlink()
+
+  def take(
+    self,
+    step: int,
+    predict: Callable[[np.ndarray], Mapping[str, Any]],
+    log: logging_lib.RunLog,
+  ) -> None:
+    """Saves the maps of `predict(images)`, and shows them in TensorBoard."""
+    if not self._images:
       return
-    shown = predict(self._pictures['image'])  # by all processes together
+    result = predict(self._images['image'])  # by all processes together
     if jax.process_index():
       return
-    arrays = {'prediction': shown['prediction'].astype(np.uint8)}
-    if shown['groups']:
-      arrays['final_groups'] = shown['groups'][-1].astype(np.uint8)
-    if len(shown['groups']) > 1:  # of one stage, the first are the final ones
-      arrays['first_groups'] = shown['groups'][0].astype(np.uint8)
+    arrays = {'prediction': result['prediction'].astype(np.uint8)}
+    if result['groups']:
+      arrays['final_groups'] = result['groups'][-1].astype(np.uint8)
+    if len(result['groups']) > 1:  # of one stage, the first are the final ones
+      arrays['first_groups'] = result['groups'][0].astype(np.uint8)
     views = {name: self._overlays(maps) for name, maps in arrays.items()}
     if not self.steps():  # these two do not change
-      views['image'] = np.stack(
-        [
-          overlay.enlarge(image, SIDE)
-          for image in self._pictures['image'][:FORMING]
-        ]
-      )
-      views['truth'] = self._overlays(self._pictures['label'])
+      images = self._images['image'][:FORMING]
+      views['image'] = np.stack([overlay.enlarge(i, SIDE) for i in images])
+      views['ground_truth'] = self._overlays(self._images['label'])
     self._folder.mkdir(exist_ok=True)
-    np.savez_compressed(self._folder / f'{step:08d}.npz', **arrays)
-    log.images(step, {f'pictures/{k}': v for k, v in views.items()})
+    np.savez_compressed(self._path(step), **arrays)
+    log.images(step, {f'images/{k}': v for k, v in views.items()})
 
   def steps(self) -> list[int]:
     """Returns the steps with a snapshot, in order."""
     return sorted(int(path.stem) for path in self._folder.glob('*.npz'))
 
   def at(self, step: int, count: int | None = None) -> list[dict[str, Any]]:
-    """Returns the pictures of a step as `report.write_report` takes them."""
-    with np.load(self._folder / f'{step:08d}.npz') as file:
+    """Returns the first images of a step as `report.Report` takes them."""
+    with np.load(self._path(step)) as file:
       arrays = dict(file)
     arrays |= {
-      'image': self._pictures['image'],
-      'truth': self._pictures['label'],
-      'caption': self._pictures['caption'],
+      'image': self._images['image'],
+      'ground_truth': self._images['label'],
+      'caption': self._images['caption'],
     }
-    total = len(arrays['image'])
     return [
-      {name: values[i] for name, values in arrays.items()}
-      for i in range(total if count is None else min(count, total))
-    ]
+      dict(zip(arrays, values, strict=True))
+      for values in zip(*arrays.values(), strict=False)
+    ][:count]
+
+  def _path(self, step: int) -> pathlib.Path:
+    return self._folder / f'{step:08d}.npz'
 
   def _overlays(self, maps: np.ndarray) -> np.ndarray:
-    images = self._pictures['image'][:FORMING]
+    images = self._images['image'][:FORMING]
     return np.stack(
       [
         overlay.overlay(image, labels, overlay.palette(256), min_side=SIDE)
@@ -149,8 +160,8 @@ class Snapshots:
 def summarise(
   config: ml_collections.ConfigDict,
   log: logging_lib.RunLog,
-  clock,
-  spells: Sequence[collapse.Spell],
+  clock: logging_lib.Clock,
+  events: Sequence[collapse.CollapseEvent],
 ) -> dict[str, Any]:
   """Returns the summary of a finished run; shares are in percent."""
   figures = {}
@@ -160,19 +171,20 @@ def summarise(
       if value is not None:
         percent = evaluator.to_percent({name: value})[name]
         figures[prefix + name] = round(percent, 2)
-  speed = clock.images / clock.train_seconds if clock.train_seconds else 0.0
+  speed = clock.images / clock.train_seconds if clock.images else 0.0
   return figures | {
     'train_loss': log.value('train/loss', config.num_steps),
     'steps': config.num_steps,
     'batch_size': config.batch_size,
     'seed': config.seed,
+    'bad_samples': int(log.value('train/bad_samples', config.num_steps) or 0),
     'images_per_second': round(speed, 1),
     'train_seconds': round(clock.train_seconds, 1),
     'wall_seconds': round(clock.wall_seconds, 1),
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'collapses': [
-      {'name': spell.kind.name, 'begin': spell.begin, 'end': spell.end}
-      for spell in spells
+      {'name': event.kind.name, 'begin': event.begin, 'end': event.end}
+      for event in events
     ],
   }
 
@@ -184,33 +196,34 @@ def write(
   log: logging_lib.RunLog,
   snapshots: Snapshots,
   summary: Mapping[str, Any],
-  spells: Sequence[collapse.Spell],
+  events: Sequence[collapse.CollapseEvent],
 ) -> None:
   """Writes the report page of a run and its summary.json."""
   steps = snapshots.steps()
-  chosen = sorted(
-    {
-      steps[round(i)]
-      for i in np.linspace(0, len(steps) - 1, min(len(steps), FORMING_STEPS))
-    }
-  )
+  count = min(len(steps), FORMING_STEPS)
+  chosen = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, count)}
   figures = {k: v for k, v in summary.items() if k != 'collapses'}
-  report.write_report(
-    workdir / 'report',
+  notes = []
+  if config.data.source == 'scenes':
+    notes = [
+      'Scenes are synthetic images; the figures say nothing about photos.'
+    ]
+  page = report.Report(
     title=f'{task.TITLES[config.task]} on {config.data.source}',
     figures=figures | _class_figures(config, log),
     config_text=config_lib.to_json(config),
-    curves=log.rows,
-    pictures=snapshots.at(steps[-1]) if steps else (),
-    snapshots=[(step, snapshots.at(step, FORMING)) for step in chosen],
+    rows=log.rows,
+    examples=snapshots.at(steps[-1]) if steps else (),
+    snapshots=[(step, snapshots.at(step, FORMING)) for step in sorted(chosen)],
     class_names=class_names,
-    notes=_notes(config),
-    collapses=spells,
-    errors=as_html(workdir, config.num_steps),
+    notes=notes,
+    events=events,
+    errors=errors_as_html(workdir, config.num_steps),
   )
-  path = workdir / 'summary.json'
-  files.write_atomically(path, json.dumps(summary, indent=2) + '\n')
-  logging.info('report: %s', workdir / 'report' / 'index.html')
+  path = page.write(workdir / 'report')
+  text = json.dumps(summary, indent=2) + '\n'
+  files.write_atomically(workdir / 'summary.json', text)
+  logging.info('report: %s', path)
 
 
 def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
@@ -227,17 +240,19 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
       before = summary.get(f'untrained_{name}')
       beside = '' if before is None else f'   untrained {before:5.1f}'
       lines.append(f'  {name:<16}{summary[name]:6.1f}{beside}')
-  for found in summary['collapses']:
-    until = 'the end' if found['end'] is None else f'step {found["end"]}'
+  for event in summary['collapses']:
+    until = 'the end' if event['end'] is None else f'step {event["end"]}'
     lines.append(
-      f'  grouping collapse: {found["name"]}, from step {found["begin"]} to '
+      f'  grouping collapse: {event["name"]}, from step {event["begin"]} to '
       f'{until}; the report says what helps'
     )
+  if summary.get('bad_samples'):
+    lines.append(f'  {summary["bad_samples"]} bad samples were replaced')
   lines += [
     f'  {summary["steps"]} steps of {summary["batch_size"]} images, '
     f'{summary["images_per_second"]:.0f} images/s, '
     f'{summary["wall_seconds"] / 60:.1f} minutes in all',
-    f'  pictures: {pathlib.Path(workdir) / "report" / "index.html"}',
+    f'  report: {pathlib.Path(workdir) / "report" / "index.html"}',
   ]
   return '\n'.join(lines)
 
@@ -251,24 +266,15 @@ def headline(figures: Mapping[str, float]) -> str:
   )
 
 
-def _class_figures(config, log) -> dict[str, float]:
+def _class_figures(
+  config: ml_collections.ConfigDict, log: logging_lib.RunLog
+) -> dict[str, float]:
   """Returns the IoU of every class, in percent, now and before training."""
-  figures = {}
-  for prefix, step in (('', config.num_steps), ('untrained_', 0)):
-    for row in log.rows:
-      if row['step'] == step:
-        figures |= {
-          prefix + name.removeprefix('eval/'): 100.0 * value
-          for name, value in row.items()
-          if name.startswith('eval/iou/') and value is not None
-        }
-  return figures
-
-
-def _notes(config) -> tuple[str, ...]:
-  if config.data.source != 'scenes':
-    return ()
-  return (
-    'Scenes are drawn by a program from a seed; figures on them say nothing '
-    'of how well photographs would be segmented.',
-  )
+  return {
+    prefix + name.removeprefix('eval/'): 100.0 * value
+    for prefix, step in (('', config.num_steps), ('untrained_', 0))
+    for row in log.rows
+    if row['step'] == step
+    for name, value in row.items()
+    if name.startswith('eval/iou/') and value is not None
+  }

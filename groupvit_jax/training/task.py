@@ -46,7 +46,6 @@ def dual_encoder_task(
   mesh: jax.sharding.Mesh | None,
 ) -> Task:
   """The task of any dual encoder with the methods of `DualEncoder`."""
-  loss_lib.check(config.loss)
   return Task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),

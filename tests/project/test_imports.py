@@ -40,7 +40,6 @@ ABSENT = (
   'array_record',
   'beartype',
   'importlib_resources',
-  'matplotlib',
   'sklearn',
   'tensorboard',
   'tensorflow',

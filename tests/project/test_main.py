@@ -64,7 +64,7 @@ def said(monkeypatch, capsys):
   [
     ([f'{CONFIG}:dmeo'], "unknown config variant 'dmeo' .did you mean 'demo'"),
     ([f'{CONFIG}:demo,stepz=3'], "'stepz' .did you mean 'steps'"),
-    ([f'{CONFIG}:demo,steps=x'], "'steps' needs a int such as"),
+    ([f'{CONFIG}:demo,steps=x'], "'steps' needs an integer such as"),
     ([f'{CONFIG}:demo,depths=abc'], "'depths' needs a tuple such as 2x0"),
     (
       [f'{CONFIG}:demo', '--config.model.depths=abc'],

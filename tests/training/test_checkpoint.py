@@ -13,32 +13,41 @@ from groupvit_jax.training import checkpoint
 CONFIG = ml_collections.ConfigDict({'seed': 0, 'run': {'keep': 2}})
 
 
+def claim(path, config=CONFIG):
+  workdir = checkpoint.check_workdir(path, config)
+  checkpoint.claim_workdir(workdir, config)
+  return workdir
+
+
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'file').write_text('not a folder')
   with pytest.raises(errors.WorkdirError, match='choose another with --workd'):
-    checkpoint.claim_workdir(tmp_path / 'file' / 'run', CONFIG)
+    claim(tmp_path / 'file' / 'run')
 
 
 def test_a_workdir_is_claimed_again_by_the_same_config(tmp_path):
-  first = checkpoint.claim_workdir(tmp_path / 'a' / 'b', CONFIG)
-  assert checkpoint.claim_workdir(tmp_path / 'a' / 'b', CONFIG) == first
+  first = claim(tmp_path / 'a' / 'b')
+  assert claim(tmp_path / 'a' / 'b') == first
   assert first.is_absolute()
 
 
-def test_a_workdir_without_checkpoints_may_change_its_config(tmp_path):
-  checkpoint.claim_workdir(tmp_path, CONFIG)
+def test_a_workdir_without_a_whole_checkpoint_may_change_its_config(tmp_path):
+  claim(tmp_path)
   other = CONFIG.copy_and_resolve_references()
   other.seed = 1
-  checkpoint.claim_workdir(tmp_path, other)
-  (tmp_path / 'checkpoints').mkdir()
+  # Killed within its first save.
+  (tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp').mkdir(parents=True)
+  claim(tmp_path, other)
+  (tmp_path / 'checkpoints' / '2').mkdir()
   with pytest.raises(errors.WorkdirError, match='seed: 1 -> 0'):
-    checkpoint.claim_workdir(tmp_path, CONFIG)
+    claim(tmp_path)
 
 
 def test_a_garbled_config_json_is_an_error_with_a_way_out(tmp_path):
   (tmp_path / 'config.json').write_text('{half')
+  (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
   with pytest.raises(errors.WorkdirError, match='not readable as a config'):
-    checkpoint.claim_workdir(tmp_path, CONFIG)
+    claim(tmp_path)
 
 
 def save_two(tmp_path: pathlib.Path):

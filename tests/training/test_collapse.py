@@ -43,9 +43,9 @@ def row(step, statistics, place='train'):
   return {'step': step, **{f'{place}/{k}': v for k, v in statistics.items()}}
 
 
-def watch(*rows, groups=G, grace=100, arg=None):
+def monitor(*rows, groups=G, grace=100, arg=None):
   flat = config.flatten(options(arg))
-  return collapse.Watch(groups, flat, grace=grace, rows=rows)
+  return collapse.CollapseMonitor(groups, flat, grace=grace, rows=rows)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def watch(*rows, groups=G, grace=100, arg=None):
   [
     (HEALTHY, None),
     (ONE, collapse.ONE_GROUP),
-    (EACH, collapse.ONE_PER_PICTURE),
+    (EACH, collapse.ONE_PER_IMAGE),
     (NONE, collapse.UNDECIDED),
     # Who wins where nothing is decided says nothing.
     (ONE | {'entropy': 0.96 * math.log(G)}, collapse.UNDECIDED),
@@ -75,9 +75,9 @@ def test_little_noise_needs_little_preference():
   assert collapse.diagnose(some, G, noise=0.7) is collapse.UNDECIDED
   assert collapse.diagnose(NONE, G, noise=2.0) is collapse.UNDECIDED
   assert collapse.diagnose(UNIFORM, G, noise=0.1) is collapse.UNDECIDED
-  assert not watch(row(200, NONE), arg='model.gumbel_noise=0.5').spells
+  assert not monitor(row(200, NONE), arg='model.gumbel_noise=0.5').events
   soft = 'model.gumbel_noise=0.5,model.assignment=soft'
-  assert watch(row(200, NONE), arg=soft).spells
+  assert monitor(row(200, NONE), arg=soft).events
 
 
 @pytest.mark.parametrize('noise', [0.3, 1.0])
@@ -105,7 +105,7 @@ def maps(winners, sharpness=20.0):
   ('soft', 'kind'),
   [
     (maps([[3] * 20, [3] * 19 + [1]]), collapse.ONE_GROUP),
-    (maps([[3] * 20, [5] * 20]), collapse.ONE_PER_PICTURE),
+    (maps([[3] * 20, [5] * 20]), collapse.ONE_PER_IMAGE),
     (maps([[3] * 20, [3] * 20], 0.1), collapse.UNDECIDED),
     (maps([[3] * 10 + [1] * 10, [5] * 10 + [1] * 10]), None),
   ],
@@ -118,51 +118,51 @@ def test_the_statistics_of_training_lead_to_each_kind(soft, kind):
 
 
 def test_it_warns_once_and_says_when_it_is_over():
-  w = watch()
-  assert w.see(row(125, HEALTHY)) is None
-  begun = w.see(row(150, ONE))
+  w = monitor()
+  assert w.update(row(125, HEALTHY)) is None
+  begun = w.update(row(150, ONE))
   assert 'step 150: grouping collapse, one group takes every' in begun.message
   assert 'largest share 97 %, 1.1 of 8 groups in use' in begun.message
   assert begun.end is None
   assert begun.period == 'from step 150 on'
-  assert w.see(row(175, ONE)) is None
+  assert w.update(row(175, ONE)) is None
   # Between the two limits it lasts.
-  assert w.see(row(200, HEALTHY | {'largest_share': 0.92})) is None
-  over = w.see(row(225, HEALTHY))
+  assert w.update(row(200, HEALTHY | {'largest_share': 0.92})) is None
+  over = w.update(row(225, HEALTHY))
   assert 'step 225: grouping collapse is over, one group' in over.message
   assert over.period == 'steps 150 to 225'
-  assert w.see(row(250, HEALTHY | {'largest_share': 0.92})) is None
-  assert w.see(row(275, ONE)).begin == 275
-  assert [(s.begin, s.end) for s in w.spells] == [(150, 225), (275, None)]
+  assert w.update(row(250, HEALTHY | {'largest_share': 0.92})) is None
+  assert w.update(row(275, ONE)).begin == 275
+  assert [(s.begin, s.end) for s in w.events] == [(150, 225), (275, None)]
 
 
 def test_one_kind_may_turn_into_another():
-  w = watch(row(150, NONE))
-  turned = w.see(row(175, EACH))
-  assert turned.kind is collapse.ONE_PER_PICTURE
-  assert [(s.kind, s.begin, s.end) for s in w.spells] == [
+  w = monitor(row(150, NONE))
+  turned = w.update(row(175, EACH))
+  assert turned.kind is collapse.ONE_PER_IMAGE
+  assert [(s.kind, s.begin, s.end) for s in w.events] == [
     (collapse.UNDECIDED, 150, 175),
-    (collapse.ONE_PER_PICTURE, 175, None),
+    (collapse.ONE_PER_IMAGE, 175, None),
   ]
 
 
 def test_nothing_is_told_before_the_grace_is_over():
-  w = watch(row(25, NONE), row(100, ONE), grace=100)
-  assert not w.spells
-  assert w.see(row(125, ONE)).begin == 125
+  w = monitor(row(25, NONE), row(100, ONE), grace=100)
+  assert not w.events
+  assert w.update(row(125, ONE)).begin == 125
 
 
 def test_a_model_without_groups_is_not_watched():
-  assert not watch(row(200, ONE), groups=0).spells
-  assert not watch(row(200, ONE), groups=1).spells
+  assert not monitor(row(200, ONE), groups=0).events
+  assert not monitor(row(200, ONE), groups=1).events
 
 
 def test_rows_that_say_nothing_of_groups_change_nothing():
-  w = watch(row(150, ONE))
-  assert w.see({'step': 160, 'train/loss': 1.0}) is None
-  assert w.see(row(170, HEALTHY | {'largest_share': None})) is None
-  assert w.see(row(180, HEALTHY | {'largest_share': math.nan})) is None
-  assert w.spells[-1].end is None
+  w = monitor(row(150, ONE))
+  assert w.update({'step': 160, 'train/loss': 1.0}) is None
+  assert w.update(row(170, HEALTHY | {'largest_share': None})) is None
+  assert w.update(row(180, HEALTHY | {'largest_share': math.nan})) is None
+  assert w.events[-1].end is None
 
 
 def pixels(statistics):
@@ -170,39 +170,39 @@ def pixels(statistics):
 
 
 def test_the_validation_shows_what_the_last_stage_does_not():
-  w = watch(row(150, HEALTHY))
-  begun = w.see(row(150, pixels(ONE), 'eval'))
+  w = monitor(row(150, HEALTHY))
+  begun = w.update(row(150, pixels(ONE), 'eval'))
   assert begun.kind is collapse.ONE_GROUP
   assert 'entropy' not in begun.message
-  assert w.see(row(175, HEALTHY)) is None
-  assert w.see(row(300, pixels(HEALTHY), 'eval')).end == 300
+  assert w.update(row(175, HEALTHY)) is None
+  assert w.update(row(300, pixels(HEALTHY), 'eval')).end == 300
 
 
 def test_what_training_shows_is_not_ended_by_the_validation():
-  w = watch(row(150, NONE))
-  assert w.see(row(150, pixels(HEALTHY), 'eval')) is None
-  assert w.see(row(200, pixels(ONE), 'eval')) is None
-  assert w.spells[-1].kind is collapse.UNDECIDED
+  w = monitor(row(150, NONE))
+  assert w.update(row(150, pixels(HEALTHY), 'eval')) is None
+  assert w.update(row(200, pixels(ONE), 'eval')) is None
+  assert w.events[-1].kind is collapse.UNDECIDED
   # Seen by both, it is told once, and is training's to end.
-  w = watch(row(150, pixels(ONE), 'eval'))
-  assert w.see(row(175, ONE)) is None
-  assert w.see(row(200, HEALTHY)).end == 200
+  w = monitor(row(150, pixels(ONE), 'eval'))
+  assert w.update(row(175, ONE)) is None
+  assert w.update(row(200, HEALTHY)).end == 200
 
 
 def test_a_resumed_run_goes_on_where_it_was():
   rows = [row(150, ONE), row(175, ONE), row(200, HEALTHY), row(225, EACH)]
-  whole = watch(*rows)
-  resumed = watch(*rows[:2])
-  told = [resumed.see(r) for r in rows[2:]]
+  whole = monitor(*rows)
+  resumed = monitor(*rows[:2])
+  told = [resumed.update(r) for r in rows[2:]]
   assert [s is not None for s in told] == [True, True]
-  assert resumed.spells == whole.spells
-  assert watch(*rows[:1]).see(rows[1]) is None  # no second warning
+  assert resumed.events == whole.events
+  assert monitor(*rows[:1]).update(rows[1]) is None  # no second warning
 
 
 def advice(kind, arg):
   statistics = {'one group takes everything': ONE, 'undecided': UNIFORM}
-  w = watch(arg=arg)
-  return w.see(row(200, statistics.get(kind.name, EACH))).helps.split(', ')
+  w = monitor(arg=arg)
+  return w.update(row(200, statistics.get(kind.name, EACH))).helps.split(', ')
 
 
 def test_advice_names_options_by_what_is_in_force():
@@ -214,7 +214,7 @@ def test_advice_names_options_by_what_is_in_force():
     'model.gumbel_noise below 1',
     'optimizer.learning_rate below 0.0016',
   ]
-  assert 'loss.noun_match=best_group' in advice(collapse.ONE_PER_PICTURE, None)
+  assert 'loss.noun_match=best_group' in advice(collapse.ONE_PER_IMAGE, None)
   assert advice(collapse.UNDECIDED, None) == [
     'model.init_std=0.051',
     'model.gumbel_noise below 1',
@@ -228,12 +228,12 @@ def test_advice_leaves_out_what_is_done():
     'loss.balance_weight above 0.3',
     'optimizer.learning_rate below 0.0016',
   ]
-  assert advice(collapse.ONE_PER_PICTURE, done) == [
+  assert advice(collapse.ONE_PER_IMAGE, done) == [
     'loss.sharpness_weight below 0.03',
     'optimizer.learning_rate below 0.0016',
   ]
   assert not any(
-    'noun_match' in a for a in advice(collapse.ONE_PER_PICTURE, 'nouns=0')
+    'noun_match' in a for a in advice(collapse.ONE_PER_IMAGE, 'nouns=0')
   )
   assert not any(
     'gumbel' in a for a in advice(collapse.UNDECIDED, 'model.assignment=soft')
@@ -241,7 +241,7 @@ def test_advice_leaves_out_what_is_done():
 
 
 @pytest.mark.parametrize(
-  'kind', [collapse.ONE_GROUP, collapse.ONE_PER_PICTURE, collapse.UNDECIDED]
+  'kind', [collapse.ONE_GROUP, collapse.ONE_PER_IMAGE, collapse.UNDECIDED]
 )
 def test_advice_can_be_followed(kind):
   """Every option that is named exists, and takes the value that is named."""
@@ -310,7 +310,7 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
   assert json.loads((workdir / 'summary.json').read_text()) == summary
   page = (workdir / 'report' / 'index.html').read_text()
   assert 'Grouping collapse: undecided</b>, from step 2 on' in page
-  assert 'class="band"' in page
+  assert 'fill: var(--wrong)' in page
 
   caplog.clear()
   again = loop.train_and_evaluate(options(arg), workdir)
@@ -325,4 +325,4 @@ def test_a_run_that_does_not_collapse_says_nothing(tmp_path, caplog):
   assert summary['collapses'] == []
   page = (tmp_path / 'run' / 'report' / 'index.html').read_text()
   assert 'Grouping collapse' not in page
-  assert 'class="band"' not in page
+  assert 'fill: var(--wrong)' not in page

@@ -126,9 +126,9 @@ def test_fields_that_do_not_exist_are_named(get_config):
   [
     ('dmo', "unknown config variant 'dmo' .did you mean 'demo'"),
     ('demo,stps=4', "unknown config option 'stps' .did you mean 'steps'"),
-    ('steps=many', "'steps' needs a int such as 10000, not 'many'"),
-    ('steps=1.5', "'steps' needs a int"),
-    ('loss.share_nouns=maybe', "'loss.share_nouns' needs a bool"),
+    ('steps=many', "'steps' needs an integer such as 10000, not 'many'"),
+    ('steps=1.5', "'steps' needs an integer"),
+    ('loss.share_nouns=maybe', "'loss.share_nouns' needs true or false"),
     ('depths=axb', "'depths' needs a tuple such as 6x3x3, not 'axb'"),
     ('depths=6x1.5', "'depths' needs a tuple"),
     ('data.shards=/d/{a,b}.tar', r"cut at a comma.*join them by '\+'"),
@@ -137,6 +137,45 @@ def test_fields_that_do_not_exist_are_named(get_config):
 def test_mistakes_are_named(get_config, arg, message):
   with pytest.raises(errors.ConfigError, match=message):
     get_config(arg)
+
+
+@pytest.mark.parametrize(
+  ('option', 'message'),
+  [
+    ('steps=-3', "'num_steps' is -3; it has to be at least 1"),
+    ('run.log_every=0', "'run.log_every' is 0"),
+    (
+      'loss.noun_match=best-group',
+      "'loss.noun_match' is 'best-group' .did you mean 'best_group'.*; choose "
+      'one of pooled, best_group',
+    ),
+    ('loss.multi_label_form=papr', "'papr' .*'paper'.*released, paper"),
+    ('model.assignment=sotf', "'sotf' .*'soft'.*hard, soft"),
+    ('data.templates=x', "'x'; choose one of full, subset, simple, tcl"),
+    ('data.source=tars', 'scenes, shards'),
+    ('eval.regions=kmean', "'kmeans'"),
+    ('loss.chunk_size=-4', "'loss.chunk_size' is -4; give"),
+    ('nouns=0,loss.background_weight=1.0', 'learned from nouns'),
+  ],
+)
+def test_a_value_that_cannot_be_used_is_named(get_config, option, message):
+  config_lib.check(get_config('demo'))
+  with pytest.raises(errors.ConfigError, match=message):
+    config_lib.check(get_config(f'demo,{option}'))
+
+
+def test_a_removed_option_is_known_by_its_name(get_config):
+  with pytest.raises(errors.ConfigError, match='background_shapes. was remov'):
+    get_config('demo,loss.background_shapes=true')
+  stored = get_config()
+  with stored.unlocked():
+    stored.loss.background_shapes = False
+  ours, theirs = get_config().to_json(), stored.to_json()
+  assert not config_lib.differences(ours, theirs)
+  stored.loss.background_shapes = True
+  assert config_lib.differences(ours, stored.to_json()) == [
+    'loss.background_shapes: True -> (removed: only False can be resumed)'
+  ]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The training loop end to end on small scenes: resume, interrupt, failure."""
 
 import json
+import logging
 import pathlib
+import re
 import runpy
 import signal
+import time
 
 import jax
 import numpy as np
@@ -112,7 +115,7 @@ def test_tensorboard_shows_groups_forming(whole):
     for tag in log.Tags()['tensors']
   }
   for name in ('final_groups', 'prediction'):
-    assert steps[f'pictures/{name}'] == [0, 3, 6]
+    assert steps[f'images/{name}'] == [0, 3, 6]
   for name in ('groups_in_use', 'groups_per_image', 'largest_share'):
     assert steps[f'train/{name}'] == [1, 2, 3, 4, 5, 6]
     assert steps[f'eval/{name}'] == [0, 3, 6]
@@ -174,12 +177,68 @@ def test_a_signal_at_any_moment_of_a_step_finds_its_checkpoint(
   assert final_state(tmp_path)[0] == 2
 
 
-def test_a_finished_run_is_evaluated_again_but_not_trained_again(whole, cache):
+def files_of(workdir):
+  return {
+    path: (path.stat().st_mtime_ns, path.read_bytes())
+    for path in workdir.rglob('*')
+    if path.is_file()
+  }
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(whole, cache, caplog):
+  caplog.set_level(logging.INFO, 'absl')
   workdir, summary = whole
-  again = loop.train_and_evaluate(tiny(cache), workdir)
-  assert again['miou'] == summary['miou']
-  assert again['untrained_miou'] == summary['untrained_miou']
-  assert again['images_per_second'] == summary['images_per_second']
+  before = files_of(workdir)
+  again = loop.train_and_evaluate(tiny(cache, 'run.keep=7'), workdir)
+  assert again == summary
+  assert files_of(workdir) == before
+  assert f'{workdir} is a finished run of 6 steps' in caplog.text
+
+
+def test_a_run_says_what_where_and_how_much(cache, tmp_path, caplog):
+  caplog.set_level(logging.INFO, 'absl')
+  loop.train_and_evaluate(tiny(cache, 'steps=1', 'eval.source='), tmp_path)
+  lines = [r.getMessage() for r in caplog.records if 'loop' in r.pathname]
+  assert re.fullmatch(r'groupvit: [\d,]+ parameters on 8 x cpu', lines[0])
+  assert lines[1] == f'1 steps of 16 images, in {tmp_path}'
+  assert lines[2].startswith('compiling the training step')
+
+
+def test_a_run_killed_before_its_first_save_leaves_nothing(
+  cache, tmp_path, monkeypatch
+):
+  """Neither a lock on its workdir nor figures of another model."""
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Run, '_log_step', lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      loop.train_and_evaluate(tiny(cache), tmp_path)
+  first = rows(tmp_path)
+  assert [r['step'] for r in first] == [0]
+  config = tiny(cache, 'seed=4', 'steps=1', 'run.eval_every=5')
+  loop.train_and_evaluate(config, tmp_path)
+  untrained = [r for r in rows(tmp_path) if r['step'] == 0]
+  assert len(untrained) == 1 and untrained != first
+  assert len(list((tmp_path / 'snapshots').iterdir())) == 2
+
+
+def test_evaluation_is_no_training_time(cache, tmp_path, monkeypatch):
+  """Evaluating at steps 2 and 4, logging at step 3 and 6."""
+  original = loop.Run.evaluate
+
+  def slow(self, state):
+    time.sleep(3)
+    original(self, state)
+
+  monkeypatch.setattr(loop.Run, 'evaluate', slow)
+  options = ('run.eval_every=2', 'run.log_every=3', 'run.checkpoint_every=6')
+  summary = loop.train_and_evaluate(tiny(cache, *options), tmp_path)
+  assert summary['train_seconds'] < 3
+  images = (6 - 1) * 16  # the first step compiles
+  speed = images / summary['train_seconds']
+  assert summary['images_per_second'] == pytest.approx(speed, rel=0.1)
+  speeds = {r['step']: r.get('train/images_per_second') for r in rows(tmp_path)}
+  seconds = 2 * 16 / speeds[3] + 3 * 16 / speeds[6]
+  assert seconds == pytest.approx(summary['train_seconds'], abs=0.11)
 
 
 @pytest.mark.parametrize('step', [3, 6])
@@ -224,8 +283,7 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
   with pytest.raises(errors.WorkdirError, match='so 0.0 -> 1.0'):
     loop.train_and_evaluate(other, workdir, get_config())
   again = loop.train_and_evaluate(tiny(cache), workdir, get_config())
-  assert again['miou'] == summary['miou']
-  assert json.loads(record.read_text())['loss']['background_weight'] == 0
+  assert again == summary
 
 
 def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):

@@ -1,4 +1,4 @@
-"""Snapshots of the same pictures: what report and TensorBoard get of them."""
+"""Snapshots of the same images: what report and TensorBoard get of them."""
 
 import collections
 import pathlib
@@ -15,22 +15,22 @@ CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 SIZE = 8
 
 
-def pictures(count=6):
+def images(count=6):
   rng = np.random.default_rng(0)
   shape = (count, SIZE, SIZE)
   return {
     'image': rng.integers(0, 256, (*shape, 3)).astype(np.uint8),
     'label': rng.integers(0, 3, shape).astype(np.uint8),
-    'caption': [f'picture {i}' for i in range(count)],
+    'caption': [f'image {i}' for i in range(count)],
   }
 
 
 def predictor(step, stages):
   """A model whose groups and classes differ from step to step and by stage."""
 
-  def predict(images):
+  def predict(pixels):
     rng = np.random.default_rng(step + 1)
-    shape = images.shape[:3]
+    shape = pixels.shape[:3]
     return {
       'prediction': rng.integers(0, 3, shape),
       'groups': tuple(rng.integers(0, 9 - 3 * i, shape) for i in range(stages)),
@@ -41,7 +41,7 @@ def predictor(step, stages):
 
 def take(folder, stages, steps=(0, 10, 20), active=True):
   """Snapshots at the steps, with their log written and closed."""
-  snapshots = results.Snapshots(folder, pictures())
+  snapshots = results.Snapshots(folder, images())
   log = logging.RunLog(folder, resumed_at=0, num_steps=20, active=active)
   for step in steps:
     snapshots.take(step, predictor(step, stages), log)
@@ -50,28 +50,25 @@ def take(folder, stages, steps=(0, 10, 20), active=True):
 
 
 @pytest.mark.parametrize(('stages', 'maps'), [(0, 1), (1, 2), (2, 3)])
-def test_the_report_shows_the_same_pictures_at_every_step(
-  tmp_path, stages, maps
-):
+def test_the_report_shows_the_same_images_at_every_step(tmp_path, stages, maps):
   snapshots = take(tmp_path, stages, active=False)
   assert snapshots.steps() == [0, 10, 20]
   shown = [(step, snapshots.at(step, 2)) for step in snapshots.steps()]
-  page = report.write_report(
-    tmp_path, title='', figures={}, snapshots=shown, class_names=('a', 'b', 'c')
-  )
-  text = page.read_text()
-  # Of each: the picture, its maps at three steps, and the truth.
+  text = report.Report(
+    '', figures={}, snapshots=shown, class_names=('a', 'b', 'c')
+  ).as_html()
+  # Of each: the image, its maps at three steps, and the truth.
   assert text.count('<img') == 2 * (1 + 3 * maps + 1)
   assert ('First-stage groups' in text) == (stages == 2)
   assert ('Final groups' in text) == (stages > 0)
   for step in (0, 10, 20):
-    first = predictor(step, stages)(pictures()['image'])
-    picture = snapshots.at(step, 1)[0]
-    np.testing.assert_array_equal(picture['prediction'], first['prediction'][0])
+    first = predictor(step, stages)(images()['image'])
+    (example,) = snapshots.at(step, 1)
+    np.testing.assert_array_equal(example['prediction'], first['prediction'][0])
     if stages:
       final = first['groups'][-1][0]
-      np.testing.assert_array_equal(picture['final_groups'], final)
-    assert ('first_groups' in picture) == (stages == 2)
+      np.testing.assert_array_equal(example['final_groups'], final)
+    assert ('first_groups' in example) == (stages == 2)
 
 
 @pytest.mark.parametrize('task', ['groupvit', 'clip'])
@@ -100,8 +97,8 @@ def counted(**changes):
 
 def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
   perfect = np.diag([8, 4, 4])
-  results.keep(tmp_path, 10, counted(confusion_matrix=perfect))
-  results.keep(tmp_path, 20, counted())
+  results.write_confusion(tmp_path, 10, counted(confusion_matrix=perfect))
+  results.write_confusion(tmp_path, 20, counted())
   config = runpy.run_path(str(CONFIG))['get_config']('demo,steps=20')
   snapshots = results.Snapshots(tmp_path, {})
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
@@ -114,11 +111,9 @@ def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
 
 
 def test_without_counted_pixels_the_report_has_no_errors(tmp_path):
-  assert results.as_html(tmp_path, 20) == ''
-  results.keep(tmp_path, 10, counted())  # of a run before this one
-  assert results.as_html(tmp_path, 20) == ''
-  found = report.write_report(tmp_path, title='', figures={})
-  assert 'id="errors"' not in found.read_text()
+  assert results.errors_as_html(tmp_path, 20) == ''
+  results.write_confusion(tmp_path, 10, counted())  # of a run before this one
+  assert results.errors_as_html(tmp_path, 20) == ''
 
 
 def events(folder):
@@ -138,7 +133,7 @@ def events(folder):
 
 
 @pytest.mark.parametrize('stages', [1, 2])
-def test_tensorboard_shows_the_same_pictures_at_every_evaluation(
+def test_tensorboard_shows_the_same_images_at_every_evaluation(
   tmp_path, stages
 ):
   found = events_or_skip(tmp_path, stages)
@@ -148,18 +143,18 @@ def test_tensorboard_shows_the_same_pictures_at_every_evaluation(
   always = ['final_groups', 'prediction']
   always += ['first_groups'] if stages == 2 else []
   assert steps == {
-    **{f'pictures/{name}': [0, 10, 20] for name in always},
-    'pictures/image': [0],
-    'pictures/truth': [0],
+    **{f'images/{name}': [0, 10, 20] for name in always},
+    'images/image': [0],
+    'images/ground_truth': [0],
   }
   for (tag, _), tensor in found.items():
-    # Width and height, then a PNG for each of the pictures.
+    # Width and height, then a PNG for each of the images.
     width, height, *pngs = tensor.string_val
     assert width == height == b'112', tag
     assert len(pngs) == results.FORMING
     assert len(set(pngs)) == results.FORMING
   # What changes from step to step is shown so.
-  groups = [found['pictures/final_groups', s].string_val[2] for s in (0, 10)]
+  groups = [found['images/final_groups', s].string_val[2] for s in (0, 10)]
   assert groups[0] != groups[1]
 
 
@@ -169,17 +164,17 @@ def events_or_skip(folder, stages):
   return events(folder)
 
 
-def test_fewer_pictures_than_are_shown_are_shown(tmp_path):
+def test_fewer_images_than_are_shown_are_shown(tmp_path):
   pytest.importorskip('tensorflow')
-  snapshots = results.Snapshots(tmp_path, pictures(2))
+  snapshots = results.Snapshots(tmp_path, images(2))
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=True)
   snapshots.take(0, predictor(0, 1), log)
   log.close()
-  tensor = events(tmp_path)['pictures/final_groups', 0]
+  tensor = events(tmp_path)['images/final_groups', 0]
   assert len(tensor.string_val) == 2 + 2
 
 
-def test_without_pictures_nothing_is_taken(tmp_path):
+def test_without_images_nothing_is_taken(tmp_path):
   snapshots = results.Snapshots(tmp_path, {})
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=1, active=False)
   snapshots.take(0, predictor(0, 1), log)

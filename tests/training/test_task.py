@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 import tiny_models
 
-from groupvit_jax import errors
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
@@ -39,21 +38,6 @@ def test_a_loss_is_finite_and_has_its_terms(options, terms):
   )
   assert jnp.isfinite(loss)
   assert terms == TERMS & set(metrics)
-
-
-@pytest.mark.parametrize(
-  'option, told',
-  [
-    ('noun_match=best-group', "'best-group'; choose one of pooled, best_group"),
-    ('multi_label_form=papr', "'papr'; choose one of released, paper"),
-    ('chunk_size=-4', 'loss.chunk_size is -4; give'),
-  ],
-)
-def test_a_loss_that_there_is_not_is_refused_at_once(option, told):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
-  config = get_config(f'demo,loss.{option}')
-  with pytest.raises(errors.ConfigError, match=told):
-    task_lib.TASKS[config.task](config, 50)
 
 
 def test_predictions_of_images_take_their_sizes():
