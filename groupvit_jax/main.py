@@ -11,6 +11,7 @@ import re
 import runpy
 import sys
 import traceback
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
@@ -43,7 +44,7 @@ _TRACE_FOLLOWS = 'Error whilst parsing config file'
 _PACKAGE = pathlib.Path(__file__).parent
 
 
-def main(unused_argv) -> int:
+def main(unused_argv: list[str]) -> int:
   try:
     # JAX reads its environment when imported: after the flags.
     from groupvit_jax import sharding
@@ -63,17 +64,20 @@ def main(unused_argv) -> int:
   return 0
 
 
+def _config_flag() -> Any:
+  return flags.FLAGS['config']
+
+
 def _default_workdir() -> str:
   """Returns runs/NAME, where NAME tells the config file and its argument."""
-  value = flags.FLAGS['config'].config_filename
-  path, _, arg = value.partition(':')
+  path, _, arg = _config_flag().config_filename.partition(':')
   name = '-'.join(filter(None, [pathlib.Path(path).stem, arg]))
   return f'runs/{re.sub(r"[^A-Za-z0-9_.=-]+", "-", name)}'
 
 
 def _base() -> ml_collections.ConfigDict | None:
   """The config file without an argument; None where it needs one."""
-  path, _, _ = flags.FLAGS['config'].config_filename.partition(':')
+  path, _, _ = _config_flag().config_filename.partition(':')
   try:
     return runpy.run_path(path)['get_config']()
   except Exception:  # a config file is a program: any may come
@@ -104,9 +108,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _check_tuples() -> None:
   """Refuses --config.model.depths=abc, which config_flags takes."""
-  for path, value in flags.FLAGS['config'].override_values.items():
+  for path, value in _config_flag().override_values.items():
     if isinstance(value, tuple):
-      default = flags.FLAGS[f'config.{path}'].default
+      default: Any = flags.FLAGS[f'config.{path}'].default
       config_lib.check_tuple(path, value, default)
 
 
@@ -116,7 +120,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
   config_flags wraps what a config file raises, with its stack trace as the
   message, and names an unknown field without saying that it is one.
   """
-  chain = [error]
+  chain: list[BaseException] = [error]
   while following := chain[-1].__cause__ or chain[-1].__context__:
     chain.append(following)
   root = chain[-1]
@@ -126,7 +130,7 @@ def _explain(error: Exception, argv: list[str]) -> str:
   if isinstance(error, flags.Error) and _TRACE_FOLLOWS not in str(error):
     return str(error)
   words = '\n'.join(argv)
-  value = re.search(r'^--?config[=\n](.*)', words, re.MULTILINE)[1]
+  (value, *_) = re.findall(r'^--?config[=\n](.*)', words, re.MULTILINE)
   path, _, arg = value.partition(':')
   if not os.path.isfile(path):
     return f'there is no config file {os.path.abspath(path)}'

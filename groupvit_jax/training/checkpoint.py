@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -21,8 +20,8 @@ from groupvit_jax.training import config as config_lib
 
 def check_workdir(
   workdir: str | os.PathLike,
-  config: ml_collections.ConfigDict,
-  base: ml_collections.ConfigDict | None = None,
+  config: config_lib.Config,
+  base: config_lib.Config | None = None,
 ) -> pathlib.Path:
   """Creates the workdir, or checks that it holds a run of this config.
 
@@ -60,9 +59,7 @@ def check_workdir(
   return path
 
 
-def claim_workdir(
-  path: pathlib.Path, config: ml_collections.ConfigDict
-) -> None:
+def claim_workdir(path: pathlib.Path, config: config_lib.Config) -> None:
   """Writes `config.json` into a workdir that `check_workdir` has let pass."""
   if jax.process_index() == 0:
     with _explained(path):

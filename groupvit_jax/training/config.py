@@ -8,11 +8,17 @@ import ast
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
 from groupvit_jax.errors import ConfigError
+
+# A type checker cannot know the types of the fields.
+if TYPE_CHECKING:
+  Config = Any
+else:
+  Config = ml_collections.ConfigDict
 
 # Fields that say how a run is watched, not what it computes: a run may be
 # resumed with other values here.
@@ -75,7 +81,7 @@ def parse_arg(
 
 
 def apply_options(
-  config: ml_collections.ConfigDict,
+  config: Config,
   options: Mapping[str, str],
   aliases: Mapping[str, str],
 ) -> None:
@@ -104,13 +110,13 @@ def apply_options(
         f'names: {", ".join(aliases)}; any field works by its dotted path'
       )
     *parents, leaf = path.split('.')
-    node = config
+    node: Any = config
     for parent in parents:
       node = node[parent]
     node[leaf] = _convert(name, text, flat[path])
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Refuses values that would fail later and less clearly.
 
   Args:
@@ -192,7 +198,7 @@ def check_tuple(path: str, value: tuple, default: Sequence[Any]) -> None:
     )
 
 
-def unknown_field(config: ml_collections.ConfigDict, path: str) -> str:
+def unknown_field(config: Config, path: str) -> str:
   """Says so if `path` (dotted) leads to no field of `config`; else ''."""
   node = config
   for part in path.split('.'):
@@ -203,7 +209,7 @@ def unknown_field(config: ml_collections.ConfigDict, path: str) -> str:
 
 
 def flatten(
-  config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = ''
+  config: Mapping[str, Any] | Config, prefix: str = ''
 ) -> dict[str, Any]:
   """Returns {dotted path: value} of a nested config."""
   flat = {}
@@ -215,7 +221,7 @@ def flatten(
   return flat
 
 
-def to_json(config: ml_collections.ConfigDict) -> str:
+def to_json(config: Config) -> str:
   """Returns the config as stable, readable JSON."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 

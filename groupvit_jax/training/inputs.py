@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 from PIL import Image
@@ -24,6 +23,7 @@ from groupvit_jax.evaluation import (
   segmentation_evaluator,
 )
 from groupvit_jax.text import make_tokenizer, prompts
+from groupvit_jax.training import config as config_lib
 
 # Benchmarks that a run is evaluated on as it trains: eval.source=NAME:PATH.
 #
@@ -42,7 +42,7 @@ class Benchmark:
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: config_lib.Config,
     tokenizer: Callable[..., Any],
     mesh: jax.sharding.Mesh,
   ):
@@ -118,10 +118,11 @@ def is_benchmark(source: str) -> bool:
 def _question(config) -> build.Question:
   name, _, folder = config.eval.source.partition(':')
   whole = name in build.IMAGE_LEVEL
-  overrides = {}
+  overrides: dict[str, Any] = {}
   if not whole:
     side = config.eval.short_side or config.image_size
-    overrides = build.at_size(side) | {'top_k': config.eval.top_k or None}
+    top_k = config.eval.top_k or None
+    overrides = {**build.at_size(side), 'top_k': top_k}
   return build.Question(
     benchmark=name,
     folder=folder or None,
@@ -134,7 +135,7 @@ def _question(config) -> build.Question:
   )
 
 
-def num_groups(config: ml_collections.ConfigDict) -> int:
+def num_groups(config: config_lib.Config) -> int:
   """As many groups as GroupViT of the same config would make."""
   return [n for n in config.model.num_output_groups if n][-1]
 
@@ -181,9 +182,7 @@ class Inputs:
     class_names: the classes that the validation truth knows; () without one.
   """
 
-  def __init__(
-    self, config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-  ):
+  def __init__(self, config: config_lib.Config, mesh: jax.sharding.Mesh):
     """Opens the training data; missing ones are an error here, not later."""
     self._config = config
     self._mesh = mesh
@@ -280,7 +279,7 @@ class Inputs:
       ignore=metrics.IGNORE,
     )
 
-  def pictures(self, count: int) -> dict[str, np.ndarray]:
+  def pictures(self, count: int) -> dict[str, Any]:
     """Returns the first `count` validation pictures, fewer if there are."""
     if not self._config.eval.source or not count:
       return {}

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
+import numpy as np
 import optax
 from absl import logging
 from clu import parameter_overview
@@ -29,9 +29,9 @@ from groupvit_jax.training import task as task_lib
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   workdir: str | os.PathLike,
-  base: ml_collections.ConfigDict | None = None,
+  base: config_lib.Config | None = None,
 ) -> dict[str, Any]:
   """Trains until `config.num_steps`, evaluating and saving on the way.
 
@@ -119,8 +119,8 @@ def train_and_evaluate(
 
 
 def fit_to_hardware(
-  config: ml_collections.ConfigDict,
-) -> ml_collections.ConfigDict:
+  config: config_lib.Config,
+) -> config_lib.Config:
   """Returns the config with its `cpu` fields in force where only a CPU is."""
   config = config.copy_and_resolve_references()
   changes = config_lib.flatten(config.cpu)
@@ -136,7 +136,7 @@ def fit_to_hardware(
 
 
 def _announce(
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   workdir: pathlib.Path,
   state: state_lib.TrainState,
 ) -> None:
@@ -162,7 +162,7 @@ def _announce(
 class Run:
   """A run under way: steps, logs, evaluates, saves; at the end reports."""
 
-  config: ml_collections.ConfigDict
+  config: config_lib.Config
   workdir: pathlib.Path
   mesh: jax.sharding.Mesh
   task: task_lib.Task
@@ -285,7 +285,7 @@ class Run:
         f'step {self.checkpoints.latest}. Lower optimizer.learning_rate, '
         'lengthen optimizer.warmup_steps, or use dtype=float32'
       )
-    values['learning_rate'] = float(schedule(step - 1))
+    values['learning_rate'] = float(np.asarray(schedule(step - 1)))
     words = [f'step {step} of {config.num_steps}', f'loss {values["loss"]:.3f}']
     speed = self.clock.lap()
     if speed is not None:

@@ -11,19 +11,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
+from groupvit_jax.training import config as config_lib
 
 NOUN_MATCHES = 'pooled', 'best_group'
 
 
 def make(
   model: nn.Module,
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   mesh: jax.sharding.Mesh | None,
 ) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
   """The loss of any dual encoder with the methods of `DualEncoder`.

@@ -113,7 +113,7 @@ class Report:
           f'<section id="{anchor}" aria-labelledby="{anchor}-title">'
           f'<h2 id="{anchor}-title">{title}</h2>{content}</section>'
         )
-    style = importlib.resources.files(__package__).joinpath('report.css')
+    style = importlib.resources.files('groupvit_jax.training') / 'report.css'
     title = text(self.title)
     return (
       '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -199,7 +199,7 @@ def _tile(title: str, value: Number, untrained: Any) -> str:
   )
 
 
-def _mark(percent: Number) -> str:
+def _mark(percent: Any) -> str:
   return f'<i style="left:{percent:.1f}%"></i>'
 
 

@@ -12,11 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from groupvit_jax.training import collapse
 
-Number = int | float | np.number
+Number = float | int
 Points = Sequence[tuple[Number, Number]]
 Bands = Sequence[tuple[Number, Number | None]]
 
@@ -149,10 +147,8 @@ def collect_series(rows: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
 
 def is_number(value: Any) -> bool:
   """Whether it can be printed and drawn: a finite number."""
-  if isinstance(value, bool):
-    return False
-  known = int | float | np.integer | np.floating
-  return isinstance(value, known) and math.isfinite(value)
+  known = isinstance(value, float | int) and not isinstance(value, bool)
+  return known and math.isfinite(value)
 
 
 def number(value: Number) -> str:
@@ -175,7 +171,8 @@ def chart(title: str, lines: Mapping[str, Points], bands: Bands = ()) -> str:
   import matplotlib
   from matplotlib import figure, ticker
 
-  with matplotlib.rc_context(_STYLE | {'svg.hashsalt': title}):
+  style: Any = _STYLE | {'svg.hashsalt': title}
+  with matplotlib.rc_context(style):
     page = figure.Figure(figsize=(5, 2.8), layout='constrained')
     axes = page.add_subplot()
     for i, points in enumerate(lines.values()):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
@@ -158,7 +157,7 @@ class Snapshots:
 
 
 def summarise(
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   log: logging_lib.RunLog,
   clock: logging_lib.Clock,
   events: Sequence[collapse.CollapseEvent],
@@ -191,7 +190,7 @@ def summarise(
 
 def write(
   workdir: pathlib.Path,
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   class_names: tuple[str, ...],
   log: logging_lib.RunLog,
   snapshots: Snapshots,
@@ -267,7 +266,7 @@ def headline(figures: Mapping[str, float]) -> str:
 
 
 def _class_figures(
-  config: ml_collections.ConfigDict, log: logging_lib.RunLog
+  config: config_lib.Config, log: logging_lib.RunLog
 ) -> dict[str, float]:
   """Returns the IoU of every class, in percent, now and before training."""
   return {

@@ -3,19 +3,19 @@
 import functools
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from clu import metrics as clu_metrics
+from flax import struct
 
 from groupvit_jax import sharding
+from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import optimizer
 from groupvit_jax.training import task as task_lib
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
   """Everything that a step changes; what a checkpoint holds.
 
@@ -40,7 +40,7 @@ class TrainState:
 
 
 def make_optimizer(
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns the optimizer and its schedule.
 
@@ -72,7 +72,7 @@ def make_optimizer(
 def create_state(
   task: task_lib.Task,
   tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Initialises the state from `config.seed`, replicated over the mesh."""

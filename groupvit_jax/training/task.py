@@ -10,11 +10,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import ml_collections
 
 from groupvit_jax.data import on_device
 from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
+from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import loss as loss_lib
 
 Variables = Mapping[str, Any]
@@ -42,7 +42,7 @@ class Task:
 
 def dual_encoder_task(
   model: nn.Module,
-  config: ml_collections.ConfigDict,
+  config: config_lib.Config,
   mesh: jax.sharding.Mesh | None,
 ) -> Task:
   """The task of any dual encoder with the methods of `DualEncoder`."""
@@ -68,9 +68,7 @@ TASKS = {'groupvit': groupvit_task, 'clip': clip_task}
 TITLES = {'groupvit': 'GroupViT', 'clip': 'ViT without groups'}
 
 
-def architecture(
-  config: ml_collections.ConfigDict | Mapping[str, Any], vocab_size: int
-) -> dict[str, Any]:
+def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
   """The architecture that a training config asks for, fit for JSON.
 
   Args:
@@ -85,7 +83,7 @@ def architecture(
       f'unknown task {config["task"]!r}; choose one of {", ".join(TASKS)}'
     )
   image = {'image_size': config['image_size'], **config['model']}
-  kind = groupvit.GroupViT
+  kind: type[nn.Module] = groupvit.GroupViT
   if config['task'] == 'clip':
     kind = vit.ViT
     image['depth'] = sum(image['depths'])
@@ -135,7 +133,7 @@ def _init(model: nn.Module, rng: jax.Array, batch: Batch) -> Variables:
 
 
 def _predict_fns(model: nn.Module) -> dict[str, Callable]:
-  cls = type(model)
+  cls: Any = type(model)
 
   def of_images(method):
     def predict(variables, images, sizes=None):
