@@ -45,6 +45,7 @@ _PACKAGE = pathlib.Path(__file__).parent
 
 
 def main(unused_argv: list[str]) -> int:
+  """Trains; returns the exit code."""
   try:
     # JAX reads its environment when imported: after the flags.
     from groupvit_jax import sharding

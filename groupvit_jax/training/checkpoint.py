@@ -96,7 +96,7 @@ class Checkpoints:
     )
 
   @property
-  def latest(self) -> int | None:
+  def latest(self) -> int | None:  # noqa: D102 (an attribute)
     return self._manager.latest_step()
 
   def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
@@ -158,6 +158,7 @@ class Checkpoints:
       self._manager.reload()
 
   def close(self) -> None:
+    """Waits for what is being saved, and ends."""
     self.wait()
     self._manager.close()
 

@@ -258,7 +258,9 @@ class CollapseMonitor:
     self.events[-1] = dataclasses.replace(self.events[-1], end=step)
     return self.events[-1]
 
-  def _begin(self, kind: Kind, step: int, statistics) -> CollapseEvent:
+  def _begin(
+    self, kind: Kind, step: int, statistics: Mapping[str, float]
+  ) -> CollapseEvent:
     helps = [remedy(self._options) for remedy in kind.remedies]
     figures = (
       f'largest share {100 * statistics["largest_share"]:.0f} %, '

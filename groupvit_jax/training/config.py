@@ -7,7 +7,7 @@ one command (big_vision's `parse_arg` habit).
 import ast
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -324,6 +324,6 @@ def _literal(text: str) -> Any:
     return None
 
 
-def _suggest(word: str, known) -> str:
+def _suggest(word: str, known: Iterable[str]) -> str:
   close = difflib.get_close_matches(word, list(known), n=1)
   return f" (did you mean '{close[0]}'?)" if close else ''

@@ -5,7 +5,7 @@ The only place where the `data` and `eval` fields of a config are interpreted.
 
 import functools
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -115,7 +115,7 @@ def is_benchmark(source: str) -> bool:
   return ':' in source
 
 
-def _question(config) -> build.Question:
+def _question(config: config_lib.Config) -> build.Question:
   name, _, folder = config.eval.source.partition(':')
   whole = name in build.IMAGE_LEVEL
   overrides: dict[str, Any] = {}
@@ -140,7 +140,9 @@ def num_groups(config: config_lib.Config) -> int:
   return [n for n in config.model.num_output_groups if n][-1]
 
 
-def _encoder(config, tokenizer) -> build.Encoder:
+def _encoder(
+  config: config_lib.Config, tokenizer: Callable[..., Any]
+) -> build.Encoder:
   return build.Encoder(
     tokenizer=tokenizer,
     image_size=(config.image_size, config.image_size),
@@ -149,7 +151,7 @@ def _encoder(config, tokenizer) -> build.Encoder:
   )
 
 
-def _batch_size(config, question) -> int:
+def _batch_size(config: config_lib.Config, question: build.Question) -> int:
   """Whole pictures are shared out over the devices, windows go to each."""
   if question.benchmark in build.IMAGE_LEVEL:
     return config.eval.batch_size // jax.process_count()
@@ -205,7 +207,7 @@ class Inputs:
   def __enter__(self) -> 'Inputs':
     return self
 
-  def __exit__(self, *unused) -> None:
+  def __exit__(self, *unused: object) -> None:
     if self._iterator is not None:
       self._iterator.close()
 
@@ -332,7 +334,7 @@ def _scenes(split, count, config):
   return sources.InMemory(on_disk, size, name=f'scenes {split}')
 
 
-def _absent(packages) -> list[str]:
+def _absent(packages: Iterable[str]) -> list[str]:
   """Which of the packages are not installed (without importing them)."""
   return [name for name in packages if importlib.util.find_spec(name) is None]
 
@@ -345,7 +347,7 @@ def _grouping(config):
   return clustering.make(name, num_groups=num_groups(config))
 
 
-def _first(caption) -> str:
+def _first(caption: Any) -> str:
   return caption if isinstance(caption, str) else caption[0]
 
 

@@ -39,10 +39,12 @@ class Clock:
 
   @property
   def wall_seconds(self) -> float:
+    """Seconds since the run began, pauses between processes left out."""
     return time.monotonic() - self._begin
 
   @property
   def train_seconds(self) -> float:
+    """Seconds of training, without compilation and evaluation."""
     running = 0.0 if self._mark is None else time.monotonic() - self._mark
     return self._trained + running
 
@@ -67,6 +69,7 @@ class Clock:
     return (self.images - images) / (self._lap[1] - seconds)
 
   def as_meta(self) -> dict[str, float]:
+    """Values for `resume`."""
     return {
       'wall_seconds': self.wall_seconds,
       'train_seconds': self.train_seconds,
@@ -156,6 +159,7 @@ class RunLog:
     return found[-1] if found else None
 
   def close(self) -> None:
+    """Writes what is pending."""
     if self._writer:
       self._writer.flush()
       self._writer.close()

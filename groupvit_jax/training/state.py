@@ -1,6 +1,7 @@
 """The state of training, how it begins, and the jit-compiled step on it."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,6 +37,7 @@ class TrainState:
 
   @property
   def variables(self) -> dict[str, Any]:
+    """As Flax takes them."""
     return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
@@ -94,7 +96,9 @@ def create_state(
   return jax.jit(init, out_shardings=sharding.replicated(mesh))()
 
 
-def abstract_batch(config, batch_size: int) -> dict[str, Any]:
+def abstract_batch(
+  config: config_lib.Config, batch_size: int
+) -> dict[str, Any]:
   """Returns the shapes of a training batch: images, and texts per image."""
   size, texts = config.image_size, 1 + config.loss.num_nouns
   shape = jax.ShapeDtypeStruct
@@ -104,7 +108,9 @@ def abstract_batch(config, batch_size: int) -> dict[str, Any]:
   }
 
 
-def number_of_groups(task, state, config) -> int:
+def number_of_groups(
+  task: task_lib.Task, state: Any, config: config_lib.Config
+) -> int:
   """Returns how many groups the last stage makes; 0 for a task without."""
   images = abstract_batch(config, 1)['image']
   predict = task.predict_fns['regions']
@@ -112,7 +118,9 @@ def number_of_groups(task, state, config) -> int:
   return stages[-1].shape[-1] if stages else 0
 
 
-def make_train_metrics(task, state, config) -> type[clu_metrics.Collection]:
+def make_train_metrics(
+  task: task_lib.Task, state: TrainState, config: config_lib.Config
+) -> type[clu_metrics.Collection]:
   """Returns the collection that averages every scalar of the step."""
   batch = abstract_batch(config, config.batch_size)
   _, (_, values) = jax.eval_shape(
@@ -124,7 +132,12 @@ def make_train_metrics(task, state, config) -> type[clu_metrics.Collection]:
   )
 
 
-def make_train_step(task, tx, metrics_class, mesh):
+def make_train_step(
+  task: task_lib.Task,
+  tx: optax.GradientTransformation,
+  metrics_class: type[clu_metrics.Collection],
+  mesh: jax.sharding.Mesh,
+) -> Callable[..., tuple[TrainState, Any]]:
   """Returns `(state, metrics, batch) -> (state, metrics)`, jit-compiled.
 
   State and metrics are donated: a step needs one copy of them, not two. Their

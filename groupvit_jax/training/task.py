@@ -54,12 +54,20 @@ def dual_encoder_task(
   )
 
 
-def groupvit_task(config, vocab_size, mesh=None) -> Task:
+def groupvit_task(
+  config: config_lib.Config,
+  vocab_size: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Task:
   """GroupViT: the image encoder groups patches (paper, section 3)."""
   return dual_encoder_task(_model(config, vocab_size), config, mesh)
 
 
-def clip_task(config, vocab_size, mesh=None) -> Task:
+def clip_task(
+  config: config_lib.Config,
+  vocab_size: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Task:
   """The CLIP-style baseline: the same blocks, no groups (paper, Table 4)."""
   return dual_encoder_task(_model(config, vocab_size), config, mesh)
 
@@ -114,7 +122,9 @@ def _complete(module: type[nn.Module], values: Mapping[str, Any]) -> dict:
   }
 
 
-def _model(config, vocab_size) -> dual_encoder.DualEncoder:
+def _model(
+  config: config_lib.Config, vocab_size: int
+) -> dual_encoder.DualEncoder:
   return build.build(
     architecture(config, vocab_size), dtype=config.dtype, remat=config.remat
   )
