@@ -73,6 +73,12 @@ def check(values: Any, kind: Any, where: str) -> None:
   """
   try:
     msgspec.convert(values, kind)
+  except UnicodeEncodeError:
+    # A file name that is not UTF-8: msgspec refuses such texts.
+    text = json.dumps(values, ensure_ascii=False).encode(errors='replace')
+    check(json.loads(text), kind, where)
+  except RecursionError as error:
+    raise ModelError(f'{where} is nested too deeply') from error
   except msgspec.ValidationError as error:
     raise ModelError(f'{where}: {error}') from error
 

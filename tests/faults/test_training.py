@@ -94,20 +94,28 @@ def test_twenty_kills(training, tmp_path, assert_same_end):
   assert_same_end(workdir)
 
 
+@pytest.fixture(scope='module')
+def interrupted(training, tmp_path_factory):
+  """The workdir of a run that was killed after it had saved several times."""
+  workdir = tmp_path_factory.mktemp('interrupted') / 'run'
+  process = training.start(workdir)
+  process.wait_for('step 13 of')
+  process.kill()
+  return workdir
+
+
 @pytest.mark.slow
 @NO_FALLBACK
 @pytest.mark.parametrize('kind', damages.KINDS)
 def test_each_damaged_file_of_the_newest_checkpoint(
-  kind, undisturbed, training, tmp_path, assert_same_end
+  kind, interrupted, training, tmp_path, assert_same_end
 ):
   """The run falls back to the older one, says so, and ends as it did."""
-  older = tmp_path / 'older'
-  shutil.copytree(undisturbed, older)
-  files = damages.files(tiny_training.newest(older))
-  for i, file in enumerate(files):
+  newest = tiny_training.newest(interrupted)
+  for i, file in enumerate(damages.files(newest)):
     workdir = tmp_path / f'run_{i}'
-    shutil.copytree(older, workdir)
-    damages.KINDS[kind](workdir / file.relative_to(older), i)
+    shutil.copytree(interrupted, workdir)
+    damages.KINDS[kind](workdir / file.relative_to(interrupted), i)
     process = training.run(workdir)
     assert 'Traceback' not in process.text, file
     assert_same_end(workdir)
