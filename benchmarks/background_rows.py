@@ -11,8 +11,8 @@ from PIL import Image
 
 from groupvit_jax import benchmarks, scenes
 from groupvit_jax.benchmarks import build, label_sets
-from groupvit_jax.evaluation import background, calibration, zero_shot
-from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation import calibration, zero_shot
+from groupvit_jax.evaluation.config import LOWEST
 from groupvit_jax.text import prompts
 
 ABSENT = object()
@@ -105,32 +105,23 @@ class Subject:
     token = background_token.fit(self.model, *self.calibration)
     return background_token.with_token(self.model.predict_fns, token)
 
-  @functools.cache  # noqa: B019  (as long as the script runs)
-  def values(self, cosines: bool) -> np.ndarray:
-    """Every object class's best value in each calibration picture."""
+  @functools.cached_property
+  def cosines(self) -> np.ndarray:
+    """Every object class's best cosine in each calibration image."""
     tokens = zero_shot.tokenize_classes(
       self.model.tokenizer, self.objects, prompts.SIMPLE
     )
     fns, variables = self.model.predict_fns, self.model.variables
     text = zero_shot.embed_tokens(fns['text'], variables, tokens)
-    return calibration.best_values(
-      fns,
-      variables,
-      self.calibration[0],
-      text,
-      cosines=cosines,
-      config=SegmentConfig(top_k=None if self.folder is None else 5),
-    )
+    return calibration.best_cosines(fns, variables, self.calibration[0], text)
 
-  def thresholds(self, how: str, cosines: bool) -> tuple[float, ...]:
-    """By 'one' or 'captions' (of each class), or 'pictures' alone."""
-    values = self.values(cosines)
-    if how == 'pictures':
-      return calibration.from_pictures(values)
+  def thresholds(self, each: bool) -> tuple[float, ...]:
+    """Of each class, or one for all."""
     named = calibration.mentions(self.calibration[1], self.objects)
-    if how == 'one':
-      return (calibration.one_from_captions(values, named),)
-    return calibration.from_captions(values, named)
+    if each:
+      return calibration.from_captions(self.cosines, named)
+    prior = float('inf')
+    return calibration.from_captions(self.cosines, named, prior=prior)[:1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,21 +144,19 @@ class Row:
 
 
 def _learned(**others):
-  return _plain(
-    background_threshold=background.LOWEST, learned_background=True, **others
-  )
+  return _plain(background_threshold=LOWEST, learned_background=True, **others)
 
 
 def _plain(**overrides):
   return lambda subject: subject.question(overrides=overrides)
 
 
-def _calibrated(how: str, cosines: bool, **others):
+def _calibrated(*, each: bool, **others):
   def question(subject):
     overrides = {
-      'background_threshold': background.LOWEST,
-      'class_thresholds': subject.thresholds(how, cosines),
-      'threshold_cosines': cosines,
+      'background_threshold': LOWEST,
+      'class_thresholds': subject.thresholds(each),
+      'threshold_cosines': True,
       **others,
     }
     return subject.question(overrides=overrides)
@@ -194,22 +183,11 @@ ROWS = {
   'released': Row('the protocol as it is', _plain(), background_only=False),
   'threshold_.5': Row('one threshold of .5', _plain(background_threshold=0.5)),
   'threshold_.98': Row('one of .98', _plain(background_threshold=0.98)),
-  'score_captions': Row(
-    'a score threshold per class, from captions',
-    _calibrated('captions', cosines=False),
-  ),
-  'score_pictures': Row(
-    'the same from pictures alone', _calibrated('pictures', cosines=False)
-  ),
   'cosine_one': Row(
-    'one cosine threshold, from captions', _calibrated('one', cosines=True)
+    'one cosine threshold, from captions', _calibrated(each=False)
   ),
   'cosine_captions': Row(
-    'a cosine threshold per class, from captions',
-    _calibrated('captions', cosines=True),
-  ),
-  'cosine_pictures': Row(
-    'the same from pictures alone', _calibrated('pictures', cosines=True)
+    'a cosine threshold per class, from captions', _calibrated(each=True)
   ),
   'word': Row('prompted by "background"', _words(lambda _: 'background')),
   'stuff_words': Row('prompted by words of stuff', _words(_stuff)),
@@ -225,7 +203,7 @@ ROWS = {
   'pamr': Row('PAMR', _plain(refine='pamr'), background_only=False),
   'pamr_cosine': Row(
     'PAMR, and a cosine threshold per class',
-    _calibrated('captions', cosines=True, refine='pamr'),
+    _calibrated(each=True, refine='pamr'),
   ),
   'pamr_learned': Row(
     'PAMR, and the learned background', _learned(refine='pamr'), learned=True

@@ -30,7 +30,7 @@ from PIL import Image
 import groupvit_jax
 from groupvit_jax import benchmarks
 from groupvit_jax.benchmarks import build, label_sets
-from groupvit_jax.evaluation import config, windows
+from groupvit_jax.evaluation import config, sizes
 
 SIZES = ((375, 500), (333, 500), (500, 375), (375, 500))  # of VOC, mostly
 PROMPTS = tuple(
@@ -89,7 +89,7 @@ def make_sides(args, folder, data, dtype) -> dict:
   peer = inference_peer.Peer(folder, args.size, dtype, device, threshold)
   tokens = model.tokenizer(PROMPTS)
   text = peer.encode_text(np.asarray(tokens))
-  plan = windows.plan(protocol.segment, args.size, model.patch_size)
+  plan = sizes.plan(protocol.segment, args.size, model.patch_size)
   examples = benchmarks.open_set('voc21', data)
   theirs = {
     f'transformers, encoding {word}': _theirs(

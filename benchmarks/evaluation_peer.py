@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from groupvit_jax.evaluation import windows
+from groupvit_jax.evaluation import sizes
 
 LINEAR = 'bilinear'
 
@@ -28,7 +28,7 @@ class Judge:
     self,
     peer: inference_peer.Peer,
     text: torch.Tensor,
-    plan: windows.Plan,
+    plan: sizes.Plan,
     threshold: float,
     encodings: int = 2,
   ):
@@ -55,7 +55,7 @@ class Judge:
     classes = len(self._text) + 1
     total = torch.zeros(1, classes, height, width, device=scaled.device)
     count = torch.zeros(1, 1, height, width, device=scaled.device)
-    for top, left, h, w in windows.windows((height, width), self._plan):
+    for top, left, h, w in sizes.windows((height, width), self._plan):
       place = (..., slice(top, top + h), slice(left, left + w))
       total[place] += self._window(scaled[place])
       count[place] += 1
@@ -73,7 +73,7 @@ class Judge:
     return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
   def _scaled(self, image):
-    size = windows.scaled_size(image.shape[:2], self._plan)
+    size = sizes.scaled_size(image.shape[:2], self._plan)
     if inference_peer.cv2:
       cv2 = inference_peer.cv2
       scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -32,10 +32,8 @@ from PIL import Image, ImageDraw
 import groupvit_jax
 from groupvit_jax import convert
 from groupvit_jax import files as files_lib
-from groupvit_jax.data import on_device
-from groupvit_jax.evaluation import windows
-from groupvit_jax.inference import batches
-from groupvit_jax.inference import programs as programs_lib
+from groupvit_jax.data import images, on_device
+from groupvit_jax.evaluation import sizes
 from groupvit_jax.text import make_tokenizer, prompts
 
 NAMES = (
@@ -100,18 +98,15 @@ class Pair:
     self._config = groupvit_jax.SegmentConfig(
       background_threshold=THRESHOLD, short_side=size
     )
-    self._plan = windows.plan(
+    self._plan = sizes.plan(
       self._config, size, model.architecture['image']['patch_size']
     )
     device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
     self._peer = inference_peer.Peer(folder, size, dtype, device, THRESHOLD)
     self._text = self._peer.encode_text(tokens())
-    programs = programs_lib.Programs(
-      model.module, on_device.MEAN, on_device.STD
-    )
 
     def network(variables, images):
-      images = programs.normalize(images)
+      images = on_device.normalize(images)
       return model.module.apply(variables, images, method='encode_regions')
 
     self._network = jax.jit(network)
@@ -128,7 +123,10 @@ class Pair:
     results = self._segment(paths)
     labels = self._peer.decide(theirs, self._text, [(SIDE, SIDE)] * len(paths))
     # Class 0 of a table is the background, which theirs has not.
-    tables = np.stack([r.field.windows[0].table[:, 1:] for r in results])
+    # Padding of the classes is left out as well.
+    tables = np.stack(
+      [r.region_scores.classes[0, 0, :, 1 : len(r.names)] for r in results]
+    )
     scores = self._peer.scores(theirs, self._text).cpu().numpy()
     first = theirs['stages'][0].float().cpu().numpy().argmax(1)
     assigned = ours['stages'][0].argmax(-1).reshape(first.shape)
@@ -173,11 +171,11 @@ class Pair:
 
   def _files(self, paths):
     chunks = files_lib.ahead(
-      lambda path: batches.prepare(path, path, self._plan),
+      lambda path: sizes.prepare(images.open_image(path), self._plan).scaled,
       paths,
       len(paths),
     )
-    return np.stack([picture.scaled for picture in next(chunks)])
+    return np.stack(next(chunks))
 
 
 def turn(call) -> float:

@@ -7,7 +7,7 @@ from stub_models import NAMES, Stub, tokenizer
 
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation import config
-from groupvit_jax.evaluation.benchmark import BenchmarkEvaluator
+from groupvit_jax.evaluation.benchmark import BenchmarkEvaluator, Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +77,19 @@ def evaluator(examples=None, *, options=None, **kwargs):
   settings = SMALL | (options or {})
   protocol = config.make('groupvit', 'test', background=background, **settings)
   arguments = {
+    name: kwargs.pop(name)
+    for name in ('mesh', 'resume_path', 'progress')
+    if name in kwargs
+  }
+  fields = {
     'class_names': ('background', *NAMES) if background else NAMES,
     'background': background,
     'batch_size': 2,
     'patch_size': 1,
   }
-  return BenchmarkEvaluator(examples, tokenizer, protocol, **arguments | kwargs)
+  return BenchmarkEvaluator(
+    examples, tokenizer, Settings(protocol, **fields | kwargs), **arguments
+  )
 
 
 class PaddedStub(Stub):

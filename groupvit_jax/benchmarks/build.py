@@ -15,17 +15,17 @@ from groupvit_jax.benchmarks import classification as image_labels
 from groupvit_jax.benchmarks import image_batches, label_sets
 from groupvit_jax.benchmarks.label_sets import IMAGE_LEVEL
 from groupvit_jax.errors import ConfigError, explained_as
+from groupvit_jax.evaluation import benchmark as benchmark_lib
 from groupvit_jax.evaluation import (
-  background,
   classification,
   clustering,
   config,
   pamr,
   resume,
   retrieval,
-  windows,
+  scoring,
+  sizes,
 )
-from groupvit_jax.evaluation import benchmark as benchmark_lib
 from groupvit_jax.text import prompts
 
 # What is to be measured, on which data, of what model.
@@ -164,19 +164,21 @@ def make_segmentation(
   evaluator = benchmark_lib.BenchmarkEvaluator(
     examples,
     encoder.tokenizer,
-    protocol,
-    class_names=names,
-    background=examples.background,
-    patch_size=encoder.patch_size,
-    grouping=grouping,
-    refine=pamr.make() if protocol.refine == 'pamr' else None,
-    batch_size=batch_size,
+    benchmark_lib.Settings(
+      protocol,
+      tuple(names),
+      examples.background,
+      batch_size=batch_size,
+      patch_size=encoder.patch_size,
+      grouping=grouping,
+      refine=pamr.make() if protocol.refine == 'pamr' else None,
+      boundary=question.boundary,
+      diagnosis=question.diagnosis,
+      skip_bad=question.skip_bad,
+      data=question.origin,
+    ),
     mesh=mesh,
-    data=question.origin,
     resume_path=resume_path,
-    skip_bad=question.skip_bad,
-    boundary=question.boundary,
-    diagnosis=question.diagnosis,
     progress=progress,
   )
   return Judge(
@@ -187,7 +189,7 @@ def make_segmentation(
       'protocol': describe(protocol),
       # What the protocol leaves to follow, followed.
       'sizes': dataclasses.asdict(
-        windows.plan(
+        sizes.plan(
           protocol.segment,
           protocol.segment.short_side or benchmark_lib.SHORT_SIDE,
           encoder.patch_size,
@@ -252,7 +254,7 @@ def _check_background(question, protocol, examples) -> None:
     )
   # They need a background_threshold, which only data with a background take.
   if segment.class_thresholds is not None and examples.background:
-    background.check_count(
+    scoring.check_thresholds(
       len(segment.class_thresholds), len(examples.class_names) - 1
     )
 

@@ -1,4 +1,4 @@
-"""A question's thresholds for the background, from pictures without masks."""
+"""Background thresholds for a benchmark, from captioned images."""
 
 import dataclasses
 import os
@@ -10,7 +10,8 @@ import numpy as np
 from groupvit_jax import benchmarks, files, sharding
 from groupvit_jax.benchmarks import build, image_batches, label_sets
 from groupvit_jax.errors import ConfigError, explained_as
-from groupvit_jax.evaluation import background, calibration, zero_shot
+from groupvit_jax.evaluation import calibration, zero_shot
+from groupvit_jax.evaluation import config as config_lib
 
 # A class has stopped moving by then, and a folder may hold a million.
 MOST = 1000
@@ -28,18 +29,18 @@ def calibrate(
 ) -> build.Question:
   """Gives every class of a benchmark a cosine threshold of its own.
 
-  Pictures are seen as the benchmark's windows are; their captions are read if
-  there are any (`evaluation.calibration`). They should be of another set.
+  Images are seen as the benchmark's windows are, and their captions are read
+  (`evaluation.calibration`). They should be of another set.
 
   Args:
     question: of a benchmark with a background.
     encoder: of the model.
     predict_fns: 'text', 'regions' and 'scale'.
     variables: their first argument.
-    folder: captioned pictures, as `benchmarks.open_captions` takes them; or
-      pictures alone. The first 1,000 count.
-    batch_size: pictures of this process that go together.
-    progress: told how many pictures are done, and how many there are.
+    folder: captioned images, as `benchmarks.open_captions` takes them. The
+      first 1,000 count.
+    batch_size: images of this process that go together.
+    progress: told how many images are done, and how many there are.
 
   Returns:
     The question with the thresholds set, and where they come from.
@@ -47,7 +48,7 @@ def calibrate(
   Raises:
     ConfigError: a benchmark without background, a model without groups, or
       thresholds that are set already; captions that name no class.
-    SourceError: no pictures.
+    SourceError: no images.
     ImageError: one that cannot be read.
   """
   _check(question)
@@ -57,10 +58,11 @@ def calibrate(
       f'{question.benchmark} has no background, so that there is nothing to '
       'calibrate'
     )
-  pictures, captions = _open(folder)
+  images = benchmarks.open_captions(folder, limit=MOST)
+  captions = [images.captions(i) for i in range(len(images))]
   side = settings['sizes']['window']
   batches = image_batches.Batches(
-    pictures,
+    images,
     lambda place, _: place,
     (side, side),
     batch_size,
@@ -72,22 +74,18 @@ def calibrate(
     encoder.tokenizer, names, settings['protocol']['templates']
   )
   text = zero_shot.embed_tokens(predict_fns['text'], variables, tokens)
-  values = _values(batches, predict_fns, variables, text, len(pictures))
+  values = _values(batches, predict_fns, variables, text, len(images))
   with explained_as(ConfigError):
-    if captions is None:
-      thresholds = calibration.from_pictures(values)
-    else:
-      named = calibration.mentions(captions, names)
-      thresholds = calibration.from_captions(values, named)
+    named = calibration.mentions(captions, names)
+    thresholds = calibration.from_captions(values, named)
   found = {
-    'background_threshold': background.LOWEST,
+    'background_threshold': config_lib.LOWEST,
     'class_thresholds': thresholds,
     'threshold_cosines': True,
   }
   told = {
     'data': str(files.expanded(folder).resolve()),
-    'pictures': len(pictures),
-    'captions': captions is not None,
+    'images': len(images),
   }
   return dataclasses.replace(
     question, overrides={**question.overrides, **found}, calibration=told
@@ -96,9 +94,7 @@ def calibrate(
 
 def _check(question):
   if question.benchmark in label_sets.IMAGE_LEVEL:
-    raise ConfigError(
-      f'{question.benchmark} is of whole pictures: no threshold'
-    )
+    raise ConfigError(f'{question.benchmark} is of whole images: no threshold')
   if question.regions != label_sets.MODEL:
     raise ConfigError('only models with groups of their own are calibrated')
   taken = {
@@ -113,15 +109,8 @@ def _check(question):
     )
 
 
-def _open(folder):
-  if not benchmarks.has_captions(folder):
-    return benchmarks.open_images(folder, limit=MOST), None
-  found = benchmarks.open_captions(folder, limit=MOST)
-  return found, [found.captions(i) for i in range(len(found))]
-
-
 def _values(batches, predict_fns, variables, text, count):
-  """A row for each picture, those of other processes as well."""
+  """A row for each image, those of other processes as well."""
   places = []
 
   def images():
@@ -129,7 +118,7 @@ def _values(batches, predict_fns, variables, text, count):
       places.extend(batch['position'].tolist())
       yield batch['image']
 
-  values = calibration.best_values(predict_fns, variables, images(), text)
+  values = calibration.best_cosines(predict_fns, variables, images(), text)
   mine = [[i, row] for i, row in zip(places, values.tolist(), strict=True)]
   rows = dict(row for part in sharding.gather(mine) for row in part)
   return np.asarray([rows[i] for i in range(count)], np.float32)

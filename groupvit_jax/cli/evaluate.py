@@ -126,7 +126,7 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     metavar='DIR',
     type=pathlib.Path,
     help='find the background by a threshold per class, learned from these '
-    'captioned images, or images alone; no mask is read',
+    'captioned images; no mask is read',
   )
   group.add_argument(
     '--class-names',

@@ -21,7 +21,7 @@ from groupvit_jax.convert import tensors
 from groupvit_jax.convert.folder import Converted
 from groupvit_jax.convert.keymaps import HF_GROUPVIT
 from groupvit_jax.errors import ModelError
-from groupvit_jax.evaluation import segmentation
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import clip
 
 # CLIP's vocabulary, in the files that Hugging Face's CLIPTokenizer reads. The
@@ -203,7 +203,7 @@ def left_out(converted: Converted) -> list[str]:
   lost = []
   if 'multi_label_logit_scale' in converted.variables['params']:
     lost.append('the temperature of the multi-label loss')
-  released = segmentation.SegmentConfig.top_k
+  released = SegmentConfig.top_k
   if converted.preprocessing.get('top_k', released) != released:
     lost.append('top_k')
   kept = converted.metadata

@@ -1,10 +1,10 @@
 """Zero-shot segmentation of a benchmark by a protocol, counted on the device.
 
-Pictures of all sizes, in windows, at static shapes; the host only decodes. What
-is counted are whole numbers, so that neither devices, processes nor
-interruptions change a figure. The network's floats may be rounded otherwise in
-batches of another size: then a pixel whose two best groups or classes are equal
-but for that may change.
+Images of all sizes, in windows, at static shapes; the host only decodes. The
+counts are whole numbers, so that neither devices, processes nor interruptions
+change a figure. The network's floats may be rounded otherwise in batches of
+another size: then a pixel whose two best groups or classes are equal but for
+that may change.
 """
 
 import collections
@@ -24,12 +24,10 @@ from jaxtyping import Array
 from groupvit_jax import errors, sharding
 from groupvit_jax.evaluation import (
   benchmark_inputs,
-  clustering,
   metrics,
-  resize,
+  regions,
   resume,
-  scoring,
-  windows,
+  sizes,
   zero_shot,
 )
 from groupvit_jax.evaluation import evaluator as evaluator_lib
@@ -38,39 +36,80 @@ from groupvit_jax.evaluation.benchmark_counts import (
   BenchmarkCounts,
   Counter,
 )
-from groupvit_jax.evaluation.benchmark_inputs import Key, Picture, Refused
+from groupvit_jax.evaluation.benchmark_inputs import Key, Labelled, Refused
 from groupvit_jax.evaluation.config import Protocol
 from groupvit_jax.evaluation.resume import ResumeState
+from groupvit_jax.evaluation.scoring import ClassEmbeddings
 from groupvit_jax.text import prompts
 
-# The compiled programs of an evaluation, and how a batch goes through them.
-#
-# The encoder's knows neither words nor truth, so that every benchmark shares
-# it; what counts is quick to compile, once per `benchmark_inputs.Key`.
+# Batches that may be under way: the host must not run far ahead of the device,
+# since what waits there fills memory.
+_UNDER_WAY = 2
+
+# Of the released protocol, where a protocol leaves it open.
+SHORT_SIDE = 448
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of a `BenchmarkEvaluator`.
+
+  Attributes:
+    protocol: from `config.make`.
+    class_names: c names in label order, synonyms as in 'person|man'; the
+      background first if there is one. It gets no prompt if the protocol has a
+      threshold for it, and its own otherwise.
+    background: whether class 0 is the background.
+    batch_size: images that go together on each device at most.
+    patch_size: of the model, in pixels.
+    grouping: for models without groups (see `clustering.make`).
+    refine: see `benchmark_counts.Counter`.
+    boundary: also measure along borders.
+    diagnosis: also measure what oracle labels and a given background would
+      bring, and how well the best groups fit.
+    skip_bad: count and list images that cannot be used instead of stopping.
+    data: plain values that tell the examples from others of the same names
+      (their folder, a seed); a resume state of others is refused.
+    resume_every: images from one writing of the resume state to the next.
+  """
+
+  protocol: Protocol
+  class_names: Sequence[str]
+  background: bool
+  batch_size: int = 8
+  patch_size: int = 16
+  grouping: Callable[..., Any] | None = None
+  refine: Callable[[Array, Array, Array], Array] | None = None
+  boundary: bool = True
+  diagnosis: bool = True
+  skip_bad: bool = False
+  data: Any = None
+  resume_every: int = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
   """How batches are measured.
 
+  The encoder's program knows neither classes nor ground truth, so that every
+  benchmark shares it; the counter's is quick to compile, once per `Key`.
+
   Attributes:
     counter: what is counted.
-    batch_size: pictures that go together on each device at most.
-    patch_size: of the model.
+    batch_size, patch_size, grouping: see `Settings`.
     mesh: of this process's devices; None for one.
-    grouping: for models without groups.
   """
 
   counter: Counter
   batch_size: int
   patch_size: int
-  mesh: Mesh | None
   grouping: Callable[..., Any] | None
+  mesh: Mesh | None
 
-  def together(self, key: benchmark_inputs.Key) -> int:
-    """Pictures of a key that make a batch, over all devices."""
-    each = windows.at_a_time(
-      key.window, self.patch_size, self.batch_size, key.truth
+  def together(self, key: Key) -> int:
+    """Images of a key that make a batch, over all devices."""
+    each = sizes.at_a_time(
+      key.shapes.window, self.patch_size, self.batch_size, key.output
     )
     return each * (1 if self.mesh is None else self.mesh.size)
 
@@ -78,87 +117,61 @@ class Programs:
     self,
     regions_fn: Callable[..., Any],
     variables: Any,
-    words: tuple[Any, Any],
-    pictures: Sequence[benchmark_inputs.Picture],
+    classes: ClassEmbeddings,
+    images: Sequence[Labelled],
   ) -> BenchmarkCounts:
     """Starts one batch; nothing is waited for.
 
     Args:
       regions_fn: predict_fns['regions'].
       variables: its first argument.
-      words: class embeddings (c e) and the temperature.
-      pictures: of one key.
+      classes: see `Counter.count`.
+      images: of one key.
 
     Returns:
       The counts, on the device.
     """
-    key = pictures[0].key
-    refine = self.counter.refine is not None
-    batch = benchmark_inputs.batch(pictures, self.together(key), refine)
-    sizes = batch.sizes or [None] * key.count
-    said = tuple(
-      self._ask(regions_fn, variables, images, size)
-      for images, size in zip(batch.windows, sizes, strict=True)
+    key = images[0].key
+    count, shapes = self.together(key), key.shapes
+    encoded = regions.encode(
+      regions_fn,
+      variables,
+      [image.image for image in images],
+      count=count,
+      mesh=self.mesh,
+      grouping=self.grouping,
     )
-    rest = batch.places, batch.truth, batch.images
-    places, truth, images = evaluator_lib.place(rest, self.mesh)
-    count = self._counting(self.counter, self.mesh)
-    return count(said, words, places, truth, key.field, images)
-
-  def _ask(self, regions_fn, variables, images, sizes):
-    images, sizes = evaluator_lib.place((images, sizes), self.mesh)
-    source, given = clustering.source(
-      self.grouping, regions_fn, variables, images, sizes
-    )
-    given = evaluator_lib.place(given, self.mesh)
-    soft = not self.counter.config.one_hot
-    return _encode(source, soft, variables, images, given, sizes)
+    truth, scaled = benchmark_inputs.ground_truth(images, count), None
+    if self.counter.refine is not None:
+      scaled = sizes.pad_images(
+        [image.image.scaled for image in images], shapes.scaled, count
+      )
+    truth, scaled = evaluator_lib.place((truth, scaled), self.mesh)
+    counting = self._counting(self.counter, self.mesh)
+    return counting(encoded, classes, truth, shapes, scaled)
 
   # Kept outside of any evaluator, so that another one compiles nothing anew.
   @staticmethod
   @functools.lru_cache(maxsize=64)
   def _counting(counter, mesh):
-    return evaluator_lib.jit_measure(counter.count, mesh, static_argnums=4)
+    return evaluator_lib.jit_measure(counter.count, mesh, static_argnums=3)
 
   @property
   def compiled(self) -> tuple[int, int]:
     """Programs so far: encoders, and those that count like this one."""
     count = self._counting(self.counter, self.mesh)
-    return _encode._cache_size(), count._cache_size()
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode(
-  regions_fn: Callable[..., Any],
-  soft: bool,
-  variables: Any,
-  images: Array,
-  given: Any,
-  sizes: Array | None,
-) -> Mapping[str, Array]:
-  """What the network says of one window of each picture."""
-  regions = clustering.regions(regions_fn, variables, images, given, sizes)
-  canvas = images.shape[1:3]
-  pixels = resize.pixel_maps(regions, canvas, sizes, soft=soft)
-  return scoring.scored(regions) | {'pixels': pixels}
+    return regions.encoders_compiled(), count._cache_size()
 
 
 merge = jax.jit(lambda a, b: a.merge(b))
 
 
-# One pass over a benchmark: pictures to batches to counts to the resume state.
-
-# Batches that may be under way: the host must not run far ahead of the device,
-# since what waits there fills memory.
-_UNDER_WAY = 2
-
-
 class Pass:
-  """Counts pictures as they come, a batch whenever one is full."""
+  """Counts images as they come, a batch whenever one is full."""
 
   def __init__(
     self,
-    measure: Callable[[Sequence[Picture]], BenchmarkCounts],
+    measure: Callable[[Sequence[Labelled]], BenchmarkCounts],
     together: Callable[[Key], int],
     state: ResumeState,
     *,
@@ -168,22 +181,22 @@ class Pass:
     """Prepares an empty pass.
 
     Args:
-      measure: starts a batch of pictures of one key.
+      measure: starts a batch of images of one key.
       together: how many of a key make a batch.
       state: gets the counts.
-      every: pictures from one writing of it to the next.
-      progress: called with the pictures done.
+      every: images from one writing of it to the next.
+      progress: called with the images done.
     """
     self._measure, self._together = measure, together
     self._state, self._every, self._progress = state, every, progress
-    # The total and the pictures that it is of. Always replaced together, since
+    # The total and the images that it is of. Always replaced together, since
     # Ctrl-C may come between two lines, and the state is written even then.
     self._pending = None, ()
     self._under_way = collections.deque()
     self._saved = len(state.done)
 
   def run(
-    self, items: Iterable[Picture | Refused], name: Callable[[int], str]
+    self, items: Iterable[Labelled | Refused], name: Callable[[int], str]
   ) -> None:
     """Counts all items; whatever stops it, the state has what was counted.
 
@@ -195,8 +208,10 @@ class Pass:
     try:
       for item in items:
         if isinstance(item, Refused):
-          told = name(item.position), item.reason
-          self._state.skipped[item.position] = told
+          self._state.skipped[item.position] = (
+            name(item.position),
+            item.reason,
+          )
         else:
           together = waiting.setdefault(item.key, [])
           together.append(item)
@@ -209,14 +224,14 @@ class Pass:
     finally:
       self._save()
 
-  def _start(self, pictures):
-    update = self._measure(pictures)
+  def _start(self, images):
+    update = self._measure(images)
     # Starting from the first update, not from zeros made elsewhere, keeps one
     # kind of array in the loop, hence one compilation.
     total, positions = self._pending
     if total is not None:
       update = merge(total, update)
-    positions = (*positions, *(picture.position for picture in pictures))
+    positions = (*positions, *(image.position for image in images))
     self._pending = update, positions
     self._under_way.append(update.images)
     if len(self._under_way) > _UNDER_WAY:
@@ -229,7 +244,7 @@ class Pass:
     self._progress(done + len(self._state.skipped))
 
   def _save(self):
-    """Fetches the counts and keeps them, with the pictures that they are of."""
+    """Fetches the counts and keeps them, with the images that they are of."""
     total, positions = self._pending
     if total is not None:
       self._state.add(_by_name(jax.device_get(total)), positions)
@@ -258,9 +273,6 @@ def summed(parts: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   return total
 
 
-# What one evaluation of a benchmark found, and its figures.
-
-
 @dataclasses.dataclass(frozen=True)
 class BenchmarkResult:
   """Everything that was counted, on the host.
@@ -268,18 +280,19 @@ class BenchmarkResult:
   Attributes:
     class_names: c names, in the order of the matrices, as they are shown.
     background: whether class 0 is the background.
-    confusion_matrix: int64 c c, rows truth, columns prediction.
-    images: pictures that counted.
+    confusion_matrix: int64 c c, rows ground truth, columns prediction.
+    images: images that counted.
     skipped: (name, reason) of those that could not be used.
     seconds: all that it took, earlier attempts included.
-    given_background_confusion_matrix: the same, had the truth told which pixels
-      are background; None without one.
-    oracle_confusion_matrix: the same, had the truth named every group.
+    given_background_confusion_matrix: the same, with the background taken from
+      the ground truth; None without one.
+    oracle_confusion_matrix: the same, with every group named by the ground
+      truth.
     jaccard: int64 2 c, by true class: windows that show it, and the sum of the
       best group's Jaccard index in hundred-thousandths.
-    boundary: int64 3 c, pixels in both bands along borders, in the truth's, in
-      the prediction's.
-    blank: pictures none of whose pixels count.
+    boundary: int64 3 c, pixels in both bands along borders, in the ground
+      truth's, in the prediction's.
+    blank: images none of whose pixels count.
   """
 
   class_names: tuple[str, ...]
@@ -336,19 +349,14 @@ def _present(name: str, value: float) -> Iterator[tuple[str, float]]:
     yield name, value
 
 
-# Of the released protocol, where a protocol leaves it open.
-SHORT_SIDE = 448
-
-
 class BenchmarkEvaluator:
   """Zero-shot segmentation of a labelled set; see `BenchmarkResult`.
 
-  In a multi-process run every process calls it, takes every P-th picture at its
+  In a multi-process run every process calls it, takes every P-th image at its
   own pace, and gets the figures of the whole.
 
   Attributes:
-    protocol: how it evaluates.
-    class_names: in the order of the labels, synonyms as in 'person|man'.
+    settings: see `Settings`.
     programs: what is compiled.
     resume_state: of the last or present pass; None before the first.
   """
@@ -357,47 +365,22 @@ class BenchmarkEvaluator:
     self,
     examples: benchmark_inputs.LabelledSet,
     tokenizer: Callable[[Sequence[str]], np.ndarray],
-    protocol: Protocol,
+    settings: Settings,
     *,
-    class_names: Sequence[str],
-    background: bool,
-    batch_size: int = 8,
-    patch_size: int = 16,
     mesh: Mesh | None = None,
-    grouping: Callable[..., Any] | None = None,
-    refine: Callable[[Array, Array, Array], Array] | None = None,
-    boundary: bool = True,
-    diagnosis: bool = True,
-    skip_bad: bool = False,
-    data: Any = None,
     resume_path: str | os.PathLike | None = None,
-    resume_every: int = 50,
     progress: Callable[[int, int], None] | None = None,
   ):
     """Prepares the prompts.
 
     Args:
-      examples: the labelled pictures; asked for in several threads.
+      examples: the labelled images; read in several threads.
       tokenizer: texts -> int32 [n, l].
-      protocol: from `config.make`.
-      class_names: c names, the background first if there is one. It gets no
-        prompt if the protocol has a threshold for it, and its own otherwise.
-      background: whether class 0 is the background.
-      batch_size: pictures that go together on each device at most.
-      patch_size: of the model, in pixels.
+      settings: see `Settings`.
       mesh: splits the batches over its axis 'data'.
-      grouping: for models without groups (see `grouping_baselines`).
-      refine: see `benchmark_counts.Counter`.
-      boundary: also measure along borders.
-      diagnosis: also measure what oracle labels and a given background would
-        bring, and how well the best groups fit.
-      skip_bad: count and list pictures that cannot be used instead of stopping.
-      data: plain values that tell the examples from others of the same names
-        (their folder, a seed); a resume state of others is refused.
       resume_path: file of the resume state; None keeps none. The file stays
         until `evaluator.resume_state.remove()`.
-      resume_every: images from one writing of it to the next.
-      progress: called with pictures done and in all, of this process.
+      progress: called with images done and in all, of this process.
 
     Raises:
       ValueError: a threshold without a background class, or the like.
@@ -405,35 +388,46 @@ class BenchmarkEvaluator:
     """
     if not len(examples):
       raise errors.SourceError(
-        'The split to evaluate has no pictures; check its folder and lists.'
+        'The split to evaluate has no images; check its folder and lists.'
       )
-    if batch_size < 1:
-      raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-    config = protocol.segment
-    threshold = config.background_threshold is not None
-    if threshold and not background:
+    if settings.batch_size < 1:
       raise ValueError(
-        'background_threshold is set, but the truth has no background class; '
+        f'batch_size must be at least 1, got {settings.batch_size}.'
+      )
+    config = settings.protocol.segment
+    threshold = config.background_threshold is not None
+    if threshold and not settings.background:
+      raise ValueError(
+        'background_threshold is set, but the labels have no background class; '
         'set it to None.'
       )
-    self.protocol, self.class_names = protocol, tuple(class_names)
+    self.settings = settings
     self.resume_state: ResumeState | None = None
-    self._examples, self._background = examples, background
-    self._skip_bad, self._progress = skip_bad, progress
-    self._data = data
-    self._resume_path, self._resume_every = resume_path, resume_every
-    short_side = config.short_side or SHORT_SIDE
-    self._plan = windows.plan(config, short_side, patch_size)
-    self._tokens = zero_shot.tokenize_classes(
-      tokenizer, self.class_names[int(threshold) :], protocol.templates
+    self._examples = examples
+    self._resume_path = resume_path
+    self._progress = progress or (lambda done, total: None)
+    self._plan = sizes.plan(
+      config, config.short_side or SHORT_SIDE, settings.patch_size
     )
-    count = len(self.class_names)
+    self._tokens = zero_shot.tokenize_classes(
+      tokenizer,
+      settings.class_names[int(threshold) :],
+      settings.protocol.templates,
+    )
+    counter = Counter(
+      config,
+      len(settings.class_names),
+      settings.background,
+      settings.diagnosis,
+      settings.boundary,
+      settings.refine,
+    )
     self.programs = Programs(
-      Counter(config, count, background, diagnosis, boundary, refine),
-      batch_size,
-      patch_size,
+      counter,
+      settings.batch_size,
+      settings.patch_size,
+      settings.grouping,
       sharding.local_mesh(mesh),
-      grouping,
     )
 
   def run(
@@ -452,10 +446,10 @@ class BenchmarkEvaluator:
       variables: their first argument; on a mesh, whole on every device.
 
     Returns:
-      All that was counted, in all processes.
+      The counts of all processes.
 
     Raises:
-      errors.ImageError, errors.SourceError, OSError: a picture that cannot be
+      errors.ImageError, errors.SourceError, OSError: an image that cannot be
         used, unless bad ones are skipped; none that can, or no pixel that
         counts.
       errors.WorkdirError: the resume state is of another evaluation.
@@ -465,56 +459,59 @@ class BenchmarkEvaluator:
       self.resume_state = self._open_state(variables)
       self._pass(predict_fns, variables)
     except Exception as error:
-      # Told to the other processes first, which else wait for ever.
+      # Sent to the other processes first, which else wait for ever.
       sharding.gather({'failure': str(error)})
       raise
     return self._result()
 
   def _pass(self, predict_fns, variables):
-    text = zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
-    words = text, jax.jit(predict_fns['scale'])(variables)
+    classes = ClassEmbeddings(
+      zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens),
+      jax.jit(predict_fns['scale'])(variables),
+    )
     mine = range(jax.process_index(), len(self._examples), jax.process_count())
     items = benchmark_inputs.read(
       functools.partial(
         benchmark_inputs.prepare,
         self._examples,
         plan=self._plan,
-        num_classes=len(self.class_names),
+        num_classes=len(self.settings.class_names),
       ),
       [i for i in mine if i not in self.resume_state.done],
-      self._skip_bad,
+      self.settings.skip_bad,
     )
-    tell = self._progress or (lambda done, total: None)
     Pass(
       functools.partial(
-        self.programs.measure, predict_fns['regions'], variables, words
+        self.programs.measure, predict_fns['regions'], variables, classes
       ),
       self.programs.together,
       self.resume_state,
-      every=self._resume_every,
-      progress=lambda done: tell(done, len(mine)),
+      every=self.settings.resume_every,
+      progress=lambda done: self._progress(done, len(mine)),
     ).run(items, self._examples.name)
 
   def _open_state(self, variables):
     path = self._resume_path
     if path is None:
       return ResumeState()
+    settings = self.settings
     names = list(map(self._examples.name, range(len(self._examples))))
-    counter = self.programs.counter
-    grouping = re.sub(' at 0x[0-9a-f]+', '', repr(self.programs.grouping))
-    settings = {
-      'protocol': dataclasses.asdict(self.protocol),
-      'classes': self.class_names,
-      'data': self._data,
-      'images': resume.fingerprint(names),
-      'weights': resume.checksum(variables),
-      'measures': [counter.diagnosis, counter.boundary],
-      'grouping': grouping,
-    }
-    return ResumeState(resume.process_path(path), settings)
+    grouping = re.sub(' at 0x[0-9a-f]+', '', repr(settings.grouping))
+    return ResumeState(
+      resume.process_path(path),
+      {
+        'protocol': dataclasses.asdict(settings.protocol),
+        'classes': settings.class_names,
+        'data': settings.data,
+        'images': resume.fingerprint(names),
+        'weights': resume.checksum(variables),
+        'measures': [settings.diagnosis, settings.boundary],
+        'grouping': grouping,
+      },
+    )
 
   def _result(self):
-    """What all processes found together."""
+    """The counts of all processes together."""
     state = self.resume_state
     parts = sharding.gather(
       {
@@ -530,24 +527,24 @@ class BenchmarkEvaluator:
     skipped = sorted(tuple(pair) for part in parts for pair in part['skipped'])
     if not counts:
       raise errors.SourceError(
-        f'None of the {len(self._examples)} pictures can be used; the first: '
+        f'None of the {len(self._examples)} images can be used; the first: '
         f'{skipped[0][1]}'
       )
     images, blank = int(counts['images']), int(counts['blank'])
     if blank == images:
       raise errors.SourceError(
-        f'No pixel of the {images} pictures counts: all of their truth is '
+        f'No pixel of the {images} images counts: all of their labels are '
         f'{metrics.IGNORE}, which is ignored; check the label maps.'
       )
     if blank and not jax.process_index():
       warnings.warn(
-        f'{blank} of {images} pictures have no pixel that counts: all of their '
-        f'truth is {metrics.IGNORE}',
+        f'{blank} of {images} images have no pixel that counts: all of their '
+        f'labels are {metrics.IGNORE}',
         stacklevel=2,
       )
     return BenchmarkResult(
-      class_names=tuple(map(prompts.shown_name, self.class_names)),
-      background=self._background,
+      class_names=tuple(map(prompts.shown_name, self.settings.class_names)),
+      background=self.settings.background,
       confusion_matrix=counts['confusion'],
       images=images,
       skipped=tuple(skipped),

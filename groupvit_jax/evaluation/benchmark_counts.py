@@ -1,11 +1,12 @@
-"""What is counted of a batch of pictures, inside one compiled program.
+"""Counts of a batch of images, inside one compiled program.
 
-Labels at the truth's size, and everything that is measured of them; only counts
-leave the device.
+Only counts leave the device. The oracle (labels of groups from the ground
+truth) separates the two errors of text-supervised segmentation: wrong borders
+of groups, and wrong classes for good groups.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
@@ -14,17 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.evaluation import metrics, resize
-from groupvit_jax.evaluation import windows as windows_lib
+from groupvit_jax.evaluation import labelling, metrics
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.metrics import Tally
-from groupvit_jax.evaluation.scoring import region_scores
-from groupvit_jax.evaluation.windows import Windows
-
-# The oracle: how good the groups are when their labels come from the truth.
-#
-# Separates the two errors of text-supervised segmentation: where the borders of
-# the groups are wrong, and where a good group gets the wrong word.
+from groupvit_jax.evaluation.regions import Regions
+from groupvit_jax.evaluation.resize import Upsampling
+from groupvit_jax.evaluation.scoring import ClassEmbeddings, Scores, score
+from groupvit_jax.evaluation.sizes import Shapes
 
 # Jaccard indices are summed as whole hundred-thousandths, so that no order of
 # summing changes them; int32 holds 21,000 windows of a batch.
@@ -38,7 +35,7 @@ def group_class_counts(
   num_classes: int,
   mask: Array | None = None,
 ) -> Int[Array, 'b g c']:
-  """How many pixels of each true class each group of each picture holds.
+  """How many pixels of each true class each group of each image holds.
 
   Args:
     groups: the group of each pixel.
@@ -108,7 +105,7 @@ def _hundred_thousandths(
 
 
 def usage(counts: Int[Array, 'b g c']) -> Float[Array, 'b g']:
-  """The share of each picture's counted pixels that each group holds."""
+  """The share of each image's counted pixels that each group holds."""
   pixels = counts.sum(-1).astype(jnp.float32)
   return pixels / jnp.maximum(pixels.sum(-1, keepdims=True), 1.0)
 
@@ -123,22 +120,21 @@ def effective_number(share: Array | np.ndarray) -> Array:
   return jnp.exp(-jax.scipy.special.xlogy(share, share).sum(-1))
 
 
-class Truth(NamedTuple):
-  """The truth of b pictures on one canvas.
+class GroundTruth(NamedTuple):
+  """The ground truth of b images at one padded shape.
 
   Attributes:
-    label: integers b H W; 255 is ignored, and fills up.
-    sizes: int32 b 2, (h, w) of every picture.
+    label: integers b H W; 255 is ignored, and is the padding.
+    sizes: int32 b 2, (h, w) of every image.
     widths: int32 b, of the bands along borders.
-    rows, columns: from the scaled pictures to these sizes.
-    mask: b, 0 for what fills the batch up.
+    output: from the scaled images to these sizes.
+    mask: b, 0 for images that are padding.
   """
 
   label: Any
   sizes: Any
   widths: Any
-  rows: resize.Taps
-  columns: resize.Taps
+  output: Upsampling
   mask: Any
 
 
@@ -147,13 +143,12 @@ class BenchmarkCounts:
   """Counts that add up over batches, processes and interruptions.
 
   Attributes:
-    confusion: c c, truth against prediction.
-    images: pictures.
+    confusion: c c, ground truth against prediction.
+    images: images.
     blank: those of them that have no pixel that counts.
-    given_background: c c, with the background taken from the truth.
-    oracle: c c, with every group named by the truth.
-    jaccard: 2 c, by true class: how many windows show it, and the sum of the
-      Jaccard index of the best group there, in hundred-thousandths.
+    given_background: c c, with the background taken from the ground truth.
+    oracle: c c, with every group named by the ground truth.
+    jaccard: 2 c, see `best_group_jaccard`.
     boundary: 3 c, see `metrics.counts`.
   """
 
@@ -166,7 +161,7 @@ class BenchmarkCounts:
   boundary: Any = None
 
   def merge(self, other: 'BenchmarkCounts') -> 'BenchmarkCounts':
-    """The counts of two disjoint sets of pictures."""
+    """The counts of two disjoint sets of images."""
     return jax.tree.map(
       Tally.merge, self, other, is_leaf=lambda x: isinstance(x, Tally)
     )
@@ -179,7 +174,7 @@ class Counter:
   Attributes:
     config: the rule; with a threshold class 0 is the background.
     num_classes: c, the background included.
-    background: whether class 0 of the truth is the background.
+    background: whether class 0 of the ground truth is the background.
     diagnosis: also count oracle, given background and the best groups.
     boundary: also count along borders.
     refine: None, or (rgb b H W 3 in 0..1, scores b H W k, valid b H W) ->
@@ -195,37 +190,36 @@ class Counter:
 
   def count(
     self,
-    said: Sequence[Mapping[str, Array]],
-    words: tuple[Array, Array],
-    places: Int[Array, 'b n 4'],
-    truth: Truth,
-    canvas: tuple[int, int],
+    regions: Regions,
+    classes: ClassEmbeddings,
+    truth: GroundTruth,
+    shapes: Shapes,
     images: Array | None,
   ) -> BenchmarkCounts:
     """Counts one batch.
 
     Args:
-      said: what the network said of each of the n windows: image (b e),
-        embeddings (b g e) and pixels, see `Windows`; background (b g) if the
-        model has learned one.
-      words: class embeddings (c e), background left out, and the temperature.
-      places: of the windows, see `Windows`.
-      truth: of the same pictures.
-      canvas: (H, W) that holds every scaled picture.
-      images: uint8 b H W 3, the scaled pictures; only `refine` needs them.
+      regions: of b images.
+      classes: without the background if the config has a threshold.
+      truth: of the same images.
+      shapes: of the images; static.
+      images: uint8 b H W 3, the scaled images; only `refine` needs them.
 
     Returns:
       The counts.
     """
     truth = truth._replace(label=truth.label.astype(jnp.int32))
-    said = jax.tree.map(lambda *each: jnp.stack(each), *said)
-    _, scores = windows_lib.scan(
-      lambda _, window: (None, region_scores(window, *words, self.config)),
-      None,
-      said,
+    scores = score(regions, classes, self.config)
+    soft = not self.config.one_hot
+    maps = labelling.pixel_maps(regions, shapes.window, soft=soft)
+    places, shape = regions.places, shapes.scaled
+    pixels = labelling.merge_windows(maps, places, scores, shape, self.config)
+    if self.refine is not None:
+      refined = self._refined(pixels.scores, places, images)
+      pixels = pixels._replace(scores=refined)
+    label, foreground = labelling.best_classes(
+      pixels, truth.output, self.config, background=self.background
     )
-    windows = Windows(said['pixels'], jnp.moveaxis(scores, 0, 1), places)
-    label, foreground = self.predict(windows, truth, canvas, images)
     real = truth.mask > 0
     blank = (truth.label == metrics.IGNORE).all((1, 2))
     found = {
@@ -237,8 +231,8 @@ class Counter:
       if self.background:
         given = jnp.where(truth.label == 0, 0, foreground)
         found['given_background'] = self._confusion(truth, given)
-      groups = _group_counts(windows, truth, canvas, self.num_classes)
-      best = self._oracle(windows, groups, truth, canvas)
+      groups = self._group_counts(maps, scores, places, truth, shape)
+      best = self._oracle(maps, groups, places, truth, shape)
       found['oracle'] = self._confusion(truth, best)
       found['jaccard'] = best_group_jaccard(groups)
     if self.boundary:
@@ -254,52 +248,8 @@ class Counter:
       **{name: Tally.from_counts(value) for name, value in found.items()}
     )
 
-  def predict(
-    self,
-    windows: Windows,
-    truth: Truth,
-    canvas: tuple[int, int],
-    images: Array | None = None,
-  ) -> tuple[Int[Array, 'b H W'], Int[Array, 'b H W']]:
-    """Labels at the truth's size, and those without the background.
-
-    Args:
-      windows, truth, canvas, images: as in `count`.
-
-    Returns:
-      The best class of every pixel, and the best that is not the background
-      (equal to it, for sets without one).
-    """
-    config = self.config
-    threshold = config.background_threshold is not None
-    cosines = not (config.group_softmax or config.gated_softmax)
-    floor = -1.0 if cosines else 0.0
-    # What is decided per pixel needs every class.
-    top_k = config.top_k if config.one_hot else None
-    kept = windows_lib.kept_classes(windows.scores, top_k, floor)
-    tables = windows_lib.take_classes(windows.scores, kept, floor)
-    if threshold:
-      kept = jnp.pad(kept + 1, ((0, 0), (1, 0)))
-      if config.one_hot:
-        background = windows_lib.backgrounds(windows.scores, config)
-        tables = jnp.concatenate([background, tables], -1)
-    scores = windows_lib.mean_scores(windows, tables, canvas, config)
-    if self.refine is not None:
-      scores = self._refined(scores, windows, images)
-
-    def best(scores):
-      label = scores.argmax(-1)
-      if not self.background or scores.shape[-1] == 1:
-        return label, label
-      return label, scores[..., 1:].argmax(-1) + 1
-
-    return jax.tree.map(
-      lambda index: _look_up(kept, index),
-      resize.by_rows(best, scores, truth.rows, truth.columns),
-    )
-
-  def _refined(self, scores, windows, images):
-    top, left, height, width = jnp.moveaxis(windows.places, -1, 0)
+  def _refined(self, scores, places, images):
+    top, left, height, width = jnp.moveaxis(places, -1, 0)
     # Windows have no gaps between them.
     ends = (top + height).max(1), (left + width).max(1)
     y, x = (jnp.arange(side) for side in scores.shape[1:3])
@@ -311,51 +261,39 @@ class Counter:
       truth.label, prediction, self.num_classes, truth.mask
     )
 
-  def _oracle(self, windows, groups, truth, canvas):
-    """Labels by the same steps, had the truth named the groups."""
+  def _group_counts(self, maps, scores, places, truth, shape):
+    """Pixels of every true class in every group of every window, b n g c.
+
+    A pixel of the ground truth counts for the group of the pixel nearest to it
+    in the scaled image.
+    """
+    rows, columns = (
+      jnp.where(taps.weight < 0.5, taps.first, taps.second)
+      for taps in truth.output
+    )
+    nearest = jax.vmap(lambda x, rows, columns: x[rows][:, columns])
+    num_groups = scores.classes.shape[2]
+
+    def step(carry, window):
+      pixels, place = window
+      groups = pixels.argmax(-1) if pixels.ndim == 4 else pixels
+      groups, inside = labelling.place_window(
+        groups.astype(jnp.int32), place, shape
+      )
+      groups = nearest(jnp.where(inside, groups, -1), rows, columns)
+      return carry, group_class_counts(
+        groups, truth.label, num_groups, self.num_classes, truth.mask
+      )
+
+    each = maps, jnp.moveaxis(places, 1, 0)
+    return jnp.moveaxis(labelling.scan(step, None, each)[1], 0, 1)
+
+  def _oracle(self, maps, groups, places, truth, shape):
+    """Labels by the same steps, had the ground truth named the groups."""
     names = jax.nn.one_hot(groups.argmax(-1), self.num_classes)
     # A group without counted pixels has no name.
     names *= groups.any(-1, keepdims=True)
-    kept = windows_lib.kept_classes(names, names.shape[2], 0.0)
-    tables = windows_lib.take_classes(names, kept, 0.0)
-    plain = SegmentConfig(one_hot=self.config.one_hot)
-    scores = windows_lib.mean_scores(windows, tables, canvas, plain)
-    index = resize.by_rows(
-      lambda scores: scores.argmax(-1), scores, truth.rows, truth.columns
-    )
-    return _look_up(kept, index)
-
-
-def _look_up(kept: Int[Array, 'b k'], index: Array) -> Int[Array, 'b H W']:
-  """The class that an index into the kept ones means."""
-  return jax.vmap(lambda kept, index: kept[index])(kept, index)
-
-
-def _group_counts(
-  windows: Windows, truth: Truth, canvas: tuple[int, int], num_classes: int
-) -> Int[Array, 'b n g c']:
-  """Pixels of every true class in every group of every window.
-
-  A pixel of the truth counts for the group of the pixel nearest to it in the
-  scaled picture.
-  """
-  rows, columns = (
-    jnp.where(taps.weight < 0.5, taps.first, taps.second)
-    for taps in (truth.rows, truth.columns)
-  )
-  nearest = jax.vmap(lambda x, rows, columns: x[rows][:, columns])
-  num_groups = windows.scores.shape[2]
-
-  def step(carry, window):
-    pixels, places = window
-    groups = pixels.argmax(-1) if pixels.ndim == 4 else pixels
-    groups, inside = windows_lib.on_canvas(
-      groups.astype(jnp.int32), places, canvas
-    )
-    groups = nearest(jnp.where(inside, groups, -1), rows, columns)
-    return carry, group_class_counts(
-      groups, truth.label, num_groups, num_classes, truth.mask
-    )
-
-  each = windows.pixels, jnp.moveaxis(windows.places, 1, 0)
-  return jnp.moveaxis(windows_lib.scan(step, None, each)[1], 0, 1)
+    # A window has as many names as groups at most.
+    plain = SegmentConfig(top_k=names.shape[2], one_hot=self.config.one_hot)
+    pixels = labelling.merge_windows(maps, places, Scores(names), shape, plain)
+    return labelling.best_classes(pixels, truth.output, plain)[0]

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from groupvit_jax.evaluation import evaluator as evaluator_lib
-from groupvit_jax.evaluation import metrics, zero_shot
+from groupvit_jax.evaluation import metrics, scoring, zero_shot
 from groupvit_jax.evaluation.resume import ResumeState
 
 # One pass over whole pictures: batches to what is found to the resume state.
@@ -206,7 +206,7 @@ class ClassificationEvaluator:
   def _measure_images(
     self, image_fn: Callable[..., Any], variables: Any, text: Array, batch: Any
   ) -> Found:
-    scores = zero_shot.similarity(image_fn(variables, batch['image']), text)
+    scores = scoring.similarity(image_fn(variables, batch['image']), text)
     label = batch['label'].astype(jnp.int32)
     real = batch['position'] >= 0
     hits = [

@@ -1,6 +1,6 @@
-"""Every step from groups and words to a label per pixel, as one config.
+"""Every step from regions to a label per pixel, as one config; protocols.
 
-The defaults are the released steps; `segmentation` takes them.
+The defaults are the released steps; `scoring` and `labelling` take them.
 """
 
 import dataclasses
@@ -11,52 +11,57 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from groupvit_jax.evaluation import background
 from groupvit_jax.text import prompts
+
+# A global threshold that refuses nothing itself: with 171 classes the best
+# score is above 3e-5, and scores that other rules refuse are below 1e-9.
+LOWEST = 1e-6
 
 # Of what the network sees: attention to more would fill any memory.
 MAX_SIDE = 16_384
-_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class SegmentConfig:
-  """From groups and words to a label per pixel; the defaults are the released.
+  """From regions to a label per pixel; the defaults are the released.
 
   Attributes:
-    top_k: only the k classes nearest to the whole picture's embedding may be
+    top_k: only the k classes nearest to the embedding of the whole image may be
       named (the image-level gate); None lets all.
-    group_softmax: P1, softmax of a group's similarity to all classes.
+    group_softmax: P1, softmax of a region's similarity to all classes.
     gated_softmax: P2, the same over the classes that pass the gate. The score
       is P1 * P2; with neither, it is the cosine.
-    one_hot: each pixel belongs to its strongest group alone; False mixes the
-      groups' scores by the soft maps.
+    one_hot: each pixel belongs to its strongest region alone; False mixes the
+      regions' scores by the soft maps.
     background_threshold: None for data without a background class. Otherwise
       class 0 is the background, has no prompt, and gets the pixels whose best
       score is below it (released: VOC .95, Context .35, COCO .95).
-    relative_threshold: lower the threshold to the best score of the picture, so
+    relative_threshold: lower the threshold to the best score of the image, so
       that something is always found.
     constant_background: the background competes everywhere with the threshold
       as its score (TCL), instead of taking the pixels below it with a score of
-      1 (released). Only where windows overlap or scores are enlarged do the two
-      differ.
+      1 (released). Only where windows overlap or scores are upsampled do the
+      two differ.
     class_thresholds: a threshold for each class, or a single one for all: a
-      group whose best class is below its own is background too. This and the
-      next two need a background_threshold (`config_with` sets one
-      that refuses nothing) and one_hot.
+      region whose best class is below its own is background too. This and the
+      next two need a background_threshold (1e-6 refuses nothing itself) and
+      one_hot.
     threshold_cosines: class_thresholds are cosines, which do not depend on the
       other classes asked for, instead of scores.
-    learned_background: groups nearer to what the model has learned as
-      background than to their best class are background too; only for models
-      trained with it.
-    background_prompts: class 0 is the background by the words it is given, as
-      in 'background|wall|sky': it always passes the gate, and takes no place.
+    learned_background: regions nearer to the learned background than to their
+      best class are background too; only for models trained with it.
+    background_prompts: class 0 is the background by its own prompts, as in
+      'background|wall|sky': it always passes the gate, and takes no place.
     scale: multiplies the cosines before a softmax, above 0; None for the
-      learned temperature.
-    mode: 'whole' pictures (the released demo) or 'slide', windows whose scores
-      are averaged where they overlap (the released benchmarks). This and what
-      follows is inference's (`Model.segment`): evaluators bring their own size.
-    short_side: pixels that a picture's shorter side is scaled to; None for the
+      learned logit scale.
+    final_softmax: compare the softmax over the classes of a pixel's scores, as
+      mmsegmentation does. In float32 scores that are all below about 6e-8 then
+      tie, and the first class wins.
+    mode: 'whole' images (the released demo) or 'slide', windows whose scores
+      are averaged where they overlap (the released benchmarks). This and the
+      following are of inference and benchmarks: evaluation during training
+      brings its own size.
+    short_side: pixels that an image's shorter side is scaled to; None for the
       model's own (448 for the released weights).
     long_side: the most for the longer side; None for 2048 to a short_side of
       448, and in proportion.
@@ -76,6 +81,7 @@ class SegmentConfig:
   learned_background: bool = False
   background_prompts: bool = False
   scale: float | int | None = None
+  final_softmax: bool = False
   mode: str = 'whole'
   short_side: int | None = None
   long_side: int | None = None
@@ -106,95 +112,49 @@ class SegmentConfig:
       given = (given,) if isinstance(given, int | float) else given
       thresholds = tuple(map(float, given))
       object.__setattr__(self, 'class_thresholds', thresholds)
-    self._check_scale()
-    self._check_background()
-    self._check_class_thresholds()
-
-  @property
-  def refuses(self) -> bool:
-    """Whether a rule beside the global threshold finds the background."""
-    return self.class_thresholds is not None or self.learned_background
-
-  def _check_scale(self):
-    if self.scale is None:
-      return
-    if not self.scale > 0:  # so written, it refuses nan as well
+    if self.scale is not None and not self.scale > 0:  # refuses nan as well
       raise ValueError(
         f'scale must be above 0, or None for the learned one; got {self.scale}.'
       )
-    if not (self.group_softmax or self.gated_softmax):
-      raise ValueError(
-        'scale does nothing where group_softmax and gated_softmax are off; '
-        'leave it out.'
-      )
+    self._check_background()
+
+  @property
+  def softmaxes(self) -> bool:
+    """Whether scores are probabilities; else they are cosines."""
+    return self.group_softmax or self.gated_softmax
+
+  @property
+  def floor(self) -> float:
+    """The lowest score there is."""
+    return 0.0 if self.softmaxes else -1.0
 
   def _check_background(self):
     threshold = self.background_threshold is not None
-    if self.refuses and not (threshold and self.one_hot):
+    thresholds = self.class_thresholds
+    refuses = thresholds is not None or self.learned_background
+    if refuses and not (threshold and self.one_hot):
       raise ValueError(
         'class_thresholds and learned_background need one_hot and a '
-        f'background_threshold, such as {background.LOWEST}, which '
-        'refuses nothing itself.'
+        f'background_threshold, such as {LOWEST}, which refuses nothing itself.'
       )
     if self.background_prompts and threshold:
       raise ValueError(
-        'background_prompts gives the background words of its own; set '
+        'background_prompts gives the background prompts of its own; set '
         'background_threshold to None.'
       )
-
-  def _check_class_thresholds(self):
-    given = self.class_thresholds
-    if given is None:
-      if self.threshold_cosines:
-        raise ValueError(
-          'threshold_cosines says what class_thresholds are; give those too, '
-          'or leave it out.'
-        )
+    if thresholds is None:
       return
-    if not given:
+    if not thresholds:
       raise ValueError('class_thresholds is empty; give one number, or None.')
-    softmax = self.group_softmax or self.gated_softmax
-    cosines = self.threshold_cosines or not softmax
+    cosines = self.threshold_cosines or not self.softmaxes
     lowest, kind = (-1, 'cosines') if cosines else (0, 'scores')
     # Calibrated ones may be a rounding beyond.
-    wrong = [x for x in given if not lowest - _ROUNDING <= x <= 1 + _ROUNDING]
+    wrong = [x for x in thresholds if not lowest - 1e-6 <= x <= 1 + 1e-6]
     if wrong:
       raise ValueError(
         f'class_thresholds are {kind} in {lowest}..1; got {wrong[0]}.'
       )
 
-
-def config_with(
-  config: SegmentConfig,
-  thresholds: Sequence[float | int] | float | int | None = None,
-  *,
-  cosines: bool = True,
-  learned: bool = False,
-) -> SegmentConfig:
-  """A config that finds the background by these rules alone.
-
-  Args:
-    config: the other steps.
-    thresholds: of every class, in their order without the background, or one
-      for all; None for none.
-    cosines: thresholds are cosines instead of scores.
-    learned: by the model's learned background.
-
-  Returns:
-    The config, its global threshold so low that it refuses nothing itself.
-  """
-  return dataclasses.replace(
-    config,
-    background_threshold=background.LOWEST,
-    class_thresholds=thresholds,
-    threshold_cosines=cosines and thresholds is not None,
-    learned_background=learned,
-  )
-
-
-# Protocols: what two papers must share for their figures to compare.
-#
-# By name and benchmark, with their sources; docs/evaluation.md tells each step.
 
 # NVlabs/GroupViT segmentation/configs/_base_/datasets/*.py, `bg_thresh`.
 RELEASED_THRESHOLDS = {'voc21': 0.95, 'context60': 0.35, 'coco_object': 0.95}
@@ -247,7 +207,9 @@ def _groupvit(benchmark: str, background: bool, refine: str) -> dict[str, Any]:
   threshold = RELEASED_THRESHOLDS.get(benchmark, RELEASED_THRESHOLD)
   return {
     'segment': SegmentConfig(
-      background_threshold=threshold if background else None, **_SIZES
+      background_threshold=threshold if background else None,
+      final_softmax=not background,
+      **_SIZES,
     ),
     'templates': prompts.SIMPLE,
     'source': 'Xu et al. 2022, arXiv 2202.11094; NVlabs/GroupViT 13b7861',
@@ -263,6 +225,7 @@ def _tcl(benchmark: str, background: bool, refine: str) -> dict[str, Any]:
       background_threshold=threshold if background else None,
       relative_threshold=False,
       constant_background=True,
+      final_softmax=not background,
       **_SIZES,
     ),
     'templates': prompts.TCL,
@@ -315,7 +278,6 @@ def make(
   segment = {key: overrides[key] for key in overrides if key in steps}
   own |= {key: overrides[key] for key in overrides if key not in steps}
   own['segment'] = dataclasses.replace(own['segment'], **segment)
-  _check_use(overrides, own['segment'])
   own['templates'] = prompts.find_templates(own['templates'])
   plain = {'names': name, 'refine': 'none'}
   plain |= PROTOCOLS[name](benchmark, background, 'none')
@@ -354,21 +316,6 @@ def _check_fields(overrides: Mapping[str, Any]) -> None:
     raise ValueError(
       f'refine is one of {", ".join(REFINEMENTS)}, not {overrides["refine"]!r}.'
     )
-
-
-def _check_use(overrides: Mapping[str, Any], segment: SegmentConfig) -> None:
-  """Refuses what would do nothing: whoever sets it expects something."""
-  without = {
-    'background_threshold is none': (
-      segment.background_threshold is None,
-      ('relative_threshold', 'constant_background'),
-    ),
-    'mode is whole': (segment.mode == 'whole', ('window', 'stride')),
-  }
-  for reason, (holds, fields) in without.items():
-    for name in fields:
-      if holds and overrides.get(name) is not None:
-        raise ValueError(f'{name} does nothing where {reason}; leave it out.')
 
 
 def _fits(value: Any, kind: Any) -> bool:

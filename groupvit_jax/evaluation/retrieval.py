@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import classification, zero_shot
+from groupvit_jax.evaluation import classification, scoring, zero_shot
 from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.evaluation.resume import ResumeState
 
@@ -184,7 +184,7 @@ def _first_hits(
 
   def of_row(row):
     query, owner = row
-    _, best = jax.lax.top_k(zero_shot.similarity(query, candidates), most)
+    _, best = jax.lax.top_k(scoring.similarity(query, candidates), most)
     right = candidate_owner[best] == owner
     return jnp.where(right.any(), right.argmax(), most)
 

@@ -1,11 +1,10 @@
-"""Zero-shot segmentation of a labelled set, measured on the device.
+"""Zero-shot segmentation during training: images of one size, in batches.
 
-mIoU, the oracle's mIoU and groups in use, for whatever offers `predict_fns`;
-the rules that turn regions into labels are in `segmentation`.
+mIoU, the oracle's mIoU and groups in use, for anything that offers
+`predict_fns`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,16 +17,19 @@ from jaxtyping import Array, Float
 
 from groupvit_jax.evaluation import (
   benchmark_counts,
-  clustering,
+  labelling,
   metrics,
   resize,
-  segmentation,
+  scoring,
   zero_shot,
 )
 from groupvit_jax.evaluation import evaluator as evaluator_lib
+from groupvit_jax.evaluation import regions as regions_lib
+from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation.regions import Regions
+from groupvit_jax.evaluation.scoring import ClassEmbeddings
+from groupvit_jax.evaluation.sizes import Shapes
 from groupvit_jax.text import prompts
-
-# What is counted of a labelled set, and the figures it gives.
 
 # A group wins if it holds at least this share of all pixels.
 WINS = 0.01
@@ -137,7 +139,7 @@ class SegmentationEvaluator:
     class_names: Sequence[str],
     tokenizer: Callable[[Sequence[str]], np.ndarray],
     templates: Sequence[str],
-    config: segmentation.SegmentConfig | None = None,
+    config: SegmentConfig | None = None,
     *,
     label_groups: Mapping[str, Sequence[str]] | None = None,
     grouping: Any = None,
@@ -153,7 +155,7 @@ class SegmentationEvaluator:
         background and gets no prompt.
       tokenizer: texts -> int32 [n, l].
       templates: prompts with one `{}` each.
-      config: see `segmentation.SegmentConfig`; None for the released one.
+      config: see `SegmentConfig`; None for the released one.
       label_groups: names of classes by group, reported as miou_<group>.
       grouping: for models whose regions have no maps, how to group their patch
         features on the host (see `grouping_baselines`).
@@ -164,7 +166,7 @@ class SegmentationEvaluator:
     """
     self._batches_fn = batches_fn
     self._names = tuple(map(prompts.shown_name, class_names))
-    self._config = config or segmentation.SegmentConfig()
+    self._config = config or SegmentConfig()
     self._groups = _index_groups(self._names, label_groups or {})
     self._grouping = grouping
     self._mesh = mesh
@@ -174,9 +176,8 @@ class SegmentationEvaluator:
     )
     self._confusion = metrics.ConfusionMatrix.of(len(self._names))
     self._measure = evaluator_lib.jit_measure(
-      self._measure_images, mesh, static_argnums=(0, 1)
+      self._count, mesh, static_argnums=3
     )
-    self._show = jax.jit(self._show_images, static_argnums=(0, 1))
 
   def run(
     self, predict_fns: evaluator_lib.PredictFns, variables: Any
@@ -199,12 +200,15 @@ class SegmentationEvaluator:
     Raises:
       ValueError: for labels out of range, or a set without counted pixels.
     """
-    text = self.class_embeddings(predict_fns, variables)
+    classes = self._classes(predict_fns, variables)
+
+    def measure(batch):
+      images = batch.pop('image')
+      encoded = self._encode(predict_fns, variables, images)
+      return self._measure(encoded, classes, batch, tuple(images.shape[1:3]))
+
     counts = evaluator_lib.measure_all(
-      self._batches_fn,
-      self._check,
-      functools.partial(self._measure_batch, predict_fns, variables, text),
-      self._mesh,
+      self._batches_fn, self._check, measure, self._mesh
     )
     return self._result(jax.device_get(counts))
 
@@ -222,65 +226,59 @@ class SegmentationEvaluator:
       prediction, int32 b h w classes; groups, a tuple of int32 b h w with the
       group of each pixel at each stage (first to final); numpy arrays.
     """
-    text = self.class_embeddings(predict_fns, variables)
-    source, given = self._source(predict_fns, variables, images)
-    shown = self._show(
-      source, predict_fns['scale'], variables, text, images, given
-    )
-    return jax.device_get(shown)
+    encoded = self._encode(predict_fns, variables, images)
+    classes = self._classes(predict_fns, variables)
+    size = tuple(images.shape[1:3])
+    scores = scoring.score(encoded, classes, self._config)
+    stages = range(len(encoded.stages))
+    found = {
+      'prediction': labelling.label(
+        encoded, scores, _shapes(size), None, self._config
+      ),
+      'groups': tuple(_stage_groups(encoded, size, i) for i in stages),
+    }
+    return jax.device_get(found)
 
-  def class_embeddings(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any
-  ) -> Float[Array, 'c *s e']:
-    """Unit embeddings of the classes, background left out."""
-    return zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
+  def _encode(self, predict_fns, variables, images):
+    return regions_lib.encode_batch(
+      predict_fns['regions'], variables, images, grouping=self._grouping
+    )
+
+  def _classes(self, predict_fns, variables):
+    return ClassEmbeddings(
+      zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens),
+      jax.jit(predict_fns['scale'])(variables),
+    )
 
   def _check(self, label: np.ndarray, mask: np.ndarray) -> None:
     # Padding is checked as well: its labels are 255.
     metrics.check_labels(label, len(self._names))
 
-  def _measure_batch(
+  def _count(
     self,
-    predict_fns: evaluator_lib.PredictFns,
-    variables: Any,
-    text: Array,
-    batch: dict[str, Any],
-  ) -> SegmentationCounts:
-    images = batch.pop('image')
-    source, given = self._source(predict_fns, variables, images)
-    given = evaluator_lib.place(given, self._mesh)
-    return self._measure(
-      source, predict_fns['scale'], variables, text, images, given, batch
-    )
-
-  def _source(
-    self, predict_fns: evaluator_lib.PredictFns, variables: Any, images: Any
-  ) -> tuple[Callable[..., Any], Any]:
-    regions_fn = predict_fns['regions']
-    return clustering.source(self._grouping, regions_fn, variables, images)
-
-  def _measure_images(
-    self,
-    regions_fn: Callable[..., Any],
-    scale_fn: Callable[..., Any],
-    variables: Any,
-    text: Array,
-    images: Array,
-    given: Any,
+    encoded: Regions,
+    classes: ClassEmbeddings,
     batch: Mapping[str, Array],
+    size: tuple[int, int],
   ) -> SegmentationCounts:
-    regions = clustering.regions(regions_fn, variables, images, given)
-    maps = resize.final_maps(regions)
     label, mask = batch['label'].astype(jnp.int32), batch['mask']
-    size, label_size = images.shape[1:3], label.shape[1:]
-    scale = scale_fn(variables)
-    prediction = segmentation.segment(
-      regions, text, scale, size, self._config, label_size
+    batch_size, label_size = label.shape[0], label.shape[1:]
+    output = None
+    if label_size != size:
+      output = resize.upsampling(
+        [size] * batch_size, [label_size] * batch_size, label_size
+      )
+    scores = scoring.score(encoded, classes, self._config)
+    prediction = labelling.label(
+      encoded, scores, _shapes(size), output, self._config
+    )
+    places = jnp.broadcast_to(
+      jnp.array([0, 0, *label_size]), encoded.places.shape
     )
     counts = benchmark_counts.group_class_counts(
-      resize.pixel_groups(maps, label_size),
+      _groups(encoded._replace(places=places), label_size),
       label,
-      maps.shape[-1],
+      encoded.embeddings.shape[2],
       len(self._names),
       mask,
     )
@@ -295,35 +293,17 @@ class SegmentationEvaluator:
       ),
       usage=usage.sum(0),
       used=(benchmark_counts.effective_number(usage) * counted).sum(),
-      recall=(self._recall(regions, text, counts) * counted).sum(),
+      recall=(self._recall(encoded, classes.vectors, counts) * counted).sum(),
       images=counted.sum(),
     )
 
   def _recall(
-    self, regions: Mapping[str, Any], text: Array, counts: Array
+    self, encoded: Regions, vectors: Array, counts: Array
   ) -> Float[Array, 'b']:
-    present = (counts.sum(1) > 0)[:, -text.shape[0] :]  # background left out
-    scores = zero_shot.similarity(regions['image'], text)
+    # Without the background.
+    present = (counts.sum(1) > 0)[:, -vectors.shape[0] :]
+    scores = scoring.similarity(encoded.image[:, 0], vectors)
     return metrics.recall_at_k(scores, present)
-
-  def _show_images(
-    self,
-    regions_fn: Callable[..., Any],
-    scale_fn: Callable[..., Any],
-    variables: Any,
-    text: Array,
-    images: Array,
-    given: Any,
-  ) -> dict[str, Any]:
-    regions = clustering.regions(regions_fn, variables, images, given)
-    size = images.shape[1:3]
-    scale = scale_fn(variables)
-    return {
-      'prediction': segmentation.segment(
-        regions, text, scale, size, self._config
-      ),
-      'groups': tuple(resize.pixel_groups(m, size) for m in regions['stages']),
-    }
 
   def _result(self, counts: SegmentationCounts) -> SegmentationResult:
     images = float(counts.images)
@@ -343,6 +323,19 @@ class SegmentationEvaluator:
       image_recall=float(counts.recall) / images,
       images=round(images),
     )
+
+
+def _shapes(size):
+  """Images are one window, and fill it."""
+  return Shapes(window=tuple(size), full=True, count=1, scaled=tuple(size))
+
+
+def _groups(encoded, size, stage=-1):
+  maps = labelling.pixel_maps(encoded, size, stage=stage)
+  return maps[0].astype(jnp.int32)
+
+
+_stage_groups = jax.jit(_groups, static_argnums=(1, 2))
 
 
 def _index_groups(

@@ -1,7 +1,4 @@
-"""Class embeddings from class names: the classifier that words make.
-
-Used alike by zero-shot classification and zero-shot segmentation.
-"""
+"""Class embeddings from class names, for classification and segmentation."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -92,29 +89,10 @@ def class_embeddings(
   tokenizer: Callable[[Sequence[str]], np.ndarray],
   names: Sequence[str],
   templates: Sequence[str],
-  *,
-  batch_size: int = 256,
 ) -> Float[Array, 'c *s e']:
-  """A unit vector per class name: the mean over its prompts, normalised.
-
-  The prompts' embeddings are averaged as the projector gives them, and
-  normalised once (NVlabs/GroupViT `build_text_embedding`; CLIP averages unit
-  vectors: a `text_fn` that returns them does that).
-
-  Args:
-    text_fn: (variables, tokens c l) -> c e.
-    variables: its first argument.
-    tokenizer: texts -> int32 [n, l].
-    names: c class names; synonyms as in 'person|man|woman'.
-    templates: t prompts with one `{}` each.
-    batch_size: prompts encoded at a time.
-
-  Returns:
-    c e, float32, unit length; c s e if a class has synonyms (`similarity` takes
-    the nearest of them).
-  """
+  """A unit vector per class name; see `tokenize_classes`, `embed_tokens`."""
   tokens = tokenize_classes(tokenizer, names, templates)
-  return embed_tokens(text_fn, variables, tokens, batch_size=batch_size)
+  return embed_tokens(text_fn, variables, tokens)
 
 
 def embed_tokens(
@@ -122,9 +100,22 @@ def embed_tokens(
   variables: Any,
   tokens: np.ndarray,
   *,
+  normalize_each: bool = False,
   batch_size: int = 256,
 ) -> Float[Array, 'c *s e']:
-  """`class_embeddings` from tokens [c, *s, t, l] that are at hand already."""
+  """A unit vector per class name: the mean over its prompts, normalised.
+
+  Args:
+    text_fn: (variables, tokens c l) -> c e, as the projector gives them.
+    variables: its first argument.
+    tokens: int32 c *s t l, from `tokenize_classes` or `tokenize_texts`.
+    normalize_each: see `embeddings.average_prompts`.
+    batch_size: prompts encoded at a time.
+
+  Returns:
+    c e, float32, unit length; c s e if a class has synonyms (`similarity` takes
+    the nearest of them).
+  """
   length = tokens.shape[-1]
   # Classes with fewer synonyms repeat a name: no prompt is encoded twice.
   rows, places = np.unique(
@@ -136,15 +127,17 @@ def embed_tokens(
   rows = np.pad(rows, ((0, chunks * size - len(rows)), (0, 0)), mode='edge')
   return _embed(
     text_fn,
+    normalize_each,
     variables,
     rows.reshape(chunks, size, length),
     places.reshape(tokens.shape[:-1]).astype(np.int32),
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _embed(
   text_fn: Callable[..., Any],
+  normalize_each: bool,
   variables: Any,
   tokens: Int[Array, 'm k l'],
   places: Int[Array, 'c *s t'],
@@ -152,30 +145,6 @@ def _embed(
   # text_fn is static: the program is cached by the function's identity.
   vectors = jax.lax.map(lambda chunk: text_fn(variables, chunk), tokens)
   vectors = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
-  return embeddings.average_prompts(vectors[places])
-
-
-def similarity(
-  a: Float[Array, '*b e'], classes: Float[Array, 'c *s e']
-) -> Float[Array, '*b c']:
-  """Cosines of unit vectors, in full float32.
-
-  The default precision of accelerators would err by 1e-3, and the learned
-  scale multiplies that by up to 100.
-
-  Args:
-    a: unit vectors.
-    classes: unit vectors of c classes; or, with one more axis, of s names of
-      each. A class is then as near as the nearest of its names: synonyms do not
-      compete with each other, and one more never makes its class less likely.
-
-  Returns:
-    A cosine per class.
-  """
-  names = classes.reshape(-1, classes.shape[-1])
-  cosines = jnp.einsum(
-    '...e,ce->...c', a, names, precision=jax.lax.Precision.HIGHEST
+  return embeddings.average_prompts(
+    vectors[places], normalize_each=normalize_each
   )
-  if classes.ndim == 2:
-    return cosines
-  return cosines.reshape(*a.shape[:-1], *classes.shape[:2]).max(-1)

@@ -1,7 +1,4 @@
-"""`load`: any trained weights, ready to be asked for segments and classes.
-
-What inference consists of is in the modules that continue this one's name.
-"""
+"""`load`: any trained weights as a `Model` that segments and classifies."""
 
 import os
 
@@ -14,12 +11,14 @@ from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.inference import programs
 from groupvit_jax.inference.model import RELEASED, Model
+from groupvit_jax.inference.regions import ImageRegions
 from groupvit_jax.inference.result import Segmentation
 from groupvit_jax.inference.text import LabelError
 
 __all__ = [
   'RELEASED',
   'ImageError',
+  'ImageRegions',
   'LabelError',
   'Model',
   'SegmentConfig',

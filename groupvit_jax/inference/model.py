@@ -19,17 +19,16 @@ from groupvit_jax import errors, files
 from groupvit_jax.benchmarks import build as build_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
-from groupvit_jax.evaluation import background as background_rules
-from groupvit_jax.evaluation import windows
+from groupvit_jax.evaluation import regions as regions_lib
+from groupvit_jax.evaluation import scoring, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.inference import batches, programs, text
+from groupvit_jax.inference import programs
 from groupvit_jax.inference import text as text_lib
+from groupvit_jax.inference.regions import ClassList, ImageRegions
 from groupvit_jax.inference.result import Segmentation
 from groupvit_jax.models import build
 from groupvit_jax.text import base as tokenizers
 from groupvit_jax.text import make_tokenizer
-
-# Pictures and texts as unit vectors: the encoders of a trained model.
 
 
 class Encoder:
@@ -81,7 +80,7 @@ class Encoder:
     Returns:
       float32, unit length.
     """
-    batches.check_batch_size(batch_size)
+    check_batch_size(batch_size)
     chunks = files.ahead(
       lambda item: images_lib.crop(
         images_lib.open_image(*item),
@@ -115,7 +114,7 @@ class Encoder:
       )
     if pixels.dtype != np.uint8:
       pixels = pixels.astype(np.float32)
-    extra = windows.bucket(len(pixels)) - len(pixels)
+    extra = sizes.bucket(len(pixels)) - len(pixels)
     padded = np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0)))
     vectors = self._programs.image(self.variables, padded)
     return np.asarray(vectors)[: len(pixels)]
@@ -127,7 +126,7 @@ class Encoder:
     if isinstance(texts, str):
       return self._text_encoder([texts])[0]
     if not len(texts):
-      raise text.LabelError('The list of texts is empty.')
+      raise text_lib.LabelError('The list of texts is empty.')
     return self._text_encoder(list(texts))
 
   @property
@@ -143,7 +142,7 @@ class Encoder:
   @property
   def patch_size(self) -> int:
     """Side of a token in pixels."""
-    return self._programs.patch_size
+    return self.module.image.patch_size
 
   @property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -177,7 +176,7 @@ class Encoder:
     return float(self._programs.scale(self.variables))
 
   @functools.cached_property
-  def _text_encoder(self) -> text.TextEncoder:
+  def _text_encoder(self) -> text_lib.TextEncoder:
     if self._tokenizer_name is None:
       raise errors.ModelError(
         'this model came without its tokenizer, and cannot read words; convert '
@@ -186,7 +185,7 @@ class Encoder:
     tokenizer = make_tokenizer(
       self._tokenizer_name, self.architecture['text']['context_length']
     )
-    return text.TextEncoder(
+    return text_lib.TextEncoder(
       lambda tokens: self._programs.text(self.variables, tokens), tokenizer
     )
 
@@ -213,6 +212,88 @@ class Model(Encoder):
     top_k = source.preprocessing.get('top_k', RELEASED.top_k)
     self.config = dataclasses.replace(RELEASED, top_k=top_k)
 
+  def encode(
+    self,
+    images: Source | Sequence[Source],
+    config: SegmentConfig | None = None,
+    *,
+    batch_size: int = 8,
+  ) -> ImageRegions | list[ImageRegions]:
+    """Encodes images once, to be segmented by any number of class lists.
+
+      regions = model.encode('photo.jpg')
+      regions.segment(['dog', 'grass'])
+      regions.segment(['animal', 'plant'])
+
+    Args:
+      images: a path, bytes, PIL image or uint8 array [H, W, 3], or a list.
+      config: its sizes and windows are used; None for the model's own.
+      batch_size: images (or windows) that go through the network together.
+
+    Returns:
+      Regions of each image: a list if `images` is one.
+
+    Raises:
+      ImageError: an image that cannot be used.
+      errors.ModelError: the model does not group.
+    """
+    found = self.encode_each(images, config, batch_size=batch_size)
+    return list(found) if images_lib.is_list(images) else next(found)
+
+  def encode_each(
+    self,
+    images: Source | Sequence[Source],
+    config: SegmentConfig | None = None,
+    *,
+    batch_size: int = 8,
+  ) -> Iterator[ImageRegions]:
+    """`encode`, one by one: for more images than memory holds."""
+    check_batch_size(batch_size)
+    if not self.groups:
+      raise errors.ModelError(
+        'this model does not group pixels and cannot segment; classify, '
+        'encode_image and encode_text work with it'
+      )
+    config = config or self.config
+    plan = self.plan(config)
+
+    def prepare(item):
+      image = images_lib.open_image(*item)
+      return image, sizes.prepare(image, plan, item[1])
+
+    chunks = files.ahead(
+      prepare, images_lib.named(images), _READ_AHEAD * batch_size
+    )
+    return self._encode_chunks(chunks, config, batch_size)
+
+  def _encode_chunks(self, chunks, config, batch_size):
+    for chunk in chunks:
+      images, inputs = zip(*chunk, strict=True)
+      running = []
+      # All are started before the first is waited for.
+      for shapes, places in sizes.batches(
+        [x.shapes for x in inputs], len(inputs)
+      ):
+        most = sizes.at_a_time(shapes.window, self.patch_size, batch_size)
+        step = max(1, most // shapes.count)
+        for start in range(0, len(places), step):
+          some = places[start : start + step]
+          encoded = regions_lib.encode(
+            self.predict_fns['regions'],
+            self.variables,
+            [inputs[i] for i in some],
+            count=sizes.bucket(len(some)),
+            limit=most,
+          )
+          running.append((some, encoded))
+      found = {}
+      for some, encoded in running:
+        split = regions_lib.split(encoded, len(some))
+        found |= zip(some, split, strict=True)
+      for i, (image, x) in enumerate(zip(images, inputs, strict=True)):
+        size = x.scaled.shape[:2]
+        yield ImageRegions(image, found[i], size, x.shapes, config, self)
+
   def segment(
     self,
     images: Source | Sequence[Source],
@@ -223,11 +304,11 @@ class Model(Encoder):
     background: bool | None = None,
     batch_size: int = 8,
   ) -> Segmentation | list[Segmentation]:
-    """Finds the named classes in pictures.
+    """Finds the named classes in images: `encode`, then `ImageRegions.segment`.
 
     Args:
       images: a path, bytes, PIL image or uint8 array [H, W, 3], or a list.
-      names: of the classes; synonyms as 'person|man|woman'. A picture or group
+      names: of the classes; synonyms as 'person|man|woman'. An image or group
         is as near to a class as to the nearest of its names.
       config: every step of the inference; None for the model's own (`config`):
         the released one, with a background at threshold .95. To change a field
@@ -237,13 +318,13 @@ class Model(Encoder):
       background: whether class 0 is what no other class claims. None follows
         the config, which has a background if it has a threshold; True without a
         threshold takes .95.
-      batch_size: pictures (or windows) that go through the network together.
+      batch_size: images (or windows) that go through the network together.
 
     Returns:
-      A result per picture: a list if `images` is one.
+      A result per image: a list if `images` is one.
 
     Raises:
-      ImageError, LabelError: a picture or list of names that cannot be used.
+      ImageError, LabelError: an image or list of names that cannot be used.
       errors.ModelError: the model does not group.
     """
     results = self.segment_each(
@@ -266,35 +347,37 @@ class Model(Encoder):
     background: bool | None = None,
     batch_size: int = 8,
   ) -> Iterator[Segmentation]:
-    """`segment`, result by result: for more pictures than memory holds."""
-    batches.check_batch_size(batch_size)
-    config = _with_background(config or self.config, background)
-    background = config.background_threshold is not None
-    self._check_groups()
-    plan = windows.plan(config, self.short_side, self._programs.patch_size)
-    words, shown = self._words(names, templates, background)
-    _check_thresholds(config, len(shown) - background)
-    chunks = files.ahead(
-      lambda item: batches.prepare(*item, plan),
-      images_lib.named(images),
-      _READ_AHEAD * batch_size,
-    )
-    return self._segment(chunks, words, shown, plan, config, batch_size)
+    """`segment`, result by result: for more images than memory holds."""
+    config = config or self.config
+    encoded = self.encode_each(images, config, batch_size=batch_size)
+    classes = self.class_list(names, config, templates, background)
+    return (regions.find(classes) for regions in encoded)
 
-  def _segment(self, chunks, words, names, plan, config, batch_size):
-    for pictures in chunks:
-      fields = batches.fields(
-        self._programs,
-        self.variables,
-        pictures,
-        words,
-        plan,
-        config,
-        batch_size,
-      )
-      background = config.background_threshold is not None
-      for picture, field in zip(pictures, fields, strict=True):
-        yield Segmentation(picture.image, names, background, field)
+  def plan(self, config: SegmentConfig) -> sizes.Plan:
+    """How images are scaled and cut into windows."""
+    return sizes.plan(config, self.short_side, self.patch_size)
+
+  def class_list(
+    self,
+    names: Sequence[str],
+    config: SegmentConfig,
+    templates: str | Sequence[str] = 'simple',
+    background: bool | None = None,
+  ) -> ClassList:
+    """Embeds class names; arguments of `segment`."""
+    if background is not None:
+      threshold = config.background_threshold if background else None
+      if background and threshold is None:
+        threshold = BACKGROUND_THRESHOLD
+      config = dataclasses.replace(config, background_threshold=threshold)
+    background = config.background_threshold is not None
+    embeddings, shown = self._class_embeddings(names, templates, background)
+    if config.class_thresholds is not None:
+      with errors.explained_as(text_lib.LabelError):
+        scoring.check_thresholds(
+          len(config.class_thresholds), len(shown) - background
+        )
+    return ClassList(embeddings, shown, config)
 
   def classify(
     self,
@@ -315,14 +398,14 @@ class Model(Encoder):
       Probability by name (of synonyms the first), the most probable first; a
       list of them if `images` is one.
     """
-    words, shown = self._words(names, templates, background=False)
+    embeddings, shown = self._class_embeddings(names, templates, False)
     several = images_lib.is_list(images)
-    pictures = self.encode_image(
+    vectors = self.encode_image(
       images if several else [images], batch_size=batch_size
     )
-    text = np.asarray(words.text)[: len(shown)]
-    cosines = np.einsum('be,cse->bcs', pictures, text).max(-1)
-    logits = cosines * float(words.scale)
+    text = np.asarray(embeddings.vectors)[: len(shown)]
+    cosines = np.einsum('be,cse->bcs', vectors, text).max(-1)
+    logits = cosines * float(embeddings.logit_scale)
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     odds /= odds.sum(-1, keepdims=True)
     ranked = [
@@ -331,38 +414,20 @@ class Model(Encoder):
     ]
     return ranked if several else ranked[0]
 
-  def _words(self, names, templates, background):
-    """The classes as the network compares them, and as results show them."""
+  def _class_embeddings(self, names, templates, background):
+    """Embeddings of classes, and their names as results show them."""
     vocabulary = text_lib.vocabulary(names, background)
-    text, valid = text_lib.class_matrix(
+    vectors, valid = text_lib.class_matrix(
       self._text_encoder, vocabulary, text_lib.templates_of(templates)
     )
-    words = batches.Words(
-      jnp.asarray(text), jnp.asarray(valid), jnp.float32(self.scale)
+    embeddings = scoring.ClassEmbeddings(
+      jnp.asarray(vectors), jnp.float32(self.scale), jnp.asarray(valid)
     )
     first = (text_lib.BACKGROUND,) if background else ()
-    return words, first + vocabulary.names
-
-  def _check_groups(self):
-    if not self.groups:
-      raise errors.ModelError(
-        'this model does not group pixels and cannot segment; classify, '
-        'encode_image and encode_text work with it'
-      )
+    return embeddings, first + vocabulary.names
 
 
-def _check_thresholds(config: SegmentConfig, classes: int) -> None:
-  if config.class_thresholds is not None:
-    with errors.explained_as(text_lib.LabelError):
-      background_rules.check_count(len(config.class_thresholds), classes)
-
-
-def _with_background(
-  config: SegmentConfig, background: bool | None
-) -> SegmentConfig:
-  if background is None:
-    return config
-  threshold = config.background_threshold if background else None
-  if background and threshold is None:
-    threshold = BACKGROUND_THRESHOLD
-  return dataclasses.replace(config, background_threshold=threshold)
+def check_batch_size(batch_size: int) -> None:
+  """Raises ValueError for a batch without images."""
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be at least 1, got {batch_size}.')

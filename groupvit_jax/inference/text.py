@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from groupvit_jax import embeddings, errors
-from groupvit_jax.evaluation import windows
+from groupvit_jax.evaluation import sizes
 from groupvit_jax.text import prompts
 from groupvit_jax.text.base import Tokenizer
 
@@ -164,13 +165,15 @@ class TextEncoder:
     vectors = []
     for start in range(0, len(tokens), most):
       chunk = tokens[start : start + most]
-      extra = windows.bucket(len(chunk), fewest) - len(chunk)
+      extra = sizes.bucket(len(chunk), fewest) - len(chunk)
       # Filled up with copies: a row of zeros has no end to be pooled at.
       padded = np.pad(chunk, ((0, extra), (0, 0)), mode='edge')
       vectors.append(np.asarray(self._encode(padded))[: len(chunk)])
     vectors = np.concatenate(vectors).astype(np.float32)
     vectors = vectors.reshape(len(words), len(templates), -1)
-    return np.asarray(embeddings.average_prompts(vectors))
+    extra = sizes.bucket(len(words)) - len(words)
+    vectors = np.pad(vectors, ((0, extra), (0, 0), (0, 0)))
+    return np.asarray(_average(vectors))[: len(words)]
 
   def _cut(self, tokens):
     """Leaves out columns of padding; a causal encoder never sees them."""
@@ -195,6 +198,9 @@ class TextEncoder:
         )
 
 
+_average = jax.jit(embeddings.average_prompts)
+
+
 def class_matrix(
   encoder: TextEncoder, vocabulary: Vocabulary, templates: Sequence[str]
 ) -> tuple[Float32[np.ndarray, 'c s e'], Bool[np.ndarray, 'c']]:
@@ -211,8 +217,8 @@ def class_matrix(
   """
   vectors = encoder(vocabulary.words, templates)
   classes = vocabulary.classes
-  most = windows.bucket(max(map(len, classes)))
-  count = windows.bucket(len(classes), _CLASSES)
+  most = sizes.bucket(max(map(len, classes)))
+  count = sizes.bucket(len(classes), _CLASSES)
   out = np.zeros((count, most, vectors.shape[-1]), np.float32)
   start = 0
   for row, names in zip(out, classes, strict=False):

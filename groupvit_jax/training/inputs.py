@@ -19,9 +19,9 @@ from groupvit_jax.data import captions, pipeline, sampling, sources, tar
 from groupvit_jax.evaluation import (
   clustering,
   metrics,
-  segmentation,
   segmentation_evaluator,
 )
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import make_tokenizer, prompts
 from groupvit_jax.training import config as config_lib
 
@@ -72,7 +72,7 @@ class Benchmark:
     """What shows pictures; None where whole pictures are measured."""
     if not self._segmented:
       return None
-    protocol = self._judge.evaluator.protocol
+    protocol = self._judge.evaluator.settings.protocol
     return segmentation_evaluator.SegmentationEvaluator(
       lambda: (),
       self._judge.settings['class_names'],
@@ -263,7 +263,7 @@ class Inputs:
       self.class_names,
       self.tokenizer,
       prompts.TEMPLATES[config.eval.templates],
-      segmentation.SegmentConfig(top_k=config.eval.top_k or None),
+      SegmentConfig(top_k=config.eval.top_k or None),
       label_groups={
         'things': label_sets.LABEL_SETS['scenes_things'],
         'grounds': label_sets.LABEL_SETS['scenes_grounds'],

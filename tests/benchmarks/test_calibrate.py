@@ -62,7 +62,7 @@ def values(places, model):
   tokens = zero_shot.tokenize_classes(model.tokenizer, NAMES, prompts.SIMPLE)
   fns, variables = model.predict_fns, model.variables
   text = zero_shot.embed_tokens(fns['text'], variables, tokens)
-  return calibration.best_values(fns, variables, [batch], text)
+  return calibration.best_cosines(fns, variables, [batch], text)
 
 
 def test_thresholds_are_those_of_the_captions(places, model):
@@ -78,19 +78,9 @@ def test_thresholds_are_those_of_the_captions(places, model):
   )
   assert found.calibration == {
     'data': str(places['captions']),
-    'pictures': 6,
-    'captions': True,
+    'images': 6,
   }
   assert found.overrides['short_side'] == SIDE  # what was asked for stays
-
-
-def test_pictures_alone_are_parted_in_two(places, model):
-  found = calibrated(model, question(places), places['pictures'])
-  wanted = calibration.from_pictures(values(places, model))
-  np.testing.assert_allclose(
-    found.overrides['class_thresholds'], wanted, atol=1e-5
-  )
-  assert found.calibration['captions'] is False
 
 
 def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
@@ -127,7 +117,7 @@ def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
     ({'regions': 'kmeans'}, 'captions', 'groups of their own'),
     ({'class_names': ('background', *'wxyz')}, 'captions', 'No caption names'),
     ({}, 'nowhere', 'nowhere'),
-    ({}, 'model', 'holds no image'),
+    ({}, 'pictures', 'captions'),
   ],
 )
 def test_what_cannot_be_calibrated(places, model, fields, folder, reason):

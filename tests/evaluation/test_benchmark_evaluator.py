@@ -246,7 +246,7 @@ def test_bad_pictures_are_named_or_listed(stub):
     'thread', np.zeros((1, 400, 3), np.uint8), np.zeros((1, 400), np.int32)
   )
   for i, reason in (
-    (1, 'wide: the picture is 11 x 8 pixels and its truth 9 x 8; give'),
+    (1, 'wide: the image is 11 x 8 pixels and its labels 9 x 8; give'),
     (2, 'picture 2: Truth holds label 7, but there are 7 classes'),
     (4, 'thread is 400 x 1 pixels: too long and thin'),
   ):
@@ -265,9 +265,9 @@ def test_bad_pictures_are_named_or_listed(stub):
     result,
     evaluator([examples[0], examples[3]]).evaluate(stub.predict_fns, PERFECT),
   )
-  with pytest.raises(errors.SourceError, match='None of the 1 pictures can'):
+  with pytest.raises(errors.SourceError, match='None of the 1 images can'):
     evaluator([examples[1]], skip_bad=True).evaluate(stub.predict_fns, PERFECT)
-  with pytest.raises(errors.SourceError, match='has no pictures; check its'):
+  with pytest.raises(errors.SourceError, match='has no images; check its'):
     evaluator([])
 
 
@@ -296,15 +296,17 @@ def test_truth_without_a_pixel_that_counts_is_told(stub):
   examples = bands(4)
   for example in examples[:2]:
     example.label[:] = 255
-  with pytest.warns(UserWarning, match='2 of 4 pictures have no pixel that c'):
+  with pytest.warns(UserWarning, match='2 of 4 images have no pixel that c'):
     result = evaluator(examples).evaluate(stub.predict_fns, PERFECT)
   assert result.images == 4 and result.blank == 2
-  with pytest.raises(errors.SourceError, match='No pixel of the 2 pictures co'):
+  with pytest.raises(errors.SourceError, match='No pixel of the 2 images co'):
     evaluator(examples[:2]).evaluate(stub.predict_fns, PERFECT)
 
 
 def test_says_what_does_not_fit():
-  with pytest.raises(ValueError, match='but the truth has no background class'):
+  with pytest.raises(
+    ValueError, match='but the labels have no background class'
+  ):
     evaluator(options={'background_threshold': 0.5})
   with pytest.raises(ValueError, match='batch_size must be at least 1'):
     evaluator(batch_size=0)

@@ -7,7 +7,8 @@ import pytest
 import scipy.ndimage
 import sklearn.metrics
 
-from groupvit_jax.evaluation import benchmark_counts, metrics, resize, windows
+from groupvit_jax.evaluation import benchmark_counts, labelling, metrics, resize
+from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.metrics import Tally
 
 CLASSES = 5
@@ -153,15 +154,10 @@ def test_enlarging_by_rows_is_enlarging(monkeypatch, step):
   rng = np.random.default_rng(4)
   scores = rng.random((2, 9, 11, 3), np.float32)
   olds, news = [(9, 11), (7, 5)], [(23, 17), (4, 20)]
-  rows, columns = (
-    resize.padded_taps(
-      [(old[i], new[i]) for old, new in zip(olds, news, strict=True)],
-      (24, 20)[i],
-    )
-    for i in (0, 1)
-  )
-  found = resize.by_rows(
-    lambda x: (x[..., 0], x.argmax(-1)), jnp.asarray(scores), rows, columns
+  found = resize.upsample(
+    jnp.asarray(scores),
+    resize.upsampling(olds, news, (24, 20)),
+    lambda x: (x[..., 0], x.argmax(-1)),
   )
   for i, (old, new) in enumerate(zip(olds, news, strict=True)):
     alone = jax.image.resize(
@@ -176,12 +172,22 @@ def test_classes_that_no_window_lets_through_are_left_out():
   scores = np.zeros((2, 2, 3, 9), np.float32)
   scores[0, 0, :, [4, 7]], scores[0, 1, 1, [4, 8]] = 0.5, 0.25
   scores[1, :, :, [3, 5]] = 0.125
-  kept = windows.kept_classes(jnp.asarray(scores), 2, 0.0)
-  np.testing.assert_array_equal(kept, [[0, 1, 4, 7, 8, 9], [0, 1, 3, 5, 9, 9]])
-  tables = windows.take_classes(jnp.asarray(scores), kept, 0.0)
+  merged = merge(scores, SegmentConfig(top_k=2))
   np.testing.assert_array_equal(
-    tables[0, ..., :5], scores[0][..., [0, 1, 4, 7, 8]]
+    merged.classes, [[0, 1, 4, 7, 8, 9], [0, 1, 3, 5, 9, 9]]
   )
-  np.testing.assert_array_equal(tables[0, ..., 5], 0)
-  every = windows.kept_classes(jnp.asarray(scores), None, 0.0)
-  np.testing.assert_array_equal(every, 2 * [range(9)])
+  np.testing.assert_array_equal(merged.left_out, [3, 3])
+  whole = merge(scores, SegmentConfig(top_k=None))
+  np.testing.assert_array_equal(whole.classes, 2 * [range(9)])
+  np.testing.assert_array_equal(
+    merged.scores[0, ..., :5], whole.scores[0][..., [0, 1, 4, 7, 8]]
+  )
+  np.testing.assert_array_equal(merged.scores[0, ..., 5], 0)
+
+
+def merge(scores, config):
+  """Two windows of three regions, one pixel each, side by side."""
+  maps = jnp.broadcast_to(jnp.arange(3), (2, 2, 1, 3))
+  places = jnp.broadcast_to(jnp.array([[0, 0, 1, 3], [0, 3, 1, 3]]), (2, 2, 4))
+  found = labelling.Scores(jnp.asarray(scores))
+  return labelling.merge_windows(maps, places, found, (1, 6), config)

@@ -1,4 +1,4 @@
-"""Thresholds from captions or pictures alone; rules that use them."""
+"""Thresholds from captions, and the rules that use them."""
 
 import dataclasses
 
@@ -7,14 +7,21 @@ import numpy as np
 import pytest
 
 from groupvit_jax.embeddings import unit_norm
-from groupvit_jax.evaluation import (
-  background,
-  calibration,
-  scoring,
-  segmentation,
-)
-from groupvit_jax.evaluation import config as config_lib
-from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation import calibration, labelling, scoring
+from groupvit_jax.evaluation import regions as regions_lib
+from groupvit_jax.evaluation.config import LOWEST, SegmentConfig
+from groupvit_jax.evaluation.sizes import Shapes
+
+
+def rule_of(config, thresholds=None, *, cosines=True, learned=False):
+  """The config with these rules for the background alone."""
+  return dataclasses.replace(
+    config,
+    background_threshold=LOWEST,
+    class_thresholds=thresholds,
+    threshold_cosines=cosines,
+    learned_background=learned,
+  )
 
 
 def regions_of(cosines, rng, width=64):
@@ -34,7 +41,11 @@ def regions_of(cosines, rng, width=64):
 
 def labels_of(regions, text, config, scale=20.0):
   size = regions['stages'][0].shape[1:3]
-  labels = segmentation.segment(regions, text, scale, size, config)
+  encoded = regions_lib.as_regions(regions, size)
+  classes = scoring.ClassEmbeddings(text, scale)
+  scores = scoring.score(encoded, classes, config)
+  shapes = Shapes(size, True, 1, size)
+  labels = labelling.label(encoded, scores, shapes, None, config)
   return np.asarray(labels)[:, 0]
 
 
@@ -50,7 +61,7 @@ def test_equal_thresholds_are_the_global_one(threshold, relative):
   released = SegmentConfig(
     top_k=3, background_threshold=threshold, relative_threshold=relative
   )
-  rule = config_lib.config_with(released, threshold, cosines=False)
+  rule = rule_of(released, threshold, cosines=False)
   want = labels_of(regions, text, released)
   assert (want == 0).any()
   np.testing.assert_array_equal(labels_of(regions, text, rule), want)
@@ -68,10 +79,10 @@ def test_each_class_is_held_to_its_own_cosine():
     ((0.4, 0.2), [1, 2, 2]),
     ((0.9,), [0, 0, 0]),
   ]:
-    rule = config_lib.config_with(config, thresholds)
+    rule = rule_of(config, thresholds)
     assert labels_of(regions, text, rule)[0].tolist() == want
   # Something is always found, as released: what comes nearest.
-  rule = config_lib.config_with(SegmentConfig(), (0.9, 0.8))
+  rule = rule_of(SegmentConfig(), (0.9, 0.8))
   assert labels_of(regions, text, rule)[0].tolist() == [0, 2, 0]
 
 
@@ -81,8 +92,8 @@ def test_a_cosine_does_not_depend_on_the_other_classes():
   regions, text = regions_of(cosines, rng)
   config = SegmentConfig(top_k=None, relative_threshold=False)
   few, many = text[:2], text
-  by_cosine = config_lib.config_with(config, 0.35)
-  by_score = config_lib.config_with(config, 0.6, cosines=False)
+  by_cosine = rule_of(config, 0.35)
+  by_score = rule_of(config, 0.6, cosines=False)
 
   def found(classes, rule):
     return labels_of(regions, classes, rule, scale=5.0) == 1
@@ -97,21 +108,27 @@ def test_a_cosine_does_not_depend_on_the_other_classes():
 def test_a_learned_background_is_compared_with_each_group():
   cosines = np.array([[[0.5, 0.1], [0.1, 0.5], [0.1, 0.3]]], np.float32)
   regions, text = regions_of(cosines, None)
-  rule = config_lib.config_with(SegmentConfig(), learned=True)
+  rule = rule_of(SegmentConfig(), learned=True)
   with pytest.raises(ValueError, match='learned no background; train it with'):
     labels_of(regions, text, rule)
   regions['background'] = jnp.asarray([[0.6, 0.2, 0.2]])
   assert labels_of(regions, text, rule)[0].tolist() == [0, 2, 2]
 
 
-def test_refused_groups_keep_the_order_of_their_scores():
-  scores = jnp.asarray(np.random.default_rng(0).random((2, 5, 4), np.float32))
-  for floor in (0.0, -1.0):
-    quiet = background.refuse(
-      scores, scores, jnp.full(4, 2.0), relative=False, floor=floor
-    )
-    np.testing.assert_array_equal(quiet.argmax(-1), scores.argmax(-1))
-    assert (quiet < background.LOWEST).all()
+@pytest.mark.parametrize('softmax', [True, False])
+def test_refused_groups_keep_the_order_of_their_scores(softmax):
+  regions, text = regions_of(*random_cosines())
+  encoded = regions_lib.as_regions(regions, (1, 6))
+  classes = scoring.ClassEmbeddings(text, 20.0)
+  config = SegmentConfig(
+    group_softmax=softmax, gated_softmax=softmax, relative_threshold=False
+  )
+  scores = scoring.score(encoded, classes, config).classes
+  quiet = scoring.score(encoded, classes, rule_of(config, 1.0)).classes
+  np.testing.assert_array_equal(quiet[..., 0], 1)  # all is background
+  quiet = quiet[..., 1:]
+  np.testing.assert_array_equal(quiet.argmax(-1), scores.argmax(-1))
+  assert (quiet < LOWEST).all()
 
 
 def test_background_words_pass_the_gate_without_taking_a_place():
@@ -124,7 +141,9 @@ def test_background_words_pass_the_gate_without_taking_a_place():
   words = dataclasses.replace(plain, background_prompts=True)
 
   def passed(config):
-    scores = scoring.group_scores(image, groups, text, 5.0, config)
+    encoded = regions_lib.Regions(image, groups, (), None, None)
+    classes = scoring.ClassEmbeddings(text, 5.0)
+    scores = scoring.score(encoded, classes, config).classes
     return np.flatnonzero((np.asarray(scores) > 0).any((0, 1))).tolist()
 
   assert passed(words) == [0, *passed(plain)]
@@ -134,16 +153,12 @@ def test_a_scale_that_could_do_nothing_is_refused():
   for scale in (-3, 0, float('nan')):
     with pytest.raises(ValueError, match=f'above 0, .*; got {scale}'):
       SegmentConfig(scale=scale)
-  with pytest.raises(ValueError, match='scale does nothing where group_softm'):
-    SegmentConfig(scale=3, group_softmax=False, gated_softmax=False)
   assert SegmentConfig(scale=3, group_softmax=False).scale == 3
 
 
 def test_a_config_whose_rules_cannot_work_is_refused():
   with pytest.raises(ValueError, match='need one_hot and a background_thresh'):
     SegmentConfig(class_thresholds=(0.5,))
-  with pytest.raises(ValueError, match='give those too, or leave it out'):
-    SegmentConfig(threshold_cosines=True)
   for cosines, wrong, said in (
     (True, -1.1, r'cosines in -1\.\.1; got -1.1'),
     (True, float('nan'), r'cosines in -1\.\.1; got nan'),
@@ -157,12 +172,12 @@ def test_a_config_whose_rules_cannot_work_is_refused():
         threshold_cosines=cosines,
       )
   with pytest.raises(ValueError, match='need one_hot'):
-    config_lib.config_with(SegmentConfig(one_hot=False), 0.5)
+    rule_of(SegmentConfig(one_hot=False), 0.5)
   with pytest.raises(ValueError, match='set background_threshold to None'):
     SegmentConfig(background_prompts=True, background_threshold=0.5)
-  assert config_lib.config_with(SegmentConfig(), 1).class_thresholds == (1,)
+  assert rule_of(SegmentConfig(), 1).class_thresholds == (1,)
   with pytest.raises(ValueError, match='2 numbers for 3 classes'):
-    background.per_class((0.1, 0.2), 3, padded=False)
+    scoring.check_thresholds(2, 3)
 
 
 def test_captions_name_classes_in_any_form():
@@ -193,21 +208,10 @@ def test_captions_part_what_they_name_from_what_they_do_not():
   assert 0.3 < thresholds[0] < 0.5
   assert 0.6 < thresholds[1] < 0.8
   # Next to nothing is known of the third, so it is held to what holds for all.
-  common = calibration.one_from_captions(values, named)
+  common = calibration.from_captions(values, named, prior=float('inf'))[0]
   assert abs(thresholds[2] - common) < 0.1
   with pytest.raises(ValueError, match='No caption names any of the classes'):
     calibration.from_captions(values, np.zeros_like(named))
-
-
-def test_pictures_alone_part_a_mixture():
-  rng = np.random.default_rng(0)
-  shown = rng.random((400, 2)) < 0.4
-  centre = np.array([0.5, 0.9])
-  values = np.where(shown, centre, centre - 0.4)
-  values = values + 0.03 * rng.standard_normal(values.shape)
-  low, high = calibration.from_pictures(values, prior=0)
-  assert 0.2 < low < 0.4 and 0.6 < high < 0.8
-  assert calibration.otsu(np.full(4, 0.5)) == 0.5
 
 
 def test_the_best_value_of_a_picture_leaves_empty_groups_out():
@@ -216,10 +220,6 @@ def test_the_best_value_of_a_picture_leaves_empty_groups_out():
   maps = np.array(regions['stages'][0])
   maps[..., -1] = 0  # the last group wins nothing
   regions['stages'] = (jnp.asarray(maps),)
-  fns = {'regions': lambda v, x: regions, 'scale': lambda v: jnp.float32(20)}
-  got = calibration.best_values(fns, {}, [np.zeros((4, 8, 8, 3))], text)
+  fns = {'regions': lambda v, x: regions}
+  got = calibration.best_cosines(fns, {}, [np.zeros((4, 8, 8, 3))], text)
   np.testing.assert_allclose(got, cosines[:, :-1].max(1), atol=1e-6)
-  scores = calibration.best_values(
-    fns, {}, [np.zeros((4, 8, 8, 3))], text, cosines=False
-  )
-  assert scores.shape == (4, 5) and not np.allclose(scores, got)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from groupvit_jax import embeddings
+from groupvit_jax.evaluation import regions, scoring
 from groupvit_jax.evaluation import resize as resize_lib
-from groupvit_jax.evaluation import scoring
 from groupvit_jax.evaluation.config import SegmentConfig
 
 CONFIGS = {
@@ -40,9 +40,13 @@ def test_filled_up_classes_take_no_part(name, fill):
   )
   filled = jnp.concatenate([text[:3], rows, text[3:]])
   valid = jnp.asarray([1, 1, 1, 0, 0, 0, 0, 1, 1, 1], bool)
-  expected = scoring.group_scores(image, groups, text, 9.0, CONFIGS[name])
-  scores = scoring.group_scores(
-    image, groups, filled, 9.0, CONFIGS[name], valid
+  encoded = regions.Regions(image, groups, (), None, None)
+  expected, scores = (
+    scoring.score(encoded, classes, CONFIGS[name]).classes
+    for classes in (
+      scoring.ClassEmbeddings(text, 9.0),
+      scoring.ClassEmbeddings(filled, 9.0, valid),
+    )
   )
   np.testing.assert_allclose(scores[..., valid], expected, rtol=1e-5, atol=1e-7)
   lowest = -1 if name == 'cosines' else 0
@@ -62,7 +66,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
   @jax.jit
   def resize(maps, sizes_in, sizes_out):
     traced.append(1)
-    return resize_lib.resize_maps_to(maps, sizes_in, sizes_out, (20, 28))
+    return resize_lib.resize_maps(maps, sizes_in, sizes_out, (20, 28))
 
   def run(order):
     pick = jnp.asarray(order)
@@ -74,7 +78,9 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
   run([4, 3, 2, 1, 0])
   assert len(traced) == 1
   for i, ((h, w), (y, x)) in enumerate(zip(SIZES_IN, SIZES_OUT, strict=True)):
-    alone = resize_lib.resize_maps(maps[i : i + 1, :h, :w], (y, x))
+    alone = jax.image.resize(
+      maps[i : i + 1, :h, :w], (1, y, x, 3), 'linear', antialias=False
+    )
     np.testing.assert_allclose(resized[i, :y, :x], alone[0], rtol=0, atol=2e-6)
     np.testing.assert_array_equal(resized[i, y:], 0)
     np.testing.assert_array_equal(resized[i, :, x:], 0)
@@ -82,7 +88,7 @@ def test_maps_of_each_picture_resize_as_alone_and_compile_once():
 
 def test_a_map_doubled_by_hand():
   maps = jnp.asarray([0.0, 1.0]).reshape(1, 1, 2, 1)
-  wide = resize_lib.resize_maps_to(
+  wide = resize_lib.resize_maps(
     maps, jnp.asarray([[1, 2]]), jnp.asarray([[1, 4]]), (1, 6)
   )
   np.testing.assert_allclose(wide.ravel(), [0, 0.25, 0.75, 1, 0, 0], atol=1e-6)

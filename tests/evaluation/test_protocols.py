@@ -31,7 +31,7 @@ SIZES = {
 def test_the_released_protocol(benchmark, threshold):
   protocol = config.make('groupvit', benchmark)
   assert protocol.segment == SegmentConfig(
-    background_threshold=threshold, **SIZES
+    background_threshold=threshold, final_softmax=threshold is None, **SIZES
   )
   assert protocol.templates == ('a photo of a {}.',)
   assert protocol.names == 'groupvit' and protocol.refine == 'none'
@@ -104,16 +104,6 @@ def test_any_field_can_be_replaced():
     ('tcl', {'templates': 'nice'}, "templates='nice' is unknown; choose"),
     ('tcl', {'templates': ['a dog']}, "'a dog' has no '{}'"),
     ('tcl', {'top_k': 0}, 'top_k must be at least 1'),
-    (
-      'groupvit',
-      {'background_threshold': None, 'relative_threshold': False},
-      'relative_threshold does nothing where background_threshold is none',
-    ),
-    (
-      'groupvit',
-      {'mode': 'whole', 'stride': 32},
-      'stride does nothing where mode is whole; leave it out',
-    ),
   ],
 )
 def test_what_cannot_be(name, options, reason):
@@ -152,3 +142,10 @@ def test_what_is_set_to_its_own_value_is_no_change():
   assert same.changed == ()
   other = config.make('groupvit', 'voc21', top_k=5, stride=112)
   assert other.changed == ('stride',)
+
+
+def test_sets_without_background_are_compared_after_a_softmax():
+  """As mmsegmentation does; with a background it changes no label."""
+  for name in ('groupvit', 'tcl'):
+    assert config.make(name, 'voc20').segment.final_softmax
+    assert not config.make(name, 'voc21').segment.final_softmax

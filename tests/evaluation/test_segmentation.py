@@ -1,4 +1,4 @@
-"""Zero-shot segmentation: each released step by hand."""
+"""Scores and labels: each released step by hand."""
 
 import dataclasses
 
@@ -6,14 +6,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_segmentation import group_scores, pixel_scores, resized
 
 from groupvit_jax import embeddings
-from groupvit_jax.evaluation import resize, scoring, segmentation
+from groupvit_jax.evaluation import labelling, regions, resize, scoring
 from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation.sizes import Shapes
 
-segment = jax.jit(
-  segmentation.segment, static_argnames=('size', 'config', 'output_size')
-)
+
+def score(found, text, scale, config=SegmentConfig(), valid=None):
+  """Scores b g k of what predict_fns['regions'] returns."""
+  encoded = regions.as_regions(found, found['stages'][-1].shape[1:3])
+  classes = scoring.ClassEmbeddings(text, scale, valid)
+  return scoring.score(encoded, classes, config).classes[:, 0]
+
+
+def segment(found, text, scale, size, config=SegmentConfig(), output_size=None):
+  """Labels b h w by the engine."""
+  encoded = regions.as_regions(found, size)
+  classes = scoring.ClassEmbeddings(text, scale)
+  scores = scoring.score(encoded, classes, config)
+  output = None
+  if output_size is not None:
+    count = len(found['image'])
+    output = resize.upsampling(
+      [size] * count, [output_size] * count, output_size
+    )
+  return labelling.label(
+    encoded, scores, Shapes(size, True, 1, size), output, config
+  )
+
+
+def plain(found, text, scale, size, config=SegmentConfig(), output_size=None):
+  """The same in numpy."""
+  labels = []
+  for i in range(len(found['image'])):
+    own = jax.tree.map(lambda x, i=i: x[i : i + 1], found)
+    scores = np.float32(pixel_scores(own, text, scale, size, config))
+    labels.append(resized(scores, output_size or size).argmax(-1))
+  return np.stack(labels)
 
 
 def random_regions(seed=0, b=2, g=3, e=6, c=7, grid=(3, 4)):
@@ -24,36 +55,6 @@ def random_regions(seed=0, b=2, g=3, e=6, c=7, grid=(3, 4)):
     'embeddings': embeddings.unit_norm(normal(keys[1], (b, g, e))),
     'stages': (jax.nn.softmax(3 * normal(keys[2], (b, *grid, g))),),
   }, embeddings.unit_norm(normal(keys[3], (c, e)))
-
-
-def released_labels(regions, text, scale, size, threshold=None, top_k=5):
-  """The released steps in plain numpy, picture by picture.
-
-  NVlabs/GroupViT segmentation/evaluation/group_vit_seg.py.
-  """
-  labels = []
-  maps = np.asarray(resize.resize_maps(regions['stages'][-1], size))
-  text = np.asarray(text)
-  for image, groups, soft in zip(
-    np.asarray(regions['image']),
-    np.asarray(regions['embeddings']),
-    maps,
-    strict=True,
-  ):
-    one_hot = np.eye(soft.shape[-1])[soft.argmax(-1)]
-    logits = scale * groups @ text.T
-    p1 = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    kept = np.argsort(-(text @ image))[:top_k]
-    p2 = np.zeros_like(p1)
-    p2[:, kept] = p1[:, kept] / p1[:, kept].sum(-1, keepdims=True)
-    score = p1 * p2
-    pixels = one_hot @ score
-    if threshold is not None:
-      limit = min(threshold, score.max())
-      background = (pixels.max(-1) < limit).astype(float)
-      pixels = np.concatenate([background[..., None], pixels], -1)
-    labels.append(pixels.argmax(-1))
-  return np.stack(labels)
 
 
 def test_default_config_is_the_released_one():
@@ -70,6 +71,7 @@ def test_default_config_is_the_released_one():
     'learned_background': False,
     'background_prompts': False,
     'scale': None,
+    'final_softmax': False,
     'mode': 'whole',
     'short_side': None,
     'long_side': None,
@@ -78,144 +80,142 @@ def test_default_config_is_the_released_one():
   }
 
 
-@pytest.mark.parametrize('threshold', [None, 0.05, 0.35, 0.95])
-def test_labels_follow_the_released_steps(threshold):
-  config = SegmentConfig(background_threshold=threshold)
-  for seed in range(5):
-    regions, text = random_regions(seed)
-    got = segment(regions, text, 4.0, size=(9, 16), config=config)
-    want = released_labels(regions, text, 4.0, (9, 16), threshold)
-    np.testing.assert_array_equal(got, want)
+CASES = {
+  'released': {},
+  'low threshold': {'background_threshold': 0.05},
+  'threshold': {'background_threshold': 0.35},
+  'high threshold': {'background_threshold': 0.95},
+  'constant': {'background_threshold': 0.35, 'constant_background': True},
+  'absolute': {'background_threshold': 0.3, 'relative_threshold': False},
+  'soft': {'one_hot': False},
+  'soft, background': {'one_hot': False, 'background_threshold': 0.1},
+  'cosines': {'group_softmax': False, 'gated_softmax': False},
+  'no gate': {'top_k': None},
+}
 
 
-def test_maps_are_enlarged_as_torch_does_without_aligned_corners():
-  maps = jnp.array([0.0, 4.0]).reshape(1, 1, 2, 1)
-  got = resize.resize_maps(maps, (1, 4))
-  np.testing.assert_allclose(got.ravel(), [0.0, 1.0, 3.0, 4.0], rtol=1e-6)
+@pytest.mark.parametrize('output_size', [None, (13, 21)])
+@pytest.mark.parametrize('case', CASES)
+def test_labels_follow_the_released_steps(case, output_size):
+  config = SegmentConfig(**CASES[case])
+  for seed in range(3):
+    found, text = random_regions(seed)
+    arguments = found, text, 4.0, (9, 16), config, output_size
+    np.testing.assert_array_equal(segment(*arguments), plain(*arguments))
 
 
-def test_groups_are_decided_after_enlarging():
-  # Group 1 wins 2 of 3 tokens, but between them the enlarged maps give group 0
+def test_scores_follow_the_released_rule():
+  found, text = random_regions()
+  for config in (SegmentConfig(), SegmentConfig(scale=20.0, top_k=2)):
+    got = score(found, text, 7.0, config)
+    for i in range(2):
+      want = group_scores(
+        *(np.asarray(found[name][i]) for name in ('image', 'embeddings')),
+        np.asarray(text),
+        7.0,
+        config,
+      )
+      np.testing.assert_allclose(got[i], want, rtol=1e-4, atol=1e-7)
+      assert ((want > 0).sum(-1) == config.top_k).all()
+
+
+def test_groups_are_decided_after_upsampling():
+  # Group 1 wins 2 of 3 tokens, but between them the upsampled maps give group 0
   # the larger part: deciding on the token grid would give 6 pixels to group 1.
   soft = jnp.array([[0.45, 0.55], [0.9, 0.1], [0.45, 0.55]]).reshape(1, 1, 3, 2)
-  got = resize.pixel_groups(soft, (1, 9))
-  np.testing.assert_array_equal(got[0, 0], [1, 1, 0, 0, 0, 0, 0, 1, 1])
+  found = {
+    'image': jnp.ones((1, 2)),
+    'embeddings': jnp.ones((1, 2, 2)),
+    'stages': (soft,),
+  }
+  encoded = regions.as_regions(found, (1, 9))
+  got = labelling.pixel_maps(encoded, (1, 9))
+  np.testing.assert_array_equal(got[0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 1, 1])
 
 
-def test_gate_lets_only_the_pictures_top_classes_through():
+def test_between_two_classes_a_third_may_win():
+  scores = jnp.array([[1, 0, 0.7], [0, 1, 0.7]]).reshape(1, 1, 2, 3)
+  pixels = labelling.PixelScores(scores, jnp.arange(3)[None], jnp.zeros(1, int))
+  output = resize.upsampling([(1, 2)], [(1, 10)], (1, 10))
+  labels, _ = labelling.best_classes(pixels, output, SegmentConfig())
+  assert labels[0, 0].tolist() == [0, 0, 0, 0, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize('top_k', [1, None])
+def test_small_scores_tie_after_mmsegs_softmax(top_k):
+  """In float32 exp(x) is 1 below about 6e-8: class 0 wins."""
+  found, text = random_regions(c=4)
+  small = {'scale': None, 'top_k': top_k}
+  scores = jnp.zeros((2, 1, 3, 4)).at[..., 2].set(2e-8)
+  encoded = regions.as_regions(found, (6, 8))
+  shapes = Shapes((6, 8), True, 1, (6, 8))
+
+  def labels(value, **options):
+    config = SegmentConfig(**small | options)
+    given = labelling.Scores(scores / 2e-8 * value)
+    return np.unique(labelling.label(encoded, given, shapes, None, config))
+
+  assert labels(2e-8) == [2]
+  assert labels(2e-8, final_softmax=True) == [0]
+  assert labels(2e-7, final_softmax=True) == [2]
+
+
+def test_the_final_softmax_is_over_all_classes():
+  """Also over those that the gate leaves out."""
+  found, text = random_regions(c=9)
+  scores = labelling.Scores(jnp.zeros((2, 1, 3, 9)).at[..., 5].set(0.5))
+  config = SegmentConfig(top_k=2, final_softmax=True)
+  encoded = regions.as_regions(found, (3, 4))
+  maps = labelling.pixel_maps(encoded, (3, 4))
+  pixels = labelling.merge_windows(
+    maps, jnp.asarray(encoded.places), scores, (3, 4), config
+  )
+  assert pixels.scores.shape[-1] == 4
+  got = labelling._softmax(pixels.scores, pixels.left_out, 0.0)
+  want = jax.nn.softmax(jnp.zeros(9).at[5].set(0.5))
+  np.testing.assert_allclose(got[..., 2], want[5], rtol=1e-6)
+
+
+def test_gate_lets_only_the_images_top_classes_through():
   text = jnp.eye(4)
-  image = embeddings.unit_norm(jnp.array([[3.0, 2.0, 1.0, 0.0]]))
-  groups = embeddings.unit_norm(jnp.array([[[0.1, 0.2, 0.0, 1.0]]]))
-  gated = scoring.group_scores(image, groups, text, 5.0, SegmentConfig(top_k=2))
+  found = {
+    'image': embeddings.unit_norm(jnp.array([[3.0, 2.0, 1.0, 0.0]])),
+    'embeddings': embeddings.unit_norm(jnp.array([[[0.1, 0.2, 0.0, 1.0]]])),
+    'stages': (jnp.ones((1, 1, 1, 1)),),
+  }
+  gated = score(found, text, 5.0, SegmentConfig(top_k=2))
   np.testing.assert_array_equal(gated[0, 0, 2:], [0.0, 0.0])
   assert gated[0, 0].argmax() == 1
-  free = scoring.group_scores(
-    image, groups, text, 5.0, SegmentConfig(top_k=None)
-  )
+  free = score(found, text, 5.0, SegmentConfig(top_k=None))
   assert free[0, 0].argmax() == 3
 
 
-def test_score_is_the_product_of_the_two_softmaxes():
-  regions, text = random_regions()
-
-  def score(**kw):
-    config = SegmentConfig(**kw)
-    return scoring.group_scores(
-      regions['image'], regions['embeddings'], text, 7.0, config
-    )
-
-  p1 = score(gated_softmax=False, top_k=None)
-  p2 = score(group_softmax=False)
-  np.testing.assert_allclose(score(), p1 * p2, rtol=1e-5)
-  np.testing.assert_allclose(p2.sum(-1), 1.0, rtol=1e-5)
-  assert ((p2 > 0).sum(-1) == 5).all()
-  cosine = score(group_softmax=False, gated_softmax=False, top_k=None)
-  np.testing.assert_allclose(cosine, regions['embeddings'] @ text.T, atol=1e-6)
-
-
-def test_config_scale_replaces_the_learned_one():
-  regions, text = random_regions()
-  args = regions['image'], regions['embeddings'], text
-  fixed = scoring.group_scores(*args, 3.0, SegmentConfig(scale=20.0))
-  np.testing.assert_allclose(fixed, scoring.group_scores(*args, 20.0))
-
-
-@pytest.mark.parametrize('threshold', [None, 0.2])
-def test_looking_groups_up_equals_scoring_every_pixel(threshold):
-  config = SegmentConfig(background_threshold=threshold)
-  regions, text = random_regions(3)
-  fast = segmentation.segment(regions, text, 9.0, (12, 12), config)
-  scores = segmentation.segment_scores(regions, text, 9.0, (12, 12), config)
-  assert scores.shape == (2, 12, 12, 7 + (threshold is not None))
-  np.testing.assert_array_equal(fast, scores.argmax(-1))
-
-
-def test_soft_maps_mix_the_groups_scores():
-  regions, text = random_regions(4)
-  config = SegmentConfig(one_hot=False)
-  scores = segmentation.segment_scores(regions, text, 9.0, (3, 4), config)
-  groups = scoring.group_scores(
-    regions['image'], regions['embeddings'], text, 9.0
-  )
-  want = np.einsum('bhwg,bgc->bhwc', regions['stages'][0], groups)
-  np.testing.assert_allclose(scores, want, rtol=1e-4, atol=1e-6)
-  labels = segmentation.segment(regions, text, 9.0, (3, 4), config)
-  np.testing.assert_array_equal(labels, want.argmax(-1))
-
-
-def test_scores_are_enlarged_to_the_size_of_the_truth():
-  regions, text = random_regions(5)
-  got = segmentation.segment(regions, text, 9.0, (6, 8), output_size=(13, 11))
-  scores = segmentation.segment_scores(regions, text, 9.0, (6, 8))
-  want = resize.resize_maps(scores, (13, 11)).argmax(-1)
-  np.testing.assert_array_equal(got, want)
-
-
 def test_relative_threshold_always_finds_something():
-  regions, text = random_regions(6)
+  found, text = random_regions(6)
   strict = SegmentConfig(background_threshold=1.0, relative_threshold=False)
-  assert (segmentation.segment(regions, text, 1.0, (6, 8), strict) == 0).all()
+  assert (segment(found, text, 1.0, (6, 8), strict) == 0).all()
   relative = dataclasses.replace(strict, relative_threshold=True)
-  args = regions['image'], regions['embeddings'], text, 1.0, relative
-  best = scoring.group_scores(*args).max((1, 2))
-  found = segmentation.segment_scores(regions, text, 1.0, (6, 8), relative)
-  # The strongest group is above its own score, so its pixels are labelled.
-  strongest = (found[..., 1:].max(-1) == best[:, None, None]).any((1, 2))
-  labels = segmentation.segment(regions, text, 1.0, (6, 8), relative)
-  np.testing.assert_array_equal((labels > 0).any((1, 2)), strongest)
+  assert (score(found, text, 1.0, relative)[..., 0] == 0).any(1).all()
 
 
 def test_a_constant_background_competes_as_a_class():
-  regions, text = random_regions(7)
+  found, text = random_regions(7)
   config = SegmentConfig(background_threshold=0.35, relative_threshold=False)
   constant = dataclasses.replace(config, constant_background=True)
-  args = regions['image'], regions['embeddings'], text, 9.0
-  groups = scoring.group_scores(*args, constant)
-  table = segmentation.with_background(groups, constant)
+  table = score(found, text, 9.0, constant)
   np.testing.assert_array_equal(table[..., 0], np.float32(0.35))
-  np.testing.assert_array_equal(table[..., 1:], groups)
-  released = segmentation.with_background(groups, config)
-  lost = groups.max(-1) < np.float32(0.35)
+  released = score(found, text, 9.0, config)
+  lost = released[..., 1:].max(-1) < np.float32(0.35)
   assert lost.any() and not lost.all()
   np.testing.assert_array_equal(released[..., 0], lost)
   # At the size of the decisions it is the same; between pixels it is not.
-  args = regions, text, 9.0, (6, 8)
+  args = found, text, 9.0, (6, 8)
   one, two = (segment(*args, config=c) for c in (config, constant))
   np.testing.assert_array_equal(one, two)
   one, two = (
     segment(*args, config=c, output_size=(61, 83)) for c in (config, constant)
   )
   assert (np.asarray(one) != two).any()
-
-
-def test_numpy_and_jax_obey_one_rule_of_the_background():
-  groups = np.random.default_rng(0).random((3, 4, 5), np.float32)
-  for options in ({}, {'constant_background': True}):
-    config = SegmentConfig(background_threshold=0.9, **options)
-    host = segmentation.with_background(groups, config)
-    assert isinstance(host, np.ndarray)
-    device = segmentation.with_background(jnp.asarray(groups), config)
-    np.testing.assert_array_equal(host, device)
 
 
 def test_config_refuses_what_makes_no_sense():

@@ -1,7 +1,6 @@
 """A model from pictures and words to labels, against the rules spelled out.
 
-The references run one unpadded picture at a time, through the functions of
-`evaluation/segmentation.py`.
+The references run one unpadded picture at a time, in `plain_segmentation`.
 """
 
 import dataclasses
@@ -12,15 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from plain_segmentation import pixel_scores, resized
 from tiny_inference import MEAN, NAMES, STD, source, vit
 
 import groupvit_jax
 from groupvit_jax import errors, inference
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.evaluation import resize, segmentation, windows, zero_shot
+from groupvit_jax.evaluation import labelling, resize, scoring, zero_shot
+from groupvit_jax.evaluation import regions as regions_lib
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.inference import programs
 from groupvit_jax.text import clip as clip_lib
 from groupvit_jax.text import prompts
 
@@ -79,12 +79,9 @@ def scaled_size(image, short=32):
 def reference(model, image, config):
   """Labels and scores of the picture alone and unpadded."""
   size = scaled_size(image)
-  regions = regions_of(model, windows.resize_image(image, size))
-  scores = segmentation.segment_scores(
-    regions, text_of(model), model.scale, size, config
-  )
-  scores = resize.resize_maps(scores, image.shape[:2])[0]
-  return np.asarray(scores)
+  regions = regions_of(model, resize.resize_image(image, size))
+  scores = pixel_scores(regions, text_of(model), model.scale, size, config)
+  return resized(np.float32(scores), image.shape[:2])
 
 
 def check(found, scores, wrong=0.002):
@@ -140,10 +137,11 @@ def test_one_template_and_seven(model):
     config = SegmentConfig()
     found = model.segment(image, NAMES, config, templates=templates)
     words = text_of(model, templates=prompts.TEMPLATES[templates])
-    regions = regions_of(model, windows.resize_image(image, scaled_size(image)))
-    labels = segmentation.segment(
-      regions, words, model.scale, scaled_size(image), config, (40, 57)
-    )[0]
+    regions = regions_of(model, resize.resize_image(image, scaled_size(image)))
+    scores = pixel_scores(
+      regions, words, model.scale, scaled_size(image), config
+    )
+    labels = resized(np.float32(scores), (40, 57)).argmax(-1)
     assert (found.labels == labels).mean() > 0.998
 
 
@@ -151,21 +149,19 @@ def test_sliding_windows_are_averaged(model):
   config = SegmentConfig(mode='slide', background_threshold=0.9)
   image = photo(40, 70)
   height, width = size = scaled_size(image)
-  scaled = windows.resize_image(image, size)
+  scaled = resize.resize_image(image, size)
   text = text_of(model)
   total = np.zeros((height, width, len(NAMES) + 1), np.float32)
   count = np.zeros((height, width, 1), np.float32)
   for left in (0, 16, width - 32):
     regions = regions_of(model, scaled[:, left : left + 32])
-    scores = segmentation.segment_scores(
-      regions, text, model.scale, (32, 32), config
-    )
-    total[:, left : left + 32] += np.asarray(scores[0])
+    scores = pixel_scores(regions, text, model.scale, (32, 32), config)
+    total[:, left : left + 32] += scores
     count[:, left : left + 32] += 1
-  scores = resize.resize_maps(jnp.asarray((total / count)[None]), (40, 70))
+  scores = resized(total / count, (40, 70))
   found = model.segment(image, NAMES, config)
-  assert len(found.field.windows) == 3
-  check(found, np.asarray(scores[0]))
+  assert found.regions.places.shape == (1, 3, 4)
+  check(found, scores)
   assert [g.shape for g in found.groups] == [(40, 70)] * 2
 
 
@@ -184,23 +180,62 @@ def test_many_pictures_are_segmented_like_each_alone(model):
 
 def test_nothing_compiles_for_another_size_or_vocabulary():
   model = inference.Model(source())
-  count = programs._score_groups._cache_size
-  model.segment(photo(40, 57), ['one', 'two'])
-  before = model._programs.regions._cache_size(), count()
+
+  def compiled():
+    programs = scoring._score, labelling._label, regions_lib._encode
+    return [program._cache_size() for program in programs]
+
+  def labels(*arguments):
+    return model.segment(*arguments).labels
+
+  labels(photo(40, 57), ['one', 'two'], SegmentConfig(background_threshold=0.1))
+  before = compiled()
   for i, width in enumerate((56, 57, 58, 59)):
     names = [f'thing {i} {j}' for j in range(3 + i)]
     config = SegmentConfig(background_threshold=0.1 * i)
-    model.segment(photo(40, width), names, config)
-  assert (model._programs.regions._cache_size(), count()) == before
+    labels(photo(40, width), names, config)
+  assert compiled() == before
   assert model._programs.text._cache_size() == 1
+
+
+def test_regions_answer_again_without_the_network(model, monkeypatch):
+  images = [photo(40, 57), photo(57, 40, 1)]
+  config = SegmentConfig(mode='slide', background_threshold=0.1)
+  encoded = model.encode(images, config)
+  monkeypatch.setattr(regions_lib, 'encode', None)
+  assert repr(encoded[0]) == 'ImageRegions(57 x 40)'
+  kept = [regions.segment(NAMES) for regions in encoded]
+  few = encoded[0].segment(NAMES[:3], background=False)
+  plain = dataclasses.replace(config, top_k=2, constant_background=True)
+  other = encoded[0].segment(NAMES, plain)
+  with pytest.raises(ValueError, match='encode it again'):
+    encoded[0].segment(NAMES, SegmentConfig())
+  monkeypatch.undo()
+  for one, two in (
+    (kept, model.segment(images, NAMES, config)),
+    ([few], [model.segment(images[0], NAMES[:3], config, background=False)]),
+    ([other], [model.segment(images[0], NAMES, plain)]),
+  ):
+    for a, b in zip(one, two, strict=True):
+      assert a.names == b.names
+      np.testing.assert_array_equal(a.labels, b.labels)
+      np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def test_mean_scores_are_those_of_the_pixels_won(model):
+  found = model.segment(photo(40, 57), NAMES)
+  for name, mean in found.mean_scores.items():
+    own = found.scores[found.names.index(name)]
+    won = own[found.labels == found.names.index(name)]
+    assert mean == pytest.approx(won.mean(), abs=1e-5)
 
 
 def test_groups_are_those_of_the_stages(model):
   image = photo(48, 48)
   found = model.segment(image, NAMES)
-  regions = regions_of(model, windows.resize_image(image, (32, 32)))
+  regions = regions_of(model, resize.resize_image(image, (32, 32)))
   for groups, maps in zip(found.groups, regions['stages'], strict=True):
-    expected = resize.pixel_groups(maps, (48, 48))[0]
+    expected = resized(maps[0], (48, 48)).argmax(-1)
     assert (groups == expected).mean() > 0.998
 
 

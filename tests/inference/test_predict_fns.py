@@ -46,8 +46,8 @@ def test_evaluators_and_inference_agree_about_words(model, templates):
     names,
     prompts.TEMPLATES[templates],
   )
-  words, _ = model._words(names, templates, background=False)
-  expected = np.asarray(words.text)[: len(names)]
+  classes = model.class_list(names, model.config, templates, background=False)
+  expected = np.asarray(classes.embeddings.vectors)[: len(names)]
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import zero_shot
+from groupvit_jax.evaluation import scoring
 from groupvit_jax.inference import text
 from groupvit_jax.inference.text import LabelError, TextEncoder, vocabulary
 from groupvit_jax.text import clip, prompts
@@ -157,7 +157,7 @@ def test_a_class_is_as_near_as_the_nearest_of_its_names():
   rng = np.random.default_rng(1)
   a, names = rng.normal(size=(2, 5, 6)), rng.normal(size=(3, 4, 6))
   cosines = np.einsum('bge,cse->bgcs', a, names)
-  found = zero_shot.similarity(jnp.float32(a), jnp.float32(names))
+  found = scoring.similarity(jnp.float32(a), jnp.float32(names))
   np.testing.assert_allclose(found, cosines.max(-1), atol=1e-5)
-  single = zero_shot.similarity(jnp.float32(a), jnp.float32(names[:, 0]))
+  single = scoring.similarity(jnp.float32(a), jnp.float32(names[:, 0]))
   np.testing.assert_allclose(single, cosines[..., 0], atol=1e-5)

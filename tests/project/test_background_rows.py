@@ -27,8 +27,8 @@ class Subject(background_rows.Subject):
     args = argparse.Namespace(photos=None, limit=5, calibration=5, data_seed=2)
     super().__init__(model, data, args)
 
-  def thresholds(self, how, cosines):
-    return (0.5,) * (1 if how == 'one' else len(self.objects))
+  def thresholds(self, each):
+    return (0.5,) * (len(self.objects) if each else 1)
 
 
 @pytest.mark.parametrize('name', background_rows.ROWS)

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 
 from groupvit_jax.errors import ImageError
-from groupvit_jax.evaluation import windows
+from groupvit_jax.evaluation import resize, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
 
-RELEASED = windows.Plan(448, 2048, None, None, 16)
-SLIDE = windows.Plan(448, 2048, 448, 224, 16)
+RELEASED = sizes.Plan(448, 2048, None, None, 16)
+SLIDE = sizes.Plan(448, 2048, 448, 224, 16)
 
 
 def test_the_released_sizes_are_the_default():
-  assert windows.plan(SegmentConfig(), 448, 16) == RELEASED
-  assert windows.plan(SegmentConfig(mode='slide'), 448, 16) == SLIDE
-  small = windows.plan(SegmentConfig(mode='slide', short_side=64), 448, 16)
-  assert small == windows.Plan(64, 293, 64, 32, 16)
+  assert sizes.plan(SegmentConfig(), 448, 16) == RELEASED
+  assert sizes.plan(SegmentConfig(mode='slide'), 448, 16) == SLIDE
+  small = sizes.plan(SegmentConfig(mode='slide', short_side=64), 448, 16)
+  assert small == sizes.Plan(64, 293, 64, 32, 16)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_the_released_sizes_are_the_default():
 )
 def test_sizes_that_cannot_work(config, reason):
   with pytest.raises(ValueError, match=reason):
-    windows.plan(config, 448, 16)
+    sizes.plan(config, 448, 16)
 
 
 def test_config_checks_its_sizes():
@@ -55,42 +55,42 @@ def test_config_checks_its_sizes():
   ],
 )
 def test_scaled_sizes_and_canvases(size, scaled, canvas):
-  assert windows.scaled_size(size, RELEASED) == scaled
-  assert windows.canvas(scaled, RELEASED) == canvas
+  assert sizes.scaled_size(size, RELEASED) == scaled
+  assert sizes.padded_window(scaled, RELEASED) == canvas
 
 
 def test_a_line_is_refused():
   with pytest.raises(ImageError, match='30,000 x 20 pixels: too long and thin'):
-    windows.scaled_size((20, 30_000), RELEASED)
+    sizes.scaled_size((20, 30_000), RELEASED)
 
 
 @pytest.mark.parametrize('short', [16, 20, 64, 100, 224, 336, 448])
 def test_every_picture_has_one_of_few_canvases(short):
-  plan = windows.plan(SegmentConfig(), short, 16)
+  plan = sizes.plan(SegmentConfig(), short, 16)
   rng = np.random.default_rng(0)
   found = set()
   for size in map(tuple, rng.integers(40, 3000, (1000, 2)).tolist()):
     try:
-      scaled = windows.scaled_size(size, plan)
+      scaled = sizes.scaled_size(size, plan)
     except ImageError:
       continue
-    canvas = windows.canvas(scaled, plan)
+    canvas = sizes.padded_window(scaled, plan)
     assert scaled[0] <= canvas[0] and scaled[1] <= canvas[1]
     assert not canvas[0] % 16 and not canvas[1] % 16
     found.add(canvas)
-  assert len(found) <= 2 * len(windows.LONG_SIDES) + 1
+  assert len(found) <= 2 * len(sizes.LONG_SIDES) + 1
 
 
 def test_windows_are_those_of_mmsegmentation():
-  assert windows.windows((448, 597), RELEASED) == [(0, 0, 448, 597)]
-  lefts = [w[1] for w in windows.windows((448, 597), SLIDE)]
+  assert sizes.windows((448, 597), RELEASED) == [(0, 0, 448, 597)]
+  lefts = [w[1] for w in sizes.windows((448, 597), SLIDE)]
   assert lefts == [0, 149]  # the last one shifted inward
-  lefts = [w[1] for w in windows.windows((448, 896), SLIDE)]
+  lefts = [w[1] for w in sizes.windows((448, 896), SLIDE)]
   assert lefts == [0, 224, 448]
-  assert windows.windows((300, 448), SLIDE) == [(0, 0, 300, 448)]
+  assert sizes.windows((300, 448), SLIDE) == [(0, 0, 300, 448)]
   for size in ((448, 449), (1000, 700), (448, 2048)):
     covered = np.zeros(size, int)
-    for top, left, height, width in windows.windows(size, SLIDE):
+    for top, left, height, width in sizes.windows(size, SLIDE):
       assert (height, width) == (448, 448)
       covered[top : top + height, left : left + width] += 1
     assert covered.min() == 1
@@ -104,7 +104,7 @@ def test_resize_is_bilinear_without_antialiasing(old, new):
   expected = jax.image.resize(
     image.astype(np.float32), (*new, 3), 'linear', antialias=False
   )
-  difference = np.asarray(windows.resize_image(image, new)) - np.asarray(
+  difference = np.asarray(resize.resize_image(image, new)) - np.asarray(
     expected
   )
   # Two of its three roundings are downward, to quarters of a level.
@@ -116,27 +116,27 @@ def test_resize_by_hand():
   row = np.array([0, 100, 200, 50], np.uint8)
   image = np.repeat(row[None, :, None], 3, -1).repeat(4, 0)
   # Halving means the mean of two neighbours; equal sizes change nothing.
-  halved = windows.resize_image(image, (2, 2))
+  halved = resize.resize_image(image, (2, 2))
   assert halved[..., 0].tolist() == [[50, 125], [50, 125]]
-  assert windows.resize_image(image, (4, 4)) is image
+  assert resize.resize_image(image, (4, 4)) is image
   flat = np.full((7, 9, 3), 231, np.uint8)
-  assert (windows.resize_image(flat, (13, 40)) == 231).all()
+  assert (resize.resize_image(flat, (13, 40)) == 231).all()
 
 
 def test_batches_keep_canvases_apart():
   keys = ['a', 'b', 'a', 'a', 'b', 'a']
-  assert list(windows.batches(keys, 2)) == [
+  assert list(sizes.batches(keys, 2)) == [
     ('a', [0, 2]),
     ('a', [3, 5]),
     ('b', [1, 4]),
   ]
-  assert [windows.bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
-  assert [windows.bucket(n, 8) for n in (1, 8, 9, 59)] == [8, 8, 16, 64]
+  assert [sizes.bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
+  assert [sizes.bucket(n, 8) for n in (1, 8, 9, 59)] == [8, 8, 16, 64]
 
 
 def test_paste():
   pictures = [np.full((2, 3, 3), 7, np.uint8), np.full((4, 1, 3), 9, np.uint8)]
-  pasted = windows.paste(pictures, (4, 4), 4)
+  pasted = sizes.pad_images(pictures, (4, 4), 4)
   assert pasted.shape == (4, 4, 4, 3)
   assert pasted.sum() == 3 * (6 * 7 + 4 * 9)
   assert (pasted[0, :2, :3] == 7).all() and (pasted[1, :, :1] == 9).all()
@@ -145,6 +145,6 @@ def test_paste():
 def test_large_truth_makes_small_batches():
   if jax.default_backend() != 'cpu':
     pytest.skip('an accelerator takes what is asked for')
-  assert windows.at_a_time((64, 64), 8, 50, (64, 64)) == 50
-  assert windows.at_a_time((64, 64), 8, 50, (512, 512)) == 4
-  assert windows.at_a_time((64, 64), 8, 50, (4096, 4096)) == 1
+  assert sizes.at_a_time((64, 64), 8, 50, (64, 64)) == 50
+  assert sizes.at_a_time((64, 64), 8, 50, (512, 512)) == 4
+  assert sizes.at_a_time((64, 64), 8, 50, (4096, 4096)) == 1

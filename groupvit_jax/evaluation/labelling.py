@@ -1,0 +1,362 @@
+"""Step 3, `label`: scores of regions and their maps to a class per pixel.
+
+Maps are upsampled to the pixels that the network saw, scores are averaged where
+windows overlap, upsampled to any size, and then compared, as released.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from groupvit_jax.evaluation import resize
+from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation.regions import Regions
+from groupvit_jax.evaluation.resize import Upsampling
+from groupvit_jax.evaluation.scoring import Scores
+from groupvit_jax.evaluation.sizes import Shapes
+
+# Windows whose steps stand one after the other in the program, where XLA joins
+# them; published protocols have fewer. More of them, as a small stride makes,
+# are a loop of so many at a time: else compiling takes minutes.
+_AT_A_TIME = 8
+
+
+def scan(
+  step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, windows: Any
+) -> tuple[Any, Any]:
+  """`jax.lax.scan` over windows: for the usual numbers, no loop is left.
+
+  Args:
+    step: from the carry and one window to the carry and a result.
+    carry: the first one.
+    windows: arrays whose first axis are the windows.
+
+  Returns:
+    The last carry, and all results.
+  """
+  return jax.lax.scan(step, carry, windows, unroll=_AT_A_TIME)
+
+
+def pixel_maps(
+  regions: Regions,
+  window: tuple[int, int],
+  *,
+  stage: int = -1,
+  soft: bool = False,
+) -> Array:
+  """The regions of all pixels that the network saw.
+
+  Soft maps are upsampled before the strongest is taken, as released: this gives
+  smooth borders between tokens.
+
+  Args:
+    regions: of b images in n windows.
+    window: (h, w) in pixels, padded.
+    stage: whose maps.
+    soft: return the share of every region instead of the strongest.
+
+  Returns:
+    n b h w (uint8 if that is enough), or shares n b h w g. Anything beyond the
+    windows' own sizes.
+  """
+
+  def step(_, each):
+    maps, grids, sizes = each
+    maps = resize.resize_maps(maps, grids, sizes, window)
+    if soft:
+      return None, maps
+    small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
+    return None, maps.argmax(-1).astype(small)
+
+  each = regions.stages[stage], regions.grids, regions.places[..., 2:]
+  each = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), each)
+  return scan(step, None, each)[1]
+
+
+class PixelScores(NamedTuple):
+  """Scores of the pixels that the network saw, windows merged.
+
+  Only classes that pass the gate somewhere in the image are held.
+
+  Attributes:
+    scores: b h w m.
+    classes: int b m, the class of each column, ascending.
+    left_out: b, the number of real classes that have no column.
+  """
+
+  scores: Any
+  classes: Any
+  left_out: Any
+
+
+def merge_windows(
+  maps: Array,
+  places: Int[Array, 'b n 4'],
+  scores: Scores,
+  shape: tuple[int, int],
+  config: SegmentConfig,
+  valid: Bool[ArrayLike, 'c'] | None = None,
+) -> PixelScores:
+  """Scores of every pixel of the scaled images, averaged over windows.
+
+  Args:
+    maps: from `pixel_maps`.
+    places: of the windows, see `Regions`.
+    scores: of the regions.
+    shape: (H, W) that holds every scaled image.
+    config: reads one_hot, top_k and whether there is a background threshold.
+    valid: see `ClassEmbeddings`.
+
+  Returns:
+    Scores, zero beyond an image.
+  """
+  first = 2 + (config.background_threshold is not None)
+  count = scores.classes.shape[-1]
+  # What soft maps decide by pixel needs every class.
+  top_k = config.top_k if config.one_hot else None
+  kept = _kept_classes(scores.classes, top_k, config.floor, first)
+  tables = scores.classes
+  if kept.shape[1] != count:
+    tables = jnp.pad(
+      tables, ((0, 0),) * 3 + ((0, 1),), constant_values=config.floor
+    )
+    tables = jnp.take_along_axis(tables, kept[:, None, None, :], axis=-1)
+  real = count if valid is None else valid.sum() + count - valid.shape[0]
+  left_out = jnp.broadcast_to(real - kept.shape[1], kept.shape[:1])
+
+  def values(window):
+    pixels, limits, place, table = window
+    if pixels.shape[1:3] != shape or len(maps) > 1:
+      pixels, inside = place_window(pixels, place, shape)
+    found = _values(pixels, table, limits)
+    if len(maps) == 1:
+      return found, None
+    return jnp.where(inside[..., None], found, 0), inside
+
+  each = (maps, *jax.tree.map(
+    lambda x: jnp.moveaxis(x, 1, 0), (scores.limits, places, tables)
+  ))  # fmt: skip
+  if len(maps) == 1:
+    merged, _ = values(jax.tree.map(lambda x: x[0], each))
+    return PixelScores(merged, kept, left_out)
+
+  def step(carry, window):
+    found, inside = values(window)
+    total, count = carry
+    return (total + found, count + inside.astype(jnp.float32)), None
+
+  shapes = jax.eval_shape(values, jax.tree.map(lambda x: x[0], each))
+  zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in shapes)
+  (total, times), _ = scan(step, zeros, each)
+  return PixelScores(total / jnp.maximum(times, 1)[..., None], kept, left_out)
+
+
+def _kept_classes(
+  scores: Float[Array, 'b n g k'], top_k: int | None, floor: float, first: int
+) -> Int[Array, 'b m']:
+  """The classes that any window of an image lets through, in their order.
+
+  Of 171 classes and two windows the gate leaves ten: nothing of pixels times
+  classes is then made of the rest. The first ones always stay, since equals go
+  to the first (of all, and of those that are not the background).
+
+  Returns:
+    Class indices, ascending; k where there are fewer than m.
+  """
+  windows, classes = scores.shape[1], scores.shape[3]
+  every = jnp.arange(classes)
+  if top_k is None or top_k * windows + first >= classes:
+    return jnp.broadcast_to(every, (scores.shape[0], classes))
+  passed = (scores > floor).any((1, 2)) | (every < first)
+  kept = jnp.sort(jnp.where(passed, every, classes))
+  return kept[:, : top_k * windows + first]
+
+
+def place_window(
+  window: Array, places: Int[Array, 'b 4'], shape: tuple[int, int]
+) -> tuple[Array, Bool[Array, 'b H W']]:
+  """A window's pixels (b h w or b h w g) where they lie in the scaled image.
+
+  Returns:
+    Its pixels (anything outside of it), and where it is.
+  """
+  top, left, height, width = places.T
+  y = jnp.arange(shape[0]) - top[:, None]
+  x = jnp.arange(shape[1]) - left[:, None]
+  inside = ((y >= 0) & (y < height[:, None]))[:, :, None] & (
+    (x >= 0) & (x < width[:, None])
+  )[:, None, :]
+  limits = window.shape[1] - 1, window.shape[2] - 1
+  pixels = jax.vmap(lambda pixels, y, x: pixels[y][:, x])(
+    window, jnp.clip(y, 0, limits[0]), jnp.clip(x, 0, limits[1])
+  )
+  return pixels, inside
+
+
+def _values(pixels, table, limits):
+  """Scores b h w k of one window's pixels, from those of its regions b g k."""
+  if pixels.ndim == 3:
+    return take(table, pixels)
+  values = jnp.einsum(
+    'bhwg,bgk->bhwk', pixels, table, precision=jax.lax.Precision.HIGHEST
+  )
+  if limits is not None:
+    below = values[..., 1:].max(-1) < limits[:, None, None]
+    values = values.at[..., 0].set(below.astype(values.dtype))
+  return values
+
+
+def take(table: Array, index: Integer[Array, 'b h w']) -> Array:
+  """Rows of b tables, b g k, looked up at each pixel: b h w k."""
+  batch, height, width = index.shape
+  flat = jnp.take_along_axis(
+    table, index.astype(jnp.int32).reshape(batch, -1, 1), axis=1, mode='clip'
+  )
+  return flat.reshape(batch, height, width, -1)
+
+
+def best_classes(
+  pixels: PixelScores,
+  output: Upsampling,
+  config: SegmentConfig,
+  *,
+  background: bool = False,
+) -> tuple[Int[Array, 'b H W'], Int[Array, 'b H W']]:
+  """The best class of every output pixel; the first of equals.
+
+  Args:
+    pixels: from `merge_windows`.
+    output: from the scaled images to the output sizes.
+    config: reads `final_softmax`.
+    background: whether class 0 is the background.
+
+  Returns:
+    Labels, and those without the background (equal to the labels, for sets
+    without one).
+  """
+
+  def best(scores):
+    if config.final_softmax:
+      scores = _softmax(scores, pixels.left_out, config.floor)
+    label = scores.argmax(-1)
+    if not background or scores.shape[-1] == 1:
+      return label, label
+    return label, scores[..., 1:].argmax(-1) + 1
+
+  look_up = jax.vmap(lambda classes, index: classes[index])
+  return jax.tree.map(
+    lambda index: look_up(pixels.classes, index),
+    resize.upsample(pixels.scores, output, best),
+  )
+
+
+def _softmax(scores, left_out, floor):
+  """Softmax over all classes, those without a column at the lowest score."""
+  best = scores.max(-1, keepdims=True)
+  odds = jnp.exp(scores - best)
+  rest = left_out[:, None, None, None] * jnp.exp(floor - best)
+  return odds / (odds.sum(-1, keepdims=True) + rest)
+
+
+def label(
+  regions: Regions,
+  scores: Scores,
+  shapes: Shapes,
+  output: Upsampling | None,
+  config: SegmentConfig,
+  valid: Bool[ArrayLike, 'c'] | None = None,
+) -> Int[Array, 'b H W']:
+  """A class per pixel.
+
+  Compiled once per shapes and the few fields of the config that matter here.
+
+  Args:
+    regions: from step 1.
+    scores: from step 2.
+    shapes: of the images.
+    output: to the output sizes, at a padded shape; None for the size that the
+      network saw, for images of one window.
+    config: see `SegmentConfig`.
+    valid: see `ClassEmbeddings`.
+
+  Returns:
+    int32 classes, 0 being the background if the config has one. Anything beyond
+    the output sizes.
+  """
+  return _label(regions, scores, shapes, output, _rule(config), valid)
+
+
+def _rule(config):
+  read = ('top_k', 'one_hot', 'group_softmax', 'gated_softmax', 'final_softmax')
+  threshold = None if config.background_threshold is None else 0.0
+  return SegmentConfig(
+    background_threshold=threshold,
+    **{name: getattr(config, name) for name in read},
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('shapes', 'config'))
+def _label(regions, scores, shapes, output, config, valid):
+  regions = regions._replace(stages=regions.stages[-1:])
+  if output is None and config.one_hot and not config.final_softmax:
+    # The same labels without a score per pixel and class.
+    maps = pixel_maps(regions, shapes.window)[0]
+    best = scores.classes[:, 0].argmax(-1).astype(jnp.int32)
+    return take(best[..., None], maps)[..., 0]
+  pixels = _merged(regions, scores, shapes, config, valid)
+  if output is None:
+    output = _identity(pixels.scores)
+  return best_classes(pixels, output, config)[0].astype(jnp.int32)
+
+
+def _identity(scores):
+  batch, shape = scores.shape[0], scores.shape[1:3]
+  return resize.upsampling([shape] * batch, [shape] * batch, shape)
+
+
+def _merged(regions, scores, shapes, config, valid=None):
+  maps = pixel_maps(regions, shapes.window, soft=not config.one_hot)
+  return merge_windows(
+    maps, regions.places, scores, shapes.scaled, config, valid
+  )
+
+
+def winning_scores(
+  regions: Regions,
+  scores: Scores,
+  shapes: Shapes,
+  output: Upsampling,
+  config: SegmentConfig,
+) -> Float[Array, 'b H W']:
+  """The highest score of every pixel; arguments of `label`."""
+  return _winning(regions, scores, shapes, output, _rule(config))
+
+
+@functools.partial(jax.jit, static_argnames=('shapes', 'config'))
+def _winning(regions, scores, shapes, output, config):
+  regions = regions._replace(stages=regions.stages[-1:])
+  pixels = _merged(regions, scores, shapes, config)
+  return resize.upsample(pixels.scores, output, lambda scores: scores.max(-1))
+
+
+def class_scores(
+  regions: Regions, scores: Scores, shapes: Shapes, config: SegmentConfig
+) -> Float[Array, 'b h w k']:
+  """The score of every class at every pixel that the network saw."""
+  every = dataclasses.replace(_rule(config), top_k=None)
+  return _class_scores(regions, scores, shapes, every)
+
+
+@functools.partial(jax.jit, static_argnames=('shapes', 'config'))
+def _class_scores(regions, scores, shapes, config):
+  regions = regions._replace(stages=regions.stages[-1:])
+  return _merged(regions, scores, shapes, config).scores
+
+
+upsampled = jax.jit(lambda scores, output: resize.upsample(scores, output))
