@@ -71,7 +71,7 @@ def initialize_distributed(
   return True
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
   """A mesh with the one axis 'data'.
 
   Args:
@@ -144,7 +144,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   sharding = replicated(mesh)
 
   def place(x):
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+    if isinstance(x, jax.Array) and jax.numpy.issubdtype(
       x.dtype, jax.dtypes.prng_key
     ):
       data = place(jax.random.key_data(x))
@@ -157,7 +157,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 def fit_batch_size(
   requested: int,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Any] | None = None,
   *,
   cpu_limit: int | None = None,
 ) -> int:

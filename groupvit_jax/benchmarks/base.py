@@ -8,7 +8,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
@@ -278,7 +278,8 @@ def _stored(
           f'{name} is a JPEG, which blurs labels: give label maps as PNG.'
         )
       # Pillow drops it once the pixels are loaded.
-      raw_mode = str(image.tile[0][3]) if image.tile else ''
+      tiles: Any = getattr(image, 'tile', ())
+      raw_mode = str(tiles[0][3]) if tiles else ''
       values = np.asarray(image)
       if raw_mode in _SPREAD:
         values = values // _SPREAD[raw_mode]

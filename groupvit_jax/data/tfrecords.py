@@ -81,7 +81,7 @@ class TFRecordSource:
 
   def _record(self, index):
     offset, size = self._table[index].tolist()
-    return self._files.read(self._shard[index], offset, size)
+    return self._files.read(int(self._shard[index]), offset, size)
 
 
 def _find(features, keys, what):

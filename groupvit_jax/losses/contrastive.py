@@ -174,7 +174,8 @@ def log_denominators(
   of_columns = of_columns.reshape(-1)[: devices * own].reshape(devices, own)
   if axis:
     of_columns = jax.lax.all_to_all(of_columns, axis, 0, 0, tiled=True)
-  return tuple(jax.nn.logsumexp(x, axis=0) for x in (of_rows, of_columns))
+  lse = jax.nn.logsumexp
+  return lse(of_rows, axis=0), lse(of_columns, axis=0)
 
 
 def map_columns(

@@ -80,10 +80,6 @@ def multi_label_loss(
     def logits(texts: Array) -> Array:
       return logit_scale * similarity(image, texts)
 
-    def negative_logits(columns: tuple[Array, Array]) -> Array:
-      texts, text_ids = columns
-      return jnp.where(share_an_id(ids, text_ids), MASKED, logits(texts))
-
     texts = nouns.reshape(-1, nouns.shape[-1])
     positive = logit_scale * own_cosines(image, nouns)
     of_text = positive.reshape(-1)
@@ -97,6 +93,11 @@ def multi_label_loss(
         to_text = over_texts - jax.nn.logsumexp(positive, axis=1)
       to_image = over_images - of_text
     else:
+
+      def negative_logits(columns: tuple[Array, Array]) -> Array:
+        texts, text_ids = columns
+        return jnp.where(share_an_id(ids, text_ids), MASKED, logits(texts))
+
       over_texts, over_images = log_denominators(
         negative_logits, (texts, ids.reshape(-1)), axis, chunk_size
       )

@@ -116,7 +116,7 @@ def defaults(module: type[nn.Module]) -> dict[str, Any]:
     for field in dataclasses.fields(module)
     if field.name not in _RUNTIME
   }
-  config = found.pop('grouping', None)
+  config: Any = found.pop('grouping', None)
   return found | (dataclasses.asdict(config) if config else {})
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def apart(*arrays: Array) -> Array | tuple[Array, ...]:
+def apart(*arrays: Array) -> Any:
   """An optimization barrier on CPUs; the identity on accelerators.
 
   Without it the CPU backend recomputes a costly function for every consumer and
@@ -25,7 +25,7 @@ def apart(*arrays: Array) -> Array | tuple[Array, ...]:
   """
   if jax.default_backend() == 'cpu':
     arrays = jax.lax.optimization_barrier(arrays)
-  return arrays if len(arrays) > 1 else arrays[0]
+  return arrays[0] if len(arrays) == 1 else arrays
 
 
 def with_slope(slope: Callable[[Array], Array]) -> Callable:

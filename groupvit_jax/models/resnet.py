@@ -7,6 +7,7 @@ The last projection of the attention pool is the image projector of the
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ class Bottleneck(nn.Module):
     """Runs the block; batch statistics only if `train`."""
     width, dtype = 4 * self.planes, self.dtype
 
-    def norm(name: str, y: Array, **options: layers.Initializer) -> Array:
+    def norm(name: str, y: Array, **options: Any) -> Array:
       return layers.BatchNorm(dtype, name=name, **options)(y, train)
 
     y = nn.relu(norm('norm1', _conv(self.planes, 1, dtype, 'conv1')(x)))

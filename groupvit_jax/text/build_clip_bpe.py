@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import importlib.util
 import pathlib
+from typing import Any
 
 from groupvit_jax.text import clip
 
@@ -85,7 +86,9 @@ def build(merges: list[tuple[str, str]]) -> bytes:
   score = -id gives CLIP's order of merges.
   """
   # Needs the protobuf package, which only building does.
-  from sentencepiece import sentencepiece_model_pb2 as spb
+  from sentencepiece import sentencepiece_model_pb2
+
+  spb: Any = sentencepiece_model_pb2  # its classes are made at run time
 
   model = spb.ModelProto()
   for score, piece in enumerate(pieces(merges)):

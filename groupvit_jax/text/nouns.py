@@ -9,6 +9,7 @@ gets wrong in captions. Both tag English.
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 Tagged = list[tuple[str, str]]
 
@@ -56,7 +57,7 @@ _NEVER_NOUNS = _set('few many more most much next other same several such')
 
 
 @functools.cache
-def _tagger() -> tuple[Callable[..., list], Callable[[str], str | None]]:
+def _tagger() -> tuple[Callable[..., Any], Callable[..., Any]]:
   """TextBlob's parser and lexicon; its import takes a second or two."""
   from textblob import en
 

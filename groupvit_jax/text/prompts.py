@@ -215,7 +215,7 @@ def sample_prompts(
   chosen = rng.permutation(len(words))[:k]
   drawn = rng.integers(len(templates), size=len(chosen))
   prompts = [
-    fill(templates[t], words[w])
+    fill(templates[int(t)], words[int(w)])
     for w, t in zip(chosen.tolist(), drawn.tolist(), strict=True)
   ]
   return prompts + [fallback] * (k - len(prompts))

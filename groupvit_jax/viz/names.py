@@ -6,7 +6,7 @@ reads on any image and is found again in the legend.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -19,6 +19,8 @@ _SIDE = 256  # of the small copy of a map in which places are looked for
 _SPECK = 0.001  # share of the image under which a region gets no name
 _LARGE = 0.05  # further regions of the same class are named from here on
 _POINTS = 40  # places tried for a name
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Region(NamedTuple):
@@ -50,7 +52,8 @@ def regions(labels: Integer[np.ndarray, 'h w']) -> list[Region]:
     small = labels
   found = []
   for label in np.unique(small):
-    parts, count = ndimage.label(small == label)
+    # SciPy declares no types of its results.
+    parts, count = cast(Any, ndimage.label(small == label))
     areas = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-areas, kind='stable')
     for place, part in enumerate(order):
@@ -64,7 +67,7 @@ def regions(labels: Integer[np.ndarray, 'h w']) -> list[Region]:
 
 def _inner_points(part: Bool[np.ndarray, 'h w']) -> Float[np.ndarray, 'n 2']:
   """Deep points of a region; of equally deep ones, those near its middle."""
-  depth = ndimage.distance_transform_cdt(np.pad(part, 1), 'chessboard')
+  depth: Any = ndimage.distance_transform_cdt(np.pad(part, 1), 'chessboard')
   depth = depth[1:-1, 1:-1][part]
   points = np.argwhere(part)
   off = np.abs(points - points.mean(0)).sum(1)
@@ -213,7 +216,7 @@ def legend_strip(
 
 def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
   """A filled rounded box as a mask with smooth edges."""
-  large = tuple(_SMOOTH * side for side in size)
+  large = (_SMOOTH * size[0], _SMOOTH * size[1])
   mask = Image.new('L', large, 0)
   box = (0, 0, large[0] - 1, large[1] - 1)
   ImageDraw.Draw(mask).rounded_rectangle(box, _SMOOTH * radius, 255)
@@ -232,7 +235,7 @@ def _cut(text: str, size: int, width: float | int) -> str:
 
 
 @functools.lru_cache(256)
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+def _font(size: int, text: str) -> Font:
   """A font that has all letters of a text, as far as one is at hand."""
   standard = ImageFont.load_default(size=size)
   if text.isascii() or _has_letters(standard, text):
@@ -247,6 +250,10 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
   return standard
 
 
-def _has_letters(font: ImageFont.FreeTypeFont, text: str) -> bool:
-  missing = bytes(font.getmask('\uffff'))  # the box drawn for what is lacking
-  return all(bytes(font.getmask(c)) != missing for c in set(text) - set(' '))
+def _has_letters(font: Font, text: str) -> bool:
+  def pixels(letter: str) -> bytes:
+    mask: Any = font.getmask(letter)
+    return bytes(mask)
+
+  missing = pixels('\uffff')  # the box drawn for what is lacking
+  return all(pixels(letter) != missing for letter in set(text) - set(' '))

@@ -251,7 +251,7 @@ def _with_names(
   items = [
     (
       shown[i],
-      _figures(areas[i] / labels.size, (scores or {}).get(shown[i])),
+      _figures(float(areas[i] / labels.size), (scores or {}).get(shown[i])),
       colours[i],
     )
     for i in np.argsort(-areas, kind='stable')
