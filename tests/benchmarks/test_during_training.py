@@ -42,7 +42,7 @@ def test_a_run_evaluates_labelled_pixels(tmp_path, drawn_in_memory):
   made, data = opened(tmp_path, f'folder:{photos}', 'eval.short_side=24')
   assert data.class_names == ('background', 'dog', 'grass', 'sky', 'sea')
   evaluator = data.evaluators()['segmentation']
-  segment = evaluator.protocol.segment
+  segment = evaluator.settings.protocol.segment
   assert (segment.short_side, segment.window, segment.top_k) == (24, None, None)
   shown = data.pictures(2)
   assert shown['image'].shape == (2, 16, 16, 3)
