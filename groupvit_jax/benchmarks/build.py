@@ -374,11 +374,18 @@ def make_image_level(
   else:
     names = _class_words(question, examples)
     settings['class_names'] = list(names)
+    # openai/CLIP averages unit vectors, the released GroupViT raw ones.
+    default = 'unit' if encoder.clip else 'raw'
+    average = question.overrides.get('prompt_average', default)
+    if average not in ('unit', 'raw'):
+      raise ConfigError(f"prompt_average is 'unit' or 'raw', not {average!r}")
+    settings['prompt_average'] = average
     evaluator = classification.ClassificationEvaluator(
       batches,
       names,
       encoder.tokenizer,
       templates,
+      normalize_each=average == 'unit',
       mesh=mesh,
       open_state=_opener(question, examples, settings, resume_path),
     )
@@ -426,7 +433,10 @@ def _check(question):
     raise ConfigError(f'{name} needs the folder of its data')
   if question.options:
     raise ConfigError(f'{name} has no option {next(iter(question.options))!r}')
-  others = [key for key in question.overrides if key != 'templates']
+  known = {'templates'}
+  if name != label_sets.CAPTIONS:
+    known.add('prompt_average')
+  others = [key for key in question.overrides if key not in known]
   if others:
     raise ConfigError(
       f'{others[0]!r} is of segmentation; of {name} only templates can be set'

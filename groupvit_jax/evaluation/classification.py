@@ -123,6 +123,7 @@ class ClassificationEvaluator:
     templates: Sequence[str],
     *,
     top_k: Sequence[int] = (1, 5),
+    normalize_each: bool = False,
     mesh: Mesh | None = None,
     open_state: Callable[[Any], ResumeState] = lambda _: ResumeState(),
   ):
@@ -136,6 +137,7 @@ class ClassificationEvaluator:
       tokenizer: texts -> int32 [n, l].
       templates: prompts with one `{}` each (ImageNet, released: CLIP's seven).
       top_k: each k is reported as top<k>.
+      normalize_each: see `embeddings.average_prompts`.
       mesh: splits the batches over its axis 'data'.
       open_state: from the weights to what is already found with them.
     """
@@ -145,6 +147,7 @@ class ClassificationEvaluator:
     self._num_classes = len(class_names)
     self._tokens = zero_shot.tokenize_classes(tokenizer, class_names, templates)
     self._top_k = tuple(top_k)
+    self._normalize_each = normalize_each
     self._mesh = mesh
     self._measure = evaluator_lib.jit_measure(
       self._measure_images, mesh, static_argnums=0
@@ -167,7 +170,12 @@ class ClassificationEvaluator:
       errors.WorkdirError: the resume state is of another evaluation.
     """
     self.resume_state = self._open_state(variables)
-    text = zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens)
+    text = zero_shot.embed_tokens(
+      predict_fns['text'],
+      variables,
+      self._tokens,
+      normalize_each=self._normalize_each,
+    )
     measure = functools.partial(
       self._measure, predict_fns['image'], variables, text
     )

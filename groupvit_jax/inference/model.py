@@ -385,6 +385,7 @@ class Model(Encoder):
     names: Sequence[str],
     *,
     templates: str | Sequence[str] = 'subset',
+    prompt_average: str | None = None,
     batch_size: int = 32,
   ) -> dict[str, float] | list[dict[str, float]]:
     """How probable each class is, of a picture as a whole.
@@ -392,13 +393,22 @@ class Model(Encoder):
     Args:
       images, names: as in `segment`.
       templates: the same; by default those of the released ImageNet figures.
+      prompt_average: of a class's prompts: 'unit' averages unit vectors, 'raw'
+        the text projector's outputs; None for the original of the model: 'unit'
+        for CLIP, 'raw' for GroupViT.
       batch_size: pictures that go through the network together.
 
     Returns:
       Probability by name (of synonyms the first), the most probable first; a
       list of them if `images` is one.
     """
-    embeddings, shown = self._class_embeddings(names, templates, False)
+    clip = self.architecture['image_encoder'] == 'clip_vit'
+    average = prompt_average or ('unit' if clip else 'raw')
+    if average not in ('unit', 'raw'):
+      raise ValueError(f"prompt_average is 'unit' or 'raw', not {average!r}.")
+    embeddings, shown = self._class_embeddings(
+      names, templates, False, normalize_each=average == 'unit'
+    )
     several = images_lib.is_list(images)
     vectors = self.encode_image(
       images if several else [images], batch_size=batch_size
@@ -414,11 +424,16 @@ class Model(Encoder):
     ]
     return ranked if several else ranked[0]
 
-  def _class_embeddings(self, names, templates, background):
+  def _class_embeddings(
+    self, names, templates, background, normalize_each=False
+  ):
     """Embeddings of classes, and their names as results show them."""
     vocabulary = text_lib.vocabulary(names, background)
     vectors, valid = text_lib.class_matrix(
-      self._text_encoder, vocabulary, text_lib.templates_of(templates)
+      self._text_encoder,
+      vocabulary,
+      text_lib.templates_of(templates),
+      normalize_each=normalize_each,
     )
     embeddings = scoring.ClassEmbeddings(
       jnp.asarray(vectors), jnp.float32(self.scale), jnp.asarray(valid)

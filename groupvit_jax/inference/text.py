@@ -132,7 +132,11 @@ class TextEncoder:
     self._known = {}
 
   def __call__(
-    self, words: Sequence[str], templates: Sequence[str] = ('{}',)
+    self,
+    words: Sequence[str],
+    templates: Sequence[str] = ('{}',),
+    *,
+    normalize_each: bool = False,
   ) -> Float32[np.ndarray, 'n e']:
     """A unit vector per word: the mean over its prompts, then normalised.
 
@@ -141,21 +145,22 @@ class TextEncoder:
     Args:
       words: n names, or whole texts with the default template.
       templates: prompts with a '{}' each.
+      normalize_each: see `embeddings.average_prompts`.
 
     Returns:
       Unit vectors.
     """
-    templates = tuple(templates)
-    found = {word: self._known.get((word, templates)) for word in words}
+    key = tuple(templates), normalize_each
+    found = {word: self._known.get((word, *key)) for word in words}
     missing = [word for word, vector in found.items() if vector is None]
     if missing:
-      found |= zip(missing, self._embed(missing, templates), strict=True)
+      found |= zip(missing, self._embed(missing, *key), strict=True)
       if len(self._known) + len(missing) > _KEPT:
         self._known.clear()
-      self._known |= {(word, templates): found[word] for word in missing}
+      self._known |= {(word, *key): found[word] for word in missing}
     return np.stack([found[word] for word in words])
 
-  def _embed(self, words, templates):
+  def _embed(self, words, templates, normalize_each):
     self._warn_of_long(words, templates)
     texts = [
       prompts.fill(template, word) for word in words for template in templates
@@ -173,7 +178,9 @@ class TextEncoder:
     vectors = vectors.reshape(len(words), len(templates), -1)
     extra = sizes.bucket(len(words)) - len(words)
     vectors = np.pad(vectors, ((0, extra), (0, 0), (0, 0)))
-    return np.asarray(_average(vectors))[: len(words)]
+    return np.asarray(_average(vectors, normalize_each=normalize_each))[
+      : len(words)
+    ]
 
   def _cut(self, tokens):
     """Leaves out columns of padding; a causal encoder never sees them."""
@@ -198,11 +205,15 @@ class TextEncoder:
         )
 
 
-_average = jax.jit(embeddings.average_prompts)
+_average = jax.jit(embeddings.average_prompts, static_argnames='normalize_each')
 
 
 def class_matrix(
-  encoder: TextEncoder, vocabulary: Vocabulary, templates: Sequence[str]
+  encoder: TextEncoder,
+  vocabulary: Vocabulary,
+  templates: Sequence[str],
+  *,
+  normalize_each: bool = False,
 ) -> tuple[Float32[np.ndarray, 'c s e'], Bool[np.ndarray, 'c']]:
   """Embeddings of all names, padded to few static shapes.
 
@@ -210,12 +221,13 @@ def class_matrix(
     encoder: of texts.
     vocabulary: c' classes of at most s' names.
     templates: prompts with a '{}' each.
+    normalize_each: see `embeddings.average_prompts`.
 
   Returns:
     Unit vectors of every class's names (a class with fewer names has its first
     one again, which changes no maximum), and which classes are real.
   """
-  vectors = encoder(vocabulary.words, templates)
+  vectors = encoder(vocabulary.words, templates, normalize_each=normalize_each)
   classes = vocabulary.classes
   most = sizes.bucket(max(map(len, classes)))
   count = sizes.bucket(len(classes), _CLASSES)

@@ -285,6 +285,38 @@ def test_classes_of_a_picture(model):
   assert model.classify(images[0], NAMES) == pytest.approx(released, abs=1e-5)
 
 
+@pytest.mark.parametrize('average', ['raw', 'unit'])
+def test_prompts_are_averaged_as_they_are_or_as_unit_vectors(model, average):
+  image, templates = photo(40, 57), ['a photo of a {}.', '{}']
+  found = model.classify(
+    image, NAMES, templates=templates, prompt_average=average
+  )
+  raw = np.stack(
+    [
+      np.asarray(
+        model.predict_fns['text'](
+          model.variables,
+          jnp.asarray(
+            clip_lib.ClipTokenizer()([t.format(name) for name in NAMES])
+          ),
+        )
+      )
+      for t in templates
+    ]
+  )
+  if average == 'unit':
+    raw = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
+  text = raw.mean(0)
+  text /= np.linalg.norm(text, axis=-1, keepdims=True)
+  logits = model.scale * model.encode_image(image) @ text.T
+  odds = np.asarray(jax.nn.softmax(logits))
+  for i, name in enumerate(NAMES):
+    assert found[name] == pytest.approx(odds[i], abs=1e-5)
+  if average == 'raw':
+    released = model.classify(image, NAMES, templates=templates)
+    assert released == found
+
+
 def test_embeddings_are_unit_vectors(model, tmp_path):
   images = [photo(40, 57), photo(16, 16), photo(57, 40, 1)]
   vectors = model.encode_image(images)
