@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = '0.1.0'
 
+# Label of pixels that count nothing, as in PASCAL VOC. Defined before the
+# imports below, so that every package can take it from here.
+IGNORE = 255
+
 if TYPE_CHECKING:
   from groupvit_jax.inference import (
     ImageError,

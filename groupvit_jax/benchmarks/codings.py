@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int32
 
+from groupvit_jax import IGNORE
 from groupvit_jax.errors import ImageError
 
-IGNORE = 255  # the label of pixels that do not count, as in PASCAL VOC
 _INVALID = -1
 _MOST_NAMED = 5
 

@@ -17,6 +17,8 @@ from clu import metrics as clu_metrics
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from groupvit_jax import IGNORE
+
 # Whole numbers that are summed on the device without overflow.
 #
 # What is counted in integers never depends on batch size, padding, the number
@@ -57,9 +59,6 @@ class Tally:
     """The counts on the host, int64."""
     high = np.asarray(self.high, np.int64) << _LIMB_BITS
     return np.asarray(high + np.asarray(self.low, np.int64))
-
-
-IGNORE = 255  # label of pixels that count nothing, as in PASCAL VOC
 
 
 @flax.struct.dataclass

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 from PIL import Image
 
+from groupvit_jax import IGNORE
 from groupvit_jax.text import prompts
 from groupvit_jax.viz import names as names_lib
 from groupvit_jax.viz.colours import (
@@ -39,7 +40,6 @@ __all__ = [
   'shrink',
 ]
 
-IGNORE = 255  # pixels without label, drawn grey
 GREY = (128, 128, 128)
 _CROWDED = 0.3  # share of borders from which they would hide the colours
 _DARKENED = 0.45  # brightness of the background
