@@ -186,7 +186,7 @@ def _use_huge_pages() -> None:
   """Restarts this process with pages of 2 MB, unless the user has chosen.
 
   A training step on a CPU maps and unmaps its 190 MB of temporary memory; in
-  pages of 4 kB that costs a third of the speed (docs/emergence.md, "The step").
+  pages of 4 kB that costs a third of the speed (docs/research/emergence.md).
   glibc reads the setting only when a process starts.
   """
   given = os.environ.get('GLIBC_TUNABLES', '')

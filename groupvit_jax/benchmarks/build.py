@@ -243,7 +243,7 @@ def _grouping(question, encoder):
   return clustering.make(question.regions, num_groups=question.num_groups)
 
 
-def _check_background(question, protocol, examples) -> None:
+def _check_background(question, protocol, examples):
   """What depends on the classes, before anything runs."""
   segment = protocol.segment
   if segment.background_prompts and not examples.background:
@@ -259,7 +259,7 @@ def _check_background(question, protocol, examples) -> None:
     )
 
 
-def _names(question, protocol, examples) -> Sequence[str]:
+def _names(question, protocol, examples):
   """Class names as they are prompted, in label order."""
   known = question.benchmark in label_sets.BENCHMARK_SETS
   if 'names' in question.overrides and (question.class_names or not known):
@@ -447,7 +447,7 @@ def _check(question):
     raise ConfigError('captions have no classes; leave their names out')
 
 
-def _templates(question, with_captions) -> tuple[str, ...]:
+def _templates(question, with_captions):
   """Released: CLIP's seven of ImageNet. Captions stand for themselves."""
   given = question.overrides.get('templates')
   if given is None:

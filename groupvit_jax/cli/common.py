@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
       formatter_class=argparse.RawDescriptionHelpFormatter, **options
     )
 
-  def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+  def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
     """As argparse does it, but the sub-command names unknown options."""
     parsed, unknown = self.parse_known_args(args, namespace)
     if unknown:

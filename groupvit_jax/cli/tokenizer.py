@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+from typing import Any
 
 from groupvit_jax.cli import common
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_show(group)
 
 
-def _add_train(commands) -> None:
+def _add_train(commands: Any) -> None:
   summary = 'train a tokenizer from captions'
   parser = commands.add_parser(
     'train', help=summary, description=summary, epilog=_TRAIN_EXAMPLES
@@ -94,7 +95,7 @@ def _train(args: argparse.Namespace) -> None:
   print(f'{model}: {args.vocab_size} ids ({args.model_type})')
 
 
-def _add_show(commands) -> None:
+def _add_show(commands: Any) -> None:
   summary = 'show the tokens of a text'
   parser = commands.add_parser(
     'show', help=summary, description=summary, epilog=_SHOW_EXAMPLES

@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import NamedTuple
 
@@ -162,7 +162,7 @@ def tensorflow() -> ModuleType:
   return tf
 
 
-def _tf_batches(work) -> Iterator[Part]:
+def _tf_batches(work: Work) -> Iterator[Part]:
   """Chunks made by tf.data, in order."""
   tf = tensorflow()
   failures = []
@@ -198,7 +198,7 @@ def _tf_batches(work) -> Iterator[Part]:
     raise (failures[0] if failures else error) from None
 
 
-def _threaded_batches(work) -> Iterator[Part]:
+def _threaded_batches(work: Work) -> Iterator[Part]:
   """Chunks made by Python's threads, in order."""
   waiting = collections.deque()
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -214,7 +214,7 @@ def _threaded_batches(work) -> Iterator[Part]:
         task.cancel()
 
 
-def _join(parts) -> Part:
+def _join(parts: Iterable[Part]) -> Part:
   images, captions, rejected = zip(*parts, strict=True)
   return Part(
     images[0] if len(images) == 1 else np.concatenate(images),
@@ -223,7 +223,7 @@ def _join(parts) -> Part:
   )
 
 
-def _array_batches(work) -> Iterator[Part]:
+def _array_batches(work):
   """Whole-batch gathers; only resizing looks at images one by one."""
   reader, augment, size = work.reader, work.augment, work.size
   source = reader.source
@@ -326,7 +326,7 @@ class TrainIterator:
   def __enter__(self) -> 'TrainIterator':
     return self
 
-  def __exit__(self, *unused) -> None:
+  def __exit__(self, *unused: object) -> None:
     self.close()
 
 

@@ -1,0 +1,1 @@
+"""The zero-shot engine, protocols, metrics and diagnosis; sees no model."""

@@ -152,7 +152,7 @@ def _best_agreement(
   return float(tried[best[len(best) // 2]])
 
 
-def _shrunk(own, common, count, prior) -> tuple[float, ...]:
+def _shrunk(own, common, count, prior):
   if np.isinf(prior):
     return (common,) * len(own)
   share = count / np.maximum(count + prior, 1e-9)

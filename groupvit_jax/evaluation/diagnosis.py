@@ -6,7 +6,7 @@ on disk as well.
 
 import dataclasses
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,7 @@ def _row(cells: Sequence[str], tag: str) -> str:
   return f'<tr>{inner}</tr>'
 
 
-def _tables(diagnosis: Diagnosis):
+def _tables(diagnosis: Diagnosis) -> Iterator[tuple[Sequence[str], list]]:
   """(head, rows) of each table."""
   yield _PARTS, _parts(diagnosis)
   if diagnosis.confusions:
