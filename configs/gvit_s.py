@@ -197,7 +197,7 @@ def _tied(c) -> None:
 
   The released block reads a group's content globally and keeps it by the
   residual, so that at small scale the right labels land on wrong regions.
-  docs/emergence.md has what was measured of it.
+  docs/research/emergence.md has what was measured of it.
   """
   c.model.group_residual = False
   c.model.pre_assign_attn = False
