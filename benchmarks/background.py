@@ -141,13 +141,13 @@ def place(args, path: pathlib.Path, data: str, name: str) -> pathlib.Path:
 
 
 def measure(subject: background_rows.Subject, row: background_rows.Row) -> dict:
-  """Evaluates one row; the question is kept with its figures."""
-  question = row.question(subject)
-  asked = build.make(question, subject.model.as_encoder(), batch_size=50)
+  """Evaluates one row; the spec is kept with its figures."""
+  spec = row.spec(subject)
+  runner = build.make(spec, subject.model.as_encoder(), batch_size=50)
   model = subject.model
   fns = subject.fitted_fns if row.fitted else model.predict_fns
   begin = time.perf_counter()
-  result = asked.evaluator.evaluate(fns, model.variables)
+  result = runner.evaluator.evaluate(fns, model.variables)
   seconds = time.perf_counter() - begin
   figures = dict(result.figures())
   values = [figures.get(f'iou/{name}') for name in result.class_names]
@@ -159,7 +159,7 @@ def measure(subject: background_rows.Subject, row: background_rows.Row) -> dict:
     'seconds': seconds,
     'images': result.images,
     'diagnosis': diagnosis.of_result(result).as_json(),
-    'settings': asked.settings,
+    'settings': runner.settings,
   }
 
 

@@ -52,7 +52,7 @@ class Subject:
     label_set = label_sets.class_names(data)
     self.objects = tuple(label_set[int(data in WITH_BACKGROUND) :])
 
-  def question(self, **changes) -> build.Question:
+  def spec(self, **changes) -> build.BenchmarkSpec:
     """The evaluation that rows change: whole pictures, no gate on scenes."""
     own = {} if self.folder else {'top_k': None, 'mode': 'whole'}
     options = {}
@@ -64,7 +64,7 @@ class Subject:
       }
     overrides = {**build.at_size(self.side), **own}
     overrides |= changes.pop('overrides', {})
-    return build.Question(
+    return build.BenchmarkSpec(
       benchmark=self.data,
       folder=self.folder,
       limit=None if self.folder is None else self._args.limit,
@@ -130,14 +130,14 @@ class Row:
 
   Attributes:
     what: in words.
-    question: from a subject.
+    spec: from a subject.
     background_only: only for sets with a background.
     learned: only for models that have learned one.
     fitted: with one that is learned afterwards, on the calibration pictures.
   """
 
   what: str
-  question: Callable[[Subject], build.Question]
+  spec: Callable[[Subject], build.BenchmarkSpec]
   background_only: bool = True
   learned: bool = False
   fitted: bool = False
@@ -148,29 +148,29 @@ def _learned(**others):
 
 
 def _plain(**overrides):
-  return lambda subject: subject.question(overrides=overrides)
+  return lambda subject: subject.spec(overrides=overrides)
 
 
 def _calibrated(*, each: bool, **others):
-  def question(subject):
+  def spec(subject):
     overrides = {
       'background_threshold': LOWEST,
       'class_thresholds': subject.thresholds(each),
       'threshold_cosines': True,
       **others,
     }
-    return subject.question(overrides=overrides)
+    return subject.spec(overrides=overrides)
 
-  return question
+  return spec
 
 
 def _words(words: Callable[[Subject], str]):
-  def question(subject):
+  def spec(subject):
     overrides = {'background_threshold': None, 'background_prompts': True}
     names = (words(subject), *subject.objects)
-    return subject.question(overrides=overrides, class_names=names)
+    return subject.spec(overrides=overrides, class_names=names)
 
-  return question
+  return spec
 
 
 def _stuff(subject: Subject) -> str:

@@ -106,17 +106,17 @@ def _protocol(args) -> config.Protocol:
 
 
 def _ours(model, data, args, figures):
-  question = build.Question(
+  spec = build.BenchmarkSpec(
     benchmark='voc21',
     folder=data,
     overrides={} if args.size == 448 else build.at_size(args.size),
     boundary=figures,
     diagnosis=figures,
   )
-  asked = build.make(question, model.as_encoder(), batch_size=args.batch)
+  runner = build.make(spec, model.as_encoder(), batch_size=args.batch)
 
   def evaluate():
-    found = asked.evaluator.evaluate(model.predict_fns, model.variables)
+    found = runner.evaluator.evaluate(model.predict_fns, model.variables)
     return found.confusion_matrix
 
   return evaluate

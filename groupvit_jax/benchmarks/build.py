@@ -1,4 +1,7 @@
-"""Benchmarks of labelled pixels: segmentation under a protocol."""
+"""From the name of a benchmark to its runner: data, protocol, evaluator.
+
+`groupvit evaluate` and evaluation during training call `make`.
+"""
 
 import dataclasses
 import os
@@ -28,32 +31,32 @@ from groupvit_jax.evaluation import (
 )
 from groupvit_jax.text import prompts
 
-# What is to be measured, on which data, of what model.
+IMAGENET = 'imagenet'
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-  """What is to be measured.
+class BenchmarkSpec:
+  """A benchmark and the options of its evaluation.
 
   Attributes:
     benchmark: one of `label_sets.BENCHMARK_NAMES`.
-    folder: of its data; None for scenes.
-    split: None for the one that figures are reported on.
-    limit: the first so many pictures alone.
-    protocol: 'groupvit' or 'tcl'; of segmentation.
-    overrides: fields of the protocol that differ from it; of whole pictures,
-      'templates' alone.
-    options: of the reader (scenes: count, size, seed).
+    folder: folder of its data; None for scenes.
+    split: None for the split that figures are reported on.
+    limit: use only the first `limit` images.
+    protocol: 'groupvit' or 'tcl'; segmentation only.
+    overrides: changed fields of the protocol; image-level benchmarks take
+      'templates' and, for classification, 'prompt_average'.
+    options: options of the reader (scenes: count, size, seed).
     class_names: in label order, in place of the protocol's; synonyms as in
       'person|man|woman'.
     regions: 'model' for a model that groups, or a key of
       `clustering.GROUPINGS`.
-    num_groups: of those that are told how many.
-    calibration: where thresholds in the overrides come from, for the report.
-    skip_bad: pass over pictures that cannot be used, and list them.
+    num_groups: number of groups, for groupings that take one.
+    calibration: origin of thresholds in the overrides, for the report.
+    skip_bad: skip and list images that cannot be used.
     boundary: measure boundary mIoU too, which costs time.
-    diagnosis: measure what oracle labels and a given background would bring,
-      and the best groups.
+    diagnosis: measure mIoU with oracle labels, with a given background, and
+      of the best groups.
   """
 
   benchmark: str
@@ -73,39 +76,39 @@ class Question:
 
   @property
   def place(self) -> str | None:
-    """The folder, from wherever one looks; None for scenes."""
+    """Absolute path of the folder; None for scenes."""
     if self.folder is None:
       return None
     return str(files.expanded(self.folder).resolve())
 
   @property
   def read_split(self) -> str | None:
-    """The split, also where it is left open; None for all there is."""
+    """The split, defaults resolved; None for all images."""
     known = benchmarks.BENCHMARKS.get(self.benchmark)
     return self.split or (known.split if known else None)
 
   @property
   def read_options(self) -> dict[str, Any]:
-    """Options of the reader, also those that are left open."""
+    """Options of the reader, defaults included."""
     known = benchmarks.BENCHMARKS.get(self.benchmark)
     return {**(known.options if known else {}), **self.options}
 
   @property
   def origin(self) -> list[Any]:
-    """Tells pictures apart that have the same names, as scenes have."""
+    """Identity of the data: image names alone are the same for all scenes."""
     return [self.benchmark, self.place, self.read_split, self.read_options]
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-  """What has to be known of a model, beside its `predict_fns`.
+  """Properties of a model that an evaluation needs beside `predict_fns`.
 
   Attributes:
     tokenizer: texts -> int32 [n, l].
-    image_size: (h, w) that it was trained on.
-    patch_size: side of a token.
-    groups: whether its regions have maps.
-    clip: whether pictures are cropped as for CLIP.
+    image_size: (h, w) of its training images.
+    patch_size: side of a token in pixels.
+    groups: whether the model has groups of its own.
+    clip: whether images are cropped as for CLIP.
   """
 
   tokenizer: Callable[..., Any]
@@ -116,15 +119,16 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judge:
-  """A question made ready.
+class Runner:
+  """An evaluation that is ready to run.
 
   Attributes:
     kind: 'segmentation', 'classification' or 'retrieval'.
     evaluator: conforms to `evaluation.evaluator.Evaluator`.
-    total: how many pictures there are.
-    settings: all that the figures depend on beside the model; plain values.
-    skipped: returns (name, reason) of the pictures that were passed over.
+    total: number of images.
+    settings: everything beside the model that the figures depend on, as plain
+      values.
+    skipped: returns (name, reason) of the skipped images.
   """
 
   kind: str
@@ -134,33 +138,87 @@ class Judge:
   skipped: Callable[[], Sequence[tuple[str, str]]]
 
 
-def make_segmentation(
-  question: Question,
+def make(
+  spec: BenchmarkSpec,
+  encoder: Encoder,
+  *,
+  batch_size: int = 8,
+  mesh: Mesh | None = None,
+  resume_path: pathlib.Path | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> Runner:
+  """Opens the data and prepares the evaluator.
+
+  Args:
+    spec: the benchmark and its options.
+    encoder: properties of the model.
+    batch_size: images or windows in a batch of this process.
+    mesh: splits batches over its axis 'data'.
+    resume_path: file of the resume state; None keeps none.
+    progress: called with the number of finished images and the total.
+
+  Returns:
+    The runner.
+
+  Raises:
+    ConfigError: options that do not fit each other or the model.
+    SourceError: data are missing or have another layout.
+  """
+  if spec.benchmark not in label_sets.BENCHMARK_NAMES:
+    raise ConfigError(
+      f'there is no benchmark {spec.benchmark!r}; choose one of '
+      f'{", ".join(label_sets.BENCHMARK_NAMES)}'
+    )
+  options = {
+    'batch_size': batch_size,
+    'mesh': mesh,
+    'resume_path': resume_path,
+    'progress': progress,
+  }
+  with explained_as(ConfigError):
+    if spec.benchmark in IMAGE_LEVEL:
+      runner = _make_image_level(spec, encoder, **options)
+    else:
+      runner = _make_segmentation(spec, encoder, **options)
+  common = {
+    'benchmark': spec.benchmark,
+    'kind': runner.kind,
+    'data': spec.place,
+    'split': spec.read_split,
+    'limit': spec.limit,
+    'skip_bad': spec.skip_bad,
+    'images': runner.total,
+  }
+  return dataclasses.replace(runner, settings=common | dict(runner.settings))
+
+
+def _make_segmentation(
+  spec: BenchmarkSpec,
   encoder: Encoder,
   *,
   batch_size: int,
   mesh: Mesh | None,
   resume_path: pathlib.Path | None,
   progress: Callable[[int, int], None] | None,
-) -> Judge:
-  """Opens the data and prepares the evaluator; arguments of `build.make`."""
-  grouping = _grouping(question, encoder)
+) -> Runner:
+  """Opens the data and prepares the evaluator; arguments of `make`."""
+  grouping = _grouping(spec, encoder)
   examples = benchmarks.open_set(
-    question.benchmark,
-    question.folder,
-    split=question.split,
-    limit=question.limit,
-    **question.options,
+    spec.benchmark,
+    spec.folder,
+    split=spec.split,
+    limit=spec.limit,
+    **spec.options,
   )
   protocol = config.make(
-    question.protocol,
-    question.benchmark,
+    spec.protocol,
+    spec.benchmark,
     background=examples.background,
-    # So written, no field can be taken for another argument.
-    **{f'segment.{key}': value for key, value in question.overrides.items()},
+    # With the prefix, no field can be taken for another argument.
+    **{f'segment.{key}': value for key, value in spec.overrides.items()},
   )
-  names = _names(question, protocol, examples)
-  _check_background(question, protocol, examples)
+  names = _prompted_names(spec, protocol, examples)
+  _check_background(spec, protocol, examples)
   evaluator = benchmark_lib.BenchmarkEvaluator(
     examples,
     encoder.tokenizer,
@@ -172,22 +230,22 @@ def make_segmentation(
       patch_size=encoder.patch_size,
       grouping=grouping,
       refine=pamr.make() if protocol.refine == 'pamr' else None,
-      boundary=question.boundary,
-      diagnosis=question.diagnosis,
-      skip_bad=question.skip_bad,
-      data=question.origin,
+      boundary=spec.boundary,
+      diagnosis=spec.diagnosis,
+      skip_bad=spec.skip_bad,
+      data=spec.origin,
     ),
     mesh=mesh,
     resume_path=resume_path,
     progress=progress,
   )
-  return Judge(
+  return Runner(
     kind='segmentation',
     evaluator=evaluator,
     total=len(examples),
     settings={
       'protocol': describe(protocol),
-      # What the protocol leaves to follow, followed.
+      # Sizes that the protocol leaves open, resolved.
       'sizes': dataclasses.asdict(
         sizes.plan(
           protocol.segment,
@@ -197,12 +255,12 @@ def make_segmentation(
       ),
       'class_names': list(names),
       'background': examples.background,
-      'regions': question.regions,
-      'num_groups': _num_groups(question),
-      'options': question.read_options,
-      'calibration': question.calibration,
+      'regions': spec.regions,
+      'num_groups': _num_groups(spec),
+      'options': spec.read_options,
+      'calibration': spec.calibration,
     },
-    skipped=lambda: (),  # the evaluator's result has them
+    skipped=lambda: (),  # they are in the evaluator's result
   )
 
 
@@ -215,41 +273,40 @@ def describe(protocol: config.Protocol) -> dict[str, Any]:
 
 
 def at_size(side: int) -> Mapping[str, Any]:
-  """Overrides for pictures of another size: all that depends on it follows."""
+  """Overrides for images of another size: sizes that depend on it follow."""
   following = dict.fromkeys(('long_side', 'window', 'stride'))
   return {'short_side': side, **following}
 
 
-def _num_groups(question):
-  """Of groupings that are told it."""
-  told = question.regions in label_sets.WITH_NUM_GROUPS
-  return question.num_groups if told else None
+def _num_groups(spec):
+  used = spec.regions in label_sets.WITH_NUM_GROUPS
+  return spec.num_groups if used else None
 
 
-def _grouping(question, encoder):
-  """How patches are grouped; None for a model that groups by itself."""
-  if question.regions == label_sets.MODEL:
+def _grouping(spec, encoder):
+  """The grouping of patches; None for a model with groups of its own."""
+  if spec.regions == label_sets.MODEL:
     if not encoder.groups:
       raise ConfigError(
-        'this model has no groups of its own; say how its patches are grouped: '
+        'this model has no groups of its own; choose how patches are grouped: '
         f'regions can be {", ".join(clustering.GROUPINGS)}'
       )
     return None
   if encoder.groups:
     raise ConfigError(
-      f'this model has groups of its own, so that regions={question.regions!r} '
-      "is nothing to it; leave regions at 'model'"
+      f'this model has groups of its own and does not take regions='
+      f"{spec.regions!r}; leave regions at 'model'"
     )
-  return clustering.make(question.regions, num_groups=question.num_groups)
+  return clustering.make(spec.regions, num_groups=spec.num_groups)
 
 
-def _check_background(question, protocol, examples):
-  """What depends on the classes, before anything runs."""
+def _check_background(spec, protocol, examples):
+  """Checks options that depend on the classes, before anything runs."""
   segment = protocol.segment
   if segment.background_prompts and not examples.background:
     raise ConfigError(
-      f'background_prompts takes the first class for the background, and '
-      f'{question.benchmark} has none: its first is '
+      'background_prompts takes the first class for the background, and '
+      f'{spec.benchmark} has none: its first is '
       f'{examples.class_names[0]!r}; leave it out'
     )
   # They need a background_threshold, which only data with a background take.
@@ -259,92 +316,53 @@ def _check_background(question, protocol, examples):
     )
 
 
-def _names(question, protocol, examples):
-  """Class names as they are prompted, in label order."""
-  known = question.benchmark in label_sets.BENCHMARK_SETS
-  if 'names' in question.overrides and (question.class_names or not known):
+def _prompted_names(spec, protocol, examples):
+  """Class names for the prompts, in label order."""
+  known = spec.benchmark in label_sets.BENCHMARK_SETS
+  if 'names' in spec.overrides and (spec.class_names or not known):
     raise ConfigError(
       'names chooses how the classes of a benchmark are spelt, and these are '
       'your own; leave it out'
     )
-  if question.class_names is None:
+  if spec.class_names is None:
     if not known:
       return examples.class_names
-    return label_sets.class_names(question.benchmark, protocol.names)
-  names = tuple(question.class_names)
+    return label_sets.class_names(spec.benchmark, protocol.names)
+  names = tuple(spec.class_names)
   prompts.check_distinct(names)
   if len(names) != len(examples.class_names):
     first = examples.class_names[0]
     raise ConfigError(
-      f'{len(names)} class names were given, and {question.benchmark} has '
+      f'{len(names)} class names were given, and {spec.benchmark} has '
       f'{len(examples.class_names)} classes, the first being {first!r}: give '
       'one for each, in their order'
     )
   return names
 
 
-# What tells labels from corrected ones of the same pictures.
-#
-# Nothing is decoded, and no shard is read: an evaluation that goes on looks at
-# it before it starts.
-
-
-def of_labels(question: Question, examples: Any) -> list[Any]:
-  """Plain values that change when labelled pictures get other labels.
-
-  Args:
-    question: about which folder.
-    examples: as they were opened.
-
-  Returns:
-    Of labels.jsonl its checksum, of shards each one's state. Nothing for
-    folders named after their class: there the names of pictures tell it.
-  """
-  names = (examples.name(i) for i in range(len(examples)))
-  shards = sorted({name.rpartition('#')[0] for name in names if '#' in name})
-  states = [_state(pathlib.Path(shard)) for shard in shards]
-  root = files.expanded(question.folder) / (question.split or '')
-  listed = root / image_labels.NAME
-  if listed.is_file():
-    states.append(zlib.crc32(listed.read_bytes()))
-  return [state for state in states if state is not None]
-
-
-def _state(path: pathlib.Path) -> list[int] | None:
-  if not path.is_file():
-    return None
-  state = path.stat()
-  return [state.st_size, state.st_mtime_ns]
-
-
-# Benchmarks of whole pictures: classification and retrieval.
-
-IMAGENET = 'imagenet'
-
-
-def make_image_level(
-  question: Question,
+def _make_image_level(
+  spec: BenchmarkSpec,
   encoder: Encoder,
   *,
   batch_size: int,
   mesh: Mesh | None,
   resume_path: pathlib.Path | None,
   progress: Callable[[int, int], None] | None,
-) -> Judge:
-  """Opens the data and prepares the evaluator; arguments of `build.make`."""
-  _check(question)
-  with_captions = question.benchmark == label_sets.CAPTIONS
-  templates = _templates(question, with_captions)
+) -> Runner:
+  """Opens the data and prepares the evaluator; arguments of `make`."""
+  _check(spec)
+  with_captions = spec.benchmark == label_sets.CAPTIONS
+  templates = _templates(spec, with_captions)
   if with_captions:
     examples = benchmarks.open_captions(
-      question.folder, question.split, limit=question.limit
+      spec.folder, spec.split, limit=spec.limit
     )
   else:
     examples = benchmarks.open_labelled_images(
-      question.folder,
-      question.split,
-      class_names=question.class_names,
-      limit=question.limit,
+      spec.folder,
+      spec.split,
+      class_names=spec.class_names,
+      limit=spec.limit,
     )
   batches = image_batches.Batches(
     examples,
@@ -352,7 +370,7 @@ def make_image_level(
     encoder.image_size,
     batch_size,
     clip=encoder.clip,
-    skip_bad=question.skip_bad,
+    skip_bad=spec.skip_bad,
     progress=progress,
   )
   settings: dict[str, Any] = {
@@ -369,14 +387,14 @@ def make_image_level(
       encoder.tokenizer,
       template=templates[0],
       mesh=mesh,
-      open_state=_opener(question, examples, settings, resume_path),
+      open_state=_opener(spec, examples, settings, resume_path),
     )
   else:
-    names = _class_words(question, examples)
+    names = _class_names(spec, examples)
     settings['class_names'] = list(names)
     # openai/CLIP averages unit vectors, the released GroupViT raw ones.
     default = 'unit' if encoder.clip else 'raw'
-    average = question.overrides.get('prompt_average', default)
+    average = spec.overrides.get('prompt_average', default)
     if average not in ('unit', 'raw'):
       raise ConfigError(f"prompt_average is 'unit' or 'raw', not {average!r}")
     settings['prompt_average'] = average
@@ -387,9 +405,9 @@ def make_image_level(
       templates,
       normalize_each=average == 'unit',
       mesh=mesh,
-      open_state=_opener(question, examples, settings, resume_path),
+      open_state=_opener(spec, examples, settings, resume_path),
     )
-  return Judge(
+  return Runner(
     kind='retrieval' if with_captions else 'classification',
     evaluator=evaluator,
     total=len(examples),
@@ -399,26 +417,26 @@ def make_image_level(
 
 
 def _opener(
-  question: Question,
+  spec: BenchmarkSpec,
   examples: Any,
   settings: Mapping[str, Any],
   path: pathlib.Path | None,
 ) -> Callable[[Any], resume.ResumeState]:
-  """Opens what an interrupted run has left, once the weights are known.
+  """Returns a function that opens the resume state, given the variables.
 
-  Processes go through whole pictures in step, and could not if one of them had
-  fewer left: several keep nothing.
+  Several processes take batches in step, and could not if one of them had
+  fewer images left: they keep no state.
   """
   if path is None or jax.process_count() > 1:
     return lambda variables: resume.ResumeState()
   names = [examples.name(i) for i in range(len(examples))]
   settings = dict(settings) | {
-    'data': question.origin,
+    'data': spec.origin,
     'images': resume.fingerprint(names),
   }
-  # Of captioned pictures vectors are kept, which no caption changes.
-  if question.benchmark != label_sets.CAPTIONS:
-    settings['labels'] = of_labels(question, examples)
+  # Retrieval keeps vectors of images, which no caption changes.
+  if spec.benchmark != label_sets.CAPTIONS:
+    settings['labels'] = labels_fingerprint(spec, examples)
 
   def opened(variables):
     weights = resume.checksum(variables)
@@ -427,29 +445,30 @@ def _opener(
   return opened
 
 
-def _check(question):
-  name = question.benchmark
-  if question.folder is None:
+def _check(spec):
+  name = spec.benchmark
+  if spec.folder is None:
     raise ConfigError(f'{name} needs the folder of its data')
-  if question.options:
-    raise ConfigError(f'{name} has no option {next(iter(question.options))!r}')
+  if spec.options:
+    raise ConfigError(f'{name} has no option {next(iter(spec.options))!r}')
   known = {'templates'}
   if name != label_sets.CAPTIONS:
     known.add('prompt_average')
-  others = [key for key in question.overrides if key not in known]
+  others = [key for key in spec.overrides if key not in known]
   if others:
     raise ConfigError(
-      f'{others[0]!r} is of segmentation; of {name} only templates can be set'
+      f'{others[0]!r} is an option of segmentation; {name} takes '
+      f'{" and ".join(sorted(known))}'
     )
-  if question.regions != label_sets.MODEL:
-    raise ConfigError(f'{name} is of whole pictures, without regions')
-  if question.class_names and name == label_sets.CAPTIONS:
+  if spec.regions != label_sets.MODEL:
+    raise ConfigError(f'{name} is an image-level benchmark, without regions')
+  if spec.class_names and name == label_sets.CAPTIONS:
     raise ConfigError('captions have no classes; leave their names out')
 
 
-def _templates(question, with_captions):
-  """Released: CLIP's seven of ImageNet. Captions stand for themselves."""
-  given = question.overrides.get('templates')
+def _templates(spec, with_captions):
+  """Prompt templates; by default CLIP's seven, and none for captions."""
+  given = spec.overrides.get('templates')
   if given is None:
     return ('{}',) if with_captions else prompts.SUBSET
   found = prompts.find_templates(given)
@@ -458,81 +477,43 @@ def _templates(question, with_captions):
   return found
 
 
-def _class_words(question, examples):
-  if question.class_names:
-    return question.class_names
+def _class_names(spec, examples):
+  if spec.class_names:
+    return spec.class_names
   named = tuple(examples.class_names) == tuple(benchmarks.IMAGENET_CLASSES)
-  if question.benchmark == IMAGENET and not named:
+  if spec.benchmark == IMAGENET and not named:
     raise ConfigError(
-      f'{question.folder} is not named by WordNet ids (n01440764, ...), as '
+      f'{spec.folder} is not named by WordNet ids (n01440764, ...), as '
       "ImageNet is; for folders with other names take the benchmark 'classes'"
     )
   return examples.class_names
 
 
-# From a benchmark's name to what measures it: data, protocol, evaluator.
-#
-# Shared by `groupvit evaluate` and by training runs, each of which has a model.
+def labels_fingerprint(spec: BenchmarkSpec, examples: Any) -> list[Any]:
+  """Digest of a label set, so that a resumed evaluation notices new labels.
 
-__all__ = [
-  'IMAGE_LEVEL',
-  'Encoder',
-  'Judge',
-  'Question',
-  'at_size',
-  'make',
-]
-
-
-def make(
-  question: Question,
-  encoder: Encoder,
-  *,
-  batch_size: int = 8,
-  mesh: Mesh | None = None,
-  resume_path: pathlib.Path | None = None,
-  progress: Callable[[int, int], None] | None = None,
-) -> Judge:
-  """Opens the data and prepares the evaluator.
+  Reads neither images nor shards.
 
   Args:
-    question: what is to be measured.
-    encoder: whose pictures they are.
-    batch_size: pictures or windows of this process that go together.
-    mesh: splits batches over its axis 'data'.
-    resume_path: file of the resume state; None keeps none.
-    progress: told how many pictures are done, and how many there are.
+    spec: names the folder and split.
+    examples: the opened set.
 
   Returns:
-    The judge.
-
-  Raises:
-    ConfigError: a question that cannot be asked.
-    SourceError: data that are not there, or lie otherwise than they must.
+    The checksum of labels.jsonl, the size and time of every shard. Empty for
+    folders named after their class, where an image's name holds its label.
   """
-  if question.benchmark not in label_sets.BENCHMARK_NAMES:
-    raise ConfigError(
-      f'there is no benchmark {question.benchmark!r}; choose one of '
-      f'{", ".join(label_sets.BENCHMARK_NAMES)}'
-    )
-  options = {
-    'batch_size': batch_size,
-    'mesh': mesh,
-    'resume_path': resume_path,
-    'progress': progress,
-  }
-  with explained_as(ConfigError):
-    if question.benchmark in IMAGE_LEVEL:
-      judge = make_image_level(question, encoder, **options)
-    else:
-      judge = make_segmentation(question, encoder, **options)
-  asked = {
-    'benchmark': question.benchmark,
-    'kind': judge.kind,
-    'data': question.place,
-    'split': question.read_split,
-    'limit': question.limit,
-    'skip_bad': question.skip_bad,
-    'images': judge.total,
-  }
-  return dataclasses.replace(judge, settings=asked | dict(judge.settings))
+  names = (examples.name(i) for i in range(len(examples)))
+  shards = sorted({name.rpartition('#')[0] for name in names if '#' in name})
+  states = [_state(pathlib.Path(shard)) for shard in shards]
+  root = files.expanded(spec.folder) / (spec.split or '')
+  listed = root / image_labels.NAME
+  if listed.is_file():
+    states.append(zlib.crc32(listed.read_bytes()))
+  return [state for state in states if state is not None]
+
+
+def _state(path: pathlib.Path) -> list[int] | None:
+  if not path.is_file():
+    return None
+  state = path.stat()
+  return [state.st_size, state.st_mtime_ns]

@@ -13,12 +13,12 @@ from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import calibration, zero_shot
 from groupvit_jax.evaluation import config as config_lib
 
-# A class has stopped moving by then, and a folder may hold a million.
+# Thresholds no longer change by then, and a folder may hold a million images.
 MOST = 1000
 
 
 def calibrate(
-  question: build.Question,
+  spec: build.BenchmarkSpec,
   encoder: build.Encoder,
   predict_fns: Mapping[str, Callable[..., Any]],
   variables: Any,
@@ -26,24 +26,24 @@ def calibrate(
   *,
   batch_size: int = 8,
   progress: Callable[[int, int], None] | None = None,
-) -> build.Question:
+) -> build.BenchmarkSpec:
   """Gives every class of a benchmark a cosine threshold of its own.
 
-  Images are seen as the benchmark's windows are, and their captions are read
-  (`evaluation.calibration`). They should be of another set.
+  Images are scaled as the benchmark's windows are; their captions say which
+  classes they show (`evaluation.calibration`). They should be of another set.
 
   Args:
-    question: of a benchmark with a background.
-    encoder: of the model.
+    spec: a benchmark with a background.
+    encoder: properties of the model.
     predict_fns: 'text', 'regions' and 'scale'.
     variables: their first argument.
     folder: captioned images, as `benchmarks.open_captions` takes them. The
       first 1,000 count.
-    batch_size: images of this process that go together.
-    progress: told how many images are done, and how many there are.
+    batch_size: images in a batch of this process.
+    progress: called with the number of finished images and the total.
 
   Returns:
-    The question with the thresholds set, and where they come from.
+    The spec with the thresholds and their origin set.
 
   Raises:
     ConfigError: a benchmark without background, a model without groups, or
@@ -51,11 +51,11 @@ def calibrate(
     SourceError: no images.
     ImageError: one that cannot be read.
   """
-  _check(question)
-  settings = build.make(question, encoder).settings
+  _check(spec)
+  settings = build.make(spec, encoder).settings
   if not settings['background']:
     raise ConfigError(
-      f'{question.benchmark} has no background, so that there is nothing to '
+      f'{spec.benchmark} has no background, so that there is nothing to '
       'calibrate'
     )
   images = benchmarks.open_captions(folder, limit=MOST)
@@ -77,32 +77,32 @@ def calibrate(
   values = _values(batches, predict_fns, variables, text, len(images))
   with explained_as(ConfigError):
     named = calibration.mentions(captions, names)
-    thresholds = calibration.from_captions(values, named)
-  found = {
+    values = calibration.from_captions(values, named)
+  thresholds = {
     'background_threshold': config_lib.LOWEST,
-    'class_thresholds': thresholds,
+    'class_thresholds': values,
     'threshold_cosines': True,
   }
-  told = {
+  origin = {
     'data': str(files.expanded(folder).resolve()),
     'images': len(images),
   }
   return dataclasses.replace(
-    question, overrides={**question.overrides, **found}, calibration=told
+    spec, overrides={**spec.overrides, **thresholds}, calibration=origin
   )
 
 
-def _check(question):
-  if question.benchmark in label_sets.IMAGE_LEVEL:
-    raise ConfigError(f'{question.benchmark} is of whole images: no threshold')
-  if question.regions != label_sets.MODEL:
+def _check(spec):
+  if spec.benchmark in label_sets.IMAGE_LEVEL:
+    raise ConfigError(f'{spec.benchmark} is of whole images: no threshold')
+  if spec.regions != label_sets.MODEL:
     raise ConfigError('only models with groups of their own are calibrated')
   taken = {
     'background_threshold',
     'class_thresholds',
     'threshold_cosines',
     'background_prompts',
-  } & question.overrides.keys()
+  } & spec.overrides.keys()
   if taken:
     raise ConfigError(
       f'calibration finds the background itself; leave {min(taken)} out'

@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fields(args: argparse.Namespace) -> dict[str, Any]:
-  """Fields of `build.Question`."""
+  """Fields of `build.BenchmarkSpec`."""
   steps = read_settings(args.settings)
   synthetic = args.benchmark in label_sets.SYNTHETIC
   if args.data is None and not synthetic:
@@ -238,7 +238,7 @@ def measure(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
 
   Args:
     args: of the command line.
-    fields: of `build.Question`.
+    fields: of `build.BenchmarkSpec`.
 
   Returns:
     The exit code.
@@ -246,7 +246,7 @@ def measure(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
   sharding.initialize_distributed(detect=args.distributed)
   report_file = _open_report(args)
   try:
-    return _measure(args, build.Question(**fields), report_file)
+    return _measure(args, build.BenchmarkSpec(**fields), report_file)
   finally:
     if report_file is not None:
       report_file.release()
@@ -271,7 +271,7 @@ def _open_report(
 
 def _measure(
   args: argparse.Namespace,
-  question: build.Question,
+  spec: build.BenchmarkSpec,
   report_file: evaluate_report.ReportFile | None,
 ) -> int:
   from groupvit_jax import inference
@@ -282,10 +282,10 @@ def _measure(
   model = inference.load(args.model)
   calibrated = args.benchmark not in label_sets.IMAGE_LEVEL and args.calibrate
   if calibrated:
-    question = _calibrated(args, question, model)
+    spec = _calibrated(args, spec, model)
   with _Bar() as bar:
-    judge = build.make(
-      question,
+    runner = build.make(
+      spec,
       model.as_encoder(),
       batch_size=_batch_size(args, mesh),
       mesh=mesh,
@@ -293,20 +293,20 @@ def _measure(
       progress=bar.show,
     )
     try:
-      result = _evaluate(judge, model, mesh)
+      result = _evaluate(runner, model, mesh)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if not jax.process_index():
-    report = evaluate_report.make(args.model, model, judge, result)
+    report = evaluate_report.make(args.model, model, runner, result)
     print(evaluate_report.text(report))
-    if args.diagnosis and judge.kind == 'segmentation':
+    if args.diagnosis and runner.kind == 'segmentation':
       print()
       print(diagnosis.as_text(diagnosis.of_result(result)))
     _list_skipped(report['skipped'])
     # Last: if the file cannot be written, the figures were still printed.
     if report_file is not None:
       report_file.write(evaluate_report.as_json(report))
-  judge.evaluator.resume_state.remove()
+  runner.evaluator.resume_state.remove()
   return 0
 
 
@@ -318,11 +318,11 @@ def _check_data(data: pathlib.Path | None) -> None:
 
 
 def _calibrated(
-  args: argparse.Namespace, question: build.Question, model: Any
-) -> build.Question:
+  args: argparse.Namespace, spec: build.BenchmarkSpec, model: Any
+) -> build.BenchmarkSpec:
   with _Bar('calibrating') as bar:
     return calibrate.calibrate(
-      question,
+      spec,
       model.as_encoder(),
       model.predict_fns,
       model.variables,
@@ -332,14 +332,14 @@ def _calibrated(
     )
 
 
-def _evaluate(judge: build.Judge, model: Any, mesh: Mesh | None) -> Any:
+def _evaluate(runner: build.Runner, model: Any, mesh: Mesh | None) -> Any:
   """The evaluator's result: figures by name, or a `BenchmarkResult`."""
   variables = model.variables
   if mesh is not None:
     variables = sharding.replicate(variables, mesh)
-  if judge.kind == 'segmentation':
-    return judge.evaluator.evaluate(model.predict_fns, variables)
-  return dict(judge.evaluator.run(model.predict_fns, variables))
+  if runner.kind == 'segmentation':
+    return runner.evaluator.evaluate(model.predict_fns, variables)
+  return dict(runner.evaluator.run(model.predict_fns, variables))
 
 
 class _Bar:

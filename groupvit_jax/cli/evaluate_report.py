@@ -112,29 +112,29 @@ def _version(path: pathlib.Path) -> tuple[int, int, int] | None:
 
 
 def make(
-  path: str | os.PathLike, model: Any, judge: Any, result: Any
+  path: str | os.PathLike, model: Any, runner: Any, result: Any
 ) -> dict[str, Any]:
   """The report of an evaluation.
 
   Args:
     path: of the model.
     model: an `inference.Model`.
-    judge: the `build.Judge`.
+    runner: the `build.Runner`.
     result: a `BenchmarkResult`, or figures by name.
 
   Returns:
     Plain values.
   """
-  segmented = judge.kind == 'segmentation'
+  segmented = runner.kind == 'segmentation'
   figures = dict(result.figures()) if segmented else dict(result)
-  skipped = result.skipped if segmented else judge.skipped()
+  skipped = result.skipped if segmented else runner.skipped()
   seconds = (
-    result.seconds if segmented else judge.evaluator.resume_state.seconds
+    result.seconds if segmented else runner.evaluator.resume_state.seconds
   )
   images = int(figures['images'])
   report = {
     'format': FORMAT,
-    'settings': dict(judge.settings),
+    'settings': dict(runner.settings),
     'model': _model(path, model),
     'versions': _versions(),
     'date': _now(),

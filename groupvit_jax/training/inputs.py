@@ -25,19 +25,17 @@ from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import make_tokenizer, prompts
 from groupvit_jax.training import config as config_lib
 
-# Benchmarks that a run is evaluated on as it trains: eval.source=NAME:PATH.
-#
-# In the same process and on the same weights, by the evaluators of
-# `groupvit evaluate`.
-
-_WINDOWS = 8  # that go together on each device, at most
+_WINDOWS = 8  # of a benchmark's images in a device's batch, at most
 
 
 class Benchmark:
-  """A benchmark on the disk.
+  """A benchmark that a run is evaluated on as it trains.
+
+  `eval.source=NAME:PATH`; by the evaluators of `groupvit evaluate`, in the same
+  process and on the same weights.
 
   Attributes:
-    class_names: as they are shown; () where whole pictures are measured.
+    class_names: for display; () for image-level benchmarks.
   """
 
   def __init__(
@@ -53,29 +51,29 @@ class Benchmark:
     """
     self._config = config
     self._tokenizer = tokenizer
-    self._question = _question(config)
-    self._judge = build.make(
-      self._question,
+    self._spec = _spec(config)
+    self._runner = build.make(
+      self._spec,
       _encoder(config, tokenizer),
-      batch_size=_batch_size(config, self._question),
+      batch_size=_batch_size(config, self._spec),
       mesh=mesh,
     )
-    self._segmented = self._judge.kind == 'segmentation'
-    names = self._judge.settings['class_names'] if self._segmented else ()
+    self._segmented = self._runner.kind == 'segmentation'
+    names = self._runner.settings['class_names'] if self._segmented else ()
     self.class_names = tuple(map(prompts.shown_name, names))
 
   def evaluators(self) -> dict[str, Any]:
-    """What measures it, by the kind of benchmark."""
-    return {self._judge.kind: self._judge.evaluator}
+    """The evaluator, by the kind of benchmark."""
+    return {self._runner.kind: self._runner.evaluator}
 
   def predictor(self, grouping: Any) -> Any:
-    """What shows pictures; None where whole pictures are measured."""
+    """Segments images for the report; None for image-level benchmarks."""
     if not self._segmented:
       return None
-    protocol = self._judge.evaluator.settings.protocol
+    protocol = self._runner.evaluator.settings.protocol
     return segmentation_evaluator.SegmentationEvaluator(
       lambda: (),
-      self._judge.settings['class_names'],
+      self._runner.settings['class_names'],
       self._tokenizer,
       protocol.templates,
       protocol.segment,
@@ -87,9 +85,9 @@ class Benchmark:
     if not self._segmented:
       return {}
     examples = benchmarks.open_set(
-      self._question.benchmark,
-      self._question.folder,
-      **self._question.options,
+      self._spec.benchmark,
+      self._spec.folder,
+      **self._spec.options,
     )
     found = {'image': [], 'label': [], 'caption': []}
     for i in range(len(examples)):
@@ -115,7 +113,7 @@ def is_benchmark(source: str) -> bool:
   return ':' in source
 
 
-def _question(config: config_lib.Config) -> build.Question:
+def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
   name, _, folder = config.eval.source.partition(':')
   whole = name in build.IMAGE_LEVEL
   overrides: dict[str, Any] = {}
@@ -123,7 +121,7 @@ def _question(config: config_lib.Config) -> build.Question:
     side = config.eval.short_side or config.image_size
     top_k = config.eval.top_k or None
     overrides = {**build.at_size(side), 'top_k': top_k}
-  return build.Question(
+  return build.BenchmarkSpec(
     benchmark=name,
     folder=folder or None,
     limit=config.eval.examples or None,
@@ -151,11 +149,11 @@ def _encoder(
   )
 
 
-def _batch_size(config: config_lib.Config, question: build.Question) -> int:
-  """Whole pictures are shared out over the devices, windows go to each."""
-  if question.benchmark in build.IMAGE_LEVEL:
+def _batch_size(config: config_lib.Config, spec: build.BenchmarkSpec) -> int:
+  """Images of a batch are split over devices; each device has its windows."""
+  if spec.benchmark in build.IMAGE_LEVEL:
     return config.eval.batch_size // jax.process_count()
-  # Scores are held at the truth's size, which is not that of training.
+  # Scores have the size of the ground truth, not of training images.
   return min(_WINDOWS, max(1, config.eval.batch_size // jax.device_count()))
 
 

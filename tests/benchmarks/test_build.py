@@ -1,4 +1,4 @@
-"""From a question to an evaluator: pictures in batches, class names, groups."""
+"""From a spec to a runner: images in batches, class names, groups."""
 
 import io
 import itertools
@@ -38,7 +38,7 @@ def batches(folder, **options):
   )
 
 
-def test_every_picture_comes_once_and_padding_last(classes):
+def test_every_image_comes_once_and_padding_last(classes):
   told = []
   start = batches(classes, progress=lambda *now: told.append(now))
   for _ in range(2):  # two passes
@@ -51,7 +51,7 @@ def test_every_picture_comes_once_and_padding_last(classes):
   assert told == [(4, 14), (8, 14), (12, 14), (14, 14)] * 2
 
 
-def test_bad_pictures_stop_or_are_listed(classes):
+def test_bad_images_stop_or_are_listed(classes):
   (classes / 'dog' / '1.png').write_bytes(b'no picture')
   with pytest.raises(ImageError, match=r'dog/1\.png is not an image'):
     list(batches(classes)())
@@ -63,7 +63,7 @@ def test_bad_pictures_stop_or_are_listed(classes):
     assert name == 'dog/1.png' and 'is not an image' in reason
 
 
-def test_a_file_that_goes_away_is_a_bad_picture(classes, monkeypatch):
+def test_a_file_that_goes_away_is_a_bad_image(classes, monkeypatch):
   """An OSError of a reader, such as of a shard that is removed."""
   read = LabelledImages.__getitem__
 
@@ -89,11 +89,11 @@ def test_a_set_without_a_good_picture_names_the_first(classes):
 
 
 @pytest.mark.parametrize('layout', ['list', 'shards'])
-def test_other_labels_of_the_same_pictures_are_told(tmp_path, layout):
+def test_the_fingerprint_changes_with_the_labels(tmp_path, layout):
   evaluation_folders.picture(tmp_path / 'a.png', 0)
   picture = (tmp_path / 'a.png').read_bytes()
 
-  def told(label):
+  def fingerprint(label):
     if layout == 'list':
       line = json.dumps({'image': 'a.png', 'label': label})
       (tmp_path / 'labels.jsonl').write_text(line)
@@ -104,16 +104,16 @@ def test_other_labels_of_the_same_pictures_are_told(tmp_path, layout):
           member.size = len(data)
           tar.addfile(member, io.BytesIO(data))
     examples = benchmarks.open_labelled_images(tmp_path)
-    question = build.Question('classes', tmp_path)
-    return build.of_labels(question, examples)
+    spec = build.BenchmarkSpec('classes', tmp_path)
+    return build.labels_fingerprint(spec, examples)
 
-  before = told(1)
+  before = fingerprint(1)
   assert len(before) == 1
-  assert told(2) != before
+  assert fingerprint(2) != before
 
 
-def test_processes_share_the_pictures(classes, monkeypatch):
-  """As many batches each, every picture in one of them."""
+def test_processes_share_the_images(classes, monkeypatch):
+  """The same number of batches each, every image in one of them."""
   seen = []
   for process in range(3):
     monkeypatch.setattr('jax.process_count', lambda: 3)
@@ -141,22 +141,26 @@ def test_a_pass_leaves_out_what_is_done(classes):
   assert not list(start(set(range(14))))
 
 
-def test_a_question_of_whole_pictures(classes):
-  question = build.Question('classes', classes, limit=6)
-  asked = build.make(question, ENCODER, batch_size=4)
-  assert (asked.kind, asked.total) == ('classification', 6)
-  # One picture of class k is all but red k: the stub then knows it.
-  figures = dict(asked.evaluator.run(Stub().predict_fns, {'shift': 0}))
+def test_a_runner_of_an_image_level_benchmark(classes):
+  spec = build.BenchmarkSpec('classes', classes, limit=6)
+  runner = build.make(spec, ENCODER, batch_size=4)
+  assert (runner.kind, runner.total) == ('classification', 6)
+  # The stub recognises class k by its shade of red.
+  figures = dict(runner.evaluator.run(Stub().predict_fns, {'shift': 0}))
   assert figures['images'] == 6 and 0 <= figures['top1'] <= 1
-  assert asked.settings['class_names'] == sorted(NAMES)
-  assert asked.settings['benchmark'] == 'classes'
+  assert runner.settings['class_names'] == sorted(NAMES)
+  assert runner.settings['benchmark'] == 'classes'
 
 
 @pytest.mark.parametrize(
-  ('question', 'encoder', 'reason'),
+  ('spec', 'encoder', 'reason'),
   [
     ({'benchmark': 'voc'}, {}, "no benchmark 'voc'; choose one of voc21"),
-    ({'benchmark': 'scenes'}, {'groups': False}, 'say how its patches are'),
+    (
+      {'benchmark': 'scenes'},
+      {'groups': False},
+      'choose how patches are grouped',
+    ),
     ({'benchmark': 'scenes', 'regions': 'kmeans'}, {}, 'groups of its own'),
     ({'benchmark': 'scenes', 'protocol': 'x'}, {}, "Unknown protocol 'x'"),
     ({'benchmark': 'scenes', 'overrides': {'name': 1}}, {}, "no field 'name'"),
@@ -197,38 +201,38 @@ def test_a_question_of_whole_pictures(classes):
     ),
   ],
 )
-def test_what_cannot_be_asked(question, encoder, reason):
+def test_bad_specs(spec, encoder, reason):
   encoder = build.Encoder(tokenizer, (8, 8), 1, **encoder)
   with pytest.raises(ConfigError, match=reason):
-    build.make(build.Question(**question), encoder)
+    build.make(build.BenchmarkSpec(**spec), encoder)
 
 
 def test_settings_hold_what_is_left_open(tmp_path, monkeypatch):
   tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
   encoder = build.Encoder(tokens, (8, 8), 1)
-  settings = build.make(build.Question('scenes'), encoder).settings
+  settings = build.make(build.BenchmarkSpec('scenes'), encoder).settings
   assert settings['options'] == {'count': 1000, 'size': 224, 'seed': 0}
   assert settings['split'] == 'validation' and settings['data'] is None
-  open_ = build.Question('scenes', options={'count': 3})
-  said = {'count': 3, 'size': 224, 'seed': 0}
-  same = build.Question('scenes', split='validation', options=said)
+  open_ = build.BenchmarkSpec('scenes', options={'count': 3})
+  options = {'count': 3, 'size': 224, 'seed': 0}
+  same = build.BenchmarkSpec('scenes', split='validation', options=options)
   assert open_.origin == same.origin
-  assert open_.origin != build.Question('scenes').origin
+  assert open_.origin != build.BenchmarkSpec('scenes').origin
   evaluation_folders.classified(tmp_path / 'classes', NAMES)
   monkeypatch.chdir(tmp_path)
-  question = build.Question('classes', 'classes')
+  spec = build.BenchmarkSpec('classes', 'classes')
   place = str((tmp_path / 'classes').resolve())
-  assert build.make(question, ENCODER).settings['data'] == place
-  assert question.origin == build.Question('classes', place).origin
+  assert build.make(spec, ENCODER).settings['data'] == place
+  assert spec.origin == build.BenchmarkSpec('classes', place).origin
 
 
 def test_class_names_follow_the_protocol(disk, tmp_path):
   disk.voc({'2007_000001': [0, 1]})
   for protocol, name in (('groupvit', 'table'), ('tcl', 'diningtable')):
-    question = build.Question('voc21', tmp_path, protocol=protocol)
+    spec = build.BenchmarkSpec('voc21', tmp_path, protocol=protocol)
     tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
     encoder = build.Encoder(tokens, (8, 8), 1)
-    settings = build.make(question, encoder).settings
+    settings = build.make(spec, encoder).settings
     assert settings['class_names'][11] == name
     assert settings['class_names'][0] == 'background'
     assert settings['protocol']['name'] == protocol
@@ -248,11 +252,11 @@ def test_threads_keep_the_order_and_raise():
 
 
 def test_another_folder_does_not_go_on(tmp_path):
-  """Its pictures may have the same names."""
+  """Its images may have the same names."""
   stub = Stub()
   for name in ('one', 'other'):
-    asked = build.make(
-      build.Question(
+    runner = build.make(
+      build.BenchmarkSpec(
         'folder',
         evaluation_folders.segmented(tmp_path / name, 1),
         overrides=build.at_size(8),
@@ -264,7 +268,7 @@ def test_another_folder_does_not_go_on(tmp_path):
       resume_path=tmp_path / 'state',
     )
     if name == 'one':
-      asked.evaluator.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluator.evaluate(stub.predict_fns, PERFECT)
       continue
     with pytest.raises(WorkdirError, match='with other data '):
-      asked.evaluator.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluator.evaluate(stub.predict_fns, PERFECT)

@@ -35,8 +35,8 @@ def model(places):
   return gv.load(places['model'])
 
 
-def question(places, **fields):
-  return build.Question(
+def spec(places, **fields):
+  return build.BenchmarkSpec(
     benchmark='folder',
     folder=places['photos'],
     overrides=build.at_size(SIDE) | fields.pop('overrides', {}),
@@ -44,9 +44,9 @@ def question(places, **fields):
   )
 
 
-def calibrated(model, asked, folder, **options):
+def calibrated(model, spec, folder, **options):
   return calibrate.calibrate(
-    asked,
+    spec,
     model.as_encoder(),
     model.predict_fns,
     model.variables,
@@ -66,7 +66,7 @@ def values(places, model):
 
 
 def test_thresholds_are_those_of_the_captions(places, model):
-  found = calibrated(model, question(places), places['captions'], batch_size=4)
+  found = calibrated(model, spec(places), places['captions'], batch_size=4)
   rows = map(
     json.loads, (places['captions'] / 'captions.jsonl').read_text().splitlines()
   )
@@ -92,16 +92,16 @@ def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
     cli.main([*map(str, argv), '--calibrate', str(places['captions'])]) == 0
   )
   report = json.loads(out.read_text())
-  asked = calibrated(model, question(places), places['captions'])
+  changed = calibrated(model, spec(places), places['captions'])
   told = report['settings']['protocol']
   assert 'class_thresholds' in told['changed']
   np.testing.assert_allclose(
     told['segment']['class_thresholds'],
-    asked.overrides['class_thresholds'],
+    changed.overrides['class_thresholds'],
     atol=1e-5,
   )
-  assert report['settings']['calibration'] == dict(asked.calibration)
-  result = build.make(asked, model.as_encoder()).evaluator.evaluate(
+  assert report['settings']['calibration'] == dict(changed.calibration)
+  result = build.make(changed, model.as_encoder()).evaluator.evaluate(
     model.predict_fns, model.variables
   )
   matrix = np.asarray(report['confusion_matrix'])
@@ -122,10 +122,10 @@ def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
 )
 def test_what_cannot_be_calibrated(places, model, fields, folder, reason):
   with pytest.raises(errors.UserError, match=reason):
-    calibrated(model, question(places, **fields), places.get(folder, folder))
+    calibrated(model, spec(places, **fields), places.get(folder, folder))
 
 
 def test_there_must_be_a_background(places, model):
-  asked = build.Question('scenes', options={'count': 2, 'size': SIDE})
+  changed = build.BenchmarkSpec('scenes', options={'count': 2, 'size': SIDE})
   with pytest.raises(errors.ConfigError, match='scenes has no background'):
-    calibrated(model, asked, places['captions'])
+    calibrated(model, changed, places['captions'])

@@ -249,7 +249,7 @@ def test_bad_pictures_are_named_or_skipped(places, done, tmp_path, capsys):
 
 def test_patches_of_a_model_without_groups_are_grouped(places, capsys):
   assert run(places, 'folder', *RULE, model='vit') == 1
-  assert 'has no groups of its own; say how its patches' in error_line(capsys)
+  assert 'has no groups of its own; choose how patches' in error_line(capsys)
   for name, more in (('kmeans', ['--num-groups', '3']), ('pixels', [])):
     args = *RULE, '--regions', name, *more, '--no-boundary'
     assert run(places, 'folder', *args, model='vit') == 0
@@ -331,7 +331,7 @@ def test_retrieval(places, tmp_path):
     ('folder', ['--size', '3'], 'short_side=3 is less than one p'),
     ('folder', ['--size', '20000'], 'short_side is in pixels, 1'),
     ('folder', ['--set', 'names=tcl'], 'these are your own; leave it out'),
-    ('classes', ['--set', 'top_k=1'], "'top_k' is of segmentation"),
+    ('classes', ['--set', 'top_k=1'], "'top_k' is an option of segmentation"),
     ('captions', ['--set', 'templates=full'], 'captions go into one template'),
   ],
 )

@@ -34,24 +34,24 @@ class Subject(background_rows.Subject):
 @pytest.mark.parametrize('name', background_rows.ROWS)
 def test_a_row_is_a_question_of_its_own(name):
   row, subject = background_rows.ROWS[name], Subject('scenes_things')
-  question = row.question(subject)
-  assert question.benchmark == 'scenes_things'
-  assert question.options == {'count': 5, 'size': 64, 'seed': 2}
+  spec = row.spec(subject)
+  assert spec.benchmark == 'scenes_things'
+  assert spec.options == {'count': 5, 'size': 64, 'seed': 2}
 
-  def resolved(question):
-    fields = {f'segment.{k}': v for k, v in question.overrides.items()}
+  def resolved(spec):
+    fields = {f'segment.{k}': v for k, v in spec.overrides.items()}
     return config.make('groupvit', 'scenes_things', background=True, **fields)
 
-  protocol = resolved(question)
-  plain = background_rows.ROWS['released'].question(subject)
+  protocol = resolved(spec)
+  plain = background_rows.ROWS['released'].spec(subject)
   assert protocol.segment.mode == 'whole'
   assert protocol.segment.short_side == 64
   if name != 'released':
     same = (resolved(plain), plain.class_names)
-    assert (protocol, question.class_names) != same
-  if question.class_names:
+    assert (protocol, spec.class_names) != same
+  if spec.class_names:
     assert protocol.segment.background_threshold is None
-    assert len(question.class_names) == 13
+    assert len(spec.class_names) == 13
 
 
 def test_a_background_is_learned_after_training():
