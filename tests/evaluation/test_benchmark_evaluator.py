@@ -2,7 +2,6 @@
 
 import json
 
-import interruption
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,7 +189,9 @@ def test_a_crash_resumes_where_it_was(stub, tmp_path):
     judge.evaluate(stub.predict_fns, PERFECT)
 
 
-def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
+def test_an_interruption_at_any_line_counts_no_picture_twice(
+  stub, tmp_path, interrupt_at_line
+):
   """Ctrl-C comes between any two lines; what is on disk stays consistent."""
   path = tmp_path / 'state.jsonl'
 
@@ -199,7 +200,7 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(stub, tmp_path):
     judge = evaluator(
       examples, resume_path=path, resume_every=2, skip_bad=True, batch_size=1
     )
-    return interruption.at_line(
+    return interrupt_at_line(
       place,
       lambda: judge.evaluate(stub.predict_fns, PERFECT),
       ('benchmark.py', 'resume.py'),

@@ -1,6 +1,5 @@
 """Whole pictures go on where they were, whatever stopped them, bit by bit."""
 
-import interruption
 import numpy as np
 import pytest
 
@@ -82,12 +81,14 @@ def test_a_difference_is_named_with_its_option(tmp_path):
     ResumeState(path, {'images': 2, 'measures': 2})
 
 
-def test_an_interruption_at_any_line_counts_no_picture_twice(tmp_path):
+def test_an_interruption_at_any_line_counts_no_picture_twice(
+  tmp_path, interrupt_at_line
+):
   """Ctrl-C comes between any two lines; the next run finds the same."""
   path = tmp_path / 'state.jsonl'
 
   def interrupted(place):
-    return interruption.at_line(
+    return interrupt_at_line(
       place,
       lambda: run(ResumeState(path), every=4),
       ('classification.py', 'resume.py'),

@@ -1,10 +1,12 @@
-"""Ctrl-C at a chosen line, as it may come between any two."""
+"""Interruptions of evaluations."""
 
 import sys
 from collections.abc import Callable, Collection
 
+import pytest
 
-def at_line(
+
+def run_until_line(
   place: int,
   action: Callable[[], None],
   files: tuple[str, ...],
@@ -44,3 +46,9 @@ def at_line(
   finally:
     sys.settrace(before)
   return False
+
+
+@pytest.fixture(scope='session')
+def interrupt_at_line():
+  """Ctrl-C at a chosen line, as it may come between any two."""
+  return run_until_line
