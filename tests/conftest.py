@@ -7,7 +7,10 @@ variables have to be set before jax is first imported.
 import os
 
 # Fixtures that several folders share; the others are in their conftest.py.
-pytest_plugins = ['tests.fixtures.processes']
+pytest_plugins = [
+  'tests.fixtures.plain_segmentation',
+  'tests.fixtures.processes',
+]
 
 COUNT = '--xla_force_host_platform_device_count'
 if COUNT not in os.environ.get('XLA_FLAGS', ''):

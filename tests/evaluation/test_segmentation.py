@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_segmentation import group_scores, pixel_scores, resized
 
 from groupvit_jax import embeddings
 from groupvit_jax.evaluation import labelling, regions, resize, scoring
@@ -37,13 +36,25 @@ def segment(found, text, scale, size, config=SegmentConfig(), output_size=None):
   )
 
 
-def plain(found, text, scale, size, config=SegmentConfig(), output_size=None):
+def plain(
+  plain_segmentation,
+  found,
+  text,
+  scale,
+  size,
+  config=SegmentConfig(),
+  output_size=None,
+):
   """The same in numpy."""
   labels = []
   for i in range(len(found['image'])):
     own = jax.tree.map(lambda x, i=i: x[i : i + 1], found)
-    scores = np.float32(pixel_scores(own, text, scale, size, config))
-    labels.append(resized(scores, output_size or size).argmax(-1))
+    scores = np.float32(
+      plain_segmentation.pixel_scores(own, text, scale, size, config)
+    )
+    labels.append(
+      plain_segmentation.resized(scores, output_size or size).argmax(-1)
+    )
   return np.stack(labels)
 
 
@@ -96,20 +107,24 @@ CASES = {
 
 @pytest.mark.parametrize('output_size', [None, (13, 21)])
 @pytest.mark.parametrize('case', CASES)
-def test_labels_follow_the_released_steps(case, output_size):
+def test_labels_follow_the_released_steps(
+  plain_segmentation, case, output_size
+):
   config = SegmentConfig(**CASES[case])
   for seed in range(3):
     found, text = random_regions(seed)
     arguments = found, text, 4.0, (9, 16), config, output_size
-    np.testing.assert_array_equal(segment(*arguments), plain(*arguments))
+    np.testing.assert_array_equal(
+      segment(*arguments), plain(plain_segmentation, *arguments)
+    )
 
 
-def test_scores_follow_the_released_rule():
+def test_scores_follow_the_released_rule(plain_segmentation):
   found, text = random_regions()
   for config in (SegmentConfig(), SegmentConfig(scale=20.0, top_k=2)):
     got = score(found, text, 7.0, config)
     for i in range(2):
-      want = group_scores(
+      want = plain_segmentation.group_scores(
         *(np.asarray(found[name][i]) for name in ('image', 'embeddings')),
         np.asarray(text),
         7.0,

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from plain_segmentation import pixel_scores, resized
 from tiny_inference import MEAN, NAMES, STD, source, vit
 
 import groupvit_jax
@@ -76,12 +75,14 @@ def scaled_size(image, short=32):
   return tuple(int(side * scale + 0.5) for side in image.shape[:2])
 
 
-def reference(model, image, config):
+def reference(plain_segmentation, model, image, config):
   """Labels and scores of the picture alone and unpadded."""
   size = scaled_size(image)
   regions = regions_of(model, resize.resize_image(image, size))
-  scores = pixel_scores(regions, text_of(model), model.scale, size, config)
-  return resized(np.float32(scores), image.shape[:2])
+  scores = plain_segmentation.pixel_scores(
+    regions, text_of(model), model.scale, size, config
+  )
+  return plain_segmentation.resized(np.float32(scores), image.shape[:2])
 
 
 def check(found, scores, wrong=0.002):
@@ -105,11 +106,13 @@ def check(found, scores, wrong=0.002):
   ],
   ids=['released', 'no background', 'soft', 'other options'],
 )
-def test_a_padded_picture_is_segmented_like_the_unpadded_one(model, config):
+def test_a_padded_picture_is_segmented_like_the_unpadded_one(
+  plain_segmentation, model, config
+):
   classes = set()
   for image in (photo(40, 57), photo(61, 44, 1)):
     found = model.segment(image, NAMES, config)
-    check(found, reference(model, image, config))
+    check(found, reference(plain_segmentation, model, image, config))
     classes |= set(found.areas)
   assert len(classes) > 1, 'a test without borders tests little'
 
@@ -131,21 +134,21 @@ def test_the_models_own_gate_is_used_unless_the_caller_says(model):
   )
 
 
-def test_one_template_and_seven(model):
+def test_one_template_and_seven(plain_segmentation, model):
   image = photo(40, 57)
   for templates in ('simple', 'subset'):
     config = SegmentConfig()
     found = model.segment(image, NAMES, config, templates=templates)
     words = text_of(model, templates=prompts.TEMPLATES[templates])
     regions = regions_of(model, resize.resize_image(image, scaled_size(image)))
-    scores = pixel_scores(
+    scores = plain_segmentation.pixel_scores(
       regions, words, model.scale, scaled_size(image), config
     )
-    labels = resized(np.float32(scores), (40, 57)).argmax(-1)
+    labels = plain_segmentation.resized(np.float32(scores), (40, 57)).argmax(-1)
     assert (found.labels == labels).mean() > 0.998
 
 
-def test_sliding_windows_are_averaged(model):
+def test_sliding_windows_are_averaged(plain_segmentation, model):
   config = SegmentConfig(mode='slide', background_threshold=0.9)
   image = photo(40, 70)
   height, width = size = scaled_size(image)
@@ -155,10 +158,12 @@ def test_sliding_windows_are_averaged(model):
   count = np.zeros((height, width, 1), np.float32)
   for left in (0, 16, width - 32):
     regions = regions_of(model, scaled[:, left : left + 32])
-    scores = pixel_scores(regions, text, model.scale, (32, 32), config)
+    scores = plain_segmentation.pixel_scores(
+      regions, text, model.scale, (32, 32), config
+    )
     total[:, left : left + 32] += scores
     count[:, left : left + 32] += 1
-  scores = resized(total / count, (40, 70))
+  scores = plain_segmentation.resized(total / count, (40, 70))
   found = model.segment(image, NAMES, config)
   assert found.regions.places.shape == (1, 3, 4)
   check(found, scores)
@@ -230,12 +235,12 @@ def test_mean_scores_are_those_of_the_pixels_won(model):
     assert mean == pytest.approx(won.mean(), abs=1e-5)
 
 
-def test_groups_are_those_of_the_stages(model):
+def test_groups_are_those_of_the_stages(plain_segmentation, model):
   image = photo(48, 48)
   found = model.segment(image, NAMES)
   regions = regions_of(model, resize.resize_image(image, (32, 32)))
   for groups, maps in zip(found.groups, regions['stages'], strict=True):
-    expected = resized(maps[0], (48, 48)).argmax(-1)
+    expected = plain_segmentation.resized(maps[0], (48, 48)).argmax(-1)
     assert (groups == expected).mean() > 0.998
 
 
