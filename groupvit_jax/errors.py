@@ -19,6 +19,10 @@ class WorkdirError(UserError, RuntimeError):
   """A workdir that is not writable, broken, or of another configuration."""
 
 
+class StorageError(UserError, RuntimeError):
+  """A run cannot be written on: the disk is full, read-only or broken."""
+
+
 class SourceError(UserError, RuntimeError):
   """Data that are missing, or mostly unreadable."""
 

@@ -10,6 +10,7 @@ import pathlib
 import re
 import runpy
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -59,8 +60,13 @@ def main(unused_argv: list[str]) -> int:
     logging.warning('%s', stop)
     return 130
   except errors.UserError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    code = 3 if isinstance(error, errors.StorageError) else 1
+    # Threads of libraries may wait for a disk that does not answer.
+    ending = threading.Timer(20, os._exit, [code])
+    ending.daemon = True
+    ending.start()
+    return code
   print(results.as_text(summary, workdir))
   return 0
 
@@ -167,14 +173,27 @@ def _is_for_the_user(record: python_logging.LogRecord) -> bool:
   """
   if pathlib.Path(record.pathname).is_relative_to(_PACKAGE):
     return True
+  in_orbax = f'{os.sep}orbax{os.sep}' in record.pathname
+  if record.exc_info and (in_orbax or record.name == 'asyncio'):
+    return False  # a save that failed: it is raised as well, and explained
   if f'{os.sep}tensorflow_datasets{os.sep}' in record.pathname:
     return record.levelno >= python_logging.ERROR
   return record.levelno >= python_logging.WARNING
 
 
+def _print_unraisable(unraisable: Any) -> None:
+  """Prints an exception of a callback, unless an error explains it.
+
+  TensorStore has one for each array that was being written as a save failed.
+  """
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
+
+
 def run() -> None:
   """Entry point of `python -m groupvit_jax.main`."""
   _set_up_logging()
+  sys.unraisablehook = _print_unraisable
   try:
     app.run(main, flags_parser=_parse_flags)
   except KeyboardInterrupt:  # where the training loop does not listen for it

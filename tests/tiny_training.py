@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,10 +83,9 @@ class Training:
     self,
     workdir: pathlib.Path,
     config: str = CONFIG,
-    environment: Mapping[str, str] = MappingProxyType({}),
-    **options: Any,
+    before: Sequence[str] = (),
   ) -> Process:
-    """A new process that trains in `workdir`; `options` are of Popen."""
+    """A new process that trains in `workdir`; `before` starts the command."""
     self._count += 1
     output = self._shared / f'output_{self._count}'
     environment = os.environ | {
@@ -99,10 +97,15 @@ class Training:
       'JAX_COMPILATION_CACHE_DIR': str(self._shared / 'compiled'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
-      **environment,
     }
     command = [
-      *(sys.executable, '-m', 'groupvit_jax.main', f'--config={config}'),
+      *(
+        *before,
+        sys.executable,
+        '-m',
+        'groupvit_jax.main',
+        f'--config={config}',
+      ),
       f'--config.data.cache={self._shared / "data"}',
       f'--workdir={workdir}',
     ]
@@ -115,7 +118,6 @@ class Training:
         stdout=file,
         stderr=file,
         start_new_session=True,
-        **options,
       )
     return Process(popen, output)
 

@@ -4,17 +4,23 @@ A workdir belongs to one configuration: `check_workdir` refuses another one's.
 """
 
 import contextlib
+import datetime
+import errno
 import os
 import pathlib
+import platform
+import re
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import filelock
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
 from groupvit_jax import files
-from groupvit_jax.errors import WorkdirError
+from groupvit_jax.errors import StorageError, UserError, WorkdirError
 from groupvit_jax.training import config as config_lib
 
 
@@ -44,7 +50,7 @@ def check_workdir(
   defaults = '{}' if base is None else config_lib.to_json(base)
   with _explained(path):
     path.mkdir(parents=True, exist_ok=True)
-    if record.exists() and _saved(path):
+    if record.exists() and _steps(path):
       try:
         changed = config_lib.differences(
           config_lib.to_json(config), record.read_text(), defaults
@@ -57,6 +63,104 @@ def check_workdir(
       if changed:
         raise WorkdirError(_other_config(path, changed))
   return path
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a workdir: two processes must not train in it.
+
+  The system takes the lock from a process that ends, however it ends.
+
+  Raises:
+    WorkdirError: another process holds it; the message names that.
+  """
+  if jax.process_index():
+    yield
+    return
+  lock = filelock.FileLock(path / 'run.lock')
+  holder = path / 'run.holder'
+  with _explained(path):
+    try:
+      lock.acquire(timeout=0)
+    except filelock.Timeout:
+      try:
+        name = holder.read_text()
+      except OSError:  # it has just begun
+        name = 'another process'
+      raise WorkdirError(
+        f'{path} is in use: {name} trains there; stop it, or choose another '
+        '--workdir'
+      ) from None
+    except NotImplementedError:
+      logging.warning(
+        '%s is on a file system without locks: nothing prevents that a second '
+        'process trains there',
+        path,
+      )
+    now = datetime.datetime.now().astimezone().strftime('%F %T %Z')
+    name = f'process {os.getpid()} on {platform.node()}, since {now},'
+    files.write_atomically(holder, name)
+  try:
+    yield
+  finally:
+    with contextlib.suppress(OSError):
+      holder.unlink(missing_ok=True)
+    lock.release()
+
+
+# What file systems say, also where a library passes it on as text.
+_STORAGE_ERRNOS = (
+  errno.ENOSPC,
+  errno.EDQUOT,
+  errno.EROFS,
+  errno.EIO,
+  errno.EACCES,
+  errno.EPERM,
+)
+_STORAGE_TEXT = re.compile('|'.join(map(os.strerror, _STORAGE_ERRNOS)))
+
+
+def _storage_reason(error: BaseException, path: pathlib.Path) -> str | None:
+  """'No space left on device' or the like; None if it is another error."""
+  seen: list[BaseException] = []
+  following: BaseException | None = error
+  while following is not None and following not in seen:
+    seen.append(following)
+    if isinstance(following, OSError) and following.errno in _STORAGE_ERRNOS:
+      name = os.fsdecode(following.filename or path)
+      # Data elsewhere that cannot be read are another matter.
+      return following.strerror if name.startswith(str(path)) else None
+    if str(path) in str(following):
+      found = _STORAGE_TEXT.search(str(following))
+      if found:
+        return found[0]
+    following = following.__cause__ or following.__context__
+  return None
+
+
+@contextlib.contextmanager
+def storage_explained(path: pathlib.Path) -> Iterator[None]:
+  """Raises what the disk of a workdir fails at as StorageError."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    reason = _storage_reason(error, path)
+    if reason is None:
+      raise
+    raise StorageError(_cannot_write(path, reason)) from error
+
+
+def _cannot_write(path: pathlib.Path, reason: str) -> str:
+  steps = _steps(path)
+  kept = (
+    f'the last complete checkpoint is step {max(steps)}, and the same command '
+    'goes on from there'
+    if steps
+    else 'there is no checkpoint yet, and the same command starts again'
+  )
+  return f'cannot write to {path}: {reason}; {kept}'
 
 
 def claim_workdir(path: pathlib.Path, config: config_lib.Config) -> None:
@@ -77,9 +181,13 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def _saved(path: pathlib.Path) -> bool:
-  """Whether a workdir holds a complete checkpoint; others end in -tmp."""
-  return any(p.name.isdigit() for p in (path / 'checkpoints').glob('*'))
+def _steps(path: pathlib.Path) -> list[int]:
+  """Steps of the complete checkpoints of a workdir; others end in -tmp."""
+  folders = (path / 'checkpoints').glob('*')
+  return [int(p.name) for p in folders if p.name.isdigit()]
+
+
+_PATIENCE = 30.0  # seconds that a failed run waits for its last save
 
 
 class Checkpoints:
@@ -90,6 +198,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
+    self._workdir = workdir
     self._manager = ocp.CheckpointManager(
       workdir / 'checkpoints',
       options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -103,12 +212,26 @@ class Checkpoints:
     """Starts saving `state` (a pytree of arrays) and `meta` (JSON values)."""
     if step == self.latest:
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
-      ),
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
     )
+    with self._explained():
+      self._manager.save(step, args=args)
+
+  def check(self) -> None:
+    """Raises StorageError if a save in the background has failed."""
+    with self._explained():
+      self._manager.check_for_errors()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # of many kinds: Orbax's, TensorStore's
+      reason = _storage_reason(error, self._workdir) or (
+        f'{type(error).__name__}: {" ".join(str(error).split()):.200}'
+      )
+      raise StorageError(_cannot_write(self._workdir, reason)) from error
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """Restores the newest checkpoint that is whole.
@@ -143,8 +266,14 @@ class Checkpoints:
     return None
 
   def wait(self) -> None:
-    """Waits until everything saved so far is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until everything saved so far is on disk.
+
+    Raises:
+      StorageError: it could not be written.
+    """
+    with self._explained():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
 
   def _set_aside(self, steps: list[int]) -> None:
     """Moves unreadable checkpoints out of the way of new ones."""
@@ -161,6 +290,17 @@ class Checkpoints:
     """Waits for what is being saved, and ends."""
     self.wait()
     self._manager.close()
+
+  def abandon(self) -> None:
+    """Ends after an error: waits for what is being saved, but not for ever."""
+    with contextlib.suppress(Exception):
+      closing = threading.Thread(target=self._close_quietly, daemon=True)
+      closing.start()
+      closing.join(_PATIENCE)
+
+  def _close_quietly(self) -> None:
+    with contextlib.suppress(Exception):
+      self._manager.close()
 
 
 def _other_config(path: pathlib.Path, changed: list[str]) -> str:

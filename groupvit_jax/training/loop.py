@@ -68,6 +68,8 @@ def train_and_evaluate(
     return summary
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
+    stack.enter_context(checkpoint.held(workdir))
+    stack.enter_context(checkpoint.storage_explained(workdir))
     checkpoint.claim_workdir(workdir, config)
     data = stack.enter_context(inputs.Inputs(config, mesh))
     with errors.explained_as(errors.ConfigError):
@@ -76,7 +78,7 @@ def train_and_evaluate(
       tx, schedule = state_lib.make_optimizer(config)
       state = state_lib.create_state(task, tx, config, mesh)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep)
-    stack.callback(checkpoints.close)
+    stack.push(lambda kind, *_: kind and checkpoints.abandon())
     restored = checkpoints.restore(state)
     if restored:
       state, meta = restored
@@ -115,6 +117,7 @@ def train_and_evaluate(
       predictor=data.predictor(),
     )
     run.train(state, tx, schedule)
+    checkpoints.close()
     return run.finish()
 
 
@@ -204,6 +207,7 @@ class Run:
         with jax.transfer_guard('disallow'):
           state, metrics = train_step(state, metrics, batch)
         step += 1
+        self.checkpoints.check()
         self.log.tick(step)
         if compiled:
           clock.count(config.batch_size)
