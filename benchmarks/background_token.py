@@ -52,7 +52,7 @@ def fit(
   text = zero_shot.embed_tokens(fns['text'], variables, tokens)
   embed = jax.jit(lambda v, x: fns['regions'](v, x)['embeddings'])
   groups = jnp.concatenate([embed(variables, batch) for batch in batches])
-  scale = fns['scale'](variables)
+  scale = fns['logit_scale'](variables)
   optimizer = optax.adam(RATE)
 
   @jax.jit

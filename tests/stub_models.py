@@ -43,7 +43,7 @@ class Stub:
       'image': self._image,
       'text': self._text,
       'regions': self._regions,
-      'scale': lambda variables: jnp.float32(100.0),
+      'logit_scale': lambda variables: jnp.float32(100.0),
     }
 
   def _one_hot(self, variables, images):

@@ -35,7 +35,7 @@ def calibrate(
   Args:
     spec: a benchmark with a background.
     encoder: properties of the model.
-    predict_fns: 'text', 'regions' and 'scale'.
+    predict_fns: 'text', 'regions' and 'logit_scale'.
     variables: their first argument.
     folder: captioned images, as `benchmarks.open_captions` takes them. The
       first 1,000 count.

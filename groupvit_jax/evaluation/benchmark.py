@@ -442,7 +442,7 @@ class BenchmarkEvaluator:
     """One pass over the set, or the rest of one that was interrupted.
 
     Args:
-      predict_fns: 'text', 'regions' and 'scale'.
+      predict_fns: 'text', 'regions' and 'logit_scale'.
       variables: their first argument; on a mesh, whole on every device.
 
     Returns:
@@ -467,7 +467,7 @@ class BenchmarkEvaluator:
   def _pass(self, predict_fns, variables):
     classes = ClassEmbeddings(
       zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens),
-      jax.jit(predict_fns['scale'])(variables),
+      jax.jit(predict_fns['logit_scale'])(variables),
     )
     mine = range(jax.process_index(), len(self._examples), jax.process_count())
     items = benchmark_inputs.read(

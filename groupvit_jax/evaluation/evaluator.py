@@ -40,8 +40,8 @@ class Evaluator(Protocol):
     """Yields (name, figure) pairs; shares are in 0..1.
 
     Args:
-      predict_fns: pure functions by name ('image', 'text', 'regions', 'scale').
-        Pass the same function objects each time: a new one compiles anew.
+      predict_fns: pure functions by name ('image', 'text', 'regions',
+        'logit_scale'). Pass the same function objects each time: a new one compiles anew.
       variables: the flax dict that they take first.
     """
     ...

@@ -191,7 +191,7 @@ class SegmentationEvaluator:
     """One pass over the set.
 
     Args:
-      predict_fns: 'text', 'regions' and 'scale'.
+      predict_fns: 'text', 'regions' and 'logit_scale'.
       variables: their first argument.
 
     Returns:
@@ -247,7 +247,7 @@ class SegmentationEvaluator:
   def _classes(self, predict_fns, variables):
     return ClassEmbeddings(
       zero_shot.embed_tokens(predict_fns['text'], variables, self._tokens),
-      jax.jit(predict_fns['scale'])(variables),
+      jax.jit(predict_fns['logit_scale'])(variables),
     )
 
   def _check(self, label: np.ndarray, mask: np.ndarray) -> None:

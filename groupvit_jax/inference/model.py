@@ -134,8 +134,8 @@ class Encoder:
     """What evaluators call: the contract of docs/architecture.md.
 
     Pure functions of (variables, inputs), the same objects every time. Pixels
-    are normalised by the model's own mean and deviation, and 'scale' is the
-    learned temperature.
+    are normalised by the model's own mean and deviation; 'logit_scale' is the
+    learned factor on cosines, exponentiated.
     """
     return self._programs.predict_fns
 
@@ -173,7 +173,7 @@ class Encoder:
   @functools.cached_property
   def scale(self) -> float:
     """The learned temperature, which multiplies cosines."""
-    return float(self._programs.scale(self.variables))
+    return float(self._programs.logit_scale(self.variables))
 
   @functools.cached_property
   def _text_encoder(self) -> text_lib.TextEncoder:

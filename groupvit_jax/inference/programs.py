@@ -11,6 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from groupvit_jax import files
 from groupvit_jax.data import on_device
+from groupvit_jax.models import dual_encoder
 
 CACHE = '~/.cache/groupvit_jax/compiled'
 
@@ -46,7 +47,7 @@ class Programs:
 
   Attributes:
     predict_fns: for evaluators (docs/architecture.md), not compiled.
-    image, text, scale: the same, compiled.
+    image, text, logit_scale: the same, compiled.
   """
 
   def __init__(
@@ -61,23 +62,10 @@ class Programs:
       module: a `DualEncoder`.
       mean, std: of the channels in 0..1, with which the weights were trained.
     """
-    self._module = module
-    self._normalize = functools.partial(on_device.normalize, mean=mean, std=std)
-    self.predict_fns: Mapping[str, Callable[..., Any]] = {
-      'image': functools.partial(self._of_images, method='encode_image'),
-      'text': self._text,
-      'regions': functools.partial(self._of_images, method='encode_regions'),
-      'scale': lambda variables: module.apply(variables, method='logit_scale'),
-    }
-    self.image = jax.jit(self.predict_fns['image'])
-    self.text = jax.jit(self._text)
-    self.scale = jax.jit(self.predict_fns['scale'])
-
-  def _of_images(self, variables, images, sizes=None, *, method):
-    images = self._normalize(images)
-    return self._module.apply(variables, images, sizes, method=method)
-
-  def _text(self, variables, tokens):
-    return self._module.apply(
-      variables, tokens, normalize=False, method='encode_text'
+    normalize = functools.partial(on_device.normalize, mean=mean, std=std)
+    self.predict_fns: Mapping[str, Callable[..., Any]] = (
+      dual_encoder.predict_fns(module, normalize)
     )
+    self.image = jax.jit(self.predict_fns['image'])
+    self.text = jax.jit(self.predict_fns['text'])
+    self.logit_scale = jax.jit(self.predict_fns['logit_scale'])

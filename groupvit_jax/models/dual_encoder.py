@@ -5,6 +5,8 @@ plain ViT share losses and evaluation.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -236,3 +238,38 @@ class DualEncoder(nn.Module):
     if not self.separate_multi_label_scale:
       return self.logit_scale()
     return jnp.minimum(jnp.exp(self._multi_label_log_scale), MAX_SCALE)
+
+
+def predict_fns(
+  model: nn.Module, normalize: Callable[[Any], Any]
+) -> dict[str, Callable[..., Any]]:
+  """Functions for evaluation, not compiled; see `docs/architecture.md`.
+
+  Args:
+    model: has the methods of `DualEncoder`.
+    normalize: from the pixels that callers pass to those that `model` takes.
+
+  Returns:
+    Pure functions by name: `image` and `regions` of (variables, images, sizes =
+    None), `text` of (variables, tokens), `logit_scale` of (variables).
+  """
+
+  def of_images(method):
+    def predict(variables, images, sizes=None):
+      return model.apply(variables, normalize(images), sizes, method=method)
+
+    return predict
+
+  def text(variables, tokens):
+    # Not normalised: templates are averaged first.
+    return model.apply(variables, tokens, normalize=False, method='encode_text')
+
+  def logit_scale(variables):
+    return model.apply(variables, method='logit_scale')
+
+  return {
+    'image': of_images('encode_image'),
+    'text': text,
+    'regions': of_images('encode_regions'),
+    'logit_scale': logit_scale,
+  }

@@ -50,7 +50,7 @@ def dual_encoder_task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),
     loss_fn=loss_lib.make(model, config, mesh),
-    predict_fns=_predict_fns(model),
+    predict_fns=dual_encoder.predict_fns(model, on_device.normalize),
   )
 
 
@@ -139,28 +139,4 @@ def _init(model: nn.Module, rng: jax.Array, batch: Batch) -> Variables:
   return {
     'params': variables['params'],
     'batch_stats': variables.get('batch_stats', {}),
-  }
-
-
-def _predict_fns(model: nn.Module) -> dict[str, Callable]:
-  cls: Any = type(model)
-
-  def of_images(method):
-    def predict(variables, images, sizes=None):
-      images = on_device.normalize(images)
-      return model.apply(variables, images, sizes, method=method)
-
-    return predict
-
-  def text(variables, tokens):
-    # As the projector gives them: templates are averaged before normalising.
-    return model.apply(
-      variables, tokens, normalize=False, method=cls.encode_text
-    )
-
-  return {
-    'image': of_images(cls.encode_image),
-    'text': text,
-    'regions': of_images(cls.encode_regions),
-    'scale': lambda variables: model.apply(variables, method=cls.logit_scale),
   }

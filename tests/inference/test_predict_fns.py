@@ -29,14 +29,14 @@ def pixels(*shape):
 
 
 def test_the_functions_are_the_same_objects_every_time(model):
-  names = ('image', 'text', 'regions', 'scale')
+  names = ('image', 'text', 'regions', 'logit_scale')
   assert tuple(model.predict_fns) == names
   for name in names:
     assert model.predict_fns[name] is model.predict_fns[name]
 
 
 @pytest.mark.parametrize('templates', ['simple', 'subset'])
-def test_evaluators_and_inference_agree_about_words(model, templates):
+def test_evaluators_and_inference_agree_on_class_embeddings(model, templates):
   """Of several templates too: averaged first, then normalised."""
   names = [*NAMES[1:], 'dog|puppy']
   found = zero_shot.class_embeddings(
@@ -51,7 +51,7 @@ def test_evaluators_and_inference_agree_about_words(model, templates):
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_pictures_are_normalised_by_the_models_own_statistics(model):
+def test_images_are_normalised_by_the_models_own_statistics(model):
   raw = pixels(2, 16, 16)
   image = jax.jit(model.predict_fns['image'])
   found = image(model.variables, raw)
@@ -77,8 +77,8 @@ def test_regions_are_those_of_the_contract(model):
   )
 
 
-def test_the_temperature_is_the_learned_one(model):
-  scale = model.predict_fns['scale'](model.variables)
+def test_the_logit_scale_is_the_learned_one(model):
+  scale = model.predict_fns['logit_scale'](model.variables)
   assert float(scale) == pytest.approx(model.scale)
 
 

@@ -70,7 +70,7 @@ def test_a_background_is_learned_after_training():
         'embeddings': jnp.asarray(embeddings)[x[:, 0, 0, 0]]
       },
       'text': lambda v, tokens: jnp.asarray(axes)[tokens[:, 0] - 1],
-      'scale': lambda v: jnp.float32(20),
+      'logit_scale': lambda v: jnp.float32(20),
     },
   )
   images = np.broadcast_to(
