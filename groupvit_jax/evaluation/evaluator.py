@@ -41,7 +41,8 @@ class Evaluator(Protocol):
 
     Args:
       predict_fns: pure functions by name ('image', 'text', 'regions',
-        'logit_scale'). Pass the same function objects each time: a new one compiles anew.
+        'logit_scale'). Pass the same function objects each time: a new one
+        compiles anew.
       variables: the flax dict that they take first.
     """
     ...
