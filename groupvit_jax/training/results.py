@@ -111,11 +111,12 @@ class Snapshots:
     result = predict(self._images['image'])  # by all processes together
     if jax.process_index():
       return
-    arrays = {'prediction': result['prediction'].astype(np.uint8)}
+    # Groups of patches can be more than 256.
+    arrays = {'prediction': result['prediction'].astype(np.uint16)}
     if result['groups']:
-      arrays['final_groups'] = result['groups'][-1].astype(np.uint8)
+      arrays['final_groups'] = result['groups'][-1].astype(np.uint16)
     if len(result['groups']) > 1:  # of one stage, the first are the final ones
-      arrays['first_groups'] = result['groups'][0].astype(np.uint8)
+      arrays['first_groups'] = result['groups'][0].astype(np.uint16)
     views = {name: self._overlays(maps) for name, maps in arrays.items()}
     if not self.steps():  # these two do not change
       images = self._images['image'][:FORMING]

@@ -179,3 +179,17 @@ def test_without_images_nothing_is_taken(tmp_path):
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=1, active=False)
   snapshots.take(0, predictor(0, 1), log)
   assert snapshots.steps() == []
+
+
+def test_snapshots_keep_more_than_256_classes_and_groups(tmp_path):
+  indices = np.arange(6 * SIZE * SIZE).reshape(6, SIZE, SIZE) % 300
+  snapshots = results.Snapshots(tmp_path, images())
+  log = logging.RunLog(tmp_path, resumed_at=0, num_steps=1, active=False)
+  found = {'prediction': indices, 'groups': (indices[::-1], indices)}
+  snapshots.take(0, lambda pixels: found, log)
+  log.close()
+  kept = snapshots.at(0)
+  for i in range(6):
+    np.testing.assert_array_equal(kept[i]['prediction'], indices[i])
+    np.testing.assert_array_equal(kept[i]['final_groups'], indices[i])
+    np.testing.assert_array_equal(kept[i]['first_groups'], indices[5 - i])
