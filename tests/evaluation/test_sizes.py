@@ -1,5 +1,7 @@
 """Sizes of pictures: scaling, canvases, windows and batches."""
 
+import zlib
+
 import jax
 import numpy as np
 import pytest
@@ -110,6 +112,48 @@ def test_resize_is_bilinear_without_antialiasing(old, new):
   # Two of its three roundings are downward, to quarters of a level.
   assert difference.min() > -1.05 and difference.max() < 0.55
   assert -0.25 < difference.mean() < 0.05
+
+
+def integers(height, width):
+  """An image of integers, the same in every version of NumPy."""
+  values = np.arange(height * width * 3, dtype=np.int64) ** 2 * 7919 % 251
+  return values.astype(np.uint8).reshape(height, width, 3)
+
+
+def test_resize_equals_opencv_in_every_pixel():
+  """Recorded: cv2.resize(..., INTER_LINEAR) of OpenCV 5.0.0 on x86."""
+  expected = [
+    [[0, 138, 50], [85, 160, 99], [221, 195, 177], [218, 218, 117],
+     [194, 237, 53], [157, 242, 102], [134, 246, 132]],
+    [[17, 175, 106], [87, 182, 140], [199, 194, 195], [173, 192, 161],
+     [132, 187, 124], [129, 169, 148], [127, 158, 164]],
+    [[43, 230, 191], [91, 215, 203], [167, 191, 222], [106, 154, 228],
+     [40, 113, 230], [87, 60, 219], [116, 26, 212]],
+    [[120, 186, 176], [146, 149, 166], [187, 89, 149], [164, 92, 195],
+     [138, 102, 237], [150, 98, 190], [157, 96, 161]],
+    [[172, 157, 167], [183, 105, 142], [200, 21, 101], [204, 50, 173],
+     [204, 94, 241], [192, 124, 171], [184, 143, 127]],
+  ]  # fmt: skip
+  assert resize.resize_image(integers(3, 4), (5, 7)).tolist() == expected
+  expected = [
+    [[154, 130, 172], [188, 129, 221], [116, 169, 184]],
+    [[153, 103, 139], [46, 170, 193], [167, 110, 162]],
+  ]
+  assert resize.resize_image(integers(5, 7), (2, 3)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'checksum'),
+  [
+    ((375, 500), (448, 597), 2154392579),
+    ((480, 640), (224, 299), 221378463),
+    ((53, 37), (71, 29), 1783157602),
+  ],
+)
+def test_resize_of_photos_equals_opencv(old, new, checksum):
+  """CRC-32 of all pixels, first and last rows included; recorded as above."""
+  resized = resize.resize_image(integers(*old), new)
+  assert zlib.crc32(resized.tobytes()) == checksum
 
 
 def test_resize_by_hand():
