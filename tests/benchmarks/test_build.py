@@ -6,6 +6,8 @@ import json
 import tarfile
 
 import evaluation_folders
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from stub_models import NAMES, PERFECT, Stub, tokenizer
@@ -150,6 +152,52 @@ def test_a_runner_of_an_image_level_benchmark(classes):
   assert figures['images'] == 6 and 0 <= figures['top1'] <= 1
   assert runner.settings['class_names'] == sorted(NAMES)
   assert runner.settings['benchmark'] == 'classes'
+
+
+@pytest.mark.parametrize(
+  ('clip', 'overrides', 'average', 'top1'),
+  [
+    (True, {}, 'unit', 1.0),
+    (False, {}, 'raw', 0.0),
+    (True, {'prompt_average': 'raw'}, 'raw', 0.0),
+    (False, {'prompt_average': 'unit'}, 'unit', 1.0),
+  ],
+)
+def test_clip_averages_unit_vectors_of_prompts(
+  tmp_path, clip, overrides, average, top1
+):
+  """Three prompts of class k: a long vector that is wrong, and two right."""
+  classes = evaluation_folders.classified(tmp_path / 'classes', NAMES)
+  templates = ('{} x', '{} y', '{} z')
+
+  def class_tokens(texts):
+    return np.array(
+      [[sorted(NAMES).index(t[:-2]), 'xyz'.index(t[-1])] for t in texts],
+      np.int32,
+    )
+
+  def text(variables, tokens):
+    k, which = tokens[:, 0], tokens[:, 1]
+    wrong = 9 * jax.nn.one_hot((k + 1) % len(NAMES), len(NAMES))
+    right = jax.nn.one_hot(k, len(NAMES))
+    return jnp.where((which == 0)[:, None], wrong, right)
+
+  spec = build.BenchmarkSpec(
+    'classes', classes, overrides={'templates': templates, **overrides}
+  )
+  encoder = build.Encoder(class_tokens, (8, 8), 1, clip=clip)
+  runner = build.make(spec, encoder, batch_size=14)
+  assert runner.settings['prompt_average'] == average
+  vectors = jnp.repeat(jnp.eye(len(NAMES)), 2, 0)  # two images of each class
+  fns = {'text': text, 'image': lambda variables, images: vectors}
+  assert dict(runner.evaluator.run(fns, {}))['top1'] == top1
+
+
+def test_prompt_average_is_unit_or_raw(classes):
+  overrides = {'prompt_average': 'mean'}
+  spec = build.BenchmarkSpec('classes', classes, overrides=overrides)
+  with pytest.raises(ConfigError, match="'unit' or 'raw', not 'mean'"):
+    build.make(spec, ENCODER)
 
 
 @pytest.mark.parametrize(
