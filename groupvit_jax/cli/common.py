@@ -10,9 +10,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
+from groupvit_jax.text import prompts
 
-# As in text/prompts.py; here, so that --help needs no import of it.
-_TEMPLATES = ('simple', 'subset', 'full', 'tcl')
+_KNOWN = ', '.join(prompts.TEMPLATES)
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,8 +79,8 @@ def add_templates(parser: argparse._ActionsContainer, default: str) -> None:
     metavar='T',
     type=_template,
     action='append',
-    help=f'prompts that a name is put into: {", ".join(_TEMPLATES)} (of CLIP; '
-    'tcl of TCL), or one of your own, such as "a drawing of a {}."; several '
+    help=f'prompts that a name is put into: {_KNOWN} (of CLIP; tcl of TCL), or '
+    'one of your own, such as "a drawing of a {}."; several '
     f'--templates are averaged (default: {default})',
   )
   parser.set_defaults(default_templates=default)
@@ -94,10 +94,9 @@ def templates(args: argparse.Namespace) -> str | list[str]:
 
 def _template(text: str) -> str:
   """An argparse type."""
-  if text not in _TEMPLATES and '{}' not in text:
+  if text not in prompts.TEMPLATES and '{}' not in text:
     raise argparse.ArgumentTypeError(
-      f'must be one of {", ".join(_TEMPLATES)}, or hold a {{}} where the name '
-      f'goes: {text!r}'
+      f'must be one of {_KNOWN}, or hold a {{}} where the name goes: {text!r}'
     )
   return text
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.cli import common, segment
-from groupvit_jax.text import prompts
 
 
 def test_one_picture(stub, capsys):
@@ -142,7 +141,6 @@ def test_templates_of_ones_own(stub):
   assert [call[1] for call in stub.calls] == [
     'a {}.', ['a {}.', 'the {}, drawn.']
   ]  # fmt: skip
-  assert set(common._TEMPLATES) == set(prompts.TEMPLATES)
 
 
 def test_a_name_that_is_not_utf8(stub, capsys):
