@@ -2,11 +2,9 @@
 
 import shutil
 
-import damages
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_training
 
 from groupvit_jax.training import checkpoint
 
@@ -45,23 +43,23 @@ def restored_step(workdir) -> int:
   for following in range(step + 1, 4):
     checkpoints.save(following, tree(following), {'position': following})
   checkpoints.close()
-  assert tiny_training.newest(workdir).name == '3'
+  steps = [path.name for path in (workdir / 'checkpoints').iterdir()]
+  assert '3' in steps
   return step
 
 
 @pytest.mark.xfail(
   strict=True, reason='missing: any damage of a checkpoint is noticed'
 )
-@pytest.mark.parametrize('kind', damages.KINDS)
-def test_damage_is_noticed_and_the_older_one_taken(saved, tmp_path, kind):
-  names = [
-    p.relative_to(saved) for p in damages.files(tiny_training.newest(saved))
-  ]
+def test_damage_is_noticed_and_the_older_one_taken(
+  saved, tmp_path, damage, newest_files
+):
+  names = [path.relative_to(saved) for path in newest_files(saved)]
   failed = []
   for i, name in enumerate(names):
     workdir = tmp_path / str(i)
     shutil.copytree(saved, workdir)
-    damages.KINDS[kind](workdir / name, i)
+    damage(workdir / name, i)
     try:
       # Some files say nothing that a restore needs: then it is the newest.
       assert restored_step(workdir) in (1, 2)

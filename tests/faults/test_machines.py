@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-import tiny_training
 from PIL import Image
 
-TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
+ROOT = pathlib.Path(__file__).parents[2]
+TESTDATA = ROOT / 'tests' / 'testdata'
 UNMOUNT = 'umount -l /dev/shm && exec "$@"'
 
 
@@ -79,7 +79,7 @@ def machine(request, tmp_path) -> tuple[list[str], dict[str, str | None], dict]:
 def run(command: list[str], machine) -> subprocess.CompletedProcess:
   before, changes, options = machine
   environment = os.environ | {
-    'PYTHONPATH': str(tiny_training.ROOT),
+    'PYTHONPATH': str(ROOT),
     'JAX_PLATFORMS': 'cpu',
   }
   environment |= changes
@@ -87,7 +87,7 @@ def run(command: list[str], machine) -> subprocess.CompletedProcess:
   done = subprocess.run(
     [*before, sys.executable, '-m', *command],
     env=environment,
-    cwd=tiny_training.ROOT,
+    cwd=ROOT,
     capture_output=True,
     text=True,
     **options,
@@ -118,10 +118,8 @@ def test_convert(files, machine, tmp_path):
 
 
 @pytest.mark.slow
-def test_train(machine, tmp_path):
-  config = tiny_training.CONFIG.replace(
-    f'steps={tiny_training.STEPS}', 'steps=2'
-  )
+def test_train(training, machine, tmp_path):
+  config = training.config.replace(f'steps={training.steps}', 'steps=2')
   shutil.rmtree(tmp_path / 'run', ignore_errors=True)
   run(
     [

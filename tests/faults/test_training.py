@@ -13,9 +13,7 @@ import shutil
 import subprocess
 import time
 
-import damages
 import pytest
-import tiny_training
 
 SEED = 13
 
@@ -55,7 +53,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
   assert_same_end(workdir)
   rows = (workdir / 'metrics.jsonl').read_text().splitlines()
   steps = [json.loads(row)['step'] for row in rows if '"train/loss"' in row]
-  assert steps == list(range(1, tiny_training.STEPS + 1))
+  assert steps == list(range(1, training.steps + 1))
 
 
 # The long form.
@@ -98,16 +96,14 @@ def interrupted(training, tmp_path_factory):
 
 @pytest.mark.slow
 @NO_FALLBACK
-@pytest.mark.parametrize('kind', damages.KINDS)
 def test_each_damaged_file_of_the_newest_checkpoint(
-  kind, interrupted, training, tmp_path, assert_same_end
+  damage, newest_files, interrupted, training, tmp_path, assert_same_end
 ):
   """The run falls back to the older one, says so, and ends as it did."""
-  newest = tiny_training.newest(interrupted)
-  for i, file in enumerate(damages.files(newest)):
+  for i, file in enumerate(newest_files(interrupted)):
     workdir = tmp_path / f'run_{i}'
     shutil.copytree(interrupted, workdir)
-    damages.KINDS[kind](workdir / file.relative_to(interrupted), i)
+    damage(workdir / file.relative_to(interrupted), i)
     process = training.run(workdir)
     assert 'Traceback' not in process.text, file
     assert_same_end(workdir)
@@ -128,10 +124,11 @@ def small_disk(folder: pathlib.Path, size: int):
 
 
 @pytest.mark.slow
-def test_a_full_disk(undisturbed, training, tmp_path, assert_same_end):
+def test_a_full_disk(
+  undisturbed, newest_files, training, tmp_path, assert_same_end
+):
   """One line at the save that failed; with room, the same command goes on."""
-  newest = tiny_training.newest(undisturbed)
-  one = sum(file.stat().st_size for file in damages.files(newest))
+  one = sum(file.stat().st_size for file in newest_files(undisturbed))
   with small_disk(tmp_path / 'disk', 5 * one // 2):
     workdir = tmp_path / 'disk' / 'run'
     process = training.start(workdir)
