@@ -26,6 +26,7 @@ from groupvit_jax.convert.torch_files import StateDict
 from groupvit_jax.data import on_device
 from groupvit_jax.errors import ModelError
 from groupvit_jax.text import clip, make_tokenizer
+from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 from groupvit_jax.training import task
 
 # Every foreign source of weights: whose they are, and what they imply.
@@ -311,13 +312,14 @@ def _restore(path: pathlib.Path) -> dict[str, Any]:
   """Parameters and batch statistics as numpy, from whatever devices."""
   import orbax.checkpoint as ocp  # takes a second, which a model folder saves
 
-  # The handler, as the checkpointer warns of metadata of its own.
+  # The handler, as the checkpointer warns of metadata of its own. It takes any
+  # path, and declares epath's only.
   handler = ocp.PyTreeCheckpointHandler()
-  tree = handler.metadata(path).tree
+  tree = handler.metadata(path).tree  # pyright: ignore[reportArgumentType]
   wanted = {name: tree[name] for name in _COLLECTIONS}
   kinds = _map(wanted, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
   restored = handler.restore(
-    path,
+    path,  # pyright: ignore[reportArgumentType]
     args=ocp.args.PyTreeRestore(
       item=wanted, restore_args=kinds, partial_restore=True
     ),
@@ -345,7 +347,9 @@ def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
       f'the tokenizer {name} has {tokenizer.vocab_size} ids now, the run was '
       f'trained with {vocab_size}; put the old file back'
     )
-  return name if name == 'clip' else str(tokenizer.path)
+  if isinstance(tokenizer, SentencePieceTokenizer):
+    return str(tokenizer.path)
+  return name
 
 
 def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:

@@ -13,8 +13,8 @@ import os
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -272,7 +272,7 @@ class _Interpreter:
     self._storages = storages
     self._attach = attach
 
-  def run(self, stream: io.BufferedIOBase) -> Any:
+  def run(self, stream: io.BufferedIOBase | IO[bytes]) -> Any:
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -283,8 +283,12 @@ class _Interpreter:
       del stack[start:]
       return items
 
+    # A file has positions, and the opcode tells the type of its value. genops
+    # reads from any binary stream, and declares IO only.
+    operations: Iterator[tuple[pickletools.OpcodeInfo, Any, Any]]
+    operations = pickletools.genops(stream)  # pyright: ignore[reportArgumentType]
     start = None
-    for opcode, value, position in pickletools.genops(stream):
+    for opcode, value, position in operations:
       start = position if start is None else start
       if position - start > _LIMIT:
         raise Damaged(f'its pickle has more than {_LIMIT} bytes')
@@ -347,8 +351,9 @@ class _Interpreter:
           stack.append(_call(stack.pop(), arguments))
         case 'BUILD':
           state = stack.pop()
-          if isinstance(stack[-1], Plain):
-            stack[-1].values = state
+          built = stack[-1]
+          if isinstance(built, Plain):
+            built.values = state
         case 'BINPERSID':
           stack.append(self._storage(stack.pop()))
         case _:

@@ -92,7 +92,8 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
   for name in sorted(arrays):
     x = arrays[name]
     sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
-    sha.update(np.ascontiguousarray(x))
+    # NumPy declares its buffer from Python 3.12 on.
+    sha.update(np.ascontiguousarray(x))  # pyright: ignore[reportArgumentType]
   return sha.hexdigest()
 
 
