@@ -10,6 +10,7 @@ was asked for is imported, so that the others' libraries cost no time.
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -56,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code (a wrong command line exits at once with code 2).
   """
   args = _parse(sys.argv[1:] if argv is None else argv)
-  if hasattr(sys.stdout, 'reconfigure'):  # a notebook's stream has none
+  if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's stream is not
     # File names may hold bytes that are not valid in any encoding.
     sys.stdout.reconfigure(errors='backslashreplace')
   try:
-    with common.ShownWarnings():
+    with common.ShownWarnings(record=False):
       code = args.run(args)
     sys.stdout.flush()
     return code or OK

@@ -46,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
   model = inference.load(args.model)
 
   def classify(chunk: Sequence[common.ImageFile]) -> list[dict[str, float]]:
-    return model.classify(
+    shares = model.classify(
       [str(image.path) for image in chunk],
       names,
       templates=common.templates(args),
       batch_size=args.batch,
     )
+    assert isinstance(shares, list)  # as the images are
+    return shares
 
   failures = common.Failures(len(images))
   for image, shares in common.each(images, classify, args.batch):

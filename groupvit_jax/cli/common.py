@@ -188,7 +188,7 @@ class Failures:
     self._total = total
     self._last: str | None = None
 
-  def add(self, error: OSError | ValueError) -> None:
+  def add(self, error: Exception) -> None:
     """Prints an error, or raises it if it is not about one image.
 
     Messages about images name them: the same message twice is about something

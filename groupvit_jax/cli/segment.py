@@ -235,13 +235,15 @@ class _Run:
     config = dataclasses.replace(model.config, **steps)
 
     def segment(chunk: Sequence[ImageFile]) -> list['Segmentation']:
-      return model.segment(
+      results = model.segment(
         [str(image.path) for image in chunk],
         list(names),
         config,
         templates=common.templates(args),
         batch_size=args.batch,
       )
+      assert isinstance(results, list)  # as the images are
+      return results
 
     # Resolved: the folder that a link points to may still have to be made.
     args.out.resolve().mkdir(parents=True, exist_ok=True)
@@ -408,6 +410,8 @@ def summary(result: 'Segmentation', source: str) -> dict[str, Any]:
     if name not in result.areas:
       continue
     rle = coco.encode(np.asfortranarray(mask, np.uint8))
+    # pycocotools declares text, and makes bytes.
+    counts = rle['counts'].decode()  # pyright: ignore[reportAttributeAccessIssue]
     entry = {
       'id': i,
       'name': name,
@@ -415,7 +419,7 @@ def summary(result: 'Segmentation', source: str) -> dict[str, Any]:
       'share': round(result.areas[name] / mask.size, 6),
       'box': list(result.boxes[name]),
       'score': round(result.mean_scores[name], 6),
-      'rle': {'size': [height, width], 'counts': rle['counts'].decode()},
+      'rle': {'size': [height, width], 'counts': counts},
     }
     if result.background and i == 0:
       del entry['score']
