@@ -5,12 +5,15 @@ finds the old file or the new one, never a part.
 """
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
+
+import numpy as np
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
@@ -98,3 +101,14 @@ def ahead(
         yield done
     finally:
       pool.shutdown(wait=False, cancel_futures=True)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+  """SHA-256 of names, types, shapes and bytes, whatever their order."""
+  sha = hashlib.sha256()
+  for name in sorted(arrays):
+    x = arrays[name]
+    sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
+    # As bytes: bfloat16 has no buffer of its own.
+    sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+  return sha.hexdigest()

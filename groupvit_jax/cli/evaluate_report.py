@@ -239,7 +239,7 @@ def _model(path: str | os.PathLike, model: Any) -> dict[str, Any]:
   return {
     'path': os.fspath(path),
     **{name: model.metadata[name] for name in kept if name in model.metadata},
-    'sha256': model_folder.tensors.digest(arrays),
+    'sha256': files.digest(arrays),
     'image_encoder': model.architecture['image_encoder'],
   }
 

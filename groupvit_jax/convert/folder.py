@@ -390,7 +390,7 @@ def _digest(config: dict[str, Any], arrays: dict[str, Any]) -> str:
   """Of all that decides what the model computes: its card may be edited."""
   decides = {k: config[k] for k in ('architecture', 'preprocessing')}
   text = json.dumps(decides, sort_keys=True)
-  return hashlib.sha256(f'{text}{tensors.digest(arrays)}'.encode()).hexdigest()
+  return hashlib.sha256(f'{text}{files.digest(arrays)}'.encode()).hexdigest()
 
 
 def write_folder(

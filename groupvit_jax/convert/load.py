@@ -302,7 +302,7 @@ def _newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
   for step in sorted(steps, reverse=True):
     try:
       return step, _restore(folder / str(step) / 'state')
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Orbax's and TensorStore's are of many kinds
       logging.warning('checkpoint of step %d is unreadable: %s', step, error)
   state = 'none of them can be read' if steps else 'none is whole yet'
   raise ModelError(f'{folder} has no checkpoint to load: {state}')

@@ -3,7 +3,6 @@
 Reading a safetensors file runs no foreign code, and needs no torch.
 """
 
-import hashlib
 import json
 import os
 import struct
@@ -84,17 +83,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if doubled := sorted({name for name in names if names.count(name) > 1}):
     raise ModelError(f'stored twice: {", ".join(doubled)}')
   return dict(pairs)
-
-
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 of names, types, shapes and bytes, whatever their order."""
-  sha = hashlib.sha256()
-  for name in sorted(arrays):
-    x = arrays[name]
-    sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
-    # NumPy declares its buffer from Python 3.12 on.
-    sha.update(np.ascontiguousarray(x))  # pyright: ignore[reportArgumentType]
-  return sha.hexdigest()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:

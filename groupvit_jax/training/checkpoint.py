@@ -6,16 +6,20 @@ A workdir belongs to one configuration: `check_workdir` refuses another one's.
 import contextlib
 import datetime
 import errno
+import hashlib
+import json
 import os
 import pathlib
 import platform
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from typing import Any
 
 import filelock
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -199,6 +203,8 @@ class Checkpoints:
 
   def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
     self._workdir = workdir
+    self._digests = workdir / 'checkpoint_digests'
+    self._digesting = futures.ThreadPoolExecutor(1)
     self._manager = ocp.CheckpointManager(
       workdir / 'checkpoints',
       options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -215,8 +221,14 @@ class Checkpoints:
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(dict(meta))
     )
+    # A copy: the next step reuses the buffers of this one.
+    arrays = _arrays(state, copy=True) if jax.process_index() == 0 else {}
     with self._explained():
+      if arrays:  # that of a damaged checkpoint of this step
+        (self._digests / f'{step}.json').unlink(missing_ok=True)
       self._manager.save(step, args=args)
+    if arrays:
+      self._digesting.submit(self._write_digest, step, arrays, dict(meta))
 
   def check(self) -> None:
     """Raises StorageError if a save in the background has failed."""
@@ -254,10 +266,15 @@ class Checkpoints:
     for step in steps:
       try:
         restored = self._manager.restore(step, args=args)
-        self._set_aside([s for s in steps if s > step])
-        return restored['state'], restored['meta']
-      except (OSError, ValueError, KeyError) as error:
-        logging.warning('checkpoint of step %d is unreadable: %s', step, error)
+        self._verify(step, restored['state'], restored['meta'])
+      except Exception as error:  # Orbax's and TensorStore's are of many kinds
+        told = ' '.join(str(error).split())
+        logging.warning(
+          'the checkpoint of step %d is damaged: %.300s', step, told
+        )
+        continue
+      self._set_aside([s for s in steps if s > step])
+      return restored['state'], restored['meta']
     if steps:
       raise WorkdirError(
         f'none of the checkpoints in {self._manager.directory} can be read; '
@@ -274,6 +291,34 @@ class Checkpoints:
     with self._explained():
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
+    self._digesting.submit(lambda: None).result()  # after those before it
+
+  def _write_digest(
+    self, step: int, arrays: dict[str, np.ndarray], meta: dict[str, Any]
+  ) -> None:
+    """Writes the digest of a checkpoint, and removes those of former ones."""
+    with contextlib.suppress(OSError):  # the save itself tells of the disk
+      self._digests.mkdir(exist_ok=True)
+      there = set(self._manager.all_steps()) | {step}
+      for path in self._digests.glob('*.json'):
+        if path.stem.isdigit() and int(path.stem) not in there:
+          path.unlink()
+      content = json.dumps({'sha256': _digest(arrays, meta)})
+      files.write_atomically(self._digests / f'{step}.json', content)
+
+  def _verify(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+    """ValueError if a checkpoint is not what was saved.
+
+    One without a digest, of a run that was killed before it was written or of
+    a former version, is taken as it is.
+    """
+    try:
+      content = (self._digests / f'{step}.json').read_text()
+      wanted = json.loads(content)['sha256']
+    except (OSError, ValueError, KeyError, TypeError):
+      return
+    if _digest(_arrays(state), meta) != wanted:
+      raise ValueError('its contents are not those that were saved')
 
   def _set_aside(self, steps: list[int]) -> None:
     """Moves unreadable checkpoints out of the way of new ones."""
@@ -289,6 +334,7 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for what is being saved, and ends."""
     self.wait()
+    self._digesting.shutdown()
     self._manager.close()
 
   def abandon(self) -> None:
@@ -301,6 +347,22 @@ class Checkpoints:
   def _close_quietly(self) -> None:
     with contextlib.suppress(Exception):
       self._manager.close()
+
+
+def _arrays(state: Any, copy: bool = False) -> dict[str, np.ndarray]:
+  """The arrays of a state by path, as far as this process has all of them."""
+  arrays = {}
+  for path, x in jax.tree_util.tree_flatten_with_path(state)[0]:
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x = jax.random.key_data(x)
+    if not isinstance(x, jax.Array) or x.is_fully_replicated:
+      arrays[jax.tree_util.keystr(path)] = np.array(x, copy=copy or None)
+  return arrays
+
+
+def _digest(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> str:
+  text = f'{json.dumps(meta, sort_keys=True)}{files.digest(arrays)}'
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _other_config(path: pathlib.Path, changed: list[str]) -> str:

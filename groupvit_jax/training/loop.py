@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
@@ -313,8 +314,23 @@ class Run:
       self.log.text(step, 'collapse', event.message)
 
   def _save(self, state: state_lib.TrainState, step: int) -> None:
+    if not _is_finite(state):
+      raise errors.NonFiniteLossError(
+        f'parameters are not finite after step {step}, though the loss is; the '
+        f'last checkpoint is step {self.checkpoints.latest}. Lower '
+        'optimizer.learning_rate, or lengthen optimizer.warmup_steps'
+      )
     meta = {'position': step * self.config.batch_size}
     self.checkpoints.save(step, state, meta | self.clock.as_meta())
+
+
+@jax.jit
+def _is_finite(state: Any) -> jax.Array:
+  """Whether all floating numbers of a state are finite."""
+  floats = [
+    x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 
 
 class StopRequest:

@@ -48,9 +48,6 @@ def restored_step(workdir) -> int:
   return step
 
 
-@pytest.mark.xfail(
-  strict=True, reason='missing: any damage of a checkpoint is noticed'
-)
 def test_damage_is_noticed_and_the_older_one_taken(
   saved, tmp_path, damage, newest_files
 ):

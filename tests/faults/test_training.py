@@ -33,11 +33,6 @@ def doubled(training, tmp_path_factory):
   return workdir, second
 
 
-NO_FALLBACK = pytest.mark.xfail(
-  strict=True, reason='missing: any damage of a checkpoint is noticed'
-)
-
-
 def test_a_second_process_is_refused(doubled):
   _, second = doubled
   assert second.popen.returncode == 1
@@ -95,7 +90,6 @@ def interrupted(training, tmp_path_factory):
 
 
 @pytest.mark.slow
-@NO_FALLBACK
 def test_each_damaged_file_of_the_newest_checkpoint(
   damage, newest_files, interrupted, training, tmp_path, assert_same_end
 ):

@@ -29,6 +29,7 @@ LIMITS = {
   'docs/evaluation.md': 1200,
   'docs/inference.md': 1200,
   'docs/quickstart.md': 1200,
+  'docs/reliability.md': 1200,
   'docs/training.md': 1200,
 }
 HOW_TO = [page for page in LIMITS if page != 'docs/architecture.md']

@@ -84,6 +84,15 @@ def test_restore_falls_back_where_the_newest_is_broken(tmp_path):
   checkpoints.close()
 
 
+def test_a_checkpoint_without_a_digest_is_taken_as_it_is(tmp_path):
+  save_two(tmp_path)
+  for path in (tmp_path / 'checkpoint_digests').iterdir():
+    path.unlink()
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  assert checkpoints.restore({'w': jnp.zeros(3)})[1] == {'position': 2}
+  checkpoints.close()
+
+
 def test_restore_of_nothing_but_broken_ones_says_so(tmp_path):
   save_two(tmp_path)
   for file in (tmp_path / 'checkpoints').rglob('state/**/*'):
