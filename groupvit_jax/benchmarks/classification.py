@@ -271,8 +271,6 @@ def _from_shards(
   )
 
 
-# Shards: a sample is an image and `cls`, a text file with a number.
-
 _NO_NUMBER = (1 << 31) - 1
 _MOST_DIGITS = 16
 

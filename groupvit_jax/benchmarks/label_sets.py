@@ -113,7 +113,7 @@ def _in_words(name: str) -> str:
 
 
 # Without the background: it has no prompt. voc20 and context59 are the
-# benchmarks that leave it out of the truth as well.
+# benchmarks that leave it out of their labels as well.
 LABEL_SETS: dict[str, tuple[str, ...]] = {
   'scenes': CLASS_NAMES,
   'scenes_things': THINGS,
@@ -133,7 +133,7 @@ LABEL_SETS: dict[str, tuple[str, ...]] = {
 # others the first name is 0. The thresholds are the released ones.
 BACKGROUND_THRESHOLDS = {'voc': 0.95, 'context': 0.35, 'coco': 0.95}
 
-# Benchmarks by the name of their label set, and whether their truth has a
+# Benchmarks by the name of their label set, and whether their labels have a
 # background (class 0).
 BENCHMARK_SETS = {
   'voc21': ('voc', True),
@@ -177,7 +177,7 @@ def class_names(benchmark: str, protocol: str = 'groupvit') -> tuple[str, ...]:
       letter by letter).
 
   Returns:
-    The names in label order, 'background' first where the truth has one.
+    The names in label order, 'background' first where the labels have one.
 
   Raises:
     ValueError: an unknown benchmark or protocol.

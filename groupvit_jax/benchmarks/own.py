@@ -120,14 +120,14 @@ def _check_masks(masks: list[pathlib.Path], names: tuple[str, ...]) -> None:
       continue
   if found != {0, base.IGNORE} or len(names) < 2:
     return
-  said = (
+  message = (
     f'{masks[0].parent}: the masks hold the values 0 and 255 alone, and 255 '
     f'means: ignored, so no pixel is {names[1]!r}. Write the number of its '
     f'line in classes.txt: 1 for {names[1]!r}.'
   )
   if len(names) == 2:
-    raise SourceError(said)
-  logging.warning('%s', said)
+    raise SourceError(message)
+  logging.warning('%s', message)
 
 
 SCENES_OPTIONS = {'count': 1000, 'size': 224, 'seed': 0}

@@ -46,7 +46,7 @@ from groupvit_jax.text import prompts
 # since what waits there fills memory.
 _UNDER_WAY = 2
 
-# Of the released protocol, where a protocol leaves it open.
+# Of the released protocol; used where a protocol sets none.
 SHORT_SIDE = 448
 
 
@@ -309,7 +309,7 @@ class BenchmarkResult:
 
   @property
   def miou(self) -> float:
-    """Mean IoU over the classes that truth or prediction has, in 0..1."""
+    """Mean IoU over the classes that labels or prediction have, in 0..1."""
     return metrics.miou(self.confusion_matrix)
 
   @property
@@ -323,11 +323,11 @@ class BenchmarkResult:
 
   def figures(self) -> Iterator[tuple[str, float]]:
     """(name, figure) pairs; shares in 0..1; absent classes are left out."""
-    truth = self.confusion_matrix
+    matrix = self.confusion_matrix
     yield 'miou', self.miou
-    yield 'pixel_accuracy', metrics.pixel_accuracy(truth)
-    yield 'mean_accuracy', metrics.mean_accuracy(truth)
-    yield 'frequency_weighted_iou', metrics.frequency_weighted_iou(truth)
+    yield 'pixel_accuracy', metrics.pixel_accuracy(matrix)
+    yield 'mean_accuracy', metrics.mean_accuracy(matrix)
+    yield 'frequency_weighted_iou', metrics.frequency_weighted_iou(matrix)
     if self.boundary is not None:
       by_class = metrics.boundary_iou(self.boundary)
       yield 'boundary_miou', metrics.mean_of_present(by_class)
@@ -338,7 +338,7 @@ class BenchmarkResult:
       yield 'given_background_miou', metrics.miou(given)
     if self.jaccard is not None:
       yield from _present('best_group_jaccard', self.best_group_jaccard)
-    for name, value in zip(self.class_names, metrics.iou(truth), strict=True):
+    for name, value in zip(self.class_names, metrics.iou(matrix), strict=True):
       yield from _present(f'iou/{name}', float(value))
     yield 'images', float(self.images)
     yield 'skipped', float(len(self.skipped))

@@ -222,7 +222,7 @@ class Counter:
     )
     real = truth.mask > 0
     blank = (truth.label == metrics.IGNORE).all((1, 2))
-    found = {
+    tables = {
       'confusion': self._confusion(truth, label),
       'images': real.sum(dtype=jnp.int32),
       'blank': (real & blank).sum(dtype=jnp.int32),
@@ -230,13 +230,13 @@ class Counter:
     if self.diagnosis:
       if self.background:
         given = jnp.where(truth.label == 0, 0, foreground)
-        found['given_background'] = self._confusion(truth, given)
+        tables['given_background'] = self._confusion(truth, given)
       groups = self._group_counts(maps, scores, places, truth, shape)
       best = self._oracle(maps, groups, places, truth, shape)
-      found['oracle'] = self._confusion(truth, best)
-      found['jaccard'] = best_group_jaccard(groups)
+      tables['oracle'] = self._confusion(truth, best)
+      tables['jaccard'] = best_group_jaccard(groups)
     if self.boundary:
-      found['boundary'] = metrics.counts(
+      tables['boundary'] = metrics.counts(
         truth.label,
         label,
         truth.sizes,
@@ -245,7 +245,7 @@ class Counter:
         truth.mask,
       )
     return BenchmarkCounts(
-      **{name: Tally.from_counts(value) for name, value in found.items()}
+      **{name: Tally.from_counts(value) for name, value in tables.items()}
     )
 
   def _refined(self, scores, places, images):
@@ -289,7 +289,7 @@ class Counter:
     return jnp.moveaxis(labelling.scan(step, None, each)[1], 0, 1)
 
   def _oracle(self, maps, groups, places, truth, shape):
-    """Labels by the same steps, had the ground truth named the groups."""
+    """Labels by the same steps, with groups labelled by the ground truth."""
     names = jax.nn.one_hot(groups.argmax(-1), self.num_classes)
     # A group without counted pixels has no name.
     names *= groups.any(-1, keepdims=True)

@@ -100,16 +100,16 @@ def prepare(
 def read(
   function: Callable[[int], Labelled], positions: Sequence[int], skip_bad: bool
 ) -> Iterator[Labelled | Refused]:
-  """Labelleds in order, the next ones under way in threads.
+  """Images in order; threads prepare the next ones.
 
   Args:
-    function: from a position to its picture.
+    function: from a position to its image.
     positions: which ones.
-    skip_bad: whether a picture that cannot be read is told about instead of
-      raised.
+    skip_bad: yield `Refused` for an image that cannot be read, instead of
+      raising.
 
   Yields:
-    A picture per position, or why there is none.
+    An image per position, or the reason why there is none.
 
   Raises:
     Exception: what `function` raises; without `skip_bad` UserError and OSError,

@@ -1,4 +1,4 @@
-"""Zero-shot classification: a picture gets the class whose words it is near.
+"""Zero-shot classification: an image gets the nearest class embedding.
 
 Top-1 and top-5 accuracy, as the paper reports for ImageNet (appendix C.1).
 """
@@ -24,24 +24,22 @@ from groupvit_jax.evaluation import evaluator as evaluator_lib
 from groupvit_jax.evaluation import metrics, scoring, zero_shot
 from groupvit_jax.evaluation.resume import ResumeState
 
-# One pass over whole pictures: batches to what is found to the resume state.
-
 # Images from one writing of the resume state to the next: fetching each batch
 # at once would keep the device waiting.
 _EVERY = 500
 
 
-# Starts a pass over the pictures whose positions it is not given.
+# Starts a pass over all images but those at the given positions.
 BatchesFn = Callable[[Collection[int]], Iterable[Any]]
 
 
-class Found(NamedTuple):
-  """What a batch tells; the arrays may still be on the device.
+class BatchOutput(NamedTuple):
+  """Counts and rows of a batch; the arrays may still be on the device.
 
   Attributes:
-    positions: int b, of the pictures; -1 for what does not count.
+    positions: int b, of the images; -1 for padding.
     counts: integers by name, which add up.
-    rows: b e, kept picture by picture; None for nothing.
+    rows: b e, a vector to keep for each image; None for none.
   """
 
   positions: Any
@@ -51,28 +49,28 @@ class Found(NamedTuple):
 
 def run(
   batches: Iterable[Any],
-  measure: Callable[[Any], Found],
+  measure: Callable[[Any], BatchOutput],
   state: ResumeState,
   *,
   every: int = _EVERY,
 ) -> None:
-  """Measures all batches; whatever stops it, the state has what was found.
+  """Measures all batches; if interrupted, the state holds the finished ones.
 
   Args:
-    batches: of the images that the state does not have.
-    measure: starts one of them.
-    state: gets what is found.
-    every: images from one writing of it to the next.
+    batches: the images that the state does not have.
+    measure: starts the computation of a batch.
+    state: collects counts and rows.
+    every: number of images between two writings of the state.
 
   Raises:
-    ValueError: there is no batch, or no picture that counts.
+    ValueError: there is no batch, or no image that counts.
   """
   pending, waiting = [], 0
 
   def keep():
     nonlocal waiting
-    for found in pending:
-      state.add(*_fetched(found))
+    for output in pending:
+      state.add(*_fetched(output))
     pending.clear()
     waiting = 0
 
@@ -93,14 +91,14 @@ def run(
     )
   if not state.done:
     raise ValueError(
-      'No picture of the evaluation set counts: every one was skipped, or is '
+      'No image of the evaluation set counts: every one was skipped, or is '
       'padding (mask 0).'
     )
 
 
-def _fetched(found):
-  """Counts, positions and rows on the host, without what does not count."""
-  positions, counts, rows = jax.device_get(found)
+def _fetched(output):
+  """Counts, positions and rows on the host, without padding."""
+  positions, counts, rows = jax.device_get(output)
   real = np.asarray(positions) >= 0
   rows = None if rows is None else rows[real]
   return counts, np.asarray(positions)[real].tolist(), rows
@@ -132,14 +130,14 @@ class ClassificationEvaluator:
     Args:
       batches_fn: starts one pass, but for the positions that it is given:
         dicts of image (uint8 b h w 3), label and position (integers b; the
-        position is a picture's own) and mask (b, 0 for padding; optional).
+        position is an image's own) and mask (b, 0 for padding; optional).
       class_names: c names in label order.
       tokenizer: texts -> int32 [n, l].
       templates: prompts with one `{}` each (ImageNet, released: CLIP's seven).
       top_k: each k is reported as top<k>.
       normalize_each: see `embeddings.average_prompts`.
       mesh: splits the batches over its axis 'data'.
-      open_state: from the weights to what is already found with them.
+      open_state: opens the resume state that belongs to the variables.
     """
     self.resume_state: ResumeState | None = None
     self._open_state = open_state
@@ -213,7 +211,7 @@ class ClassificationEvaluator:
 
   def _measure_images(
     self, image_fn: Callable[..., Any], variables: Any, text: Array, batch: Any
-  ) -> Found:
+  ) -> BatchOutput:
     scores = scoring.similarity(image_fn(variables, batch['image']), text)
     label = batch['label'].astype(jnp.int32)
     real = batch['position'] >= 0
@@ -223,4 +221,4 @@ class ClassificationEvaluator:
     ]
     counts = {'hits': jnp.stack(hits), 'images': real.sum(dtype=jnp.int32)}
     # Positions come back of all processes, as the counts do.
-    return Found(batch['position'], counts)
+    return BatchOutput(batch['position'], counts)

@@ -1,7 +1,7 @@
 """Groups for models that do not group: clusters of their patch features.
 
 The paper's Table 4: the patch features of a CLIP-trained ViT, clustered by
-scikit-learn, judged by the same evaluators as GroupViT.
+scikit-learn, evaluated in the same way as GroupViT.
 """
 
 import functools
@@ -16,11 +16,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-# Mean-shift: clusters are the modes of a density (Comaniciu and Meer 2002).
-#
-# What scikit-learn's `MeanShift` computes, to the label, but from all points at
-# once: its loop takes minutes for the 784 patches of a picture.
-
 _QUANTILE = 0.3  # scikit-learn's defaults, all of them
 _MAX_STEPS = 300
 _STOP = 1e-3  # of the bandwidth
@@ -30,7 +25,11 @@ _EQUAL = 1e-6
 def mean_shift_clusters(
   points: Float[np.ndarray, 'n e'], bandwidth: float | None = None
 ) -> Int[np.ndarray, 'n']:
-  """The cluster of each point, with a flat kernel.
+  """Mean shift with a flat kernel: the cluster of each point.
+
+  Clusters are the modes of a density (Comaniciu and Meer 2002). The labels are
+  those of scikit-learn's `MeanShift`, but all points move at once: its loop
+  takes minutes for the 784 patches of an image.
 
   Args:
     points: every one is also where a search for a mode begins.
@@ -90,8 +89,8 @@ def _apart(centres, weights, bandwidth):
 
 def _squares(a, b):
   """Squared distances, n m."""
-  found = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
-  return np.maximum(found, 0)
+  distances = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
+  return np.maximum(distances, 0)
 
 
 _THREADS = min(8, os.cpu_count() or 1)
@@ -99,7 +98,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 
 @runtime_checkable
 class Grouping(Protocol):
-  """Groups the tokens of one picture, on the host."""
+  """Groups the tokens of one image, on the host."""
 
   def __call__(
     self,
@@ -143,7 +142,7 @@ def kmeans(
 def mean_shift(
   features: np.ndarray, grid: tuple[int, int], num_groups: int, seed: int
 ) -> np.ndarray:
-  """Mean-shift (20.7 on VOC), which finds its own number; see `modes`."""
+  """Mean-shift (20.7 on VOC), which chooses the number of groups itself."""
   del grid, num_groups, seed
   return mean_shift_clusters(features)
 
@@ -179,7 +178,7 @@ def make(
 
   Args:
     name: a key of `GROUPINGS`.
-    num_groups: groups per picture, for methods that are told (paper: 8).
+    num_groups: groups per image, for methods that take it (paper: 8).
     seed: of the methods' random starts.
 
   Returns:
@@ -216,39 +215,39 @@ def group_regions(
   num_groups: int = 8,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Regions of pictures from the patch features of any dual encoder.
+  """Regions of images from the patch features of any dual encoder.
 
   Args:
-    grouping: groups one picture's tokens.
+    grouping: groups one image's tokens.
     regions_fn: predict_fns['regions'] of a model without maps: image b e,
       embeddings b n e (patch features), grid (h, w).
     variables: its first argument.
     images: uint8 b h w 3.
-    sizes: b 2, (height, width) of pictures in the top left corners of their
-      canvas; None if all fill it.
-    num_groups: groups per picture.
-    seed: the same for every picture, so that a figure does not depend on how
-      pictures are batched.
+    sizes: b 2, (height, width) of images in the top left corners of their
+      padded shape; None if all fill it.
+    num_groups: groups per image.
+    seed: the same for every image, so that a figure does not depend on how
+      images are batched.
 
   Returns:
     image b e; embeddings b g e, the mean of each group's unit features at unit
     length (zero for an empty group); stages, one map b h w g of zeros and ones
-    (zeros beyond a picture); with sizes, grids.
+    (zeros beyond an image); with sizes, grids.
 
   Raises:
     ValueError: if the model returns maps of its own, or in a multi-process run.
   """
   if jax.process_count() > 1:
     raise ValueError(
-      'Grouping on the host needs all pictures in one process; evaluate this '
+      'Grouping on the host needs all images in one process; evaluate this '
       'baseline with a single process.'
     )
-  found = _features(regions_fn, variables, images, sizes)
-  found = jax.device_get(found)
-  grid = tuple(map(int, found['grid']))
-  features = _unit(np.asarray(found['embeddings'], np.float32))
+  outputs = _features(regions_fn, variables, images, sizes)
+  outputs = jax.device_get(outputs)
+  grid = tuple(map(int, outputs['grid']))
+  features = _unit(np.asarray(outputs['embeddings'], np.float32))
   count = len(features)
-  grids = np.asarray(found.get('grids', [grid] * count))
+  grids = np.asarray(outputs.get('grids', [grid] * count))
 
   def group(tokens, real):
     height, width = map(int, real)
@@ -268,14 +267,14 @@ def group_regions(
   ):
     warnings.simplefilter('ignore')
     assigned = np.stack(list(pool.map(group, features, grids)))
-  # A static number of groups, or each batch would compile anew: that of the
-  # tokens, that asked for, or for a method with its own idea a power of two.
+  # A static number of groups, or each batch would compile anew: all tokens,
+  # `num_groups`, or a power of two if the method chooses the number.
   groups = features.shape[1] if grouping is pixels else num_groups
   if (most := int(assigned.max()) + 1) > groups:
     groups = 1 << (most - 1).bit_length()
   member = (assigned[..., None] == np.arange(groups)).astype(np.float32)
   regions = {
-    'image': np.asarray(found['image']),
+    'image': np.asarray(outputs['image']),
     # The direction of the sum is that of the mean.
     'embeddings': _unit(np.einsum('bng,bne->bge', member, features)),
     'stages': (member.reshape(count, *grid, groups),),

@@ -22,7 +22,7 @@ class Confusion:
   """Pixels of one class that were given to another.
 
   Attributes:
-    truth, prediction: names of the classes.
+    truth, prediction: names of the true and the predicted class.
     pixels: how many.
     of_truth: their share in the pixels of the true class.
     of_errors: their share in all wrong pixels.
@@ -39,17 +39,17 @@ class Confusion:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-  """The error of a segmentation and its parts; shares in 0..1.
+  """The components of a segmentation error; shares in 0..1.
 
-  Grouping and labelling add up to the whole error, 1 - mIoU. The background's
-  part lies in the labelling error where names decide it, and may exceed it:
-  with the truth's background, borders to the background are right as well,
-  which no name of a group could make them.
+  Grouping error: pixels that stay wrong even if every group got its best label.
+  Labelling error: pixels that a better label for their group would fix. Both
+  add up to 1 - mIoU. The background error can exceed the labelling error: a
+  given background also corrects the borders of objects.
 
   Attributes:
     miou: as measured.
-    oracle_miou: had the truth named every group.
-    given_background_miou: had the truth told which pixels are background; None
+    oracle_miou: with every group labelled by the ground truth.
+    given_background_miou: with the background taken from the ground truth; None
       without that class.
     missed: wrong pixels of an object that were called background, as a share of
       all wrong pixels; None without that class.
@@ -104,13 +104,13 @@ def diagnose(
   Args:
     class_names: c names.
     background: whether class 0 is the background.
-    confusion: counted pixels, rows truth and columns prediction.
-    oracle: the same, had the truth named every group.
-    given_background: the same, had the truth told the background.
+    confusion: counted pixels, rows ground truth, columns prediction.
+    oracle: the same, with every group labelled by the ground truth.
+    given_background: the same, with the background of the ground truth.
     pairs: how many confusions at most.
 
   Returns:
-    The parts.
+    The diagnosis.
 
   Raises:
     ValueError: a set with a background lacks `given_background`.
@@ -170,22 +170,22 @@ def _confusions(names, confusion, wrong, total, pairs):
   cost = confusion_costs(confusion)
   order = np.argsort(-cost, axis=None, kind='stable')[:pairs]
   truth = np.maximum(confusion.sum(1), 1)
-  found = []
+  confusions = []
   for t, p in zip(*np.unravel_index(order, cost.shape), strict=True):
     if wrong[t, p]:
       pixels = int(wrong[t, p])
       shares = pixels / int(truth[t]), pixels / total
-      found.append(
+      confusions.append(
         Confusion(names[t], names[p], pixels, *shares, float(cost[t, p]))
       )
-  return tuple(found)
+  return tuple(confusions)
 
 
 def confusion_costs(confusion: Matrix) -> np.ndarray:
   """The mIoU that each pair would bring if its pixels were right, c c.
 
   Moving n pixels from (t, p) to (t, t) leaves the union of t as it is and
-  takes n from that of p; a class that is then in neither truth nor prediction
+  takes n from that of p; a class that is then in neither labels nor prediction
   leaves the mean.
   """
   confusion = np.asarray(confusion, np.float64)
@@ -205,8 +205,6 @@ def confusion_costs(confusion: Matrix) -> np.ndarray:
   count = np.maximum(present.sum() - gone, 1)
   return np.where(moved > 0, total / count - iou.sum() / present.sum(), 0)
 
-
-# A diagnosis to read: tables for a terminal, Markdown or a page.
 
 _PARTS = ('part of the error', 'mIoU', 'which is')
 _PAIRS = ('truth', 'called', 'of its pixels', 'of all errors', 'costs mIoU')
@@ -259,19 +257,19 @@ def _tables(diagnosis: Diagnosis) -> Iterator[tuple[Sequence[str], list]]:
 
 def _parts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
   oracle, miou = _percent(diagnosis.oracle_miou), _percent(diagnosis.miou)
-  found = [
+  rows = [
     ('grouping', _percent(diagnosis.grouping), f'100 - oracle {oracle}'),
     ('labelling', _percent(diagnosis.labelling), f'oracle - mIoU {miou}'),
   ]
   if diagnosis.background is None:
-    return found
+    return rows
   given = _percent(diagnosis.given_background_miou)
   shares = ', '.join(
     f'{name} {_percent(getattr(diagnosis, name))} %'
     for name in ('missed', 'invented', 'misnamed')
   )
   return [
-    *found,
+    *rows,
     (
       'background',
       _percent(diagnosis.background),

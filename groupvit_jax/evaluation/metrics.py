@@ -19,13 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax import IGNORE
 
-# Whole numbers that are summed on the device without overflow.
-#
-# What is counted in integers never depends on batch size, padding, the number
-# of devices or processes, or on where a run was interrupted.
-
-# A cell of a confusion matrix may pass 2^31 pixels (ImageNet-S: 10^10), and
-# int64 is off by default in JAX: count in two int32 limbs of base 2^30.
+# Counts are integers, so that they never depend on batch size, padding, the
+# number of devices or processes, or on where a run was interrupted. A cell of a
+# confusion matrix may pass 2^31 pixels (ImageNet-S: 10^10), and int64 is off by
+# default in JAX: count in two int32 limbs of base 2^30.
 _LIMB_BITS = 30
 
 
@@ -63,7 +60,7 @@ class Tally:
 
 @flax.struct.dataclass
 class ConfusionMatrix(Tally, clu_metrics.Metric):
-  """Counts of (truth, prediction) pairs; rows truth, columns prediction.
+  """Counts of pixels; rows ground truth, columns prediction.
 
   Use `ConfusionMatrix.of(num_classes)`, then clu's protocol
   (`from_model_output`, `merge`, `compute`); `compute` gives int64 [c, c].
@@ -125,7 +122,7 @@ def confusion_counts(
   num_classes: int,
   mask: Array | None = None,
 ) -> Int[Array, 'c c']:
-  """int32 counts of one batch, [truth, prediction]; see `ConfusionMatrix`."""
+  """int32 counts of one batch, [label, prediction]; see `ConfusionMatrix`."""
   counts = joint_counts(label, prediction, (num_classes, num_classes), mask)
   return counts.sum(0)
 
@@ -163,7 +160,7 @@ def joint_counts(
 
 
 def check_labels(label: np.ndarray, num_classes: int) -> None:
-  """Raises ValueError where truth on the host is no class and not ignored."""
+  """Raises ValueError if a label is neither a class nor ignored."""
   wrong = (label != IGNORE) & ((label < 0) | (label >= num_classes))
   if wrong.any():
     raise ValueError(
@@ -176,7 +173,7 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
 def iou(confusion: ArrayLike) -> np.ndarray:
   """Intersection over union per class, [c]; NaN where a class is absent.
 
-  Absent means from truth and from prediction, so that 0 / 0 is left out of the
+  Absent means from labels and predictions, so that 0 / 0 is left out of the
   mean as mmseg's `eval_metrics` leaves it out (nanmean).
   """
   confusion = np.asarray(confusion, np.float64)
@@ -265,22 +262,18 @@ def recall_at_k(
   # argsort of argsort is the rank; stable, so ties keep the class order.
   rank = jnp.argsort(jnp.argsort(-scores, axis=-1), axis=-1)
   true = present.sum(-1, keepdims=True)
-  found = (present & (rank < (true if k is None else k))).sum(-1)
-  return found / jnp.maximum(true[:, 0], 1)
+  hits = (present & (rank < (true if k is None else k))).sum(-1)
+  return hits / jnp.maximum(true[:, 0], 1)
 
 
-# Boundary IoU: how good the borders of the classes are.
-#
-# Cheng et al. 2021 (arXiv 2103.16562); the boundary mIoU of the paper's Table
-# 3.
-
-# Of the picture's diagonal: the width of the band along a border (their
-# section 4.1, for all but very large pictures).
+# Boundary IoU of Cheng et al. 2021 (arXiv 2103.16562), in the paper's Table 3.
+# Width of the band along a border, in shares of the image's diagonal (their
+# section 4.1, for all but very large images).
 DILATION_RATIO = 0.02
 
 
 def width(size: tuple[int, int], ratio: float = DILATION_RATIO) -> int:
-  """The width in pixels of the band inside the borders of a picture (h, w)."""
+  """The width in pixels of the band inside the borders of an image (h, w)."""
   return max(1, round(ratio * math.hypot(*size)))
 
 
@@ -292,17 +285,17 @@ def bands(
   """Pixels within a distance of the border of their own class.
 
   A pixel belongs to the band if the square around it, `width` to each side,
-  holds another class or reaches over the picture's edge: what the erosion of
+  holds another class or reaches over the image's edge: what the erosion of
   every class's mask by a 3 x 3 square, `width` times, takes away, for all
   classes at once.
 
   Args:
     labels: integers; each value is a class of its own, the ignored one too.
-    sizes: (h, w) of the pictures, in the top left corners.
+    sizes: (h, w) of the images, in the top left corners.
     widths: from `width`.
 
   Returns:
-    The bands; anything beyond the pictures.
+    The bands; anything beyond the images.
   """
   height, width = labels.shape[1:]
   d = widths[:, None]
@@ -338,12 +331,12 @@ def counts(
   num_classes: int,
   mask: Array,
 ) -> Int[Array, '3 c']:
-  """Pixels in both bands, in the truth's, in the prediction's, by class.
+  """Pixels in both bands, the ground truth's and the prediction's, by class.
 
-  Pixels whose truth is ignored count nothing, but a border with them is one.
+  Pixels with an ignored label do not count, but borders with them are borders.
 
   Args:
-    label: the truth; what is out of range is ignored.
+    label: the ground truth; what is out of range is ignored.
     prediction: classes.
     sizes, widths: as in `bands`.
     num_classes: c.
@@ -354,19 +347,19 @@ def counts(
   """
   valid = (label >= 0) & (label < num_classes)
   # Whatever lies in no band goes to one extra class.
-  truth, found = (
+  labels, predicted = (
     jnp.where(bands(x, sizes, widths) & valid, x, num_classes)
     for x in (label, prediction)
   )
   sizes_of_table = num_classes + 1, num_classes + 1
-  table = joint_counts(truth, found, sizes_of_table, mask).sum(0)
+  table = joint_counts(labels, predicted, sizes_of_table, mask).sum(0)
   both, rows, columns = jnp.diag(table), table.sum(1), table.sum(0)
   return jnp.stack([both, rows, columns])[:, :num_classes]
 
 
 def boundary_iou(counts: Int[np.ndarray, '3 c']) -> np.ndarray:
   """Boundary IoU per class from summed `counts`; NaN where there is no band."""
-  both, truth, found = np.asarray(counts, np.float64)
-  union = truth + found - both
+  both, labels, predicted = np.asarray(counts, np.float64)
+  union = labels + predicted - both
   out = np.full(union.shape, np.nan)
   return np.divide(both, union, out=out, where=union > 0)

@@ -14,11 +14,11 @@ from jaxtyping import Array, Bool, Float, Int
 ITERATIONS = 10
 DILATIONS = (1, 2, 4, 8, 12, 24)
 
-# The eight around a pixel, in steps of a dilation.
+# Offsets of the eight neighbours, in units of the dilation.
 _AROUND = tuple(
   (y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)
 )
-# Of its code: the standard deviation counts a tenth, and is never zero.
+# Constants of the published code: weight and floor of the standard deviation.
 _SHARE, _EPSILON = 0.1, 1e-8
 
 
@@ -64,18 +64,18 @@ def pamr(
 
   A neighbour's weight is the softmax, over all neighbours at all dilations, of
   -|difference| / (.1 deviation), the mean over the channels; the deviation is
-  that of the pixel's neighbourhood. The edge of a picture is repeated outwards.
+  that of the pixel's neighbourhood. The edge of an image is repeated outwards.
 
   Args:
     rgb: colours, in any unit.
     scores: of every class at every pixel.
-    valid: the pixels of every picture, a rectangle in the top left corner of
-      its canvas.
+    valid: the pixels of every image, a rectangle in the top left corner of
+      its padded shape.
     iterations: how often scores flow.
     dilations: distances in pixels.
 
   Returns:
-    Scores; those beyond a picture repeat its edge. Where the scores of a pixel
+    Scores; those beyond an image repeat its edge. Where the scores of a pixel
     sum to one they still do.
   """
   sizes = jnp.stack([valid.any(2).sum(1), valid.any(1).sum(1)], axis=1)
@@ -138,7 +138,7 @@ def _shifted(
 def _extended(
   x: Float[Array, 'b H W k'], sizes: Int[Array, 'b 2'], reach: int
 ) -> Float[Array, 'b _h _w k']:
-  """Pictures with their edges repeated, `reach` pixels beyond the canvas."""
+  """Images padded by `reach` pixels; the edge of each is repeated."""
 
   def places(side, lengths):
     last = jnp.maximum(lengths - 1, 0)[:, None]

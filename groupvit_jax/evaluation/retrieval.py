@@ -1,4 +1,4 @@
-"""Zero-shot retrieval: the picture of a caption, and the captions of a picture.
+"""Zero-shot retrieval: the image of a caption, and the captions of an image.
 
 Recall at 1, 5 and 10 in both directions, as CLIP reports for Flickr30k and COCO
 (Radford et al. 2021, table 13).
@@ -23,7 +23,7 @@ _ROWS = 256  # of the table of similarities, at a time
 
 
 class RetrievalEvaluator:
-  """Recall at k over a set of pictures with several captions each.
+  """Recall at k over a set of images with several captions each.
 
   Compiled once per predict function and batch shape.
 
@@ -46,18 +46,18 @@ class RetrievalEvaluator:
 
     Args:
       batches_fn: starts one pass, but for the places that it is given: dicts
-        of image (uint8 b h w 3), label (the picture's place in `captions`,
-        integers b) and mask (b, 0 for padding; optional). Pictures that never
+        of image (uint8 b h w 3), label (the image's place in `captions`,
+        integers b) and mask (b, 0 for padding; optional). Images that never
         come are left out, with their captions.
-      captions: those of each picture, at least one.
+      captions: those of each image, at least one.
       tokenizer: texts -> int32 [n, l].
       template: what captions are put into (CLIP: 'a photo of {}').
       top_k: each k is reported both ways.
       mesh: splits the batches over its axis 'data'.
-      open_state: from the weights to what is already found with them.
+      open_state: opens the resume state that belongs to the variables.
 
     Raises:
-      ValueError: a picture without captions.
+      ValueError: an image without captions.
     """
     self.resume_state: ResumeState | None = None
     self._open_state = open_state
@@ -66,7 +66,7 @@ class RetrievalEvaluator:
       raise ValueError(f'Picture {bare} has no captions; leave it out.')
     self._batches_fn = batches_fn
     self._count = len(captions)
-    # The picture of each caption.
+    # The image of each caption.
     self._owner = np.repeat(np.arange(len(captions)), list(map(len, captions)))
     self._tokens = zero_shot.tokenize_texts(
       tokenizer, [text for texts in captions for text in texts], template
@@ -88,9 +88,9 @@ class RetrievalEvaluator:
       variables: their first argument.
 
     Yields:
-      ('image_to_text_r<k>', share of the pictures with a caption of theirs
+      ('image_to_text_r<k>', share of the images with a caption of theirs
       among the k nearest captions), ('text_to_image_r<k>', share of the
-      captions with their picture among the k nearest pictures), ('images', n)
+      captions with their image among the k nearest images), ('images', n)
       and ('captions', n).
 
     Raises:
@@ -122,7 +122,7 @@ class RetrievalEvaluator:
   def _embed_images(
     self, image_fn: Callable[..., Any], variables: Any
   ) -> tuple[Float[np.ndarray, 'n e'], Int[np.ndarray, 'n']]:
-    """Embeddings of all pictures, and which they are; each picture once."""
+    """Embeddings of all images, and which they are; each image once."""
     self.resume_state = self._open_state(variables)
 
     def measure(batch):
@@ -136,7 +136,7 @@ class RetrievalEvaluator:
       vectors, places = self._encode(
         image_fn, variables, evaluator_lib.place(fields, self._mesh)
       )
-      return classification.Found(places, {}, vectors)
+      return classification.BatchOutput(places, {}, vectors)
 
     batches = self._batches_fn(self.resume_state.done)
     classification.run(batches, measure, self.resume_state)
@@ -148,7 +148,7 @@ class RetrievalEvaluator:
     if label.size and not (label.min() >= 0 and label.max() < self._count):
       raise ValueError(
         f'Labels run from {label.min()} to {label.max()}, but there are '
-        f'captions of {self._count} pictures. Check that they belong to this '
+        f'captions of {self._count} images. Check that they belong to this '
         'data.'
       )
 
@@ -173,9 +173,9 @@ def _first_hits(
 
   Args:
     queries: unit vectors.
-    query_owner: the picture of each query.
+    query_owner: the image of each query.
     candidates: unit vectors.
-    candidate_owner: the picture of each candidate.
+    candidate_owner: the image of each candidate.
     most: candidates looked at.
 
   Returns:

@@ -81,7 +81,7 @@ class Benchmark:
     )
 
   def pictures(self, count: int) -> dict[str, Any]:
-    """The first usable pictures as squares of the training size."""
+    """The first usable images as squares of the training size."""
     if not self._segmented:
       return {}
     examples = benchmarks.open_set(
@@ -89,22 +89,22 @@ class Benchmark:
       self._spec.folder,
       **self._spec.options,
     )
-    found = {'image': [], 'label': [], 'caption': []}
+    arrays = {'image': [], 'label': [], 'caption': []}
     for i in range(len(examples)):
-      if len(found['image']) == count:
+      if len(arrays['image']) == count:
         break
       try:
         example = examples[i]
       except errors.ImageError:
-        continue  # told when it is evaluated
+        continue  # reported when it is evaluated
       side = self._config.image_size
-      found['image'].append(_square(example.image, side, 'BILINEAR'))
+      arrays['image'].append(_square(example.image, side, 'BILINEAR'))
       label = example.label.astype(np.uint8)  # 171 classes and 255 at most
-      found['label'].append(_square(label, side, 'NEAREST'))
-      found['caption'].append(example.name)
+      arrays['label'].append(_square(label, side, 'NEAREST'))
+      arrays['caption'].append(example.name)
     return {
       name: values if name == 'caption' else np.stack(values)
-      for name, values in found.items()
+      for name, values in arrays.items()
     }
 
 
@@ -162,7 +162,7 @@ def _square(pixels, side, resample):
   return np.asarray(image.resize((side, side), Image.Resampling[resample]))
 
 
-# Up to this, pictures are decoded once and kept.
+# Up to this size, decoded images are kept.
 IN_MEMORY_BYTES = 4 * 2**30
 
 # What keeping scenes on disk imports; not every machine can have all of it.
@@ -179,7 +179,7 @@ class Inputs:
 
   Attributes:
     tokenizer: texts -> int32 [n, l].
-    class_names: the classes that the validation truth knows; () without one.
+    class_names: the classes of the validation labels; () without any.
   """
 
   def __init__(self, config: config_lib.Config, mesh: jax.sharding.Mesh):
@@ -248,7 +248,7 @@ class Inputs:
     return {'segmentation': self._scenes_evaluator}
 
   def predictor(self) -> Any:
-    """Returns what segments `pictures` to be looked at; None without any."""
+    """Returns the evaluator that segments `pictures`; None without any."""
     if self._benchmark:
       return self._benchmark.predictor(_grouping(self._config))
     return self._scenes_evaluator if self._config.eval.source else None
@@ -271,7 +271,7 @@ class Inputs:
     )
 
   def validation_batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """Yields one pass over the validation pictures with their truth."""
+    """Yields one pass over the validation images with their labels."""
     config = self._config
     return pipeline.eval_batches(
       self._validation_source,
@@ -280,7 +280,7 @@ class Inputs:
     )
 
   def pictures(self, count: int) -> dict[str, Any]:
-    """Returns the first `count` validation pictures, fewer if there are."""
+    """Returns the first `count` validation images, fewer if there are."""
     if not self._config.eval.source or not count:
       return {}
     if self._benchmark:
@@ -312,7 +312,7 @@ def _scenes(split, count, config):
   size, seed = config.image_size, config.data.seed
   if absent := _absent(ON_DISK_NEEDS):
     masks = split == 'validation'
-    if not masks:  # said once is enough
+    if not masks:  # one message is enough
       logging.info(
         'scenes are drawn into memory and not kept on disk; for that '
         "pip install 'groupvit_jax[train]' brings what is missing: %s",

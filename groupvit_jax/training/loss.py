@@ -1,6 +1,6 @@
 """The training loss of a dual encoder: its terms and their weights.
 
-Contrastive, nouns against pictures, groups or parts, a learned background, and
+Contrastive, nouns against images, groups or tokens, a learned background, and
 terms on the assignment; each is a function of `losses`.
 """
 
@@ -69,7 +69,7 @@ def make(
     total = loss.contrastive_weight * terms['contrastive']
     match = functools.partial(_noun_loss, out, batch, loss, mesh)
     if loss.num_nouns:
-      # Against the pooled picture, or against its best group each.
+      # Against the pooled image, or against its best group each.
       terms['multi_label'] = (
         match(out['groups'], loss.noun_scale)
         if match_groups
@@ -94,7 +94,7 @@ def make(
 
 
 def _noun_loss(out, batch, loss, mesh, regions, scale):
-  """Nouns against pictures, or each against the best of a picture's regions."""
+  """Nouns against images, or each against the best of an image's regions."""
   noun_tokens = batch['tokens'][:, 1:]
   return multi_label.multi_label_loss(
     regions,

@@ -43,9 +43,9 @@ def same(one, two):
 
 
 def test_right_by_design_is_one_and_wrong_is_zero(stub):
-  judge = evaluator()
-  assert isinstance(judge, Evaluator)
-  figures = dict(judge.run(stub.predict_fns, PERFECT))
+  runner = evaluator()
+  assert isinstance(runner, Evaluator)
+  figures = dict(runner.run(stub.predict_fns, PERFECT))
   for name in (
     'miou',
     'pixel_accuracy',
@@ -59,7 +59,7 @@ def test_right_by_design_is_one_and_wrong_is_zero(stub):
     assert figures[name] == 1.0, name
   assert figures['images'] == 9 and figures['skipped'] == 0
   assert 'given_background_miou' not in figures
-  result = judge.evaluate(stub.predict_fns, WORST)
+  result = runner.evaluate(stub.predict_fns, WORST)
   assert result.miou == 0.0
   # Its borders are right, only the words are not.
   assert dict(result.figures())['oracle_miou'] == 1.0
@@ -112,8 +112,8 @@ def test_what_a_model_has_learned_as_background():
     'background_threshold': 1e-6,
     'relative_threshold': False,
   }
-  judge = evaluator(examples, background=True, options=options)
-  result = judge.evaluate(Learned().predict_fns, PERFECT)
+  runner = evaluator(examples, background=True, options=options)
+  result = runner.evaluate(Learned().predict_fns, PERFECT)
   assert result.miou == 1.0
   assert result.confusion_matrix[0, 0] > 0
 
@@ -158,35 +158,35 @@ def test_a_crash_resumes_where_it_was(stub, tmp_path):
   path = tmp_path / 'deep' / 'state.jsonl'
   whole = evaluator(bands(18)).evaluate(stub.predict_fns, PERFECT)
   broken = Examples(bands(18), bad=[15])
-  judge = evaluator(broken, resume_path=path, resume_every=4)
+  runner = evaluator(broken, resume_path=path, resume_every=4)
   with pytest.raises(errors.ImageError, match='picture 15 is not an image'):
-    judge.evaluate(stub.predict_fns, PERFECT)
+    runner.evaluate(stub.predict_fns, PERFECT)
   held = counted(path)
   assert 8 <= len(held) <= 15
   mended = Examples(bands(18))
   seen = []
-  judge = evaluator(
+  runner = evaluator(
     mended,
     resume_path=path,
     progress=lambda done, total: seen.append((done, total)),
   )
-  same(judge.evaluate(stub.predict_fns, PERFECT), whole)
+  same(runner.evaluate(stub.predict_fns, PERFECT), whole)
   assert sorted(mended.read) == sorted(set(range(18)) - held)
   assert seen[0][0] >= len(held) and seen[-1] == (18, 18)
   # Once more, nothing is read at all.
   again = Examples(bands(18))
-  judge = evaluator(again, resume_path=path)
-  same(judge.evaluate(stub.predict_fns, PERFECT), whole)
+  runner = evaluator(again, resume_path=path)
+  same(runner.evaluate(stub.predict_fns, PERFECT), whole)
   assert again.read == []
   with pytest.raises(errors.WorkdirError, match='with other weights '):
-    judge.evaluate(stub.predict_fns, WORST)
-  judge.resume_state.remove()
+    runner.evaluate(stub.predict_fns, WORST)
+  runner.resume_state.remove()
   assert not path.exists()
   path.write_text('{"half')
   with pytest.raises(
     errors.WorkdirError, match='is not the resume state of an'
   ):
-    judge.evaluate(stub.predict_fns, PERFECT)
+    runner.evaluate(stub.predict_fns, PERFECT)
 
 
 def test_an_interruption_at_any_line_counts_no_picture_twice(
@@ -197,12 +197,12 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(
 
   def interrupted(place):
     examples = Examples(bands(5, widths=(8,)), bad=[3])
-    judge = evaluator(
+    runner = evaluator(
       examples, resume_path=path, resume_every=2, skip_bad=True, batch_size=1
     )
     return interrupt_at_line(
       place,
-      lambda: judge.evaluate(stub.predict_fns, PERFECT),
+      lambda: runner.evaluate(stub.predict_fns, PERFECT),
       ('benchmark.py', 'resume.py'),
       ('_start', '_save', 'add'),
     )
@@ -222,12 +222,12 @@ def test_a_resume_state_of_other_data_is_refused(stub, tmp_path):
   """Scenes of two seeds have the same names."""
   path = tmp_path / 'state.jsonl'
   for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with other data ')):
-    judge = evaluator(bands(4), resume_path=path, data=data)
+    runner = evaluator(bands(4), resume_path=path, data=data)
     if told is None:
-      judge.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluate(stub.predict_fns, PERFECT)
       continue
     with pytest.raises(errors.WorkdirError, match=told):
-      judge.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluate(stub.predict_fns, PERFECT)
 
 
 @pytest.mark.parametrize('held', ['[]', 'text'])
@@ -253,8 +253,8 @@ def test_bad_pictures_are_named_or_listed(stub):
   ):
     with pytest.raises(errors.ImageError, match=reason):
       evaluator([examples[i]]).evaluate(stub.predict_fns, PERFECT)
-  judge = evaluator(Examples(examples, bad=[5]), skip_bad=True)
-  result = judge.evaluate(stub.predict_fns, PERFECT)
+  runner = evaluator(Examples(examples, bad=[5]), skip_bad=True)
+  result = runner.evaluate(stub.predict_fns, PERFECT)
   assert [name for name, _ in result.skipped] == [
     'picture 2',
     'picture 5',
@@ -276,13 +276,13 @@ def test_what_was_skipped_is_tried_again(stub, tmp_path):
   """Whoever goes on may have mended it, or may not want to skip it."""
   path = tmp_path / 'state.jsonl'
   broken = Examples(bands(6), bad=[2, 4])
-  judge = evaluator(broken, resume_path=path, skip_bad=True)
-  assert len(judge.evaluate(stub.predict_fns, PERFECT).skipped) == 2
+  runner = evaluator(broken, resume_path=path, skip_bad=True)
+  assert len(runner.evaluate(stub.predict_fns, PERFECT).skipped) == 2
   with pytest.raises(errors.ImageError, match='picture 2 is not an image'):
     evaluator(broken, resume_path=path).evaluate(stub.predict_fns, PERFECT)
   mended = Examples(bands(6), bad=[4])
-  judge = evaluator(mended, resume_path=path, skip_bad=True)
-  result = judge.evaluate(stub.predict_fns, PERFECT)
+  runner = evaluator(mended, resume_path=path, skip_bad=True)
+  result = runner.evaluate(stub.predict_fns, PERFECT)
   assert sorted(mended.read) == [2, 4]
   assert [name for name, _ in result.skipped] == ['picture 4']
   assert result.images == 5

@@ -71,9 +71,9 @@ def test_agrees_with_sklearn_on_random_scores():
 
 def test_nothing_recompiles_between_evaluations():
   stub = Stub()
-  judge = make_evaluator()
+  runner = make_evaluator()
   for variables in (PERFECT, WORST, PERFECT):
-    dict(judge.run(stub.predict_fns, variables))
+    dict(runner.run(stub.predict_fns, variables))
   assert stub.traces['image'] == 1
 
 
@@ -100,9 +100,9 @@ def test_says_what_is_wrong_with_the_data():
 
 def test_evaluators_run_by_name_and_turn_to_percent():
   stub = Stub()
-  judges = {'shapes': make_evaluator(top_k=(1,))}
-  assert isinstance(judges['shapes'], evaluator.Evaluator)
-  figures = evaluator.run_all(judges, stub.predict_fns, PERFECT)
+  evaluators = {'shapes': make_evaluator(top_k=(1,))}
+  assert isinstance(evaluators['shapes'], evaluator.Evaluator)
+  figures = evaluator.run_all(evaluators, stub.predict_fns, PERFECT)
   assert figures == {'shapes/top1': 1.0, 'shapes/images': 10.0}
   assert evaluator.to_percent(figures) == {
     'shapes/top1': 100.0,

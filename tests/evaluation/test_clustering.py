@@ -1,4 +1,4 @@
-"""Models without groups under the same judge, by grouping patch features."""
+"""Models without groups, evaluated by grouping their patch features."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,16 +36,16 @@ def make_evaluator(name, start=None, mesh=None, **kwargs):
 def test_perfect_and_worst_features(name):
   stub = Stub(grouped=False)
   # Pictures have three classes; spectral clustering has to be told.
-  judge = make_evaluator(name, num_groups=3 if name == 'spectral' else 4)
-  figures = dict(judge.run(stub.predict_fns, PERFECT))
+  runner = make_evaluator(name, num_groups=3 if name == 'spectral' else 4)
+  figures = dict(runner.run(stub.predict_fns, PERFECT))
   assert figures['miou'] == 1.0
   assert figures['oracle_miou'] == 1.0
-  figures = dict(judge.run(stub.predict_fns, WORST))
+  figures = dict(runner.run(stub.predict_fns, WORST))
   assert figures['miou'] == 0.0
   assert figures['oracle_miou'] == 1.0
   # Two passes, two batches each: traced once, compiled once.
   assert stub.traces['regions'] == 1
-  assert judge._measure._cache_size() == 1
+  assert runner._measure._cache_size() == 1
 
 
 def test_too_few_groups_cannot_be_perfect():
@@ -172,17 +172,17 @@ def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
 
 def test_pictures_of_a_model_without_groups_can_be_shown():
   images = next(iter(batches()()))['image']
-  judge = make_evaluator('pixels')
-  shown = judge.predict(Stub(grouped=False).predict_fns, PERFECT, images)
+  runner = make_evaluator('pixels')
+  shown = runner.predict(Stub(grouped=False).predict_fns, PERFECT, images)
   np.testing.assert_array_equal(shown['prediction'], images[..., 0])
   assert len(shown['groups']) == 1
 
 
 def test_any_number_of_pictures_can_be_shown_on_a_mesh(mesh8):
   images = next(iter(batches(num_images=3, batch_size=3)()))['image']
-  judge = make_evaluator('kmeans', mesh=mesh8)
+  runner = make_evaluator('kmeans', mesh=mesh8)
   variables = sharding.replicate(PERFECT, mesh8)
-  shown = judge.predict(Stub(grouped=False).predict_fns, variables, images)
+  shown = runner.predict(Stub(grouped=False).predict_fns, variables, images)
   np.testing.assert_array_equal(shown['prediction'], images[..., 0])
 
 

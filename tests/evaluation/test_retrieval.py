@@ -54,11 +54,11 @@ def unit(x):
 
 
 def run(fns, start=None, **options):
-  judge = retrieval.RetrievalEvaluator(
+  runner = retrieval.RetrievalEvaluator(
     start or batches(), CAPTIONS, tokenizer, **options
   )
-  assert isinstance(judge, evaluator.Evaluator)
-  return dict(judge.run(fns, None))
+  assert isinstance(runner, evaluator.Evaluator)
+  return dict(runner.run(fns, None))
 
 
 def test_perfect_and_worst():
@@ -133,7 +133,7 @@ def test_the_same_on_eight_devices(mesh8):
 def test_says_what_is_wrong():
   eye = np.eye(len(COUNTS), dtype=np.float32)
   fns = functions(eye, np.repeat(eye[:, None], 3, 1))
-  with pytest.raises(ValueError, match='Labels run from 9 to 9, but .* of 7 p'):
+  with pytest.raises(ValueError, match='Labels run from 9 to 9, but .* of 7 i'):
     run(fns, batches([9]))
   with pytest.raises(ValueError, match='gave no batches'):
     run(fns, batches([]))

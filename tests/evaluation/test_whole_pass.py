@@ -23,7 +23,7 @@ def found(positions):
   """Of every picture its number and its vector."""
   real = positions[positions >= 0]
   counts = {'sum': np.array(real.sum()), 'images': np.array(len(real))}
-  return classification.Found(positions, counts, VECTORS[positions])
+  return classification.BatchOutput(positions, counts, VECTORS[positions])
 
 
 def run(state, measure=found, **options):
@@ -109,5 +109,5 @@ def test_says_what_is_wrong():
   with pytest.raises(ValueError, match='gave no batches'):
     classification.run([], found, ResumeState())
   padding = [np.full(2, -1)]
-  with pytest.raises(ValueError, match='No picture of the evaluation set coun'):
+  with pytest.raises(ValueError, match='No image of the evaluation set coun'):
     classification.run(padding, found, ResumeState())
