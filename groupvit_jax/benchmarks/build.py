@@ -351,6 +351,7 @@ def _make_image_level(
 ) -> Runner:
   """Opens the data and prepares the evaluator; arguments of `make`."""
   _check(spec)
+  assert spec.folder is not None  # _check refuses it
   with_captions = spec.benchmark == label_sets.CAPTIONS
   templates = _templates(spec, with_captions)
   if with_captions:
@@ -378,7 +379,7 @@ def _make_image_level(
     'image_size': list(encoder.image_size),
     'crop': 'clip' if encoder.clip else 'released',
   }
-  if with_captions:
+  if isinstance(examples, benchmarks.CaptionSet):
     captions = [examples.captions(i) for i in range(len(examples))]
     settings['captions'] = sum(map(len, captions))
     evaluator = retrieval.RetrievalEvaluator(
@@ -466,7 +467,7 @@ def _check(spec):
     raise ConfigError('captions have no classes; leave their names out')
 
 
-def _templates(spec, with_captions):
+def _templates(spec: BenchmarkSpec, with_captions: bool) -> tuple[str, ...]:
   """Prompt templates; by default CLIP's seven, and none for captions."""
   given = spec.overrides.get('templates')
   if given is None:
@@ -502,9 +503,10 @@ def labels_fingerprint(spec: BenchmarkSpec, examples: Any) -> list[Any]:
     The checksum of labels.jsonl, the size and time of every shard. Empty for
     folders named after their class, where an image's name holds its label.
   """
+  assert spec.folder is not None  # scenes alone have none, and no labels
   names = (examples.name(i) for i in range(len(examples)))
   shards = sorted({name.rpartition('#')[0] for name in names if '#' in name})
-  states = [_state(pathlib.Path(shard)) for shard in shards]
+  states: list[Any] = [_state(pathlib.Path(shard)) for shard in shards]
   root = files.expanded(spec.folder) / (spec.split or '')
   listed = root / image_labels.NAME
   if listed.is_file():

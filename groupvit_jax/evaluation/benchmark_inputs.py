@@ -32,11 +32,11 @@ class LabelledSet(Protocol):
 
   def __len__(self) -> int: ...
 
-  def name(self, i: int) -> str:
-    """Name of the i-th image; known without reading it."""
+  def name(self, index: int) -> str:
+    """Name of an image; known without reading it."""
     ...
 
-  def __getitem__(self, i: int) -> Any: ...
+  def __getitem__(self, index: int) -> Any: ...
 
 
 class Key(NamedTuple):
