@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np

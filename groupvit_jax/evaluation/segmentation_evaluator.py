@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
