@@ -10,6 +10,7 @@ import os
 pytest_plugins = [
   'tests.fixtures.plain_segmentation',
   'tests.fixtures.processes',
+  'tests.fixtures.tiny_inference',
 ]
 
 COUNT = '--xla_force_host_platform_device_count'

@@ -4,10 +4,10 @@ import json
 import pathlib
 
 import numpy as np
-import tiny_inference
 from PIL import Image
 
 from groupvit_jax.convert import folder as model_folder
+from tests.fixtures import tiny_inference
 
 CLASSES = ('background', 'dog|puppy', 'grass', 'sky', 'sea')
 WORDS = ('cat', 'dog', 'sea')

@@ -6,7 +6,6 @@ import evaluation_folders
 import jax
 import numpy as np
 import pytest
-import tiny_inference
 from jax.experimental.compilation_cache import compilation_cache
 
 import groupvit_jax as gv
@@ -35,7 +34,7 @@ def quick_compilation(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def places(tmp_path_factory):
+def places(tiny_inference, tmp_path_factory):
   """Folders by name."""
   root = tmp_path_factory.mktemp('evaluated')
   vit = tiny_inference.vit()

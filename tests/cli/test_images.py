@@ -8,7 +8,6 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_inference import source
 
 from groupvit_jax import cli
 from groupvit_jax.convert import folder as model_folder
@@ -17,10 +16,12 @@ LABELS = ['--labels', 'a red thing|a rose,grass,the sky']
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
+def model(tiny_inference, tmp_path_factory):
   """A model folder."""
   folder = tmp_path_factory.mktemp('models') / 'tiny'
-  return model_folder.write(folder, model_folder.Converted(**vars(source())))
+  return model_folder.write(
+    folder, model_folder.Converted(**vars(tiny_inference.source()))
+  )
 
 
 def noise(size=(60, 40)) -> Image.Image:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_inference import MEAN, NAMES, STD, source, vit
 
 import groupvit_jax
 from groupvit_jax import errors, inference
@@ -23,6 +22,9 @@ from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.text import clip as clip_lib
 from groupvit_jax.text import prompts
 
+NAMES = ['dog', 'grass', 'sky', 'old boat', 'red house', 'sea', 'man']
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
+
 
 @pytest.fixture(scope='module', autouse=True)
 def quick_compilation():
@@ -32,8 +34,9 @@ def quick_compilation():
 
 
 @pytest.fixture(scope='module')
-def model():
-  return inference.Model(source())
+def model(tiny_inference):
+  preprocessing = {'mean': MEAN, 'std': STD, 'short_side': 32}
+  return inference.Model(tiny_inference.source(preprocessing=preprocessing))
 
 
 def photo(height, width, seed=0):
@@ -117,9 +120,11 @@ def test_a_padded_picture_is_segmented_like_the_unpadded_one(
   assert len(classes) > 1, 'a test without borders tests little'
 
 
-def test_the_models_own_gate_is_used_unless_the_caller_says(model):
-  preprocessing = source().preprocessing | {'top_k': None}
-  own = inference.Model(source(preprocessing=preprocessing))
+def test_the_models_own_gate_is_used_unless_the_caller_says(
+  tiny_inference, model
+):
+  preprocessing = tiny_inference.source().preprocessing | {'top_k': None}
+  own = inference.Model(tiny_inference.source(preprocessing=preprocessing))
   assert model.config == inference.RELEASED
   assert own.config == dataclasses.replace(inference.RELEASED, top_k=None)
   image = photo(40, 57)
@@ -183,8 +188,8 @@ def test_many_pictures_are_segmented_like_each_alone(model):
     np.testing.assert_array_equal(seg.image, image)
 
 
-def test_nothing_compiles_for_another_size_or_vocabulary():
-  model = inference.Model(source())
+def test_nothing_compiles_for_another_size_or_vocabulary(tiny_inference):
+  model = inference.Model(tiny_inference.source())
 
   def compiled():
     programs = scoring._score, labelling._label, regions_lib._encode
@@ -378,24 +383,26 @@ def test_errors_name_the_picture(model, tmp_path):
       ask([photo(33, 33)], batch_size=0)
 
 
-def test_a_model_without_groups_says_what_it_can_do():
-  model = inference.Model(vit())
+def test_a_model_without_groups_says_what_it_can_do(tiny_inference):
+  model = inference.Model(tiny_inference.vit())
   with pytest.raises(errors.ModelError, match='does not group pixels'):
     model.segment(photo(33, 33), NAMES)
   assert set(model.classify(photo(33, 33), NAMES)) == set(NAMES)
 
 
-def test_a_model_without_tokenizer_says_so():
-  model = inference.Model(source(tokenizer=None))
+def test_a_model_without_tokenizer_says_so(tiny_inference):
+  model = inference.Model(tiny_inference.source(tokenizer=None))
   with pytest.raises(errors.ModelError, match='came without its tokenizer'):
     model.segment(photo(33, 33), NAMES)
 
 
 def test_load_is_at_the_package_and_keeps_compiled_programs(
-  model, monkeypatch, tmp_path
+  tiny_inference, model, monkeypatch, tmp_path
 ):
   folder = tmp_path / 'model'
-  model_folder.write(folder, model_folder.Converted(**vars(source())))
+  model_folder.write(
+    folder, model_folder.Converted(**vars(tiny_inference.source()))
+  )
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   try:
