@@ -8,6 +8,7 @@ import os
 
 # Fixtures that several folders share; the others are in their conftest.py.
 pytest_plugins = [
+  'tests.fixtures.evaluation_folders',
   'tests.fixtures.plain_segmentation',
   'tests.fixtures.processes',
   'tests.fixtures.tiny_inference',

@@ -5,7 +5,6 @@ import itertools
 import json
 import tarfile
 
-import evaluation_folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +25,7 @@ ENCODER = build.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
 
 
 @pytest.fixture
-def classes(tmp_path):
+def classes(evaluation_folders, tmp_path):
   return evaluation_folders.classified(tmp_path / 'classes', NAMES)
 
 
@@ -91,7 +90,9 @@ def test_a_set_without_a_good_picture_names_the_first(classes):
 
 
 @pytest.mark.parametrize('layout', ['list', 'shards'])
-def test_the_fingerprint_changes_with_the_labels(tmp_path, layout):
+def test_the_fingerprint_changes_with_the_labels(
+  evaluation_folders, tmp_path, layout
+):
   evaluation_folders.picture(tmp_path / 'a.png', 0)
   picture = (tmp_path / 'a.png').read_bytes()
 
@@ -164,7 +165,7 @@ def test_a_runner_of_an_image_level_benchmark(classes):
   ],
 )
 def test_clip_averages_unit_vectors_of_prompts(
-  tmp_path, clip, overrides, average, top1
+  evaluation_folders, tmp_path, clip, overrides, average, top1
 ):
   """Three prompts of class k: a long vector that is wrong, and two right."""
   classes = evaluation_folders.classified(tmp_path / 'classes', NAMES)
@@ -255,7 +256,9 @@ def test_bad_specs(spec, encoder, reason):
     build.make(build.BenchmarkSpec(**spec), encoder)
 
 
-def test_settings_hold_what_is_left_open(tmp_path, monkeypatch):
+def test_settings_hold_what_is_left_open(
+  evaluation_folders, tmp_path, monkeypatch
+):
   tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
   encoder = build.Encoder(tokens, (8, 8), 1)
   settings = build.make(build.BenchmarkSpec('scenes'), encoder).settings
@@ -299,7 +302,7 @@ def test_threads_keep_the_order_and_raise():
     list(files.ahead(lambda x: 1 / x, [1, 0, 2], 2))
 
 
-def test_another_folder_does_not_go_on(tmp_path):
+def test_another_folder_does_not_go_on(evaluation_folders, tmp_path):
   """Its images may have the same names."""
   stub = Stub()
   for name in ('one', 'other'):

@@ -3,7 +3,6 @@
 import pathlib
 import runpy
 
-import evaluation_folders
 import jax
 import numpy as np
 import pytest
@@ -37,7 +36,9 @@ def drawn_in_memory(monkeypatch):
   monkeypatch.setattr(inputs, 'ON_DISK_NEEDS', ('no_such_package',))
 
 
-def test_a_run_evaluates_labelled_pixels(tmp_path, drawn_in_memory):
+def test_a_run_evaluates_labelled_pixels(
+  evaluation_folders, tmp_path, drawn_in_memory
+):
   photos = evaluation_folders.segmented(tmp_path / 'photos', 3)
   made, data = opened(tmp_path, f'folder:{photos}', 'eval.short_side=24')
   assert data.class_names == ('background', 'dog', 'grass', 'sky', 'sea')
@@ -67,7 +68,9 @@ def test_a_run_evaluates_labelled_pixels(tmp_path, drawn_in_memory):
   assert view['prediction'].shape == (2, 16, 16)
 
 
-def test_a_run_evaluates_whole_pictures(tmp_path, drawn_in_memory):
+def test_a_run_evaluates_whole_pictures(
+  evaluation_folders, tmp_path, drawn_in_memory
+):
   folder = evaluation_folders.classified(tmp_path / 'classes')
   _, data = opened(tmp_path, f'classes:{folder}')
   assert list(data.evaluators()) == ['classification']

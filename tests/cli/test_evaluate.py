@@ -2,7 +2,6 @@
 
 import json
 
-import evaluation_folders
 import jax
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def quick_compilation(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def places(tiny_inference, tmp_path_factory):
+def places(evaluation_folders, tiny_inference, tmp_path_factory):
   """Folders by name."""
   root = tmp_path_factory.mktemp('evaluated')
   vit = tiny_inference.vit()
@@ -78,7 +77,9 @@ def done(places):
   return json.loads(out.read_text())
 
 
-def test_the_matrix_is_that_of_segmenting_each_picture(places, done):
+def test_the_matrix_is_that_of_segmenting_each_picture(
+  evaluation_folders, places, done
+):
   """Pixel for pixel what `Model.segment` answers under the same rule."""
   from groupvit_jax import benchmarks
 
@@ -134,7 +135,7 @@ def test_what_no_matrix_holds_follows_from_counts(done):
   )
 
 
-def test_the_report_says_how_it_was_made(places, done):
+def test_the_report_says_how_it_was_made(evaluation_folders, places, done):
   settings = done['settings']
   protocol = settings['protocol']
   assert protocol['name'] == 'groupvit'
@@ -230,7 +231,9 @@ def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
   assert report['images'] == COUNT
 
 
-def test_bad_pictures_are_named_or_skipped(places, done, tmp_path, capsys):
+def test_bad_pictures_are_named_or_skipped(
+  evaluation_folders, places, done, tmp_path, capsys
+):
   photos = evaluation_folders.segmented(tmp_path / 'photos', COUNT)
   (photos / 'images' / '3.png').write_bytes(b'no picture')
   (photos / 'masks' / '4.png').unlink()
@@ -257,7 +260,7 @@ def test_patches_of_a_model_without_groups_are_grouped(places, capsys):
   assert 'this model has groups of its own' in error_line(capsys)
 
 
-def test_classification(places, tmp_path, capsys):
+def test_classification(evaluation_folders, places, tmp_path, capsys):
   out = tmp_path / 'out.json'
   assert run(places, 'classes', '--out', out) == 0
   assert 'top-1' in capsys.readouterr().out
@@ -471,7 +474,9 @@ def test_a_report_to_be_replaced_stays_until_the_end(
   assert json.loads(out.read_text())['images'] == 6
 
 
-def test_captions_count_as_they_are_in_the_end(places, tmp_path, monkeypatch):
+def test_captions_count_as_they_are_in_the_end(
+  evaluation_folders, places, tmp_path, monkeypatch
+):
   """Vectors of pictures are what is kept; captions may be mended meanwhile."""
   from groupvit_jax.benchmarks.captions import CaptionSet
 

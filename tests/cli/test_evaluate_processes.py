@@ -54,10 +54,9 @@ def run_one_of_two_processes(address, index, root):
 
 
 @pytest.fixture(scope='module')
-def root(tmp_path_factory, run_two_processes):
+def root(tmp_path_factory, evaluation_folders, run_two_processes):
   """A model and data, and the reports of one process and of two."""
-  import evaluation_folders  # noqa: PLC0415  (imports jax)
-  import jax  # noqa: PLC0415
+  import jax  # noqa: PLC0415  (the children look at their environment first)
 
   from groupvit_jax import cli  # noqa: PLC0415
 
