@@ -8,10 +8,11 @@ import os
 
 # Fixtures that several folders share; the others are in their conftest.py.
 pytest_plugins = [
+  'tests.fixtures.tiny_inference',  # first: the next one imports it
   'tests.fixtures.evaluation_folders',
+  'tests.fixtures.golden_models',
   'tests.fixtures.plain_segmentation',
   'tests.fixtures.processes',
-  'tests.fixtures.tiny_inference',
 ]
 
 COUNT = '--xla_force_host_platform_device_count'

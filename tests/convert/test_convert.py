@@ -5,7 +5,6 @@ Without torch: the goldens' weights, as safetensors and in the original's form.
 
 import json
 
-import golden_models
 import jax
 import numpy as np
 import pytest
@@ -18,17 +17,17 @@ from groupvit_jax.errors import ModelError
 
 
 @pytest.fixture(scope='module', params=['hf_one_stage', 'hf_three_stage'])
-def arrays(request):
+def arrays(golden_models, request):
   return golden_models.load(request.param)
 
 
 @pytest.fixture
-def state(arrays):
+def state(golden_models, arrays):
   return golden_models.state(arrays)
 
 
 @pytest.fixture
-def config(arrays):
+def config(golden_models, arrays):
   return golden_models.config(arrays)
 
 
@@ -51,7 +50,7 @@ def original_config(config):
   return {'model': {'img_encoder': encoder}}
 
 
-def test_round_trip_is_bit_exact(tmp_path, state, config):
+def test_round_trip_is_bit_exact(golden_models, tmp_path, state, config):
   source = golden_models.write_huggingface(tmp_path / 'hf', state, config)
   first = convert.convert(source, tmp_path / 'ours')
   assert str(tmp_path / 'ours') in first and "Hugging Face's" in first
@@ -67,7 +66,9 @@ def test_round_trip_is_bit_exact(tmp_path, state, config):
   )
 
 
-def test_a_round_trip_keeps_what_their_form_has_no_field_for(tmp_path, arrays):
+def test_a_round_trip_keeps_what_their_form_has_no_field_for(
+  golden_models, tmp_path, arrays
+):
   import dataclasses
 
   model = golden_models.converted(arrays)
@@ -88,7 +89,9 @@ def test_a_round_trip_keeps_what_their_form_has_no_field_for(tmp_path, arrays):
   assert 'left out' not in convert.convert(tmp_path / 'ours', tmp_path / 'o2')
 
 
-def test_architecture_is_read_from_weights_and_config(arrays, config):
+def test_architecture_is_read_from_weights_and_config(
+  golden_models, arrays, config
+):
   converted = golden_models.converted(arrays)
   image, vision = converted.architecture['image'], config['vision_config']
   for ours, theirs in (
@@ -110,7 +113,7 @@ def test_architecture_is_read_from_weights_and_config(arrays, config):
   json.dumps(converted.architecture)  # plain values only
 
 
-def test_exported_config_says_the_same(tmp_path, arrays, config):
+def test_exported_config_says_the_same(golden_models, tmp_path, arrays, config):
   converted = golden_models.converted(arrays)
   convert.save_huggingface(converted, tmp_path / 'hf')
   written = json.loads((tmp_path / 'hf' / 'config.json').read_text())
@@ -122,7 +125,9 @@ def test_exported_config_says_the_same(tmp_path, arrays, config):
   assert written['projection_dim'] == config['projection_dim']
 
 
-def test_the_originals_form_is_the_same_model(state, config, monkeypatch):
+def test_the_originals_form_is_the_same_model(
+  golden_models, state, config, monkeypatch
+):
   original = golden_models.as_original(state)
   assert not set(original) & set(state) - {'logit_scale'}
   source = golden_models.as_state_dict(
@@ -151,14 +156,14 @@ def test_the_originals_form_is_the_same_model(state, config, monkeypatch):
   assert converted.architecture['text'] == theirs['text']
 
 
-def test_the_originals_names_come_back(state):
+def test_the_originals_names_come_back(golden_models, state):
   original = golden_models.as_original(state)
   back = NVLABS.to_torch(NVLABS.to_flax(original))
   wanted = {k: x for k, x in original.items() if 'num_batches' not in k}
   assert_same_arrays(back, wanted)
 
 
-def test_shards_of_an_index_are_joined(tmp_path, state, config):
+def test_shards_of_an_index_are_joined(golden_models, tmp_path, state, config):
   folder = golden_models.write_huggingface(tmp_path / 'hf', state, config)
   whole = convert.load_source(folder)
   (folder / 'model.safetensors').unlink()
@@ -177,7 +182,9 @@ def test_shards_of_an_index_are_joined(tmp_path, state, config):
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64'])
-def test_other_floats_become_float32(tmp_path, state, config, dtype):
+def test_other_floats_become_float32(
+  golden_models, tmp_path, state, config, dtype
+):
   dtype = jax.numpy.dtype(dtype)
   low = {
     k: x.astype(dtype) if x.dtype.kind == 'f' else x for k, x in state.items()
@@ -188,7 +195,9 @@ def test_other_floats_become_float32(tmp_path, state, config, dtype):
   assert scale == low['logit_scale'].astype(np.float32)
 
 
-def test_published_folders_processor_is_not_believed(state, config):
+def test_published_folders_processor_is_not_believed(
+  golden_models, state, config
+):
   def mean(**preprocessor):
     source = golden_models.as_state_dict(state, config)
     source.preprocessor.update(preprocessor)

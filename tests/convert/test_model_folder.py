@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import golden_models
 import numpy as np
 import pytest
 
@@ -16,7 +15,7 @@ from groupvit_jax.text import sentencepiece
 
 
 @pytest.fixture(scope='module')
-def converted():
+def converted(golden_models):
   return golden_models.converted(golden_models.load())
 
 

@@ -2,7 +2,6 @@
 
 import resource
 
-import golden_models
 import numpy as np
 import pickles
 import pytest
@@ -38,7 +37,9 @@ def node(content):
 
 @pytest.mark.parametrize('legacy', [False, True])
 @pytest.mark.parametrize('prefix', ['', 'module.'])
-def test_an_original_checkpoint(path, monkeypatch, prefix, legacy):
+def test_an_original_checkpoint(
+  golden_models, path, monkeypatch, prefix, legacy
+):
   """With the optimizer's state and an OmegaConf config around the weights."""
   monkeypatch.setattr(architecture, 'HEAD_WIDTH', 4)
   arrays = golden_models.load()

@@ -1,6 +1,5 @@
 """Weights that are not what they should be are refused, and named."""
 
-import golden_models
 import numpy as np
 import pytest
 
@@ -11,25 +10,29 @@ from groupvit_jax.errors import ModelError
 
 
 @pytest.fixture(scope='module')
-def arrays():
+def arrays(golden_models):
   return golden_models.load()
 
 
 @pytest.fixture
-def state(arrays):
+def state(golden_models, arrays):
   return golden_models.state(arrays)
 
 
 @pytest.fixture
-def config(arrays):
+def config(golden_models, arrays):
   return golden_models.config(arrays)
 
 
-def load(state, config):
-  return load_lib.from_state(golden_models.as_state_dict(state, config))
+@pytest.fixture
+def load(golden_models):
+  """Reads a state dict and its config."""
+  return lambda state, config: load_lib.from_state(
+    golden_models.as_state_dict(state, config)
+  )
 
 
-def test_unmapped_names_are_told_ten_of_them(state, config):
+def test_unmapped_names_are_told_ten_of_them(load, state, config):
   extra = {f'head.{i:02d}.weight': np.zeros(2, np.float32) for i in range(12)}
   with pytest.raises(ModelError) as error:
     load(state | extra, config)
@@ -50,7 +53,7 @@ def test_unmapped_names_are_told_ten_of_them(state, config):
     'logit_scale',
   ],
 )
-def test_a_missing_array_is_named_as_theirs(state, config, name):
+def test_a_missing_array_is_named_as_theirs(load, state, config, name):
   del state[name]
   with pytest.raises(ModelError, match='missing') as error:
     load(state, config)
@@ -65,7 +68,7 @@ def test_two_names_of_one_array_are_refused():
     table.to_flax({'a.weight': one, 'b.weight': one})
 
 
-def test_another_shape_and_nan_are_named(state, config):
+def test_another_shape_and_nan_are_named(load, state, config):
   name = 'vision_model.layernorm.weight'
   cut = state | {'text_model.final_layer_norm.bias': np.zeros(3, np.float32)}
   with pytest.raises(ModelError, match=r'final_layer_norm.bias: .*\(3,\)'):
@@ -85,7 +88,9 @@ def test_another_shape_and_nan_are_named(state, config):
     ('text_config', 'eos_token_id', 7),
   ],
 )
-def test_what_we_do_not_compute_is_refused(state, config, part, field, value):
+def test_what_we_do_not_compute_is_refused(
+  load, state, config, part, field, value
+):
   config[part][field] = value
   with pytest.raises(ModelError, match=f'{part}.{field}'):
     load(state, config)
@@ -107,7 +112,9 @@ def test_what_we_do_not_compute_is_refused(state, config, part, field, value):
     (None, 'groupvit_jax', {'short_side': '448'}),
   ],
 )
-def test_odd_values_of_a_config_are_named(state, config, part, field, value):
+def test_odd_values_of_a_config_are_named(
+  load, state, config, part, field, value
+):
   (config[part] if part else config)[field] = value
   with pytest.raises(ModelError, match=f'{field}.*: Expected|5 heads'):
     load(state, config)
@@ -123,7 +130,7 @@ def test_odd_json_files_are_named(tmp_path, content):
     convert.load_source(tmp_path)
 
 
-def test_odd_normalisation_is_named(state, config):
+def test_odd_normalisation_is_named(golden_models, state, config):
   source = golden_models.as_state_dict(state, config)
   source.preprocessor['image_mean'] = ['0.5', '0.5', '0.5']
   with pytest.raises(ModelError, match='image_mean: Expected'):
@@ -144,7 +151,7 @@ def test_odd_normalisation_is_named(state, config):
   ],
 )
 @pytest.mark.parametrize('shape', [(), (0,), (2, 3, 4, 5, 6)])
-def test_arrays_with_other_axes_are_named(state, config, name, shape):
+def test_arrays_with_other_axes_are_named(load, state, config, name, shape):
   state[name] = np.ones(shape, np.float32)
   with pytest.raises(ModelError, match='misshapen') as error:
     load(state, config)
@@ -152,19 +159,19 @@ def test_arrays_with_other_axes_are_named(state, config, name, shape):
 
 
 @pytest.mark.parametrize('dtype', [np.int64, np.bool_, np.complex64])
-def test_arrays_of_other_than_floats_are_named(state, config, dtype):
+def test_arrays_of_other_than_floats_are_named(load, state, config, dtype):
   name = 'vision_model.layernorm.weight'
   arrays = torch_files.as_floats(state | {name: state[name].astype(dtype)})
   with pytest.raises(ModelError, match=f'1 not_floating .{name}'):
     load(arrays, config)
 
 
-def test_weights_without_config_need_heads_of_64(state):
+def test_weights_without_config_need_heads_of_64(load, state):
   with pytest.raises(ModelError, match='square|heads.*config.json'):
     load(state, {})
 
 
-def test_strangers_are_refused(tmp_path, state):
+def test_strangers_are_refused(load, tmp_path, state):
   with pytest.raises(ModelError, match='unknown model.*known are'):
     load({'conv.weight': np.zeros((2, 2), np.float32)}, {})
   with pytest.raises(ModelError, match='ResNet'):
@@ -195,7 +202,9 @@ def test_strangers_are_refused(tmp_path, state):
     ('num_output_groups', [3, 5, 2, 0]),
   ],
 )
-def test_what_their_class_cannot_express_is_refused(tmp_path, field, value):
+def test_what_their_class_cannot_express_is_refused(
+  golden_models, tmp_path, field, value
+):
   converted = golden_models.converted(golden_models.load())
   converted.architecture['image'][field] = value
   with pytest.raises(ModelError, match=f'cannot express.*{field}'):
@@ -206,7 +215,9 @@ def test_what_their_class_cannot_express_is_refused(tmp_path, field, value):
 @pytest.mark.parametrize(
   ('field', 'value'), [('image_encoder', 'vit'), ('projector_width', 0)]
 )
-def test_other_encoders_and_projectors_are_refused(tmp_path, field, value):
+def test_other_encoders_and_projectors_are_refused(
+  golden_models, tmp_path, field, value
+):
   converted = golden_models.converted(golden_models.load())
   converted.architecture[field] = value
   with pytest.raises(ModelError, match='cannot express'):

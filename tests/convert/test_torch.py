@@ -9,7 +9,6 @@ import subprocess
 import sys
 import types
 
-import golden_models
 import jax
 import numpy as np
 import pytest
@@ -25,18 +24,18 @@ transformers = pytest.importorskip(
 
 
 @pytest.fixture(scope='module')
-def arrays():
+def arrays(golden_models):
   return golden_models.load()
 
 
 @pytest.fixture(scope='module')
-def weights(arrays):
+def weights(golden_models, arrays):
   state = golden_models.state(arrays)
   return {k: torch.from_numpy(np.array(x)) for k, x in state.items()}
 
 
 @pytest.fixture
-def config(arrays):
+def config(golden_models, arrays):
   return golden_models.config(arrays)
 
 
@@ -48,7 +47,9 @@ def assert_near(ours, theirs, atol=2e-5):
 
 
 @pytest.mark.parametrize('name', ['pytorch_model.bin', 'shards'])
-def test_huggingface_bin_files(tmp_path, arrays, weights, config, name):
+def test_huggingface_bin_files(
+  golden_models, tmp_path, arrays, weights, config, name
+):
   (tmp_path / 'config.json').write_text(json.dumps(config))
   if name == 'shards':
     parts = {f'part{i}.bin': list(weights)[i::2] for i in range(2)}
@@ -69,7 +70,9 @@ def test_huggingface_bin_files(tmp_path, arrays, weights, config, name):
 
 @pytest.mark.parametrize('legacy', [False, True])
 @pytest.mark.parametrize('prefix', ['', 'module.'])
-def test_an_original_checkpoint(tmp_path, arrays, monkeypatch, prefix, legacy):
+def test_an_original_checkpoint(
+  golden_models, tmp_path, arrays, monkeypatch, prefix, legacy
+):
   """With the optimizer's state and an OmegaConf config around the weights."""
   monkeypatch.setattr(architecture, 'HEAD_WIDTH', 4)
   state = golden_models.as_original(golden_models.state(arrays))
@@ -80,7 +83,7 @@ def test_an_original_checkpoint(tmp_path, arrays, monkeypatch, prefix, legacy):
     'optimizer': {'state': {0: {'exp_avg': torch.ones(3), 'step': 7}}},
     'metrics': {'max_miou': 51.5, 'max_accuracy': torch.tensor(42.0)},
     'epoch': 29,
-    'config': omega_config(arrays, monkeypatch),
+    'config': omega_config(golden_models, arrays, monkeypatch),
   }
   path = tmp_path / 'ckpt_epoch_29.pth'
   torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
@@ -99,7 +102,7 @@ def test_an_original_checkpoint(tmp_path, arrays, monkeypatch, prefix, legacy):
     np.testing.assert_array_equal(ours[name], x, err_msg=name)
 
 
-def omega_config(arrays, monkeypatch):
+def omega_config(golden_models, arrays, monkeypatch):
   """An object that pickles as OmegaConf's containers do, whose module is gone.
 
   Checked once by hand against files of omegaconf 2.1.2 itself.
@@ -149,7 +152,7 @@ def test_tensors_that_are_no_arrays_are_refused(tmp_path):
 # transformers opens what we write.
 
 
-def test_transformers_opens_an_exported_folder(tmp_path, arrays):
+def test_transformers_opens_an_exported_folder(golden_models, tmp_path, arrays):
   converted = golden_models.converted(arrays)
   converted.metadata['license'] = 'MIT'
   convert.save_huggingface(converted, tmp_path / 'hf')
@@ -171,7 +174,9 @@ def test_transformers_opens_an_exported_folder(tmp_path, arrays):
   assert_near(arrays['out/image_embeds'], out.image_embeds)
 
 
-def test_transformers_opens_the_tokenizer_and_preprocessing(tmp_path, arrays):
+def test_transformers_opens_the_tokenizer_and_preprocessing(
+  golden_models, tmp_path, arrays
+):
   import dataclasses
 
   from groupvit_jax.text import make_tokenizer

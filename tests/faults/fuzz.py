@@ -27,7 +27,6 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import golden_models
 import numpy as np
 import pickles
 from PIL import Image
@@ -36,6 +35,7 @@ from groupvit_jax import convert, errors
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.convert import tensors, torch_files
 from groupvit_jax.data import images, tar
+from tests.fixtures import golden_models
 
 SECONDS = 5
 GROWTH = 2**30  # bytes

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import golden_models
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ from groupvit_jax.errors import ModelError
 
 
 @pytest.fixture
-def folder(tmp_path) -> pathlib.Path:
+def folder(golden_models, tmp_path) -> pathlib.Path:
   """A model folder to spoil."""
   model = golden_models.converted(golden_models.load())
   return model_folder.write(tmp_path / 'model', model)
@@ -148,7 +147,9 @@ def test_deeply_nested_json(folder, where, depth):
 
 
 @pytest.mark.parametrize('form', ['ours', 'huggingface'])
-def test_a_tokenizer_that_is_a_link_is_not_copied(tmp_path, folder, form):
+def test_a_tokenizer_that_is_a_link_is_not_copied(
+  golden_models, tmp_path, folder, form
+):
   secret = tmp_path / 'secret'
   secret.write_text('of somebody')
   if form == 'huggingface':

@@ -7,7 +7,6 @@ checkout has it, the folder ../shared/reference/goldens.
 import os
 import pathlib
 
-import golden_models
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +32,12 @@ GOLDENS = {
 class Golden:
   """Arrays by name, and the model, variables and inputs they belong to."""
 
-  def __init__(self, paths, remat):
+  def __init__(self, paths, remat, convert):
     self.arrays = {}
     for path in paths:
       with np.load(path) as f:
         self.arrays |= dict(f)
-    converted = golden_models.converted(self.arrays)
+    converted = convert(self.arrays)
     self.stages = len(converted.architecture['image']['depths'])
     self.model = build.build(converted.architecture, remat=remat)
     self.variables = jax.tree.map(jnp.asarray, converted.variables)
@@ -53,7 +52,7 @@ class Golden:
 
 
 @pytest.fixture(scope='module', params=list(GOLDENS))
-def golden(request):
+def golden(golden_models, request):
   """One golden; 'one_stage' runs with remat, which must change nothing."""
   paths = GOLDENS[request.param]
   if not all(path.exists() for path in paths):
@@ -61,7 +60,11 @@ def golden(request):
       f'no reference goldens at {paths[0].parent}; set GROUPVIT_SHARED to the '
       'folder that holds reference/goldens'
     )
-  return Golden(paths, remat=request.param == 'one_stage')
+  return Golden(
+    paths,
+    remat=request.param == 'one_stage',
+    convert=golden_models.converted,
+  )
 
 
 def assert_near(actual, desired, atol=2e-5):
@@ -149,7 +152,9 @@ def contrastive(result):
   return -diagonal.mean() / 2
 
 
-def test_loss_gradients_and_statistics_in_train_mode(golden, monkeypatch):
+def test_loss_gradients_and_statistics_in_train_mode(
+  golden_models, golden, monkeypatch
+):
   noises = iter(golden.under('gumbel_').values())
   monkeypatch.setattr(grouping, 'gumbel_noise', lambda rng, shape: next(noises))
 
