@@ -216,7 +216,7 @@ class Counter:
     pixels = labelling.merge_windows(maps, places, scores, shape, self.config)
     if self.refine is not None:
       refined = self._refined(pixels.scores, places, images)
-      pixels = pixels._replace(scores=refined)
+      pixels = pixels._replace(scores=refined, groups=None)
     label, foreground = labelling.best_classes(
       pixels, truth.output, self.config, background=self.background
     )

@@ -88,11 +88,16 @@ class PixelScores(NamedTuple):
     scores: b h w m.
     classes: int b m, the class of each column, ascending.
     left_out: b, the number of real classes that have no column.
+    groups: b h w, of one window of hard groups: `scores` are their rows of
+      `table`.
+    table: b g m.
   """
 
   scores: Any
   classes: Any
   left_out: Any
+  groups: Any = None
+  table: Any = None
 
 
 def merge_windows(
@@ -136,15 +141,17 @@ def merge_windows(
       pixels, inside = place_window(pixels, place, shape)
     found = _values(pixels, table, limits)
     if len(maps) == 1:
-      return found, None
+      return found, pixels
     return jnp.where(inside[..., None], found, 0), inside
 
   each = (maps, *jax.tree.map(
     lambda x: jnp.moveaxis(x, 1, 0), (scores.limits, places, tables)
   ))  # fmt: skip
   if len(maps) == 1:
-    merged, _ = values(jax.tree.map(lambda x: x[0], each))
-    return PixelScores(merged, kept, left_out)
+    merged, pixels = values(jax.tree.map(lambda x: x[0], each))
+    if pixels.ndim == 4:
+      return PixelScores(merged, kept, left_out)
+    return PixelScores(merged, kept, left_out, pixels, tables[:, 0])
 
   def step(carry, window):
     found, inside = values(window)
@@ -249,11 +256,26 @@ def best_classes(
       return label, label
     return label, scores[..., 1:].argmax(-1) + 1
 
-  look_up = jax.vmap(lambda classes, index: classes[index])
-  return jax.tree.map(
-    lambda index: look_up(pixels.classes, index),
-    resize.upsample(pixels.scores, output, best),
-  )
+  look_up = jax.vmap(lambda x, index: x[index])
+  if jax.default_backend() != 'cpu':
+    found = resize.upsample(pixels.scores, output, best)
+  elif pixels.groups is None:
+    flat = pixels.scores.reshape(len(pixels.scores), -1, pixels.scores.shape[3])
+    found = resize.upsample_labels(
+      functools.partial(look_up, flat), best(pixels.scores), output, best
+    )
+  else:
+    groups = pixels.groups.astype(jnp.int32)
+    flat = groups.reshape(len(groups), -1)
+    found = resize.upsample_labels(
+      lambda index: look_up(pixels.table, look_up(flat, index)),
+      jax.tree.map(
+        lambda best: look_up(best[:, 0], groups), best(pixels.table[:, None])
+      ),
+      output,
+      best,
+    )
+  return jax.tree.map(lambda index: look_up(pixels.classes, index), found)
 
 
 def _softmax(scores, left_out, floor):

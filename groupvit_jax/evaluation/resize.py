@@ -4,17 +4,21 @@ Places and weights are float32 numbers computed once, on the host; all sizes
 are known at run time only, so that no size compiles a program anew.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 # Numbers that one step of `upsample` works on: what a CPU's cache holds, and
 # what keeps an accelerator busy without filling its memory.
 _CPU_STEP, _STEP = 2**20, 2**26
+# Output pixels that `upsample_labels` takes or leaves together, and numbers
+# that one of its steps works on.
+_TILE, _TILES_STEP = (8, 16), 2**17
 
 
 def resize_image(
@@ -187,6 +191,99 @@ def upsample(
     return x.reshape(batch, blocks * step, *x.shape[3:])[:, :height]
 
   return jax.tree.map(join, jax.lax.map(block, parts))
+
+
+def upsample_labels(
+  pixels: Callable[[Array], Array],
+  decided: Any,
+  output: Upsampling,
+  function: Callable[[Array], Any],
+) -> Any:
+  """`upsample` to labels, for a CPU: only borders between labels are mixed.
+
+  Four neighbours of one label mix to that label, whatever the weights.
+
+  Args:
+    pixels: from positions b *, counted row by row, to scores b * k at the size
+      that the network saw.
+    decided: `function` of the scores of all those pixels, a tree of b h w.
+    output: for H rows and W columns.
+    function: of scores, b r W k, to a tree of labels b r W.
+
+  Returns:
+    The tree, its labels b H W.
+  """
+  batch, height = output.rows.first.shape
+  width = output.columns.first.shape[1]
+  down, across = -(-height // _TILE[0]), -(-width // _TILE[1])
+  count = down * across
+  rows, columns = (
+    jax.tree.map(
+      lambda x, n=n: jnp.pad(x, ((0, 0), (0, n - x.shape[1])), mode='edge'),
+      taps,
+    )
+    for taps, n in zip(
+      output, (down * _TILE[0], across * _TILE[1]), strict=True
+    )
+  )
+
+  def enlarged(x):  # each output pixel's upper left neighbour, in tiles
+    x = _columns(_rows(x, rows.first), columns.first)
+    x = x.reshape(batch, down, _TILE[0], across, _TILE[1])
+    return x.swapaxes(2, 3).reshape(batch, count, *_TILE)
+
+  border = functools.reduce(
+    jnp.logical_or, map(_borders, jax.tree.leaves(decided))
+  )
+  border = enlarged(border).any((2, 3))
+  numbers = jnp.where(border, jnp.arange(count), count)  # count: no tile
+  k = jax.eval_shape(pixels, jnp.zeros((batch, 1), jnp.int32)).shape[-1]
+  step = max(1, min(count, _TILES_STEP // (batch * _TILE[0] * _TILE[1] * k)))
+  numbers = jnp.pad(
+    jnp.sort(numbers), ((0, 0), (0, -count % step)), constant_values=count
+  )
+  source = jax.tree.leaves(decided)[0].shape[2]
+
+  def mix(i, out):
+    tiles = jax.lax.dynamic_slice_in_dim(numbers, i * step, step, 1)
+    y = (tiles // across)[..., None] * _TILE[0] + jnp.arange(_TILE[0])
+    x = (tiles % across)[..., None] * _TILE[1] + jnp.arange(_TILE[1])
+    top, bottom, lower = (_rows(taps, y)[..., None] for taps in rows)
+    left, right, later = (_rows(taps, x)[..., None, :] for taps in columns)
+    lower, later = lower[..., None], later[..., None]
+    first = lerp(
+      pixels(top * source + left), pixels(bottom * source + left), lower
+    )
+    second = lerp(
+      pixels(top * source + right), pixels(bottom * source + right), lower
+    )
+    mixed = lerp(first, second, later)
+    found = function(mixed.reshape(batch, -1, _TILE[1], k))
+    return jax.tree.map(
+      lambda out, new: jax.vmap(
+        lambda out, tiles, new: out.at[tiles].set(new, mode='drop')
+      )(out, tiles, new.reshape(batch, step, *_TILE)),
+      out,
+      found,
+    )
+
+  steps = -(-border.sum(1).max() // step)
+  out = jax.lax.fori_loop(0, steps, mix, jax.tree.map(enlarged, decided))
+
+  def joined(x):
+    x = x.reshape(batch, down, across, *_TILE).swapaxes(2, 3)
+    return x.reshape(batch, rows.first.shape[1], -1)[:, :height, :width]
+
+  return jax.tree.map(joined, out)
+
+
+def _borders(labels: Int[Array, 'b h w']) -> Bool[Array, 'b h w']:
+  """Whether a pixel and its right, lower and diagonal neighbours differ."""
+  below = jnp.concatenate([labels[:, 1:], labels[:, -1:]], 1)
+  differ = labels != below
+  right = jnp.concatenate([labels[:, :, 1:], labels[:, :, -1:]], 2)
+  beyond = jnp.concatenate([below[:, :, 1:], below[:, :, -1:]], 2)
+  return differ | (labels != right) | (labels != beyond)
 
 
 _rows = jax.vmap(lambda scores, index: scores[index])

@@ -181,7 +181,8 @@ class Segmentation:
   def _cut(self, pixels):
     """Of a padded batch of one: the image, as a numpy copy."""
     height, width = self.size
-    return np.array(pixels[0, :height, :width])
+    # On the host: a slice of a device array is a program for every size.
+    return np.asarray(pixels)[0, :height, :width].copy()
 
   def __repr__(self) -> str:
     height, width = self.size
