@@ -66,7 +66,6 @@ class LabelledSet(Protocol):
   def __len__(self) -> int: ...
 
   def name(self, index: int) -> str:
-    """Name of an example."""
     """The name of an example, without reading it."""
     ...
 

@@ -137,7 +137,7 @@ def open_captions(
   else:
     raise SourceError(
       f'{root} has no {_LIST}, no annotations/{coco.name} and no '
-      'dataset*.json; docs/evaluation.md describes each.'
+      'dataset*.json; docs/benchmarks.md describes each.'
     )
   for name, captions in rows:
     if not captions or not all(caption.strip() for caption in captions):

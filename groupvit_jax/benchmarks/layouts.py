@@ -203,11 +203,11 @@ class Benchmark:
   def help(self) -> str:
     """How the folder must look and where to get it."""
     if not self.readers:
-      return 'docs/evaluation.md tells more.'
+      return 'docs/benchmarks.md tells more.'
     where = f' Where from: {self.where}.' if self.where else ''
     return (
       f'{self.title} is read from a folder like this: {self.layout}.{where} '
-      'docs/evaluation.md tells more.'
+      'docs/benchmarks.md tells more.'
     )
 
 

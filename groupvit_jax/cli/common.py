@@ -302,12 +302,10 @@ def _around(names: tuple[str, ...], name: str) -> str:
   return f'after {names[place - 1][:60]!r}' if place else 'at the beginning'
 
 
-_SUFFIXES = tuple(
-  f'.{kind}'
-  for kind in (
-    *('jpg', 'jpeg', 'jfif', 'png', 'webp', 'gif', 'bmp', 'tif', 'tiff'),
-    *('ppm', 'pgm', 'jp2', 'avif'),
-  )
+# Of the formats that data/images.py opens.
+_SUFFIXES = (
+  *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp'),
+  *('.tif', '.tiff'),
 )
 
 

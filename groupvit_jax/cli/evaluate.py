@@ -20,7 +20,7 @@ benchmarks:
   {', '.join(label_sets.SEGMENTATION[6:])}   segmentation
   imagenet, classes   classification (class folders, or shards with cls)
   captions            retrieval (captions.jsonl, or COCO's, or Karpathy's)
-docs/evaluation.md says where to get each, and how its folder must look.
+docs/benchmarks.md says where to get each, and how its folder must look.
 
 protocols of segmentation: groupvit, the released one (windows of 448,
 thresholds .95/.35/.95), and tcl, the unified one of later papers (one
@@ -208,7 +208,7 @@ def _fields(args: argparse.Namespace) -> dict[str, Any]:
   synthetic = args.benchmark in label_sets.SYNTHETIC
   if args.data is None and not synthetic:
     raise ValueError(
-      f'{args.benchmark} needs its folder: give --data DIR; docs/evaluation.md '
+      f'{args.benchmark} needs its folder: give --data DIR; docs/benchmarks.md '
       'describes its layout'
     )
   overrides = {k: v for k, v in steps.items() if not k.startswith('data.')}

@@ -33,7 +33,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'Pillow', 'scikit-learn')
 class ReportFile:
   """The file of a report, locked by the run that measures for it.
 
-  A report that exists, or that appears meanwhile, is never replaced unjudge.
+  A report that exists, or that appears meanwhile, is never replaced unasked.
   """
 
   def __init__(self, path: pathlib.Path, overwrite: bool):

@@ -203,7 +203,8 @@ def members(path: str) -> Iterator[tuple[str, int, int]]:
         fileobj=file, mode='r:', encoding='utf-8', errors='replace'
       ) as tar,
     ):
-      while (member := tar.next()) is not None:
+      # A file may end within the padding of its last member.
+      while tar.offset <= end and (member := tar.next()) is not None:
         # It keeps all of them, and a shard has thousands.
         tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
         if member.size < 0 or tar.offset <= at:
@@ -214,7 +215,7 @@ def members(path: str) -> Iterator[tuple[str, int, int]]:
           return
         if member.isreg() and not member.issparse():
           yield member.name, member.offset_data // BLOCK, member.size
-      file.seek(tar.offset)  # where tarfile stopped, without an error
+      file.seek(min(tar.offset, end))  # where tarfile stopped, without an error
       tail = file.read(BLOCK)
       if len(tail) == BLOCK and tail.strip(b'\0'):
         raise ValueError('no header where there should be one')

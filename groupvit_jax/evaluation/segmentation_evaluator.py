@@ -158,7 +158,7 @@ class SegmentationEvaluator:
       config: see `SegmentConfig`; None for the released one.
       label_groups: names of classes by group, reported as miou_<group>.
       grouping: for models whose regions have no maps, how to group their patch
-        features on the host (see `grouping_baselines`).
+        features on the host (see `clustering`).
       mesh: splits the batches over its axis 'data'.
 
     Raises:

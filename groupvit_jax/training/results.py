@@ -52,7 +52,10 @@ def finished(workdir: pathlib.Path, num_steps: int) -> dict[str, Any] | None:
     not path.exists() or not (workdir / 'checkpoints' / f'{num_steps}').exists()
   ):
     return None
-  summary = json.loads(path.read_text())
+  try:
+    summary = json.loads(path.read_text())
+  except ValueError:  # damaged: the run is ended once more
+    return None
   return summary if summary.get('steps') == num_steps else None
 
 

@@ -127,6 +127,13 @@ def test_a_cut_shard_loses_only_its_end(tmp_path, caplog, make):
   assert 'is cut short' in caplog.text
 
 
+def test_a_cut_within_the_last_padding_loses_nothing(tmp_path, make):
+  path = make.shard(tmp_path / 'a.tar', 0, 3)
+  _, block, size = list(tar.members(path))[-1]
+  os.truncate(path, block * 512 + size + 10)
+  assert len(tar.TarSource(path)) == 3
+
+
 def with_header(data, change):
   """A header that `change` alters, before two samples of a shard."""
   header = bytearray(tarfile.TarInfo('x.jpg').tobuf(tarfile.USTAR_FORMAT))
