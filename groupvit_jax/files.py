@@ -110,5 +110,5 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     x = arrays[name]
     sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
     # As bytes: bfloat16 has no buffer of its own.
-    sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+    sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
   return sha.hexdigest()

@@ -19,6 +19,7 @@ from typing import Any
 
 import filelock
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -353,7 +354,7 @@ def _arrays(state: Any, copy: bool = False) -> dict[str, np.ndarray]:
   """The arrays of a state by path, as far as this process has all of them."""
   arrays = {}
   for path, x in jax.tree_util.tree_flatten_with_path(state)[0]:
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       x = jax.random.key_data(x)
     if not isinstance(x, jax.Array) or x.is_fully_replicated:
       arrays[jax.tree_util.keystr(path)] = np.array(x, copy=copy or None)
