@@ -38,11 +38,10 @@ def test_is_the_normalised_mean_over_templates(table):
 
 @pytest.mark.parametrize('batch_size', [1, 4, 5, 100])
 def test_chunks_do_not_change_the_result(table, batch_size):
-  whole = zero_shot.class_embeddings(
-    text_fn, table, tokenizer, NAMES, TEMPLATES
-  )
-  chunked = zero_shot.class_embeddings(
-    text_fn, table, tokenizer, NAMES, TEMPLATES, batch_size=batch_size
+  tokens = zero_shot.tokenize_classes(tokenizer, NAMES, TEMPLATES)
+  whole = zero_shot.embed_tokens(text_fn, table, tokens)
+  chunked = zero_shot.embed_tokens(
+    text_fn, table, tokens, batch_size=batch_size
   )
   np.testing.assert_allclose(chunked, whole, rtol=1e-5)
 
