@@ -6,6 +6,7 @@ finds the old file or the new one, never a part.
 
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import secrets
@@ -103,12 +104,22 @@ def ahead(
       pool.shutdown(wait=False, cancel_futures=True)
 
 
-def digest(arrays: Mapping[str, np.ndarray]) -> str:
-  """SHA-256 of names, types, shapes and bytes, whatever their order."""
+def digest(
+  arrays: Mapping[str, np.ndarray], record: Mapping[str, Any] | None = None
+) -> str:
+  """SHA-256 of names, types, shapes and bytes, whatever their order.
+
+  Args:
+    arrays: by name.
+    record: JSON values that belong to them, and count too.
+  """
   sha = hashlib.sha256()
   for name in sorted(arrays):
     x = arrays[name]
     sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
     # As bytes: bfloat16 has no buffer of its own.
     sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
-  return sha.hexdigest()
+  if record is None:
+    return sha.hexdigest()
+  text = f'{json.dumps(record, sort_keys=True)}{sha.hexdigest()}'
+  return hashlib.sha256(text.encode()).hexdigest()

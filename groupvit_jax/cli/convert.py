@@ -6,8 +6,8 @@ import pathlib
 _EXAMPLES = """\
 A SOURCE is a .pth file of the original GroupViT, a Hugging Face folder (of
 GroupViT or CLIP), OpenAI's CLIP as a state dict, a training workdir, or a model
-folder. Everything else (sizes, stages, tokens) is read from it. Reading .pth,
-.pt and .bin files takes PyTorch: pip install 'groupvit_jax[torch]'
+folder. Everything else (sizes, stages, tokens) is read from it. PyTorch's files
+(.pth, .pt, .bin) are read without PyTorch, and nothing in them is executed.
 
 examples:
   groupvit convert group_vit_gcc_yfcc_30e-879422e0.pth my_model

@@ -5,7 +5,6 @@ holds is plain (JSON, safetensors), so reading it can run no foreign code.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -389,8 +388,7 @@ def check_vocabulary(tokenizer: str | None, vocab_size: int) -> None:
 def _digest(config: dict[str, Any], arrays: dict[str, Any]) -> str:
   """Of all that decides what the model computes: its card may be edited."""
   decides = {k: config[k] for k in ('architecture', 'preprocessing')}
-  text = json.dumps(decides, sort_keys=True)
-  return hashlib.sha256(f'{text}{files.digest(arrays)}'.encode()).hexdigest()
+  return files.digest(arrays, decides)
 
 
 def write_folder(

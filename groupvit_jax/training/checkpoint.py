@@ -6,7 +6,6 @@ A workdir belongs to one configuration: `check_workdir` refuses another one's.
 import contextlib
 import datetime
 import errno
-import hashlib
 import json
 import os
 import pathlib
@@ -304,7 +303,7 @@ class Checkpoints:
       for path in self._digests.glob('*.json'):
         if path.stem.isdigit() and int(path.stem) not in there:
           path.unlink()
-      content = json.dumps({'sha256': _digest(arrays, meta)})
+      content = json.dumps({'sha256': files.digest(arrays, meta)})
       files.write_atomically(self._digests / f'{step}.json', content)
 
   def _verify(self, step: int, state: Any, meta: dict[str, Any]) -> None:
@@ -318,7 +317,7 @@ class Checkpoints:
       wanted = json.loads(content)['sha256']
     except (OSError, ValueError, KeyError, TypeError):
       return
-    if _digest(_arrays(state), meta) != wanted:
+    if files.digest(_arrays(state), meta) != wanted:
       raise ValueError('its contents are not those that were saved')
 
   def _set_aside(self, steps: list[int]) -> None:
@@ -359,11 +358,6 @@ def _arrays(state: Any, copy: bool = False) -> dict[str, np.ndarray]:
     if not isinstance(x, jax.Array) or x.is_fully_replicated:
       arrays[jax.tree_util.keystr(path)] = np.array(x, copy=copy or None)
   return arrays
-
-
-def _digest(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> str:
-  text = f'{json.dumps(meta, sort_keys=True)}{files.digest(arrays)}'
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _other_config(path: pathlib.Path, changed: list[str]) -> str:
