@@ -12,9 +12,7 @@ from groupvit_jax.benchmarks.base import IGNORE, Example, First, LabelledSet
 from groupvit_jax.benchmarks.captions import (
   CaptionedImage,
   CaptionSet,
-  has_captions,
   open_captions,
-  open_images,
 )
 from groupvit_jax.benchmarks.classification import (
   IMAGENET_CLASSES,
@@ -40,9 +38,7 @@ __all__ = [
   'LabelledImages',
   'LabelledSet',
   'ScenesSet',
-  'has_captions',
   'open_captions',
-  'open_images',
   'open_labelled_images',
   'open_set',
 ]

@@ -75,33 +75,6 @@ class CaptionSet:
     return CaptionedImage(name, image, captions)
 
 
-def open_images(
-  folder: str | os.PathLike, *, limit: int | None = None
-) -> CaptionSet:
-  """Opens all images in a folder and below it, without captions.
-
-  Args:
-    folder: where they are.
-    limit: the first so many alone, by name.
-
-  Raises:
-    SourceError: no such folder, or no image in it.
-  """
-  root = folders.existing(folder)
-  found = folders.images_below(root)
-  if not found:
-    raise SourceError(f'{root} holds no image ({", ".join(folders.IMAGES)}).')
-  names = [path.relative_to(root).as_posix() for path in found]
-  return CaptionSet(root, [(name, ()) for name in names[:limit]])
-
-
-def has_captions(folder: str | os.PathLike) -> bool:
-  """Whether there is any file that `open_captions` looks for."""
-  root = folders.existing(folder)
-  patterns = (_LIST, 'annotations/captions_*.json', _KARPATHY)
-  return any(any(root.glob(pattern)) for pattern in patterns)
-
-
 def open_captions(
   folder: str | os.PathLike,
   split: str | None = None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from groupvit_jax.benchmarks import has_captions, open_captions, open_images
+from groupvit_jax.benchmarks import open_captions
 from groupvit_jax.errors import ImageError, SourceError
 
 LIST = 'captions.jsonl'
@@ -22,7 +22,6 @@ def own(disk):
 
 def test_a_list_of_ones_own(disk, own, names):
   found = open_captions(disk.root)
-  assert has_captions(disk.root)
   assert names(found) == ['images/val/a.jpg', 'images/train/b.jpg']
   assert found.captions(0) == found[0].captions == ('one', 'two')
   assert found[1].image.shape == (*disk.size, 3)
@@ -124,16 +123,6 @@ def test_what_holds_no_captions(disk):
     open_captions(disk.root)
   with pytest.raises(ValueError, match='limit must be at least 1'):
     open_captions(disk.root, limit=0)
-
-
-def test_images_alone(disk, names):
-  with pytest.raises(SourceError, match='holds no image'):
-    open_images(disk.root)
-  disk.image('b/x.png')
-  disk.image('a.jpg')
-  found = open_images(disk.root, limit=5)
-  assert names(found) == ['a.jpg', 'b/x.png'] and not found.captions(0)
-  assert not has_captions(disk.root)
 
 
 def test_one_absent_image_stops_no_other(disk, own):
