@@ -1,6 +1,5 @@
 """Text: tokenizers, prompts, and nouns of captions."""
 
-from groupvit_jax.text import clip, sentencepiece
 from groupvit_jax.text.base import CLIP_CONTEXT_LENGTH, Tokenizer
 
 __all__ = ['CLIP_CONTEXT_LENGTH', 'Tokenizer', 'make_tokenizer']
@@ -23,6 +22,10 @@ def make_tokenizer(
     FileNotFoundError: no such file, or the folder holds no model.
     ValueError: the file is no sentencepiece model.
   """
+  # Here, so that who needs prompts alone does not load the vocabularies'
+  # libraries: every command starts with prompts.
+  from groupvit_jax.text import clip, sentencepiece
+
   if name_or_path == 'clip':
     return clip.ClipTokenizer(context_length)
   return sentencepiece.SentencePieceTokenizer(name_or_path, context_length)
