@@ -46,3 +46,11 @@ def mesh8():
   if jax.device_count() < 8:
     pytest.skip(f'needs 8 devices; unset XLA_FLAGS or pass {COUNT}=8')
   return sharding.make_mesh(jax.devices()[:8])
+
+
+@pytest.fixture(scope='module')
+def quick_compilation():
+  """XLA compiles without most optimisations: tests run little, compile much."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

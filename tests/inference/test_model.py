@@ -26,11 +26,7 @@ NAMES = ['dog', 'grass', 'sky', 'old boat', 'red house', 'sea', 'man']
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')
