@@ -8,11 +8,17 @@ import os
 
 # Fixtures that several folders share; the others are in their conftest.py.
 pytest_plugins = [
-  'tests.fixtures.tiny_inference',  # first: the next one imports it
+  # What others import comes first.
+  'tests.fixtures.tiny_inference',
+  'tests.fixtures.stubs',
+  'tests.fixtures.runs',
   'tests.fixtures.evaluation_folders',
   'tests.fixtures.golden_models',
+  'tests.fixtures.pickles',
   'tests.fixtures.plain_segmentation',
   'tests.fixtures.processes',
+  'tests.fixtures.tiny',
+  'tests.fixtures.torch_models',
 ]
 
 COUNT = '--xla_force_host_platform_device_count'

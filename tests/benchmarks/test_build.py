@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from stub_models import NAMES, PERFECT, Stub, tokenizer
 
 from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import build, image_batches
@@ -21,12 +20,15 @@ from groupvit_jax.errors import (
   WorkdirError,
 )
 
-ENCODER = build.Encoder(tokenizer=tokenizer, image_size=(8, 8), patch_size=1)
+
+@pytest.fixture
+def encoder(stubs):
+  return build.Encoder(stubs.tokenizer, image_size=(8, 8), patch_size=1)
 
 
 @pytest.fixture
-def classes(evaluation_folders, tmp_path):
-  return evaluation_folders.classified(tmp_path / 'classes', NAMES)
+def classes(stubs, evaluation_folders, tmp_path):
+  return evaluation_folders.classified(tmp_path / 'classes', stubs.NAMES)
 
 
 def batches(folder, **options):
@@ -39,7 +41,7 @@ def batches(folder, **options):
   )
 
 
-def test_every_image_comes_once_and_padding_last(classes):
+def test_every_image_comes_once_and_padding_last(stubs, classes):
   told = []
   start = batches(classes, progress=lambda *now: told.append(now))
   for _ in range(2):  # two passes
@@ -52,7 +54,7 @@ def test_every_image_comes_once_and_padding_last(classes):
   assert told == [(4, 14), (8, 14), (12, 14), (14, 14)] * 2
 
 
-def test_bad_images_stop_or_are_listed(classes):
+def test_bad_images_stop_or_are_listed(stubs, classes):
   (classes / 'dog' / '1.png').write_bytes(b'no picture')
   with pytest.raises(ImageError, match=r'dog/1\.png is not an image'):
     list(batches(classes)())
@@ -64,7 +66,7 @@ def test_bad_images_stop_or_are_listed(classes):
     assert name == 'dog/1.png' and 'is not an image' in reason
 
 
-def test_a_file_that_goes_away_is_a_bad_image(classes, monkeypatch):
+def test_a_file_that_goes_away_is_a_bad_image(stubs, classes, monkeypatch):
   """An OSError of a reader, such as of a shard that is removed."""
   read = LabelledImages.__getitem__
 
@@ -81,7 +83,7 @@ def test_a_file_that_goes_away_is_a_bad_image(classes, monkeypatch):
   assert start.skipped == [('dog/1.png', 'shard 7 is gone')]
 
 
-def test_a_set_without_a_good_picture_names_the_first(classes):
+def test_a_set_without_a_good_picture_names_the_first(stubs, classes):
   for path in classes.glob('*/*.png'):
     path.write_bytes(b'no picture')
   told = r'None of the 14 images can be used; the first: .*\.png is not an im'
@@ -115,7 +117,7 @@ def test_the_fingerprint_changes_with_the_labels(
   assert fingerprint(2) != before
 
 
-def test_processes_share_the_images(classes, monkeypatch):
+def test_processes_share_the_images(stubs, classes, monkeypatch):
   """The same number of batches each, every image in one of them."""
   seen = []
   for process in range(3):
@@ -133,7 +135,7 @@ def test_processes_share_the_images(classes, monkeypatch):
   assert sorted(seen) == sorted([*range(7)] * 2)
 
 
-def test_a_pass_leaves_out_what_is_done(classes):
+def test_a_pass_leaves_out_what_is_done(stubs, classes):
   told = []
   start = batches(classes, progress=lambda *now: told.append(now))
   found = list(start({0, 1, 2, 3, 4, 5, 6, 7, 13}))
@@ -144,14 +146,14 @@ def test_a_pass_leaves_out_what_is_done(classes):
   assert not list(start(set(range(14))))
 
 
-def test_a_runner_of_an_image_level_benchmark(classes):
+def test_a_runner_of_an_image_level_benchmark(stubs, encoder, classes):
   spec = build.BenchmarkSpec('classes', classes, limit=6)
-  runner = build.make(spec, ENCODER, batch_size=4)
+  runner = build.make(spec, encoder, batch_size=4)
   assert (runner.kind, runner.total) == ('classification', 6)
   # The stub recognises class k by its shade of red.
-  figures = dict(runner.evaluator.run(Stub().predict_fns, {'shift': 0}))
+  figures = dict(runner.evaluator.run(stubs.Stub().predict_fns, {'shift': 0}))
   assert figures['images'] == 6 and 0 <= figures['top1'] <= 1
-  assert runner.settings['class_names'] == sorted(NAMES)
+  assert runner.settings['class_names'] == sorted(stubs.NAMES)
   assert runner.settings['benchmark'] == 'classes'
 
 
@@ -165,22 +167,22 @@ def test_a_runner_of_an_image_level_benchmark(classes):
   ],
 )
 def test_clip_averages_unit_vectors_of_prompts(
-  evaluation_folders, tmp_path, clip, overrides, average, top1
+  stubs, evaluation_folders, tmp_path, clip, overrides, average, top1
 ):
   """Three prompts of class k: a long vector that is wrong, and two right."""
-  classes = evaluation_folders.classified(tmp_path / 'classes', NAMES)
+  classes = evaluation_folders.classified(tmp_path / 'classes', stubs.NAMES)
   templates = ('{} x', '{} y', '{} z')
 
   def class_tokens(texts):
     return np.array(
-      [[sorted(NAMES).index(t[:-2]), 'xyz'.index(t[-1])] for t in texts],
+      [[sorted(stubs.NAMES).index(t[:-2]), 'xyz'.index(t[-1])] for t in texts],
       np.int32,
     )
 
   def text(variables, tokens):
     k, which = tokens[:, 0], tokens[:, 1]
-    wrong = 9 * jax.nn.one_hot((k + 1) % len(NAMES), len(NAMES))
-    right = jax.nn.one_hot(k, len(NAMES))
+    wrong = 9 * jax.nn.one_hot((k + 1) % len(stubs.NAMES), len(stubs.NAMES))
+    right = jax.nn.one_hot(k, len(stubs.NAMES))
     return jnp.where((which == 0)[:, None], wrong, right)
 
   spec = build.BenchmarkSpec(
@@ -189,20 +191,22 @@ def test_clip_averages_unit_vectors_of_prompts(
   encoder = build.Encoder(class_tokens, (8, 8), 1, clip=clip)
   runner = build.make(spec, encoder, batch_size=14)
   assert runner.settings['prompt_average'] == average
-  vectors = jnp.repeat(jnp.eye(len(NAMES)), 2, 0)  # two images of each class
+  vectors = jnp.repeat(
+    jnp.eye(len(stubs.NAMES)), 2, 0
+  )  # two images of each class
   fns = {'text': text, 'image': lambda variables, images: vectors}
   assert dict(runner.evaluator.run(fns, {}))['top1'] == top1
 
 
-def test_prompt_average_is_unit_or_raw(classes):
+def test_prompt_average_is_unit_or_raw(stubs, encoder, classes):
   overrides = {'prompt_average': 'mean'}
   spec = build.BenchmarkSpec('classes', classes, overrides=overrides)
   with pytest.raises(ConfigError, match="'unit' or 'raw', not 'mean'"):
-    build.make(spec, ENCODER)
+    build.make(spec, encoder)
 
 
 @pytest.mark.parametrize(
-  ('spec', 'encoder', 'reason'),
+  ('spec', 'options', 'reason'),
   [
     ({'benchmark': 'voc'}, {}, "no benchmark 'voc'; choose one of voc21"),
     (
@@ -250,14 +254,14 @@ def test_prompt_average_is_unit_or_raw(classes):
     ),
   ],
 )
-def test_bad_specs(spec, encoder, reason):
-  encoder = build.Encoder(tokenizer, (8, 8), 1, **encoder)
+def test_bad_specs(stubs, spec, options, reason):
+  encoder = build.Encoder(stubs.tokenizer, (8, 8), 1, **options)
   with pytest.raises(ConfigError, match=reason):
     build.make(build.BenchmarkSpec(**spec), encoder)
 
 
 def test_settings_hold_what_is_left_open(
-  evaluation_folders, tmp_path, monkeypatch
+  stubs, encoder, evaluation_folders, tmp_path, monkeypatch
 ):
   tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
   encoder = build.Encoder(tokens, (8, 8), 1)
@@ -269,15 +273,15 @@ def test_settings_hold_what_is_left_open(
   same = build.BenchmarkSpec('scenes', split='validation', options=options)
   assert open_.origin == same.origin
   assert open_.origin != build.BenchmarkSpec('scenes').origin
-  evaluation_folders.classified(tmp_path / 'classes', NAMES)
+  evaluation_folders.classified(tmp_path / 'classes', stubs.NAMES)
   monkeypatch.chdir(tmp_path)
   spec = build.BenchmarkSpec('classes', 'classes')
   place = str((tmp_path / 'classes').resolve())
-  assert build.make(spec, ENCODER).settings['data'] == place
+  assert build.make(spec, encoder).settings['data'] == place
   assert spec.origin == build.BenchmarkSpec('classes', place).origin
 
 
-def test_class_names_follow_the_protocol(disk, tmp_path):
+def test_class_names_follow_the_protocol(stubs, disk, tmp_path):
   disk.voc({'2007_000001': [0, 1]})
   for protocol, name in (('groupvit', 'table'), ('tcl', 'diningtable')):
     spec = build.BenchmarkSpec('voc21', tmp_path, protocol=protocol)
@@ -302,24 +306,26 @@ def test_threads_keep_the_order_and_raise():
     list(files.ahead(lambda x: 1 / x, [1, 0, 2], 2))
 
 
-def test_another_folder_does_not_go_on(evaluation_folders, tmp_path):
+def test_another_folder_does_not_go_on(
+  stubs, encoder, evaluation_folders, tmp_path
+):
   """Its images may have the same names."""
-  stub = Stub()
+  stub = stubs.Stub()
   for name in ('one', 'other'):
     runner = build.make(
       build.BenchmarkSpec(
         'folder',
         evaluation_folders.segmented(tmp_path / name, 1),
         overrides=build.at_size(8),
-        class_names=('background', *NAMES[:4]),
+        class_names=('background', *stubs.NAMES[:4]),
         boundary=False,
         diagnosis=False,
       ),
-      ENCODER,
+      encoder,
       resume_path=tmp_path / 'state',
     )
     if name == 'one':
-      runner.evaluator.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluator.evaluate(stub.predict_fns, stubs.PERFECT)
       continue
     with pytest.raises(WorkdirError, match='with other data '):
-      runner.evaluator.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluator.evaluate(stub.predict_fns, stubs.PERFECT)

@@ -6,7 +6,6 @@ import runpy
 import jax
 import numpy as np
 import pytest
-import tiny_models
 
 from groupvit_jax import errors, sharding
 from groupvit_jax.training import inputs, state
@@ -37,7 +36,7 @@ def drawn_in_memory(monkeypatch):
 
 
 def test_a_run_evaluates_labelled_pixels(
-  evaluation_folders, tmp_path, drawn_in_memory
+  tiny, evaluation_folders, tmp_path, drawn_in_memory
 ):
   photos = evaluation_folders.segmented(tmp_path / 'photos', 3)
   made, data = opened(tmp_path, f'folder:{photos}', 'eval.short_side=24')
@@ -55,7 +54,7 @@ def test_a_run_evaluates_labelled_pixels(
   batch = jax.tree.map(
     lambda x: np.ones(x.shape, x.dtype), state.abstract_batch(made, 1)
   )
-  variables = tiny_models.fast_jit(task.init)(jax.random.key(0), batch)
+  variables = tiny.fast_jit(task.init)(jax.random.key(0), batch)
   jax.config.update('jax_disable_most_optimizations', True)
   try:
     figures = dict(evaluator.run(task.predict_fns, variables))

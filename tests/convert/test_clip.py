@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch_models
-from tiny_models import fast_jit
 
 from groupvit_jax import convert
 from groupvit_jax.convert import architecture, tensors
@@ -39,11 +37,11 @@ def assert_near(ours, theirs, atol=2e-5):
   np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=atol)
 
 
-def encode(converted, pixels, ids):
+def encode(tiny, converted, pixels, ids):
   """Image embeddings, text embeddings and scale of a model."""
   model = build.build(converted.architecture)
 
-  @fast_jit
+  @tiny.fast_jit
   def run(variables, images, tokens):
     def call(method, *args):
       return model.apply(variables, *args, method=method)
@@ -62,7 +60,7 @@ def unit(x):
   return x / x.norm(dim=-1, keepdim=True)
 
 
-def assert_same_model(converted, theirs, batch=2):
+def assert_same_model(tiny, converted, theirs, batch=2):
   """Embeddings and logits of a model against transformers'."""
   config = theirs.config
   generator = torch.Generator().manual_seed(2)
@@ -71,7 +69,7 @@ def assert_same_model(converted, theirs, batch=2):
   ids = random_texts(batch + 1, config.text_config)
   with torch.no_grad():
     out = theirs(pixel_values=pixels, input_ids=ids)
-  image, text, scale = encode(converted, pixels, ids)
+  image, text, scale = encode(tiny, converted, pixels, ids)
   assert_near(image, unit(out.image_embeds))
   assert_near(text, unit(out.text_embeds))
   assert_near(
@@ -104,18 +102,18 @@ TINY_CLIP = {
 }
 
 
-def clip(config=None):
+def clip(torch_models, config=None):
   config = transformers.CLIPConfig(**config or {})
   return torch_models.randomise(transformers.CLIPModel(config))
 
 
-def test_tiny_clip_equals_transformers(tmp_path):
-  theirs = clip(TINY_CLIP)
+def test_tiny_clip_equals_transformers(torch_models, tiny, tmp_path):
+  theirs = clip(torch_models, TINY_CLIP)
   theirs.save_pretrained(tmp_path / 'clip')
   converted = convert.load_source(tmp_path / 'clip')
   assert converted.architecture['image_encoder'] == 'clip_vit'
   assert not converted.architecture['projector_bias']
-  assert_same_model(converted, theirs, batch=3)
+  assert_same_model(tiny, converted, theirs, batch=3)
   convert.convert(tmp_path / 'clip', tmp_path / 'ours')
   again = convert.load_source(tmp_path / 'ours')
   jax.tree.map(
@@ -123,11 +121,11 @@ def test_tiny_clip_equals_transformers(tmp_path):
   )
 
 
-def test_openais_form_is_the_same_model(tmp_path, monkeypatch):
+def test_openais_form_is_the_same_model(torch_models, tmp_path, monkeypatch):
   config = TINY_CLIP | {
     'vision_config': TINY_CLIP['vision_config'] | {'num_attention_heads': 3}
   }
-  theirs = clip(config)
+  theirs = clip(torch_models, config)
   theirs.save_pretrained(tmp_path / 'clip')
   wanted = convert.load_source(tmp_path / 'clip')
   monkeypatch.setattr(architecture, 'HEAD_WIDTH', 4)
@@ -190,19 +188,19 @@ _OPENAI = (
 )
 
 
-def test_a_clip_with_another_activation_is_refused(tmp_path):
+def test_a_clip_with_another_activation_is_refused(torch_models, tmp_path):
   config = TINY_CLIP | {
     'vision_config': TINY_CLIP['vision_config'] | {'hidden_act': 'gelu'}
   }
-  clip(config).save_pretrained(tmp_path / 'clip')
+  clip(torch_models, config).save_pretrained(tmp_path / 'clip')
   with pytest.raises(ModelError, match="hidden_act is 'gelu'"):
     convert.load_source(tmp_path / 'clip')
 
 
 @pytest.mark.slow
-def test_full_size_clip_equals_transformers(tmp_path):
-  theirs = clip()
+def test_full_size_clip_equals_transformers(torch_models, tiny, tmp_path):
+  theirs = clip(torch_models)
   theirs.save_pretrained(tmp_path / 'clip')
   converted = convert.load_source(tmp_path / 'clip')
   assert converted.tokenizer == 'clip'
-  assert_same_model(converted, theirs)
+  assert_same_model(tiny, converted, theirs)

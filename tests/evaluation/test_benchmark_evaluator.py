@@ -5,8 +5,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmark_runs import Example, Examples, bands, evaluator
-from stub_models import NAMES, PERFECT, WORST, Stub
 
 from groupvit_jax import errors
 from groupvit_jax.evaluation import resume
@@ -16,8 +14,8 @@ pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')
-def stub():
-  return Stub()
+def stub(stubs):
+  return stubs.Stub()
 
 
 def same(one, two):
@@ -36,10 +34,10 @@ def same(one, two):
   assert one.images == two.images
 
 
-def test_right_by_design_is_one_and_wrong_is_zero(stub):
-  runner = evaluator()
+def test_right_by_design_is_one_and_wrong_is_zero(stubs, runs, stub):
+  runner = runs.evaluator()
   assert isinstance(runner, Evaluator)
-  figures = dict(runner.run(stub.predict_fns, PERFECT))
+  figures = dict(runner.run(stub.predict_fns, stubs.PERFECT))
   for name in (
     'miou',
     'pixel_accuracy',
@@ -48,26 +46,26 @@ def test_right_by_design_is_one_and_wrong_is_zero(stub):
     'boundary_miou',
     'oracle_miou',
     'best_group_jaccard',
-    *(f'iou/{name}' for name in NAMES),
+    *(f'iou/{name}' for name in stubs.NAMES),
   ):
     assert figures[name] == 1.0, name
   assert figures['images'] == 9 and figures['skipped'] == 0
   assert 'given_background_miou' not in figures
-  result = runner.evaluate(stub.predict_fns, WORST)
+  result = runner.evaluate(stub.predict_fns, stubs.WORST)
   assert result.miou == 0.0
   # Its borders are right, only the words are not.
   assert dict(result.figures())['oracle_miou'] == 1.0
   assert result.best_group_jaccard == 1.0
-  pixels = sum(example.label.size for example in bands())
+  pixels = sum(example.label.size for example in runs.bands())
   assert result.confusion_matrix.sum() == pixels
 
 
-def test_a_background_by_threshold_by_prompt_and_given(stub):
-  examples = bands(shift=1, widths=(11,))[:2]
+def test_a_background_by_threshold_by_prompt_and_given(stubs, runs, stub):
+  examples = runs.bands(shift=1, widths=(11,))[:2]
   for example in examples:
     example.label[:3] = 0  # what the stub sees there is something else
-  result = evaluator(examples, background=True).evaluate(
-    stub.predict_fns, PERFECT
+  result = runs.evaluator(examples, background=True).evaluate(
+    stub.predict_fns, stubs.PERFECT
   )
   zeros = sum((example.label == 0).sum() for example in examples)
   given = result.given_background_confusion_matrix
@@ -79,26 +77,30 @@ def test_a_background_by_threshold_by_prompt_and_given(stub):
   assert figures['given_background_miou'] == 1.0
   assert figures['miou'] < 1.0
   # Without a threshold class 0 has a prompt like the others.
-  words = evaluator(
+  words = runs.evaluator(
     examples,
     background=True,
-    class_names=('sand', *NAMES[1:]),
+    class_names=('sand', *stubs.NAMES[1:]),
     options={'background_threshold': None},
   )
-  assert words.programs.counter.num_classes == len(NAMES)
+  assert words.programs.counter.num_classes == len(stubs.NAMES)
 
 
-class Learned(Stub):
+@pytest.fixture
+def learned(stubs):
   """A stub that has learned that sand (group 0) is background."""
 
-  def _regions(self, variables, images):
-    regions = super()._regions(variables, images)
-    near = jnp.zeros(regions['embeddings'].shape[:2])
-    return {**regions, 'background': near.at[:, 0].set(2.0)}
+  class Learned(stubs.Stub):
+    def _regions(self, variables, images):
+      regions = super()._regions(variables, images)
+      near = jnp.zeros(regions['embeddings'].shape[:2])
+      return {**regions, 'background': near.at[:, 0].set(2.0)}
+
+  return Learned()
 
 
-def test_what_a_model_has_learned_as_background():
-  examples = bands(3, shift=1, widths=(8,))
+def test_what_a_model_has_learned_as_background(stubs, learned, runs):
+  examples = runs.bands(3, shift=1, widths=(8,))
   for example in examples:
     example.label[example.label == 1] = 0  # sand
   options = {
@@ -106,39 +108,43 @@ def test_what_a_model_has_learned_as_background():
     'background_threshold': 1e-6,
     'relative_threshold': False,
   }
-  runner = evaluator(examples, background=True, options=options)
-  result = runner.evaluate(Learned().predict_fns, PERFECT)
+  runner = runs.evaluator(examples, background=True, options=options)
+  result = runner.evaluate(learned.predict_fns, stubs.PERFECT)
   assert result.miou == 1.0
   assert result.confusion_matrix[0, 0] > 0
 
 
-def test_nothing_compiles_for_another_picture():
-  stub = Stub()
-  first = evaluator(bands(18))
+def test_nothing_compiles_for_another_picture(stubs, runs):
+  stub = stubs.Stub()
+  first = runs.evaluator(runs.bands(18))
   encoders, counters = first.programs.compiled
-  first.evaluate(stub.predict_fns, PERFECT)
+  first.evaluate(stub.predict_fns, stubs.PERFECT)
   after = first.programs.compiled
   # One window for all; a program per grid of windows and size of truth.
   assert after[0] - encoders == 1
   assert after[1] - counters <= 3
   assert stub.traces['regions'] == 1
   for seed in (1, 2):
-    for variables in (PERFECT, WORST):
-      evaluator(bands(18, seed)).evaluate(stub.predict_fns, variables)
+    for variables in (stubs.PERFECT, stubs.WORST):
+      runs.evaluator(runs.bands(18, seed)).evaluate(stub.predict_fns, variables)
   assert first.programs.compiled == after
   assert stub.traces['regions'] == 1
 
 
-def test_batches_and_devices_change_nothing(stub, mesh8):
-  examples = bands(11, widths=(8,))
+def test_batches_and_devices_change_nothing(stubs, runs, stub, mesh8):
+  examples = runs.bands(11, widths=(8,))
   # Some truth that the stub does not see, for a matrix that is not diagonal.
   for i, example in enumerate(examples):
     example.label[i % 8 // 2, :] = 255 if i % 2 else 3
-  one = evaluator(examples, batch_size=1).evaluate(stub.predict_fns, PERFECT)
-  three = evaluator(examples, batch_size=3).evaluate(stub.predict_fns, PERFECT)
+  one = runs.evaluator(examples, batch_size=1).evaluate(
+    stub.predict_fns, stubs.PERFECT
+  )
+  three = runs.evaluator(examples, batch_size=3).evaluate(
+    stub.predict_fns, stubs.PERFECT
+  )
   same(one, three)
-  eight = evaluator(examples, batch_size=1, mesh=mesh8)
-  same(one, eight.evaluate(stub.predict_fns, PERFECT))
+  eight = runs.evaluator(examples, batch_size=1, mesh=mesh8)
+  same(one, eight.evaluate(stub.predict_fns, stubs.PERFECT))
   assert 0 < one.miou < 1
 
 
@@ -148,55 +154,57 @@ def counted(path) -> set[int]:
   return {i for line in lines for i in json.loads(line)['positions']}
 
 
-def test_a_crash_resumes_where_it_was(stub, tmp_path):
+def test_a_crash_resumes_where_it_was(stubs, runs, stub, tmp_path):
   path = tmp_path / 'deep' / 'state.jsonl'
-  whole = evaluator(bands(18)).evaluate(stub.predict_fns, PERFECT)
-  broken = Examples(bands(18), bad=[15])
-  runner = evaluator(broken, resume_path=path, resume_every=4)
+  whole = runs.evaluator(runs.bands(18)).evaluate(
+    stub.predict_fns, stubs.PERFECT
+  )
+  broken = runs.Examples(runs.bands(18), bad=[15])
+  runner = runs.evaluator(broken, resume_path=path, resume_every=4)
   with pytest.raises(errors.ImageError, match='picture 15 is not an image'):
-    runner.evaluate(stub.predict_fns, PERFECT)
+    runner.evaluate(stub.predict_fns, stubs.PERFECT)
   held = counted(path)
   assert 8 <= len(held) <= 15
-  mended = Examples(bands(18))
+  mended = runs.Examples(runs.bands(18))
   seen = []
-  runner = evaluator(
+  runner = runs.evaluator(
     mended,
     resume_path=path,
     progress=lambda done, total: seen.append((done, total)),
   )
-  same(runner.evaluate(stub.predict_fns, PERFECT), whole)
+  same(runner.evaluate(stub.predict_fns, stubs.PERFECT), whole)
   assert sorted(mended.read) == sorted(set(range(18)) - held)
   assert seen[0][0] >= len(held) and seen[-1] == (18, 18)
   # Once more, nothing is read at all.
-  again = Examples(bands(18))
-  runner = evaluator(again, resume_path=path)
-  same(runner.evaluate(stub.predict_fns, PERFECT), whole)
+  again = runs.Examples(runs.bands(18))
+  runner = runs.evaluator(again, resume_path=path)
+  same(runner.evaluate(stub.predict_fns, stubs.PERFECT), whole)
   assert again.read == []
   with pytest.raises(errors.WorkdirError, match='with other weights '):
-    runner.evaluate(stub.predict_fns, WORST)
+    runner.evaluate(stub.predict_fns, stubs.WORST)
   runner.resume_state.remove()
   assert not path.exists()
   path.write_text('{"half')
   with pytest.raises(
     errors.WorkdirError, match='is not the resume state of an'
   ):
-    runner.evaluate(stub.predict_fns, PERFECT)
+    runner.evaluate(stub.predict_fns, stubs.PERFECT)
 
 
 def test_an_interruption_at_any_line_counts_no_picture_twice(
-  stub, tmp_path, interrupt_at_line
+  stubs, runs, stub, tmp_path, interrupt_at_line
 ):
   """Ctrl-C comes between any two lines; what is on disk stays consistent."""
   path = tmp_path / 'state.jsonl'
 
   def interrupted(place):
-    examples = Examples(bands(5, widths=(8,)), bad=[3])
-    runner = evaluator(
+    examples = runs.Examples(runs.bands(5, widths=(8,)), bad=[3])
+    runner = runs.evaluator(
       examples, resume_path=path, resume_every=2, skip_bad=True, batch_size=1
     )
     return interrupt_at_line(
       place,
-      lambda: runner.evaluate(stub.predict_fns, PERFECT),
+      lambda: runner.evaluate(stub.predict_fns, stubs.PERFECT),
       ('benchmark.py', 'resume.py'),
       ('_start', '_save', 'add'),
     )
@@ -212,32 +220,38 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(
   assert place > 30
 
 
-def test_a_resume_state_of_other_data_is_refused(stub, tmp_path):
+def test_a_resume_state_of_other_data_is_refused(stubs, runs, stub, tmp_path):
   """Scenes of two seeds have the same names."""
   path = tmp_path / 'state.jsonl'
   for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with other data ')):
-    runner = evaluator(bands(4), resume_path=path, data=data)
+    runner = runs.evaluator(runs.bands(4), resume_path=path, data=data)
     if told is None:
-      runner.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluate(stub.predict_fns, stubs.PERFECT)
       continue
     with pytest.raises(errors.WorkdirError, match=told):
-      runner.evaluate(stub.predict_fns, PERFECT)
+      runner.evaluate(stub.predict_fns, stubs.PERFECT)
 
 
 @pytest.mark.parametrize('held', ['[]', 'text'])
-def test_a_file_that_is_no_resume_state_is_refused(stub, tmp_path, held):
+def test_a_file_that_is_no_resume_state_is_refused(
+  stubs, runs, stub, tmp_path, held
+):
   path = tmp_path / 'state.jsonl'
   path.write_text(held)
   with pytest.raises(errors.WorkdirError, match='state.jsonl is'):
-    evaluator(bands(4), resume_path=path).evaluate(stub.predict_fns, PERFECT)
+    runs.evaluator(runs.bands(4), resume_path=path).evaluate(
+      stub.predict_fns, stubs.PERFECT
+    )
   assert path.read_text() == held
 
 
-def test_bad_pictures_are_named_or_listed(stub):
-  examples = bands(6)
-  examples[1] = Example('wide', examples[1].image, np.zeros((8, 9), np.int32))
-  examples[2].label[0, 0] = len(NAMES)
-  examples[4] = Example(
+def test_bad_pictures_are_named_or_listed(stubs, runs, stub):
+  examples = runs.bands(6)
+  examples[1] = runs.Example(
+    'wide', examples[1].image, np.zeros((8, 9), np.int32)
+  )
+  examples[2].label[0, 0] = len(stubs.NAMES)
+  examples[4] = runs.Example(
     'thread', np.zeros((1, 400, 3), np.uint8), np.zeros((1, 400), np.int32)
   )
   for i, reason in (
@@ -246,9 +260,9 @@ def test_bad_pictures_are_named_or_listed(stub):
     (4, 'thread is 400 x 1 pixels: too long and thin'),
   ):
     with pytest.raises(errors.ImageError, match=reason):
-      evaluator([examples[i]]).evaluate(stub.predict_fns, PERFECT)
-  runner = evaluator(Examples(examples, bad=[5]), skip_bad=True)
-  result = runner.evaluate(stub.predict_fns, PERFECT)
+      runs.evaluator([examples[i]]).evaluate(stub.predict_fns, stubs.PERFECT)
+  runner = runs.evaluator(runs.Examples(examples, bad=[5]), skip_bad=True)
+  result = runner.evaluate(stub.predict_fns, stubs.PERFECT)
   assert [name for name, _ in result.skipped] == [
     'picture 2',
     'picture 5',
@@ -258,59 +272,68 @@ def test_bad_pictures_are_named_or_listed(stub):
   assert result.images == 2 and result.miou == 1.0
   same(
     result,
-    evaluator([examples[0], examples[3]]).evaluate(stub.predict_fns, PERFECT),
+    runs.evaluator([examples[0], examples[3]]).evaluate(
+      stub.predict_fns, stubs.PERFECT
+    ),
   )
   with pytest.raises(errors.SourceError, match='None of the 1 images can'):
-    evaluator([examples[1]], skip_bad=True).evaluate(stub.predict_fns, PERFECT)
+    runs.evaluator([examples[1]], skip_bad=True).evaluate(
+      stub.predict_fns, stubs.PERFECT
+    )
   with pytest.raises(errors.SourceError, match='has no images; check its'):
-    evaluator([])
+    runs.evaluator([])
 
 
-def test_what_was_skipped_is_tried_again(stub, tmp_path):
+def test_what_was_skipped_is_tried_again(stubs, runs, stub, tmp_path):
   """Whoever goes on may have mended it, or may not want to skip it."""
   path = tmp_path / 'state.jsonl'
-  broken = Examples(bands(6), bad=[2, 4])
-  runner = evaluator(broken, resume_path=path, skip_bad=True)
-  assert len(runner.evaluate(stub.predict_fns, PERFECT).skipped) == 2
+  broken = runs.Examples(runs.bands(6), bad=[2, 4])
+  runner = runs.evaluator(broken, resume_path=path, skip_bad=True)
+  assert len(runner.evaluate(stub.predict_fns, stubs.PERFECT).skipped) == 2
   with pytest.raises(errors.ImageError, match='picture 2 is not an image'):
-    evaluator(broken, resume_path=path).evaluate(stub.predict_fns, PERFECT)
-  mended = Examples(bands(6), bad=[4])
-  runner = evaluator(mended, resume_path=path, skip_bad=True)
-  result = runner.evaluate(stub.predict_fns, PERFECT)
+    runs.evaluator(broken, resume_path=path).evaluate(
+      stub.predict_fns, stubs.PERFECT
+    )
+  mended = runs.Examples(runs.bands(6), bad=[4])
+  runner = runs.evaluator(mended, resume_path=path, skip_bad=True)
+  result = runner.evaluate(stub.predict_fns, stubs.PERFECT)
   assert sorted(mended.read) == [2, 4]
   assert [name for name, _ in result.skipped] == ['picture 4']
   assert result.images == 5
-  whole = evaluator(bands(6), resume_path=path).evaluate(
-    stub.predict_fns, PERFECT
+  whole = runs.evaluator(runs.bands(6), resume_path=path).evaluate(
+    stub.predict_fns, stubs.PERFECT
   )
-  same(whole, evaluator(bands(6)).evaluate(stub.predict_fns, PERFECT))
+  same(
+    whole,
+    runs.evaluator(runs.bands(6)).evaluate(stub.predict_fns, stubs.PERFECT),
+  )
   assert whole.skipped == ()
 
 
-def test_truth_without_a_pixel_that_counts_is_told(stub):
-  examples = bands(4)
+def test_truth_without_a_pixel_that_counts_is_told(stubs, runs, stub):
+  examples = runs.bands(4)
   for example in examples[:2]:
     example.label[:] = 255
   with pytest.warns(UserWarning, match='2 of 4 images have no pixel that c'):
-    result = evaluator(examples).evaluate(stub.predict_fns, PERFECT)
+    result = runs.evaluator(examples).evaluate(stub.predict_fns, stubs.PERFECT)
   assert result.images == 4 and result.blank == 2
   with pytest.raises(errors.SourceError, match='No pixel of the 2 images co'):
-    evaluator(examples[:2]).evaluate(stub.predict_fns, PERFECT)
+    runs.evaluator(examples[:2]).evaluate(stub.predict_fns, stubs.PERFECT)
 
 
-def test_says_what_does_not_fit():
+def test_says_what_does_not_fit(runs):
   with pytest.raises(
     ValueError, match='but the labels have no background class'
   ):
-    evaluator(options={'background_threshold': 0.5})
+    runs.evaluator(options={'background_threshold': 0.5})
   with pytest.raises(ValueError, match='batch_size must be at least 1'):
-    evaluator(batch_size=0)
+    runs.evaluator(batch_size=0)
 
 
-def test_what_is_not_wanted_is_not_counted(stub):
-  result = evaluator(bands(2), boundary=False, diagnosis=False).evaluate(
-    stub.predict_fns, PERFECT
-  )
+def test_what_is_not_wanted_is_not_counted(stubs, runs, stub):
+  result = runs.evaluator(
+    runs.bands(2), boundary=False, diagnosis=False
+  ).evaluate(stub.predict_fns, stubs.PERFECT)
   names = {name for name, _ in result.figures() if '/' not in name}
   assert names == {
     'miou',
@@ -322,7 +345,7 @@ def test_what_is_not_wanted_is_not_counted(stub):
   }
 
 
-def test_scores_are_refined_where_the_network_saw(stub):
+def test_scores_are_refined_where_the_network_saw(stubs, runs, stub):
   seen = []
 
   def refine(rgb, scores, valid):
@@ -334,10 +357,10 @@ def test_scores_are_refined_where_the_network_saw(stub):
     )
     return jnp.where(valid[..., None], scores[..., ::-1], right)
 
-  examples = bands(4, widths=(8,))
-  plain = evaluator(examples).evaluate(stub.predict_fns, PERFECT)
-  result = evaluator(examples, refine=refine).evaluate(
-    stub.predict_fns, PERFECT
+  examples = runs.bands(4, widths=(8,))
+  plain = runs.evaluator(examples).evaluate(stub.predict_fns, stubs.PERFECT)
+  result = runs.evaluator(examples, refine=refine).evaluate(
+    stub.predict_fns, stubs.PERFECT
   )
   assert all(a[:3] == b[:3] == c for a, b, c in seen) and seen
   mirrored = np.zeros_like(plain.confusion_matrix)

@@ -4,16 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.metrics
-from stub_models import NAMES, PERFECT, TEMPLATES, WORST, Stub, tokenizer
 
 from groupvit_jax.evaluation import classification, evaluator
 
 RNG = np.random.default_rng(0)
 
 
-def batches(num_images=10, batch_size=4):
+def batches(stubs, num_images=10, batch_size=4):
   """Pictures of one colour, named by it; the last batch is padded."""
-  labels = np.arange(num_images) % len(NAMES)
+  labels = np.arange(num_images) % len(stubs.NAMES)
 
   def start(done=()):
     for i in range(0, num_images, batch_size):
@@ -30,27 +29,33 @@ def batches(num_images=10, batch_size=4):
   return start
 
 
-def make_evaluator(start=None, **kwargs):
+def make_evaluator(stubs, start=None, **kwargs):
   return classification.ClassificationEvaluator(
-    start or batches(), NAMES, tokenizer, TEMPLATES, **kwargs
+    start or batches(stubs),
+    stubs.NAMES,
+    stubs.tokenizer,
+    stubs.TEMPLATES,
+    **kwargs,
   )
 
 
-def test_perfect_and_worst():
-  stub = Stub()
-  assert dict(make_evaluator().run(stub.predict_fns, PERFECT)) == {
+def test_perfect_and_worst(stubs):
+  stub = stubs.Stub()
+  assert dict(make_evaluator(stubs).run(stub.predict_fns, stubs.PERFECT)) == {
     'top1': 1.0,
     'top5': 1.0,
     'images': 10.0,
   }
-  figures = dict(make_evaluator(top_k=(1,)).run(stub.predict_fns, WORST))
+  figures = dict(
+    make_evaluator(stubs, top_k=(1,)).run(stub.predict_fns, stubs.WORST)
+  )
   assert figures == {'top1': 0.0, 'images': 10.0}
 
 
-def test_agrees_with_sklearn_on_random_scores():
-  scores = RNG.normal(size=(12, len(NAMES))).astype(np.float32)
+def test_agrees_with_sklearn_on_random_scores(stubs):
+  scores = RNG.normal(size=(12, len(stubs.NAMES))).astype(np.float32)
   scores /= np.linalg.norm(scores, axis=-1, keepdims=True)
-  labels = np.arange(12) % len(NAMES)
+  labels = np.arange(12) % len(stubs.NAMES)
 
   def start(done=()):
     for i in (0, 6):
@@ -61,48 +66,64 @@ def test_agrees_with_sklearn_on_random_scores():
         'position': np.arange(i, i + 6),
       }
 
-  fns = dict(Stub().predict_fns)
+  fns = dict(stubs.Stub().predict_fns)
   fns['image'] = lambda variables, x: jnp.asarray(scores)[x[:, 0, 0, 0]]
-  figures = dict(make_evaluator(start, top_k=(1, 2, 5)).run(fns, PERFECT))
+  figures = dict(
+    make_evaluator(stubs, start, top_k=(1, 2, 5)).run(fns, stubs.PERFECT)
+  )
   for k in (1, 2, 5):
     want = sklearn.metrics.top_k_accuracy_score(labels, scores, k=k)
     assert figures[f'top{k}'] == pytest.approx(want)
 
 
-def test_nothing_recompiles_between_evaluations():
-  stub = Stub()
-  runner = make_evaluator()
-  for variables in (PERFECT, WORST, PERFECT):
+def test_nothing_recompiles_between_evaluations(stubs):
+  stub = stubs.Stub()
+  runner = make_evaluator(stubs)
+  for variables in (
+    stubs.PERFECT,
+    stubs.WORST,
+    stubs.PERFECT,
+  ):
     dict(runner.run(stub.predict_fns, variables))
   assert stub.traces['image'] == 1
 
 
-def test_the_same_on_eight_devices(mesh8):
-  stub = Stub()
-  start = batches(num_images=13, batch_size=8)
-  one = dict(make_evaluator(start).run(stub.predict_fns, WORST))
-  eight = dict(make_evaluator(start, mesh=mesh8).run(stub.predict_fns, WORST))
+def test_the_same_on_eight_devices(stubs, mesh8):
+  stub = stubs.Stub()
+  start = batches(stubs, num_images=13, batch_size=8)
+  one = dict(make_evaluator(stubs, start).run(stub.predict_fns, stubs.WORST))
+  eight = dict(
+    make_evaluator(stubs, start, mesh=mesh8).run(stub.predict_fns, stubs.WORST)
+  )
   assert one == eight
 
 
-def test_says_what_is_wrong_with_the_data():
-  stub = Stub()
+def test_says_what_is_wrong_with_the_data(stubs):
+  stub = stubs.Stub()
   image, label = np.zeros((1, 2, 2, 3), np.uint8), np.array([7])
   bad = [{'image': image, 'label': label, 'position': np.array([0])}]
   with pytest.raises(
     ValueError, match='Labels run from 7 to 7, but there are 7'
   ):
-    dict(make_evaluator(lambda done: bad).run(stub.predict_fns, PERFECT))
+    dict(
+      make_evaluator(stubs, lambda done: bad).run(
+        stub.predict_fns, stubs.PERFECT
+      )
+    )
   padding = [dict(bad[0], mask=np.zeros(1, np.float32))]
   with pytest.raises(ValueError, match='every one was skipped, or is padding'):
-    dict(make_evaluator(lambda done: padding).run(stub.predict_fns, PERFECT))
+    dict(
+      make_evaluator(stubs, lambda done: padding).run(
+        stub.predict_fns, stubs.PERFECT
+      )
+    )
 
 
-def test_evaluators_run_by_name_and_turn_to_percent():
-  stub = Stub()
-  evaluators = {'shapes': make_evaluator(top_k=(1,))}
+def test_evaluators_run_by_name_and_turn_to_percent(stubs):
+  stub = stubs.Stub()
+  evaluators = {'shapes': make_evaluator(stubs, top_k=(1,))}
   assert isinstance(evaluators['shapes'], evaluator.Evaluator)
-  figures = evaluator.run_all(evaluators, stub.predict_fns, PERFECT)
+  figures = evaluator.run_all(evaluators, stub.predict_fns, stubs.PERFECT)
   assert figures == {'shapes/top1': 1.0, 'shapes/images': 10.0}
   assert evaluator.to_percent(figures) == {
     'shapes/top1': 100.0,

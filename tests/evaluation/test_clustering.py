@@ -4,43 +4,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sklearn.cluster
-from stub_models import (
-  GROUPS,
-  NAMES,
-  PERFECT,
-  TEMPLATES,
-  WORST,
-  Stub,
-  batches,
-  tokenizer,
-)
 
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import clustering
 from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
 
 
-def make_evaluator(name, start=None, mesh=None, **kwargs):
+def make_evaluator(stubs, name, start=None, mesh=None, **kwargs):
   return SegmentationEvaluator(
-    start or batches(num_images=6, batch_size=4),
-    NAMES,
-    tokenizer,
-    TEMPLATES,
-    label_groups=GROUPS,
+    start or stubs.batches(num_images=6, batch_size=4),
+    stubs.NAMES,
+    stubs.tokenizer,
+    stubs.TEMPLATES,
+    label_groups=stubs.GROUPS,
     grouping=clustering.make(name, **kwargs),
     mesh=mesh,
   )
 
 
 @pytest.mark.parametrize('name', clustering.GROUPINGS)
-def test_perfect_and_worst_features(name):
-  stub = Stub(grouped=False)
+def test_perfect_and_worst_features(stubs, name):
+  stub = stubs.Stub(grouped=False)
   # Pictures have three classes; spectral clustering has to be told.
-  runner = make_evaluator(name, num_groups=3 if name == 'spectral' else 4)
-  figures = dict(runner.run(stub.predict_fns, PERFECT))
+  runner = make_evaluator(
+    stubs, name, num_groups=3 if name == 'spectral' else 4
+  )
+  figures = dict(runner.run(stub.predict_fns, stubs.PERFECT))
   assert figures['miou'] == 1.0
   assert figures['oracle_miou'] == 1.0
-  figures = dict(runner.run(stub.predict_fns, WORST))
+  figures = dict(runner.run(stub.predict_fns, stubs.WORST))
   assert figures['miou'] == 0.0
   assert figures['oracle_miou'] == 1.0
   # Two passes, two batches each: traced once, compiled once.
@@ -48,10 +40,12 @@ def test_perfect_and_worst_features(name):
   assert runner._measure._cache_size() == 1
 
 
-def test_too_few_groups_cannot_be_perfect():
-  stub = Stub(grouped=False)
+def test_too_few_groups_cannot_be_perfect(stubs):
+  stub = stubs.Stub(grouped=False)
   figures = dict(
-    make_evaluator('kmeans', num_groups=2).run(stub.predict_fns, PERFECT)
+    make_evaluator(stubs, 'kmeans', num_groups=2).run(
+      stub.predict_fns, stubs.PERFECT
+    )
   )
   assert figures['oracle_miou'] < 1.0  # three classes a picture, two groups
 
@@ -170,34 +164,42 @@ def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
   np.testing.assert_array_equal(maps.sum(-1), np.ones((1, 2, 3)))
 
 
-def test_pictures_of_a_model_without_groups_can_be_shown():
-  images = next(iter(batches()()))['image']
-  runner = make_evaluator('pixels')
-  shown = runner.predict(Stub(grouped=False).predict_fns, PERFECT, images)
+def test_pictures_of_a_model_without_groups_can_be_shown(stubs):
+  images = next(iter(stubs.batches()()))['image']
+  runner = make_evaluator(stubs, 'pixels')
+  shown = runner.predict(
+    stubs.Stub(grouped=False).predict_fns, stubs.PERFECT, images
+  )
   np.testing.assert_array_equal(shown['prediction'], images[..., 0])
   assert len(shown['groups']) == 1
 
 
-def test_any_number_of_pictures_can_be_shown_on_a_mesh(mesh8):
-  images = next(iter(batches(num_images=3, batch_size=3)()))['image']
-  runner = make_evaluator('kmeans', mesh=mesh8)
-  variables = sharding.replicate(PERFECT, mesh8)
-  shown = runner.predict(Stub(grouped=False).predict_fns, variables, images)
+def test_any_number_of_pictures_can_be_shown_on_a_mesh(stubs, mesh8):
+  images = next(iter(stubs.batches(num_images=3, batch_size=3)()))['image']
+  runner = make_evaluator(stubs, 'kmeans', mesh=mesh8)
+  variables = sharding.replicate(stubs.PERFECT, mesh8)
+  shown = runner.predict(
+    stubs.Stub(grouped=False).predict_fns, variables, images
+  )
   np.testing.assert_array_equal(shown['prediction'], images[..., 0])
 
 
-def test_the_same_on_eight_devices(mesh8):
-  stub = Stub(grouped=False)
-  start = batches(num_images=11, batch_size=8)
-  one = make_evaluator('kmeans', start).evaluate(stub.predict_fns, PERFECT)
-  eight = make_evaluator('kmeans', start, mesh8).evaluate(
-    stub.predict_fns, sharding.replicate(PERFECT, mesh8)
+def test_the_same_on_eight_devices(stubs, mesh8):
+  stub = stubs.Stub(grouped=False)
+  start = stubs.batches(num_images=11, batch_size=8)
+  one = make_evaluator(stubs, 'kmeans', start).evaluate(
+    stub.predict_fns, stubs.PERFECT
+  )
+  eight = make_evaluator(stubs, 'kmeans', start, mesh8).evaluate(
+    stub.predict_fns, sharding.replicate(stubs.PERFECT, mesh8)
   )
   np.testing.assert_array_equal(one.confusion_matrix, eight.confusion_matrix)
 
 
-def test_says_what_is_wrong():
+def test_says_what_is_wrong(stubs):
   with pytest.raises(ValueError, match=r"Unknown grouping 'watershed'.*kmeans"):
     clustering.make('watershed')
   with pytest.raises(ValueError, match='This model groups by itself'):
-    make_evaluator('kmeans').evaluate(Stub().predict_fns, PERFECT)
+    make_evaluator(stubs, 'kmeans').evaluate(
+      stubs.Stub().predict_fns, stubs.PERFECT
+    )

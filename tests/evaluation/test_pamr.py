@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 
 from groupvit_jax.evaluation import pamr
 
@@ -60,11 +59,11 @@ def random_pictures(sizes, canvas, classes=3, seed=0):
   return rgb, scores, valid
 
 
-def test_it_is_the_definition_for_pictures_of_several_sizes():
+def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
   sizes = [(6, 9), (8, 5), (8, 9)]
   rgb, scores, valid = random_pictures(sizes, (8, 9))
   refine = pamr.make(3, DILATIONS)
-  got = np.asarray(tiny_models.fast_jit(refine)(rgb, scores, valid))
+  got = np.asarray(tiny.fast_jit(refine)(rgb, scores, valid))
   for i, (height, width) in enumerate(sizes):
     want = by_pixel(
       rgb[i, :height, :width].astype(np.float64),
@@ -75,9 +74,9 @@ def test_it_is_the_definition_for_pictures_of_several_sizes():
     np.testing.assert_allclose(got[i, :height, :width], want, rtol=0, atol=2e-5)
 
 
-def test_what_lies_beyond_a_picture_changes_nothing():
+def test_what_lies_beyond_a_picture_changes_nothing(tiny):
   rgb, scores, valid = random_pictures([(5, 6)], (7, 8))
-  refine = tiny_models.fast_jit(pamr.make(2, DILATIONS))
+  refine = tiny.fast_jit(pamr.make(2, DILATIONS))
   one = refine(rgb, scores, valid)
   other = refine(
     np.where(valid[..., None], rgb, 9.0),
@@ -87,7 +86,7 @@ def test_what_lies_beyond_a_picture_changes_nothing():
   np.testing.assert_array_equal(one[:, :5, :6], other[:, :5, :6])
 
 
-def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum():
+def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
   # The picture's edge is at column 6, that of the scores at column 8.
   rgb = np.zeros((1, 12, 12, 3), np.float32)
   rgb[:, :, 6:] = 1.0
@@ -96,7 +95,7 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum():
   scores = np.broadcast_to(first[:, None], (1, 12, 12, 1))
   scores = np.concatenate([scores, 1 - scores], -1)
   valid = np.ones((1, 12, 12), bool)
-  refine = tiny_models.fast_jit(pamr.make(20, (1, 2)))
+  refine = tiny.fast_jit(pamr.make(20, (1, 2)))
   got = np.asarray(refine(rgb, scores, valid))
   np.testing.assert_allclose(got.sum(-1), 1.0, atol=1e-5)
   wrong_before = (scores.argmax(-1) != (np.arange(12) >= 6)).mean()
@@ -104,10 +103,10 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum():
   assert wrong_after < wrong_before / 2
 
 
-def test_a_picture_of_one_colour_is_no_exception():
+def test_a_picture_of_one_colour_is_no_exception(tiny):
   rgb = np.ones((1, 4, 4, 3), np.float32)
   scores = np.random.default_rng(0).random((1, 4, 4, 2), np.float32)
-  refine = tiny_models.fast_jit(pamr.make(1, (1,)))
+  refine = tiny.fast_jit(pamr.make(1, (1,)))
   assert jnp.isfinite(refine(rgb, scores, np.ones((1, 4, 4), bool))).all()
 
 

@@ -28,14 +28,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pickles
 from PIL import Image
 
 from groupvit_jax import convert, errors
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.convert import tensors, torch_files
 from groupvit_jax.data import images, tar
-from tests.fixtures import golden_models
+from tests.fixtures import golden_models, pickles
 
 SECONDS = 5
 GROWTH = 2**30  # bytes

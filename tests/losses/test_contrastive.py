@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import assert_close, fast_jit, unit
 
 from groupvit_jax import sharding
 from groupvit_jax.losses.contrastive import contrastive_loss
@@ -15,18 +14,22 @@ BATCH = 16
 ARGUMENTS = (0, 1, 2)  # image, text, scale
 
 
-def inputs(batch=BATCH, width=8):
-  return unit(0, batch, width), unit(1, batch, width), np.float32(7.0)
+def inputs(tiny, batch=BATCH, width=8):
+  return (
+    tiny.unit(0, batch, width),
+    tiny.unit(1, batch, width),
+    np.float32(7.0),
+  )
 
 
 @functools.cache
-def compiled(**options):
+def compiled(tiny, **options):
   loss = functools.partial(contrastive_loss, **options)
-  return fast_jit(jax.value_and_grad(loss, ARGUMENTS))
+  return tiny.fast_jit(jax.value_and_grad(loss, ARGUMENTS))
 
 
-def value_and_grads(*args, **options):
-  return compiled(**options)(*map(jnp.asarray, args))
+def value_and_grads(tiny, *args, **options):
+  return compiled(tiny, **options)(*map(jnp.asarray, args))
 
 
 def log_softmax(logits):
@@ -34,51 +37,51 @@ def log_softmax(logits):
   return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-def test_two_pairs_by_hand():
+def test_two_pairs_by_hand(tiny):
   eye = jnp.eye(2)
   matched = contrastive_loss(eye, eye, 3.0)
   swapped = contrastive_loss(eye, eye[::-1], 3.0)
-  assert_close(matched, np.log1p(np.exp(-3.0)))
-  assert_close(swapped, np.log1p(np.exp(3.0)))
+  tiny.assert_close(matched, np.log1p(np.exp(-3.0)))
+  tiny.assert_close(swapped, np.log1p(np.exp(3.0)))
 
 
-def test_equals_plain_numpy():
-  image, text, scale = inputs()
-  loss, _ = value_and_grads(image, text, scale)
+def test_equals_plain_numpy(tiny):
+  image, text, scale = inputs(tiny)
+  loss, _ = value_and_grads(tiny, image, text, scale)
   logits = np.float64(scale) * image.astype(np.float64) @ text.T
   expected = -0.5 * (
     np.diag(log_softmax(logits)).mean() + np.diag(log_softmax(logits.T)).mean()
   )
-  assert_close(loss, expected)
+  tiny.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize('chunk_size', [None, 3])
-def test_extreme_logits_are_finite(chunk_size):
+def test_extreme_logits_are_finite(tiny, chunk_size):
   options, scale = {'chunk_size': chunk_size}, np.float32(100)
-  same = np.tile(unit(0, 1, 8), (BATCH, 1))
+  same = np.tile(tiny.unit(0, 1, 8), (BATCH, 1))
   for image, text in [(same, same), (same, -same), (0 * same, same)]:
-    loss, grads = value_and_grads(image, text, scale, **options)
-    assert_close(loss, np.log(BATCH), atol=1e-4)
+    loss, grads = value_and_grads(tiny, image, text, scale, **options)
+    tiny.assert_close(loss, np.log(BATCH), atol=1e-4)
     assert all(np.isfinite(g).all() for g in grads)
   eye = np.eye(BATCH, dtype=np.float32)
-  loss, grads = value_and_grads(eye, -eye, scale, **options)
-  assert_close(loss, 100 + np.log(BATCH - 1), atol=1e-4)
+  loss, grads = value_and_grads(tiny, eye, -eye, scale, **options)
+  tiny.assert_close(loss, 100 + np.log(BATCH - 1), atol=1e-4)
   assert all(np.isfinite(g).all() for g in grads)
 
 
 @pytest.mark.parametrize('chunk_size', [None, 5])
-def test_eight_devices_equal_one(mesh8, chunk_size):
-  expected = value_and_grads(*inputs())
-  image, text, scale = inputs()
+def test_eight_devices_equal_one(tiny, mesh8, chunk_size):
+  expected = value_and_grads(tiny, *inputs(tiny))
+  image, text, scale = inputs(tiny)
   image, text = sharding.shard_batch((image, text), mesh8)
   actual = value_and_grads(
-    image, text, scale, mesh=mesh8, chunk_size=chunk_size
+    tiny, image, text, scale, mesh=mesh8, chunk_size=chunk_size
   )
-  assert_close(actual, expected)
+  tiny.assert_close(actual, expected)
 
 
-def test_gradient_of_replicated_parameters_is_not_multiplied(mesh8):
-  image, text, scale = inputs()
+def test_gradient_of_replicated_parameters_is_not_multiplied(tiny, mesh8):
+  image, text, scale = inputs(tiny)
   weights = np.random.default_rng(2).normal(size=(8, 8)).astype(np.float32)
 
   def grads(mesh, weights, image, text):
@@ -95,19 +98,20 @@ def test_gradient_of_replicated_parameters_is_not_multiplied(mesh8):
     sharding.replicate(weights, mesh8),
     *sharding.shard_batch((image, text), mesh8),
   )
-  assert_close(actual, expected)
+  tiny.assert_close(actual, expected)
 
 
-def test_one_device_mesh_equals_no_mesh(mesh1):
-  assert_close(
-    value_and_grads(*inputs(), mesh=mesh1), value_and_grads(*inputs())
+def test_one_device_mesh_equals_no_mesh(tiny, mesh1):
+  tiny.assert_close(
+    value_and_grads(tiny, *inputs(tiny), mesh=mesh1),
+    value_and_grads(tiny, *inputs(tiny)),
   )
 
 
 @pytest.mark.parametrize('chunk_size', [1, 5, 8, BATCH, 1000])
-def test_chunks_change_nothing(chunk_size):
-  actual = value_and_grads(*inputs(), chunk_size=chunk_size)
-  assert_close(actual, value_and_grads(*inputs()))
+def test_chunks_change_nothing(tiny, chunk_size):
+  actual = value_and_grads(tiny, *inputs(tiny), chunk_size=chunk_size)
+  tiny.assert_close(actual, value_and_grads(tiny, *inputs(tiny)))
 
 
 def test_chunks_never_hold_the_full_matrix():
@@ -124,15 +128,15 @@ def test_chunks_never_hold_the_full_matrix():
   assert memory.temp_size_in_bytes < full_matrix / 16
 
 
-def test_half_precision_inputs_give_a_float32_loss():
-  image, text, scale = map(jnp.asarray, inputs())
+def test_half_precision_inputs_give_a_float32_loss(tiny):
+  image, text, scale = map(jnp.asarray, inputs(tiny))
   image, text = image.astype(jnp.bfloat16), text.astype(jnp.bfloat16)
   loss = contrastive_loss(image, text, scale)
   assert loss.dtype == jnp.float32
   exact = contrastive_loss(
     image.astype(jnp.float32), text.astype(jnp.float32), scale
   )
-  assert_close(loss, exact)
+  tiny.assert_close(loss, exact)
 
 
 def test_a_batch_that_does_not_divide_is_named(mesh8):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import assert_close, fast_jit, unit
 
 from groupvit_jax import sharding
 from groupvit_jax.losses.contrastive import contrastive_loss
@@ -20,24 +19,24 @@ FORMS = list(
 each_form = pytest.mark.parametrize('form, matched, with_ids', FORMS)
 
 
-def inputs(matched=False, with_ids=False):
+def inputs(tiny, matched=False, with_ids=False):
   groups = (GROUPS,) if matched else ()
-  image = unit(0, BATCH, *groups, WIDTH)
-  nouns = unit(1, BATCH, NOUNS, WIDTH)
+  image = tiny.unit(0, BATCH, *groups, WIDTH)
+  nouns = tiny.unit(1, BATCH, NOUNS, WIDTH)
   ids = np.random.default_rng(2).integers(-1, 9, (BATCH, NOUNS), dtype=np.int32)
   return image, nouns, np.float32(7.0), ids if with_ids else None
 
 
 @functools.cache
-def compiled(**options):
+def compiled(tiny, **options):
   def loss(image, nouns, scale, ids):
     return multi_label_loss(image, nouns, scale, noun_ids=ids, **options)
 
-  return fast_jit(jax.value_and_grad(loss, (0, 1, 2)))
+  return tiny.fast_jit(jax.value_and_grad(loss, (0, 1, 2)))
 
 
-def value_and_grads(*args, **options):
-  return compiled(**options)(*jax.tree.map(jnp.asarray, args))
+def value_and_grads(tiny, *args, **options):
+  return compiled(tiny, **options)(*jax.tree.map(jnp.asarray, args))
 
 
 def plain(image, nouns, scale, ids, form):
@@ -76,91 +75,97 @@ def plain(image, nouns, scale, ids, form):
   )
 
 
-def test_one_picture_by_hand():
+def test_one_picture_by_hand(tiny):
   # Text to image has one column and costs nothing; image to text chooses
   # among its two nouns with p = sigmoid(2) and 1 - p.
   image, nouns = jnp.array([[1.0, 0.0]]), jnp.eye(2)[None]
   p = 1 / (1 + np.exp(-2.0))
   released = multi_label_loss(image, nouns, 2.0)
-  assert_close(released, -0.25 * (np.log(p) + np.log(1 - p)))
+  tiny.assert_close(released, -0.25 * (np.log(p) + np.log(1 - p)))
   paper = multi_label_loss(image, nouns, 2.0, form='paper')
-  assert_close(paper, 0.0)
+  tiny.assert_close(paper, 0.0)
 
 
-def test_each_noun_takes_its_best_group_by_hand():
+def test_each_noun_takes_its_best_group_by_hand(tiny):
   # Two pictures of two groups; every noun equals one group of its picture.
   groups = jnp.eye(4).reshape(2, 2, 4)
   loss = multi_label_loss(groups, groups, 2.0)
   to_text = np.log(2 * np.exp(2.0) + 2) - 2
   to_image = np.log(np.exp(2.0) + 1) - 2
-  assert_close(loss, 0.5 * (to_text + to_image))
+  tiny.assert_close(loss, 0.5 * (to_text + to_image))
 
 
 @each_form
-def test_equals_plain_numpy(form, matched, with_ids):
-  args = inputs(matched, with_ids)
-  loss, _ = value_and_grads(*args, form=form)
-  assert_close(loss, plain(*args, form))
+def test_equals_plain_numpy(tiny, form, matched, with_ids):
+  args = inputs(tiny, matched, with_ids)
+  loss, _ = value_and_grads(tiny, *args, form=form)
+  tiny.assert_close(loss, plain(*args, form))
 
 
 @each_form
-def test_chunks_change_nothing(form, matched, with_ids):
-  args = inputs(matched, with_ids)
-  actual = value_and_grads(*args, form=form, chunk_size=7)
-  assert_close(actual, value_and_grads(*args, form=form))
+def test_chunks_change_nothing(tiny, form, matched, with_ids):
+  args = inputs(tiny, matched, with_ids)
+  actual = value_and_grads(tiny, *args, form=form, chunk_size=7)
+  tiny.assert_close(actual, value_and_grads(tiny, *args, form=form))
 
 
-def assert_eight_devices_equal_one(mesh, form, matched, with_ids, **options):
-  image, nouns, scale, ids = inputs(matched, with_ids)
-  expected = value_and_grads(image, nouns, scale, ids, form=form)
+def assert_eight_devices_equal_one(
+  tiny, mesh, form, matched, with_ids, **options
+):
+  image, nouns, scale, ids = inputs(tiny, matched, with_ids)
+  expected = value_and_grads(tiny, image, nouns, scale, ids, form=form)
   image, nouns, ids = sharding.shard_batch((image, nouns, ids), mesh)
   actual = value_and_grads(
-    image, nouns, scale, ids, form=form, mesh=mesh, **options
+    tiny, image, nouns, scale, ids, form=form, mesh=mesh, **options
   )
-  assert_close(actual, expected)
+  tiny.assert_close(actual, expected)
 
 
 @each_form
-def test_eight_devices_equal_one(mesh8, form, matched, with_ids):
-  assert_eight_devices_equal_one(mesh8, form, matched, with_ids)
+def test_eight_devices_equal_one(tiny, mesh8, form, matched, with_ids):
+  assert_eight_devices_equal_one(tiny, mesh8, form, matched, with_ids)
 
 
 @pytest.mark.parametrize('with_ids', [False, True])
-def test_eight_devices_in_chunks_equal_one(mesh8, with_ids):
+def test_eight_devices_in_chunks_equal_one(tiny, mesh8, with_ids):
   assert_eight_devices_equal_one(
-    mesh8, 'released', True, with_ids, chunk_size=7
+    tiny, mesh8, 'released', True, with_ids, chunk_size=7
   )
 
 
 @pytest.mark.parametrize('form', ['released', 'paper'])
-def test_one_noun_is_the_contrastive_loss(form):
-  image, nouns, scale, _ = map(jnp.asarray, inputs(with_ids=True))
-  assert_close(
+def test_one_noun_is_the_contrastive_loss(tiny, form):
+  image, nouns, scale, _ = map(jnp.asarray, inputs(tiny, with_ids=True))
+  tiny.assert_close(
     multi_label_loss(image, nouns[:, :1], scale, form=form),
     contrastive_loss(image, nouns[:, 0], scale),
   )
 
 
 @each_form
-def test_extreme_logits_are_finite(form, matched, with_ids):
-  x, y, _, ids = inputs(matched, with_ids)
+def test_extreme_logits_are_finite(tiny, form, matched, with_ids):
+  x, y, _, ids = inputs(tiny, matched, with_ids)
   scale = np.float32(100)
   for image, nouns in [(x, y), (0 * x, y), (x, 0 * y)]:  # 0: empty groups
     for options in ({}, {'chunk_size': 7}):
-      result = value_and_grads(image, nouns, scale, ids, form=form, **options)
+      result = value_and_grads(
+        tiny, image, nouns, scale, ids, form=form, **options
+      )
       assert all(np.isfinite(r).all() for r in jax.tree.leaves(result))
 
 
 @pytest.mark.parametrize('form', ['released', 'paper'])
-def test_an_equal_id_in_another_picture_is_not_pushed_away(form):
+def test_an_equal_id_in_another_picture_is_not_pushed_away(tiny, form):
   # Two pictures of the same thing, each named by the same word: perfect
   # embeddings cost log 2 as distinct texts and nothing as one text.
   same = jnp.ones((2, 1, 1))
-  assert_close(multi_label_loss(same[:, 0], same, 9.0, form=form), np.log(2))
+  tiny.assert_close(
+    multi_label_loss(same[:, 0], same, 9.0, form=form), np.log(2)
+  )
   for word in (5, -5):
     ids = jnp.array([[word], [word]])
     loss = multi_label_loss(same[:, 0], same, 9.0, form=form, noun_ids=ids)
-    assert_close(loss, 0.0)
+    tiny.assert_close(loss, 0.0)
 
 
 @pytest.mark.parametrize('with_ids', [False, True])
@@ -182,7 +187,7 @@ def test_chunks_never_hold_the_full_matrix(with_ids):
   assert memory.temp_size_in_bytes < full_matrix / 16
 
 
-def test_an_unknown_form_is_refused():
-  image, nouns, scale, _ = inputs()
+def test_an_unknown_form_is_refused(tiny):
+  image, nouns, scale, _ = inputs(tiny)
   with pytest.raises(ValueError, match="'soft'; choose 'released' or 'paper'"):
-    value_and_grads(image, nouns, scale, None, form='soft')
+    value_and_grads(tiny, image, nouns, scale, None, form='soft')

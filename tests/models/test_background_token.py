@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_models
 
 from groupvit_jax.convert import export
 from groupvit_jax.losses.background import background_loss
@@ -49,18 +48,18 @@ def plain(groups, nouns, token, scale, ids):
   return (np.mean(present) + np.mean(absent)) / 2
 
 
-def test_the_loss_is_its_definition_chunked_and_sharded(mesh8):
+def test_the_loss_is_its_definition_chunked_and_sharded(tiny, mesh8):
   groups, nouns, ids = random_batch()
   token = np.random.default_rng(1).standard_normal(7).astype(np.float32) / 3
   want = plain(groups, nouns, token, 5.0, ids)
   for options in ({}, {'chunk_size': 3}, {'mesh': mesh8}):
-    loss = tiny_models.fast_jit(
+    loss = tiny.fast_jit(
       functools.partial(background_loss, noun_ids=jnp.asarray(ids), **options)
     )
     np.testing.assert_allclose(loss(groups, nouns, token, 5.0), want, rtol=1e-5)
 
 
-def test_it_finds_the_level_between_what_is_there_and_what_is_not():
+def test_it_finds_the_level_between_what_is_there_and_what_is_not(tiny):
   # Nouns are axes; every picture has groups at .7 of its own two and .3 of all
   # others: level .5 parts them, wherever the vector points.
   axes = np.eye(8, dtype=np.float32)
@@ -69,17 +68,17 @@ def test_it_finds_the_level_between_what_is_there_and_what_is_not():
   for i, pair in enumerate(own):
     groups[i, 0, pair[0]] = groups[i, 1, pair[1]] = 0.7
   arrays = map(jnp.asarray, (groups, axes[own]))
-  loss = functools.partial(
+  objective = functools.partial(
     background_loss, *arrays, logit_scale=20.0, noun_ids=jnp.asarray(own)
   )
   token = jnp.zeros(9)
   optimizer = optax.adam(0.02)
 
-  @tiny_models.fast_jit
-  def step(token, state):
-    value, gradient = jax.value_and_grad(loss)(token)
-    updates, state = optimizer.update(gradient, state)
-    return optax.apply_updates(token, updates), state, value
+  @tiny.fast_jit
+  def step(token, opt_state):
+    value, gradient = jax.value_and_grad(objective)(token)
+    updates, opt_state = optimizer.update(gradient, opt_state)
+    return optax.apply_updates(token, updates), opt_state, value
 
   state, values = optimizer.init(token), []
   for _ in range(150):
@@ -103,23 +102,23 @@ def made(options):
   return task, task.init(jax.random.key(0), batch), batch
 
 
-def gradient(options):
+def gradient(tiny, options):
   task, variables, batch = made(options)
 
-  def loss(params):
+  def objective(params):
     value, (_, metrics) = task.loss_fn(
       {**variables, 'params': params}, batch, jax.random.key(1)
     )
     return value, metrics
 
-  run = tiny_models.fast_jit(jax.value_and_grad(loss, has_aux=True))
+  run = tiny.fast_jit(jax.value_and_grad(objective, has_aux=True))
   (value, metrics), gradients = run(variables['params'])
   return variables, value, metrics, gradients
 
 
-def test_off_there_is_nothing_and_on_all_else_is_as_before():
-  variables, value, metrics, gradients = gradient('')
-  with_it, larger, further, trained = gradient(ON)
+def test_off_there_is_nothing_and_on_all_else_is_as_before(tiny):
+  variables, value, metrics, gradients = gradient(tiny, '')
+  with_it, larger, further, trained = gradient(tiny, ON)
   assert 'background' not in metrics
   token = with_it['params'].pop('background_token')
   assert token.shape == (17,) and not token.any()
@@ -136,11 +135,11 @@ def test_off_there_is_nothing_and_on_all_else_is_as_before():
   )
 
 
-def test_regions_tell_how_near_each_group_is_to_it():
+def test_regions_tell_how_near_each_group_is_to_it(tiny):
   task, variables, batch = made(ON)
   token = jnp.arange(17.0) / 17
   variables['params']['background_token'] = token
-  regions = tiny_models.fast_jit(task.predict_fns['regions'])(
+  regions = tiny.fast_jit(task.predict_fns['regions'])(
     variables, batch['image']
   )
   want = regions['embeddings'] @ token[:-1] + token[-1]

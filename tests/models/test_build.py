@@ -8,7 +8,6 @@ import runpy
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_models
 
 from groupvit_jax.models import build
 from groupvit_jax.training import task
@@ -180,12 +179,8 @@ def test_an_unknown_option_is_refused():
   build.build(GROUPVIT_S, assignment='soft')
 
 
-def test_a_model_from_an_architecture_runs():
+def test_a_model_from_an_architecture_runs(tiny):
   model = build.build(VIT)
-  variables = tiny_models.init(
-    model, tiny_models.images(), tiny_models.tokens()
-  )
-  out = tiny_models.apply(
-    model, variables, tiny_models.images(), method='encode_image'
-  )
+  variables = tiny.init(model, tiny.images(), tiny.tokens())
+  out = tiny.apply(model, variables, tiny.images(), method='encode_image')
   assert out.shape == (3, 12)

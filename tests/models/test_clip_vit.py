@@ -4,18 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
-from tiny_models import assert_near
 
 from groupvit_jax.models import ops
 
 SIZES = {'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_ratio': 3.0}
 
 
-def test_without_blocks_it_is_two_norms_of_the_embedding():
-  model = tiny_models.clip_vit_encoder(depth=0)
-  images = tiny_models.images()
-  params = tiny_models.init(model, images)['params']
+def test_without_blocks_it_is_two_norms_of_the_embedding(tiny):
+  model = tiny.clip_vit_encoder(depth=0)
+  images = tiny.images()
+  params = tiny.init(model, images)['params']
   pooled, out = model.apply({'params': params}, images)
 
   def norm(x):
@@ -25,24 +23,24 @@ def test_without_blocks_it_is_two_norms_of_the_embedding():
 
   embed = jax.tree.map(np.asarray, params['embed'])
   first = embed['class_token'] + embed['positions'][0]
-  assert_near(pooled, np.stack(3 * [norm(norm(first))]))
+  tiny.assert_near(pooled, np.stack(3 * [norm(norm(first))]))
   cut = np.asarray(images).reshape(3, 4, 4, 4, 4, 3).transpose(0, 1, 3, 2, 4, 5)
   x = cut.reshape(3, 16, -1) @ embed['kernel'].reshape(-1, 16)
-  assert_near(out['tokens'], norm(norm(x + embed['positions'][1:])))
+  tiny.assert_near(out['tokens'], norm(norm(x + embed['positions'][1:])))
   assert out['grid'] == (4, 4)
 
 
-def test_bfloat16_keeps_parameters_and_outputs_in_float32():
-  images = tiny_models.images()
-  rounded = tiny_models.clip_vit_encoder(dtype=jnp.bfloat16, remat=True)
-  variables = tiny_models.init(rounded, images)
-  exact = tiny_models.clip_vit_encoder()
+def test_bfloat16_keeps_parameters_and_outputs_in_float32(tiny):
+  images = tiny.images()
+  rounded = tiny.clip_vit_encoder(dtype=jnp.bfloat16, remat=True)
+  variables = tiny.init(rounded, images)
+  exact = tiny.clip_vit_encoder()
   ours, theirs = (
-    tiny_models.apply(model, variables, images)[0] for model in (rounded, exact)
+    tiny.apply(model, variables, images)[0] for model in (rounded, exact)
   )
   dtypes = {p.dtype for p in jax.tree.leaves((variables, ours))}
   assert dtypes == {jnp.dtype('float32')}
-  assert_near(ours, theirs, atol=0.08)
+  tiny.assert_near(ours, theirs, atol=0.08)
 
 
 def hugging_face(torch, transformers, seed=0):
@@ -109,29 +107,29 @@ def to_flax(model):
 
 
 @pytest.mark.parametrize('size', [(16, 16), (24, 12)])
-def test_it_is_the_one_of_transformers(size):
+def test_it_is_the_one_of_transformers(tiny, size):
   torch = pytest.importorskip('torch', reason='the extra torch')
   transformers = pytest.importorskip('transformers')
   theirs = hugging_face(torch, transformers)
-  ours = tiny_models.clip_vit_encoder(**SIZES)
-  images = tiny_models.images(2, *size)
+  ours = tiny.clip_vit_encoder(**SIZES)
+  images = tiny.images(2, *size)
   variables = {'params': to_flax(theirs)}
   wanted = jax.eval_shape(ours.init, jax.random.key(0), images)
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, wanted)
-  pooled, out = tiny_models.apply(ours, variables, images)
+  pooled, out = tiny.apply(ours, variables, images)
   pixels = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))
   with torch.no_grad():
     expected = theirs(pixels, interpolate_pos_encoding=True)
     inner = getattr(theirs, 'vision_model', theirs)
     tokens = inner.post_layernorm(expected.last_hidden_state)
-  assert_near(pooled, expected.pooler_output.numpy())
-  assert_near(out['tokens'], tokens[:, 1:].numpy())
+  tiny.assert_near(pooled, expected.pooler_output.numpy())
+  tiny.assert_near(out['tokens'], tokens[:, 1:].numpy())
 
 
-def test_its_blocks_use_quick_gelu(monkeypatch):
-  model = tiny_models.clip_vit_encoder(depth=1)
-  images = tiny_models.images()
-  variables = tiny_models.init(model, images)
+def test_its_blocks_use_quick_gelu(tiny, monkeypatch):
+  model = tiny.clip_vit_encoder(depth=1)
+  images = tiny.images()
+  variables = tiny.init(model, images)
   used = model.apply(variables, images)[0]
   monkeypatch.setattr(ops, 'quick_gelu', ops.gelu)
   assert np.abs(used - model.apply(variables, images)[0]).max() > 1e-4

@@ -4,24 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
-from tiny_models import assert_near, normal
 
 from groupvit_jax import embeddings
 from groupvit_jax.models import grouping
 from groupvit_jax.models.grouping import GroupingConfig as Config
 
 
-def test_straight_through_is_one_hot_forward_and_soft_backward():
-  logits = normal(2, 3, 5)
+def test_straight_through_is_one_hot_forward_and_soft_backward(tiny):
+  logits = tiny.normal(2, 3, 5)
 
   def loss(assign, logits):
-    return (assign(jax.nn.softmax(logits, 1)) * normal(2, 3, 5, seed=1)).sum()
+    return (
+      assign(jax.nn.softmax(logits, 1)) * tiny.normal(2, 3, 5, seed=1)
+    ).sum()
 
   hard = grouping.straight_through(jax.nn.softmax(logits, 1))
   expected = logits == logits.max(1, keepdims=True)
   np.testing.assert_array_equal(hard, expected.astype(np.float32))
-  assert_near(
+  tiny.assert_near(
     jax.grad(loss, 1)(grouping.straight_through, logits),
     jax.grad(loss, 1)(lambda x: x, logits),
   )
@@ -32,14 +32,16 @@ def test_a_tie_has_one_winner():
   np.testing.assert_array_equal(hard.sum(1), np.ones((2, 3)))
 
 
-def test_composed_assignments_are_the_product():
-  soft = [jax.nn.softmax(normal(2, *s), 1) for s in ((6, 10), (4, 6), (3, 4))]
+def test_composed_assignments_are_the_product(tiny):
+  soft = [
+    jax.nn.softmax(tiny.normal(2, *s), 1) for s in ((6, 10), (4, 6), (3, 4))
+  ]
   composed = grouping.compose_assignments(soft)
   assert [c.shape for c in composed] == [(2, 10, 6), (2, 10, 4), (2, 10, 3)]
   first, second, third = map(np.asarray, soft)
   expected = (third @ second @ first).transpose(0, 2, 1)
-  assert_near(composed[-1], expected)
-  assert_near(composed[-1].sum(-1), np.ones((2, 10)))
+  tiny.assert_near(composed[-1], expected)
+  tiny.assert_near(composed[-1].sum(-1), np.ones((2, 10)))
   assert grouping.compose_assignments([]) == ()
 
 
@@ -61,43 +63,43 @@ def plain_assign(params, groups, x, assignment):
 
 
 @pytest.mark.parametrize('assignment', grouping.ASSIGNMENTS)
-def test_assign_by_hand(assignment):
-  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+def test_assign_by_hand(tiny, assignment):
+  groups, x = tiny.normal(2, 3, 8), tiny.normal(2, 7, 8, seed=1)
   assign = grouping.Assign(Config(assignment=assignment))
-  variables = tiny_models.init(assign, groups, x, False)
+  variables = tiny.init(assign, groups, x, False)
   # At its initial scale every map is nearly uniform.
   variables = jax.tree.map(lambda p: 20 * p, variables)
   y, soft, noisy, _ = assign.apply(variables, groups, x, False)
   expected, maps = plain_assign(
     variables['params'], np.asarray(groups), np.asarray(x), assignment
   )
-  assert_near(y, expected)
-  assert_near(soft, maps)
+  tiny.assert_near(y, expected)
+  tiny.assert_near(soft, maps)
   np.testing.assert_array_equal(soft, noisy)
 
 
-def test_noise_in_training_follows_the_temperature(monkeypatch):
-  noise = normal(2, 3, 7, seed=4)
+def test_noise_in_training_follows_the_temperature(tiny, monkeypatch):
+  noise = tiny.normal(2, 3, 7, seed=4)
   monkeypatch.setattr(grouping, 'gumbel_noise', lambda rng, shape: noise)
-  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+  groups, x = tiny.normal(2, 3, 8), tiny.normal(2, 7, 8, seed=1)
   assign = grouping.Assign(Config(gumbel_temperature=0.5))
-  variables = tiny_models.init(assign, groups, x, False)
-  rngs = tiny_models.RNGS
+  variables = tiny.init(assign, groups, x, False)
+  rngs = tiny.RNGS
   _, soft, noisy, _ = assign.apply(variables, groups, x, True, rngs=rngs)
   expected = jax.nn.softmax((jnp.log(soft) + noise) / 0.5, axis=1)
-  assert_near(noisy, expected)
+  tiny.assert_near(noisy, expected)
 
 
-def test_gumbel_noise_has_its_mean_and_deviation():
+def test_gumbel_noise_has_its_mean_and_deviation(tiny):
   noise = grouping.gumbel_noise(jax.random.key(0), (40_000,))
-  assert_near(noise.mean(), np.euler_gamma, atol=0.03)
-  assert_near(noise.std(), np.pi / np.sqrt(6), atol=0.03)
+  tiny.assert_near(noise.mean(), np.euler_gamma, atol=0.03)
+  tiny.assert_near(noise.std(), np.pi / np.sqrt(6), atol=0.03)
 
 
-def test_soft_assignment_draws_no_noise():
-  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+def test_soft_assignment_draws_no_noise(tiny):
+  groups, x = tiny.normal(2, 3, 8), tiny.normal(2, 7, 8, seed=1)
   assign = grouping.Assign(Config(assignment='soft'))
-  variables = tiny_models.init(assign, groups, x, True)
+  variables = tiny.init(assign, groups, x, True)
   _, soft, noisy, _ = assign.apply(variables, groups, x, True)  # no rngs
   np.testing.assert_array_equal(soft, noisy)
 
@@ -114,64 +116,67 @@ def tied_block():
   return grouping.GroupingBlock(3, 2, config=config)
 
 
-def test_a_tied_group_holds_only_its_own_tokens():
-  groups, x = normal(1, 3, 8), normal(1, 9, 8, seed=1)
+def test_a_tied_group_holds_only_its_own_tokens(tiny):
+  groups, x = tiny.normal(1, 3, 8), tiny.normal(1, 9, 8, seed=1)
   block = tied_block()
-  variables = tiny_models.init(block, x, groups, False)
+  variables = tiny.init(block, x, groups, False)
   variables = jax.tree.map(lambda p: 10 * p, variables)
 
   def run(x):
     return block.apply(variables, x, groups, False)
 
-  y, soft, _, _ = tiny_models.fast_jit(run)(x)
+  y, soft, _, _ = tiny.fast_jit(run)(x)
   winner = int(soft[0, :, 0].argmax())
-  moved = x.at[0, 0].add(0.01 * normal(8, seed=2))
-  z, moved_soft, *_ = tiny_models.fast_jit(run)(moved)
+  moved = x.at[0, 0].add(0.01 * tiny.normal(8, seed=2))
+  z, moved_soft, *_ = tiny.fast_jit(run)(moved)
   np.testing.assert_array_equal(soft.argmax(1), moved_soft.argmax(1))
   changed = np.abs(y - z).max((0, 2)) > 0
   np.testing.assert_array_equal(changed, np.arange(3) == winner)
 
 
-def test_parts_are_what_groups_are_made_of():
-  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
+def test_parts_are_what_groups_are_made_of(tiny):
+  groups, x = tiny.normal(2, 3, 8), tiny.normal(2, 7, 8, seed=1)
   assign = grouping.Assign()
-  variables = tiny_models.init(assign, groups, x, False)
+  variables = tiny.init(assign, groups, x, False)
   y, soft, _, parts = assign.apply(variables, groups, x, False)
   bias = variables['params']['out']['bias']
   hard = jax.nn.one_hot(soft.argmax(1), 3, axis=1)
   total = jnp.einsum('bgn,bnd->bgd', hard, parts - bias)
-  assert_near(y, total / (hard.sum(2, keepdims=True) + 1) + bias)
+  tiny.assert_near(y, total / (hard.sum(2, keepdims=True) + 1) + bias)
 
 
-def test_centred_keys_leave_no_group_the_whole_image():
-  groups, x = normal(2, 3, 8), normal(2, 7, 8, seed=1)
-  x += 10 * normal(2, 1, 8, seed=2)  # what all patches of a image share
+def test_centred_keys_leave_no_group_the_whole_image(tiny):
+  groups, x = tiny.normal(2, 3, 8), tiny.normal(2, 7, 8, seed=1)
+  x += 10 * tiny.normal(2, 1, 8, seed=2)  # what all patches of a image share
   assign = grouping.Assign(Config(center_keys=True), init_std=1.0)
-  variables = tiny_models.init(assign, groups, x, False)
+  variables = tiny.init(assign, groups, x, False)
   _, soft, *_ = assign.apply(variables, groups, x, False)
   share = jax.nn.one_hot(soft.argmax(1), 3, axis=1).mean(2)
   assert share.max() < 1
   # A softmax keeps its logits up to a constant of each token: their averages
   # over the image are equal for all groups.
   mean = jnp.log(soft).mean(2)
-  assert_near(mean, jnp.broadcast_to(mean[:, :1], mean.shape), atol=1e-3)
+  tiny.assert_near(mean, jnp.broadcast_to(mean[:, :1], mean.shape), atol=1e-3)
   _, common, *_ = assign.clone(config=Config()).apply(
     variables, groups, x, False
   )
   assert jax.nn.one_hot(common.argmax(1), 3, axis=1).mean(2).max() == 1
 
 
-def test_an_empty_tied_group_has_finite_gradients():
-  x = jnp.broadcast_to(normal(1, 1, 8), (2, 5, 8))  # all go to one group
-  groups = normal(2, 3, 8, seed=1)
+def test_an_empty_tied_group_has_finite_gradients(tiny):
+  x = jnp.broadcast_to(tiny.normal(1, 1, 8), (2, 5, 8))  # all go to one group
+  groups = tiny.normal(2, 3, 8, seed=1)
   block = tied_block()
-  variables = tiny_models.init(block, x, groups, False)
+  variables = tiny.init(block, x, groups, False)
 
   def loss(variables):
     y, soft, _, _ = block.apply(variables, x, groups, False)
-    return (embeddings.unit_norm(y) * normal(2, 3, 8, seed=3)).sum(), (y, soft)
+    return (embeddings.unit_norm(y) * tiny.normal(2, 3, 8, seed=3)).sum(), (
+      y,
+      soft,
+    )
 
-  step = tiny_models.fast_jit(jax.value_and_grad(loss, has_aux=True))
+  step = tiny.fast_jit(jax.value_and_grad(loss, has_aux=True))
   (_, (y, soft)), grads = step(variables)
   empty = [g for g in range(3) if g not in np.asarray(soft.argmax(1))[0]]
   assert empty
@@ -179,10 +184,15 @@ def test_an_empty_tied_group_has_finite_gradients():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-def test_token_mixer_is_needed_to_change_the_number():
+def test_token_mixer_is_needed_to_change_the_number(tiny):
   block = tied_block().clone(num_output_groups=4)
   with pytest.raises(ValueError, match='3 group tokens cannot become 4 groups'):
-    block.init(jax.random.key(0), normal(1, 9, 8), normal(1, 3, 8), False)
+    block.init(
+      jax.random.key(0),
+      tiny.normal(1, 9, 8),
+      tiny.normal(1, 3, 8),
+      False,
+    )
 
 
 LAYOUTS = {
@@ -216,19 +226,17 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_any_layout_trains(layout):
-  model = tiny_models.image_encoder(drop_path_rate=0.3, **LAYOUTS[layout])
-  images = tiny_models.images()
-  variables = tiny_models.init(model, images)
+def test_any_layout_trains(tiny, layout):
+  model = tiny.image_encoder(drop_path_rate=0.3, **LAYOUTS[layout])
+  images = tiny.images()
+  variables = tiny.init(model, images)
 
-  @tiny_models.fast_jit
+  @tiny.fast_jit
   def step(variables):
     def loss(variables):
-      pooled, out = model.apply(
-        variables, images, train=True, rngs=tiny_models.RNGS
-      )
+      pooled, out = model.apply(variables, images, train=True, rngs=tiny.RNGS)
       out.pop('grid')
-      return jnp.square(pooled - normal(3, 16)).mean(), out
+      return jnp.square(pooled - tiny.normal(3, 16)).mean(), out
 
     return jax.value_and_grad(loss, has_aux=True)(variables)
 
@@ -236,7 +244,7 @@ def test_any_layout_trains(layout):
   grouped = [g for g in model.num_output_groups if g]
   assert [a.shape[1] for a in out['assignments']] == grouped
   for soft in (*out['assignments'], *out['noisy_assignments']):
-    assert_near(soft.sum(1), np.ones((3, soft.shape[2])))
+    tiny.assert_near(soft.sum(1), np.ones((3, soft.shape[2])))
   assert out['groups'].shape == (3, grouped[-1], 16)
   assert np.isfinite(loss)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -244,21 +252,21 @@ def test_any_layout_trains(layout):
   assert np.abs(grads['params']['embed']['kernel']).max() > 0
 
 
-def test_any_image_size_is_encoded():
-  model = tiny_models.image_encoder(**LAYOUTS['grouping is last'])
-  variables = tiny_models.init(model, tiny_models.images())
+def test_any_image_size_is_encoded(tiny):
+  model = tiny.image_encoder(**LAYOUTS['grouping is last'])
+  variables = tiny.init(model, tiny.images())
   for h, w in ((8, 4), (19, 30)):
-    images = tiny_models.images(2, h, w)
-    pooled, out = tiny_models.apply(model, variables, images)
+    images = tiny.images(2, h, w)
+    pooled, out = tiny.apply(model, variables, images)
     assert out['grid'] == (h // 4, w // 4)
     assert out['assignments'][0].shape == (2, 4, (h // 4) * (w // 4))
     assert np.isfinite(pooled).all()
 
 
-def test_drop_path_rates_are_linear_over_all_blocks():
-  model = tiny_models.image_encoder(depths=(2, 1, 2), drop_path_rate=0.4)
+def test_drop_path_rates_are_linear_over_all_blocks(tiny):
+  model = tiny.image_encoder(depths=(2, 1, 2), drop_path_rate=0.4)
   first, second, third = model.drop_path_rates()
-  assert_near([*first, *second, *third], [0, 0.1, 0.2, 0.3, 0.4])
+  tiny.assert_near([*first, *second, *third], [0, 0.1, 0.2, 0.3, 0.4])
   assert [len(r) for r in (first, second, third)] == [2, 1, 2]
 
 
@@ -269,10 +277,10 @@ def test_drop_path_rates_are_linear_over_all_blocks():
     ({'num_output_groups': (6, 0, 0)}, 'needs num_output_groups > 0'),
   ],
 )
-def test_a_layout_that_does_not_fit_is_refused(options, message):
-  model = tiny_models.image_encoder(**options)
+def test_a_layout_that_does_not_fit_is_refused(tiny, options, message):
+  model = tiny.image_encoder(**options)
   with pytest.raises(ValueError, match=message):
-    jax.eval_shape(model.init, jax.random.key(0), tiny_models.images())
+    jax.eval_shape(model.init, jax.random.key(0), tiny.images())
 
 
 def test_a_soft_group_that_wins_no_token_still_learns():

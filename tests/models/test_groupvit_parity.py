@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import fast_jit
 
 from groupvit_jax.models import build, grouping
 
@@ -83,11 +82,11 @@ def test_state_dict_fills_every_parameter_and_nothing_else(golden):
 
 
 @pytest.fixture(scope='module')
-def evaluated(golden):
+def evaluated(tiny, golden):
   """All that eval mode gives, from one compilation."""
   model = golden.model
 
-  @fast_jit
+  @tiny.fast_jit
   def run(variables):
     def image_encoder(module):
       return module.image(golden.images, train=False)
@@ -107,7 +106,7 @@ def evaluated(golden):
   return run(golden.variables)
 
 
-def test_outputs_in_eval_mode(golden, evaluated):
+def test_outputs_in_eval_mode(tiny, golden, evaluated):
   out = golden.under('out/')
   result = evaluated['call']
   assert_near(result['image'], out['image_embeds'])
@@ -119,7 +118,7 @@ def test_outputs_in_eval_mode(golden, evaluated):
     np.testing.assert_array_equal(soft, result['noisy_assignments'][i])
 
 
-def test_every_stage_in_eval_mode(golden, evaluated):
+def test_every_stage_in_eval_mode(tiny, golden, evaluated):
   out = golden.under('out/')
   pooled, intermediates = evaluated['image']
   assert len(intermediates['hidden']) == golden.stages
@@ -130,7 +129,7 @@ def test_every_stage_in_eval_mode(golden, evaluated):
   assert_near(evaluated['text'], out['text_pooled'])
 
 
-def test_regions_give_their_segmentation_logits(golden, evaluated):
+def test_regions_give_their_segmentation_logits(tiny, golden, evaluated):
   """Proves composed maps, group projection and token order in one."""
   regions, texts = evaluated['regions'], evaluated['texts']
   maps = regions['stages'][-1]
@@ -153,7 +152,7 @@ def contrastive(result):
 
 
 def test_loss_gradients_and_statistics_in_train_mode(
-  golden_models, golden, monkeypatch
+  tiny, golden_models, golden, monkeypatch
 ):
   noises = iter(golden.under('gumbel_').values())
   monkeypatch.setattr(grouping, 'gumbel_noise', lambda rng, shape: next(noises))
@@ -169,7 +168,7 @@ def test_loss_gradients_and_statistics_in_train_mode(
     )
     return contrastive(result), (result, updates)
 
-  step = fast_jit(jax.value_and_grad(loss_fn, has_aux=True))
+  step = tiny.fast_jit(jax.value_and_grad(loss_fn, has_aux=True))
   (loss, (result, updates)), grads = step(golden.variables['params'])
   assert next(noises, None) is None, 'a recorded noise was not used'
   assert_near(loss, golden.arrays['loss'])

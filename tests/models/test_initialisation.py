@@ -2,20 +2,19 @@
 
 import numpy as np
 import pytest
-import tiny_models
 
 from groupvit_jax.models import dual_encoder
 
 
 @pytest.fixture(scope='module')
-def params():
+def params(tiny):
   model = dual_encoder.DualEncoder(
-    tiny_models.image_encoder(width=64, num_group_tokens=(16, 4, 0)),
-    tiny_models.text_encoder(width=64, depth=3, vocab_size=200),
+    tiny.image_encoder(width=64, num_group_tokens=(16, 4, 0)),
+    tiny.text_encoder(width=64, depth=3, vocab_size=200),
     projector_width=64,
   )
-  args = tiny_models.images(), tiny_models.tokens()
-  return tiny_models.init(model, *args)['params']
+  args = tiny.images(), tiny.tokens()
+  return tiny.init(model, *args)['params']
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ def params():
     ('text_projector/fc2/bias', 64**-0.5 / 3**0.5),
   ],
 )
-def test_initial_deviation(params, path, deviation):
+def test_initial_deviation(tiny, params, path, deviation):
   leaf = params
   for key in path.split('/'):
     leaf = leaf[key]

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
 from jax.sharding import NamedSharding, PartitionSpec
-from tiny_models import assert_near, normal
 
 from groupvit_jax.models import layers
 
@@ -23,7 +21,7 @@ def plain_attention(q, k, v, heads, mask):
   return out
 
 
-def test_norms_are_exact_far_from_zero():
+def test_norms_are_exact_far_from_zero(tiny):
   x = jnp.asarray(
     np.random.default_rng(0).normal(100, 1, (64, 32)), jnp.float32
   )
@@ -33,67 +31,71 @@ def test_norms_are_exact_far_from_zero():
   centred = double - double.mean(1, keepdims=True)
   plain = centred / np.sqrt(centred.var(1, keepdims=True) + 1e-5)
   # 100 has an ulp of 7.6e-6; the fast variance would be off by 9e-3.
-  assert_near(y, plain, atol=3e-5)
+  tiny.assert_near(y, plain, atol=3e-5)
 
   norm = layers.BatchNorm()
   variables = norm.init(jax.random.key(0), x, False)
   y, _ = norm.apply(variables, x, True, mutable='batch_stats')
   centred = double - double.mean(0)
-  assert_near(y, centred / np.sqrt(centred.var(0) + 1e-5), atol=3e-5)
+  tiny.assert_near(y, centred / np.sqrt(centred.var(0) + 1e-5), atol=3e-5)
 
 
 @pytest.mark.parametrize('masked', [False, True])
-def test_attend_is_plain_attention(masked):
-  q, k, v = normal(2, 5, 6), normal(2, 7, 6, seed=1), normal(2, 7, 6, seed=2)
+def test_attend_is_plain_attention(tiny, masked):
+  q, k, v = (
+    tiny.normal(2, 5, 6),
+    tiny.normal(2, 7, 6, seed=1),
+    tiny.normal(2, 7, 6, seed=2),
+  )
   mask = np.tri(5, 7, 2, dtype=bool) if masked else None
   plain = plain_attention(
     *map(np.asarray, (q, k, v)), 3, True if mask is None else mask
   )
   mask = None if mask is None else jnp.asarray(mask)
-  assert_near(layers.attend(q, k, v, 3, mask), plain)
+  tiny.assert_near(layers.attend(q, k, v, 3, mask), plain)
 
 
-def test_attention_needs_a_width_that_the_heads_divide():
+def test_attention_needs_a_width_that_the_heads_divide(tiny):
   with pytest.raises(ValueError, match='width 6 is not divisible.*heads 4'):
-    layers.Attention(4).init(jax.random.key(0), normal(1, 2, 6))
+    layers.Attention(4).init(jax.random.key(0), tiny.normal(1, 2, 6))
 
 
-def test_softmax_is_float32_under_bfloat16():
-  x = normal(1, 3, 4).astype(jnp.bfloat16)
+def test_softmax_is_float32_under_bfloat16(tiny):
+  x = tiny.normal(1, 3, 4).astype(jnp.bfloat16)
   jaxpr = jax.make_jaxpr(lambda x: layers.attend(x, x, x, 2))(x)
   assert 'f32[1,2,3,3] = exp' in str(jaxpr)
   assert jaxpr.out_avals[0].dtype == jnp.bfloat16
 
 
-def test_bfloat16_keeps_parameters_and_comes_near_float32():
-  x = normal(2, 5, 8)
+def test_bfloat16_keeps_parameters_and_comes_near_float32(tiny):
+  x = tiny.normal(2, 5, 8)
   exact, rounded = layers.Block(2), layers.Block(2, dtype=jnp.bfloat16)
-  variables = tiny_models.init(rounded, x.astype(jnp.bfloat16))
+  variables = tiny.init(rounded, x.astype(jnp.bfloat16))
   dtypes = {p.dtype for p in jax.tree.leaves(variables)}
   assert dtypes == {jnp.dtype('float32')}
   y = rounded.apply(variables, x.astype(jnp.bfloat16))
   assert y.dtype == jnp.bfloat16
-  assert_near(y.astype(jnp.float32), exact.apply(variables, x), atol=0.05)
+  tiny.assert_near(y.astype(jnp.float32), exact.apply(variables, x), atol=0.05)
 
 
-def test_drop_path_drops_whole_examples_and_scales_the_rest():
-  x = 1 + jnp.abs(normal(500, 2, 3))
+def test_drop_path_drops_whole_examples_and_scales_the_rest(tiny):
+  x = 1 + jnp.abs(tiny.normal(500, 2, 3))
   drop = layers.DropPath(0.25)
   rngs = {'drop_path': jax.random.key(0)}
   y = drop.apply({}, x, True, rngs=rngs)
   kept = np.asarray(y[:, 0, 0] != 0)
-  assert_near(y, np.where(kept[:, None, None], x / 0.75, 0))
+  tiny.assert_near(y, np.where(kept[:, None, None], x / 0.75, 0))
   assert 0.65 < kept.mean() < 0.85
   np.testing.assert_array_equal(drop.apply({}, x, False), x)
 
 
-def test_remat_changes_neither_output_nor_gradient():
-  images = tiny_models.images(4)
+def test_remat_changes_neither_output_nor_gradient(tiny):
+  images = tiny.images(4)
   rngs = {'drop_path': jax.random.key(3)}
   results = []
   for remat in (False, True):
-    model = tiny_models.vit_encoder(drop_path_rate=0.5, remat=remat)
-    variables = tiny_models.init(model, images)
+    model = tiny.vit_encoder(drop_path_rate=0.5, remat=remat)
+    variables = tiny.init(model, images)
 
     def loss(variables, model=model):
       pooled, _ = model.apply(variables, images, train=True, rngs=rngs)
@@ -102,42 +104,42 @@ def test_remat_changes_neither_output_nor_gradient():
     # By hand: autodiff with remat marks the block in the jaxpr.
     marked = 'remat' in str(jax.make_jaxpr(jax.grad(loss))(variables))
     assert marked == remat
-    results.append(tiny_models.fast_jit(jax.value_and_grad(loss))(variables))
-  jax.tree.map(assert_near, *results)
+    results.append(tiny.fast_jit(jax.value_and_grad(loss))(variables))
+  jax.tree.map(tiny.assert_near, *results)
 
 
-def test_batch_norm_normalises_and_keeps_torch_statistics():
-  x = 3 + 2 * normal(6, 5, 4)
+def test_batch_norm_normalises_and_keeps_torch_statistics(tiny):
+  x = 3 + 2 * tiny.normal(6, 5, 4)
   norm = layers.BatchNorm()
-  variables = tiny_models.init(norm, x, True)
-  assert_near(variables['batch_stats']['mean'], 0)  # init is no step
+  variables = tiny.init(norm, x, True)
+  tiny.assert_near(variables['batch_stats']['mean'], 0)  # init is no step
   y, updates = norm.apply(variables, x, True, mutable=['batch_stats'])
   rows = np.asarray(x).reshape(30, 4)
   plain = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
-  assert_near(y.reshape(30, 4), plain)
+  tiny.assert_near(y.reshape(30, 4), plain)
   stats = updates['batch_stats']
-  assert_near(stats['mean'], 0.1 * rows.mean(0))
-  assert_near(stats['var'], 0.9 + 0.1 * rows.var(0, ddof=1))
+  tiny.assert_near(stats['mean'], 0.1 * rows.mean(0))
+  tiny.assert_near(stats['var'], 0.9 + 0.1 * rows.var(0, ddof=1))
   y = norm.apply(updates | {'params': variables['params']}, x, False)
-  assert_near(y, (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5))
+  tiny.assert_near(y, (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5))
 
 
-def test_batch_norm_of_one_row_is_finite():
+def test_batch_norm_of_one_row_is_finite(tiny):
   norm = layers.BatchNorm()
-  x = normal(1, 4)
-  variables = tiny_models.init(norm, x, True)
+  x = tiny.normal(1, 4)
+  variables = tiny.init(norm, x, True)
   y, updates = norm.apply(variables, x, True, mutable=['batch_stats'])
   assert all(np.isfinite(a).all() for a in jax.tree.leaves((y, updates)))
 
 
-def test_batch_norm_sees_the_global_batch(mesh8):
-  x = normal(16, 4)
+def test_batch_norm_sees_the_global_batch(tiny, mesh8):
+  x = tiny.normal(16, 4)
   norm = layers.BatchNorm()
-  variables = tiny_models.init(norm, x, True)
+  variables = tiny.init(norm, x, True)
 
   @jax.jit
   def step(x):
     return norm.apply(variables, x, True, mutable=['batch_stats'])
 
   sharded = jax.device_put(x, NamedSharding(mesh8, PartitionSpec('data')))
-  jax.tree.map(assert_near, step(sharded), step(x))
+  jax.tree.map(tiny.assert_near, step(sharded), step(x))

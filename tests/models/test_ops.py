@@ -7,20 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import assert_near, normal
 
 from groupvit_jax.models import ops
 
 
-def test_gelu_is_exact():
+def test_gelu_is_exact(tiny):
   x = np.linspace(-6, 6, 101, dtype=np.float32)
   exact = [v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.tolist()]
-  assert_near(ops.gelu(jnp.asarray(x)), exact, atol=1e-6)
+  tiny.assert_near(ops.gelu(jnp.asarray(x)), exact, atol=1e-6)
 
 
-def test_quick_gelu():
-  x = normal(50)
-  assert_near(ops.quick_gelu(x), x / (1 + np.exp(-1.702 * x)))
+def test_quick_gelu(tiny):
+  x = tiny.normal(50)
+  tiny.assert_near(ops.quick_gelu(x), x / (1 + np.exp(-1.702 * x)))
 
 
 @pytest.mark.parametrize(
@@ -30,16 +29,16 @@ def test_quick_gelu():
     (ops.quick_gelu, lambda x: x * jax.nn.sigmoid(1.702 * x)),
   ],
 )
-def test_gradients_of_activations_are_exact(ours, plain):
+def test_gradients_of_activations_are_exact(tiny, ours, plain):
   x = jnp.linspace(-6, 6, 101)
   gradient, expected = (
     jax.grad(lambda x, f=f: (f(x) * jnp.cos(x)).sum())(x) for f in (ours, plain)
   )
-  assert_near(gradient, expected, atol=1e-6)
+  tiny.assert_near(gradient, expected, atol=1e-6)
 
 
-def test_dense_is_flax_dense():
-  x = normal(2, 3, 4, 5)
+def test_dense_is_flax_dense(tiny):
+  x = tiny.normal(2, 3, 4, 5)
   ours, flax_s = ops.Dense(6), nn.Dense(6)
   variables = flax_s.init(jax.random.key(1), x)
 
@@ -53,4 +52,4 @@ def test_dense_is_flax_dense():
     )
     for m in (ours, flax_s)
   ]
-  jax.tree.map(assert_near, *results)
+  jax.tree.map(tiny.assert_near, *results)

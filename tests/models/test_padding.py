@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
-from tiny_models import assert_near
 
 from groupvit_jax.models import patches
 
@@ -22,15 +20,15 @@ TIED = RELEASED | {
   'num_output_groups': (6, 0),
 }
 ENCODERS = {
-  'released': lambda: tiny_models.image_encoder(**RELEASED),
-  'soft': lambda: tiny_models.image_encoder(**RELEASED, assignment='soft'),
-  'tied': lambda: tiny_models.image_encoder(**TIED),
+  'released': lambda tiny: tiny.image_encoder(**RELEASED),
+  'soft': lambda tiny: tiny.image_encoder(**RELEASED, assignment='soft'),
+  'tied': lambda tiny: tiny.image_encoder(**TIED),
   # No stage groups: the regions are tokens, and pooling is over them.
-  'ungrouped': lambda: tiny_models.image_encoder(
+  'ungrouped': lambda tiny: tiny.image_encoder(
     **RELEASED, depths=(2,), num_group_tokens=(0,), num_output_groups=(0,)
   ),
-  'vit': lambda: tiny_models.vit_encoder(**RELEASED),
-  'clip_vit': lambda: tiny_models.clip_vit_encoder(),
+  'vit': lambda tiny: tiny.vit_encoder(**RELEASED),
+  'clip_vit': lambda tiny: tiny.clip_vit_encoder(),
 }
 
 
@@ -56,12 +54,11 @@ def canvas(images, sizes, fill):
 class Padded:
   """A model, its regions of padded pictures, and how often it was traced."""
 
-  def __init__(self, encoder):
-    self.model = tiny_models.dual(encoder)
-    self.images = np.asarray(tiny_models.images(3, *CANVAS))
-    variables = tiny_models.init(
-      self.model, tiny_models.images(), tiny_models.tokens()
-    )
+  def __init__(self, tiny, encoder):
+    self._tiny = tiny
+    self.model = tiny.dual(encoder)
+    self.images = np.asarray(tiny.images(3, *CANVAS))
+    variables = tiny.init(self.model, tiny.images(), tiny.tokens())
     self.variables = perturbed(variables)
     self.traced = 0
 
@@ -75,7 +72,7 @@ class Padded:
         )
       }
 
-    self._regions = tiny_models.fast_jit(regions)
+    self._regions = tiny.fast_jit(regions)
 
   def regions(self, sizes, fill=np.nan):
     images = canvas(self.images, sizes, fill)
@@ -83,27 +80,27 @@ class Padded:
 
   def alone(self, i, size):
     image = self.images[i : i + 1, : size[0], : size[1]]
-    return tiny_models.apply(
+    return self._tiny.apply(
       self.model, self.variables, jnp.asarray(image), method='encode_regions'
     )
 
 
 @pytest.fixture(scope='module', params=list(ENCODERS))
-def padded(request):
-  return Padded(ENCODERS[request.param]())
+def padded(request, tiny):
+  return Padded(tiny, ENCODERS[request.param](tiny))
 
 
-def test_a_padded_picture_is_as_it_is_alone(padded):
+def test_a_padded_picture_is_as_it_is_alone(tiny, padded):
   regions = padded.regions(SIZES)
   assert regions['embeddings'].dtype == jnp.float32
   for i, size in enumerate(SIZES):
     alone = padded.alone(i, size)
     (h, w) = grid = size[0] // 4, size[1] // 4
     assert tuple(regions['grids'][i]) == grid == alone['grid']
-    assert_near(regions['image'][i], alone['image'][0])
-    assert_near(regions['encoded'][i], alone['image'][0])
+    tiny.assert_near(regions['image'][i], alone['image'][0])
+    tiny.assert_near(regions['encoded'][i], alone['image'][0])
     for maps, expected in zip(regions['stages'], alone['stages'], strict=True):
-      assert_near(maps[i, :h, :w], expected[0])
+      tiny.assert_near(maps[i, :h, :w], expected[0])
       np.testing.assert_array_equal(maps[i, h:], 0)
       np.testing.assert_array_equal(maps[i, :, w:], 0)
     embeddings = regions['embeddings'][i]
@@ -112,7 +109,7 @@ def test_a_padded_picture_is_as_it_is_alone(padded):
       np.testing.assert_array_equal(embeddings[h:], 0)
       np.testing.assert_array_equal(embeddings[:, w:], 0)
       embeddings = embeddings[:h, :w].reshape(h * w, -1)
-    assert_near(embeddings, alone['embeddings'][0])
+    tiny.assert_near(embeddings, alone['embeddings'][0])
 
 
 def test_what_lies_in_the_padding_changes_nothing(padded):
@@ -130,15 +127,15 @@ def test_no_size_compiles_anew(padded):
   assert padded.traced == 1
 
 
-def test_sizes_of_the_whole_canvas_change_nothing(padded):
+def test_sizes_of_the_whole_canvas_change_nothing(tiny, padded):
   regions = padded.regions(3 * (CANVAS,))
   images = jnp.asarray(padded.images)
-  plain = tiny_models.apply(
+  plain = tiny.apply(
     padded.model, padded.variables, images, method='encode_regions'
   )
   assert 'grids' not in plain
   for name in ('image', 'embeddings', 'stages'):
-    jax.tree.map(assert_near, regions[name], plain[name])
+    jax.tree.map(tiny.assert_near, regions[name], plain[name])
 
 
 def test_sizes_outside_the_canvas_count_as_its_border(padded):
@@ -147,13 +144,13 @@ def test_sizes_outside_the_canvas_count_as_its_border(padded):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(regions))
 
 
-def test_padding_takes_no_part_in_training():
+def test_padding_takes_no_part_in_training(tiny):
   """Noise on: gradients are as without what lies in the padding, and finite."""
-  model = tiny_models.image_encoder(**TIED)
-  images = np.asarray(tiny_models.images(3, *CANVAS))
-  variables = tiny_models.init(model, tiny_models.images())
+  model = tiny.image_encoder(**TIED)
+  images = np.asarray(tiny.images(3, *CANVAS))
+  variables = tiny.init(model, tiny.images())
 
-  @tiny_models.fast_jit
+  @tiny.fast_jit
   def gradient(variables, images):
     def loss(variables):
       pooled, out = model.apply(
@@ -161,7 +158,7 @@ def test_padding_takes_no_part_in_training():
         images,
         train=True,
         sizes=jnp.asarray(SIZES),
-        rngs=tiny_models.RNGS,
+        rngs=tiny.RNGS,
       )
       return (pooled**2).sum(), out['noisy_assignments']
 
@@ -173,11 +170,11 @@ def test_padding_takes_no_part_in_training():
   jax.tree.map(np.testing.assert_array_equal, clean, dirty)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(clean))
   mask = patches.token_mask(jnp.asarray(SIZES) // 4, (6, 8))
-  assert_near(maps[0].sum(axis=1), mask)
+  tiny.assert_near(maps[0].sum(axis=1), mask)
 
 
 @pytest.mark.parametrize('trained', [(4, 4), (3, 5), (1, 1)])
-def test_positions_of_each_picture_are_those_of_its_grid(trained):
+def test_positions_of_each_picture_are_those_of_its_grid(tiny, trained):
   positions = jax.random.normal(jax.random.key(0), (1, np.prod(trained), 5))
   grids = [(6, 8), (4, 4), (1, 1), (2, 7), (5, 3), (3, 5)]
   each = jax.jit(patches.resize_positions, static_argnums=(1, 2))(
@@ -186,7 +183,7 @@ def test_positions_of_each_picture_are_those_of_its_grid(trained):
   assert np.isfinite(each).all()
   for x, (h, w) in zip(each.reshape(-1, 6, 8, 5), grids, strict=True):
     expected = patches.resize_positions(positions, trained, (h, w))
-    assert_near(x[:h, :w].reshape(1, h * w, 5), expected, atol=2e-6)
+    tiny.assert_near(x[:h, :w].reshape(1, h * w, 5), expected, atol=2e-6)
     if (h, w) == trained:
       np.testing.assert_array_equal(x[:h, :w].reshape(1, h * w, 5), positions)
 

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_models
-from tiny_models import assert_near, normal
 
 from groupvit_jax.models import patches
 
@@ -25,34 +23,34 @@ def convolution(images, kernel):
   return y.reshape(y.shape[0], -1, y.shape[-1])
 
 
-def test_patch_embed_is_the_strided_convolution():
-  images = normal(2, 11, 14, 3)
+def test_patch_embed_is_the_strided_convolution(tiny):
+  images = tiny.normal(2, 11, 14, 3)
   embed = patches.PatchEmbed((11, 14), 4, 6)
-  variables = tiny_models.init(embed, images)
+  variables = tiny.init(embed, images)
   params = variables['params']
   x = convolution(images, params['kernel']) + params['bias']
   x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1) + 1e-5)[..., None]
-  assert_near(embed.apply(variables, images), x + params['positions'])
+  tiny.assert_near(embed.apply(variables, images), x + params['positions'])
 
 
-def test_clip_embed_puts_the_class_token_first():
-  images = normal(2, 11, 14, 3)
+def test_clip_embed_puts_the_class_token_first(tiny):
+  images = tiny.normal(2, 11, 14, 3)
   embed = patches.ClipEmbed((11, 14), 4, 6)
-  variables = tiny_models.init(embed, images)
+  variables = tiny.init(embed, images)
   params = variables['params']
   tokens = embed.apply(variables, images)
   assert tokens.shape == (2, 7, 6)
   first = params['class_token'] + params['positions'][0]
-  assert_near(tokens[:, 0], np.stack([first, first]))
+  tiny.assert_near(tokens[:, 0], np.stack([first, first]))
   x = convolution(images, params['kernel'])
-  assert_near(tokens[:, 1:], x + params['positions'][1:])
+  tiny.assert_near(tokens[:, 1:], x + params['positions'][1:])
 
 
-def test_pixels_are_computed_with_in_the_given_dtype():
-  images = normal(1, 8, 8, 3)
+def test_pixels_are_computed_with_in_the_given_dtype(tiny):
+  images = tiny.normal(1, 8, 8, 3)
   for module in (patches.PatchEmbed, patches.ClipEmbed):
     embed = module(8, 4, 6, jnp.bfloat16)
-    variables = tiny_models.init(embed, images)
+    variables = tiny.init(embed, images)
     assert embed.apply(variables, images).dtype == jnp.bfloat16
 
 
@@ -62,14 +60,14 @@ def test_an_image_smaller_than_a_patch_is_refused():
 
 
 @pytest.mark.parametrize('size', ['7x5', '3x9', '4x4', '2x3', '1x1', '14x21'])
-def test_positions_resize_as_torch(size):
+def test_positions_resize_as_torch(tiny, size):
   with np.load(BICUBIC) as golden:
     x, expected = jnp.asarray(golden['input']), golden[size]
   grid = tuple(map(int, size.split('x')))
   y = patches.resize_positions(x.reshape(1, 24, -1), (4, 6), grid)
-  assert_near(y.reshape(expected.shape), expected)
+  tiny.assert_near(y.reshape(expected.shape), expected)
 
 
-def test_positions_of_the_trained_grid_are_untouched():
-  x = normal(1, 24, 5)
+def test_positions_of_the_trained_grid_are_untouched(tiny):
+  x = tiny.normal(1, 24, 5)
   assert patches.resize_positions(x, (4, 6), (4, 6)) is x

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import assert_near, fast_jit, init
 
 from groupvit_jax import errors, sharding
 from groupvit_jax.convert import architecture
@@ -84,11 +83,11 @@ def golden():
     return dict(file)
 
 
-def test_every_stage_is_open_clips(golden):
+def test_every_stage_is_open_clips(tiny, golden):
   variables, projection = nested(golden, 'sd/')
   images = jnp.asarray(golden['images'])
 
-  @fast_jit
+  @tiny.fast_jit
   def run(variables):
     return TINY.apply(variables, images)
 
@@ -96,21 +95,21 @@ def test_every_stage_is_open_clips(golden):
   assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, wanted)
   pooled, out = run(variables)
   for i, features in enumerate(out['hidden'], 1):
-    assert_near(features, golden[f'out/layer{i}'], 2e-5)
+    tiny.assert_near(features, golden[f'out/layer{i}'], 2e-5)
   pooled = pooled @ projection['kernel'] + projection['bias']
-  assert_near(pooled, golden['out/pooled'], 2e-5)
+  tiny.assert_near(pooled, golden['out/pooled'], 2e-5)
   assert (out['grid'], out['tokens'].shape) == ((2, 2), (4, 4, 64))
 
 
 @pytest.mark.parametrize('devices', [1, 2])
-def test_a_training_step_is_open_clips(golden, devices):
+def test_a_training_step_is_open_clips(tiny, golden, devices):
   """Batch statistics, running averages and gradients; over devices as well."""
   variables, projection = nested(golden, 'sd/')
   mesh = sharding.make_mesh(jax.devices()[:devices])
   images = sharding.shard_batch(golden['images'], mesh)
   model = TINY.clone(remat=devices == 2)
 
-  @fast_jit
+  @tiny.fast_jit
   def step(params, projection, images):
     def loss(params, projection):
       (pooled, out), updates = model.apply(
@@ -128,32 +127,34 @@ def test_a_training_step_is_open_clips(golden, devices):
     variables['params'], projection, images
   )
   for i, features in enumerate(hidden, 1):
-    assert_near(features, golden[f'out/train_layer{i}'], 5e-5)
-  assert_near(pooled, golden['out/train_pooled'], 5e-5)
+    tiny.assert_near(features, golden[f'out/train_layer{i}'], 5e-5)
+  tiny.assert_near(pooled, golden['out/train_pooled'], 5e-5)
   statistics, _ = nested(golden, 'new/')
-  jax.tree.map(assert_near, updates['batch_stats'], statistics['batch_stats'])
+  jax.tree.map(
+    tiny.assert_near, updates['batch_stats'], statistics['batch_stats']
+  )
   theirs, last = nested(golden, 'grad/')
   largest = max(np.abs(g).max() for g in jax.tree.leaves(theirs))
   assert largest > 1e-2
   jax.tree.map(
-    lambda a, b: assert_near(a, b, 1e-4 * largest),
+    lambda a, b: tiny.assert_near(a, b, 1e-4 * largest),
     grads,
     (theirs['params'], last),
   )
 
 
-def test_bfloat16_comes_near(golden):
+def test_bfloat16_comes_near(tiny, golden):
   variables, _ = nested(golden, 'sd/')
   images = jnp.asarray(golden['images'])
   exact, _ = TINY.apply(variables, images)
   rounded, _ = TINY.clone(dtype=jnp.bfloat16).apply(variables, images)
   assert rounded.dtype == jnp.float32
-  assert_near(rounded, exact, 0.1 * float(jnp.abs(exact).max()))
+  tiny.assert_near(rounded, exact, 0.1 * float(jnp.abs(exact).max()))
 
 
-def test_blocks_start_as_the_identity():
+def test_blocks_start_as_the_identity(tiny):
   images = jnp.ones((1, 64, 64, 3))
-  params = init(TINY, images)['params']
+  params = tiny.init(TINY, images)['params']
   assert not params['stage_1_block_1']['norm3']['scale'].any()
 
 

@@ -6,7 +6,6 @@ import runpy
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_models
 
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
@@ -24,7 +23,7 @@ TERMS = {'contrastive', 'multi_label', 'part'}
     ('clip,loss.part_weight=1.0', TERMS),
   ],
 )
-def test_a_loss_is_finite_and_has_its_terms(options, terms):
+def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   arg = ','.join(filter(None, ['demo', options, 'size=32', 'batch=4']))
   config = get_config(arg)
@@ -33,14 +32,14 @@ def test_a_loss_is_finite_and_has_its_terms(options, terms):
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 4)
   )
   variables = task.init(jax.random.key(0), batch)
-  loss, (_, metrics) = tiny_models.fast_jit(task.loss_fn)(
+  loss, (_, metrics) = tiny.fast_jit(task.loss_fn)(
     variables, batch, jax.random.key(1)
   )
   assert jnp.isfinite(loss)
   assert terms == TERMS & set(metrics)
 
 
-def test_predictions_of_images_take_their_sizes():
+def test_predictions_of_images_take_their_sizes(tiny):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,size=32,batch=1')
   task = task_lib.TASKS[config.task](config, 50)
@@ -51,12 +50,12 @@ def test_predictions_of_images_take_their_sizes():
   images = jax.random.randint(jax.random.key(1), (1, 32, 40, 3), 0, 256)
   images = images.astype(jnp.uint8)
   sizes = jnp.asarray([[16, 32]])
-  regions = tiny_models.fast_jit(task.predict_fns['regions'])
+  regions = tiny.fast_jit(task.predict_fns['regions'])
   padded, alone = (
     regions(variables, images, sizes),
     regions(variables, images[:, :16, :32]),
   )
-  image = tiny_models.fast_jit(task.predict_fns['image'])
+  image = tiny.fast_jit(task.predict_fns['image'])
   for actual in (padded['image'], image(variables, images, sizes)):
     assert jnp.allclose(actual, alone['image'], rtol=0, atol=1e-5)
   maps, expected = padded['stages'][-1], alone['stages'][-1]
@@ -64,7 +63,7 @@ def test_predictions_of_images_take_their_sizes():
   assert padded['grids'].tolist() == [[2, 4]]
 
 
-def test_texts_are_as_the_projector_gives_them():
+def test_texts_are_as_the_projector_gives_them(tiny):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,size=32,batch=1')
   task = task_lib.TASKS[config.task](config, 50)
@@ -73,7 +72,7 @@ def test_texts_are_as_the_projector_gives_them():
   )
   variables = task.init(jax.random.key(0), batch)
   tokens = jnp.asarray([[48, 1, 49, 0], [48, 2, 49, 0]])
-  found = tiny_models.fast_jit(task.predict_fns['text'])(variables, tokens)
+  found = tiny.fast_jit(task.predict_fns['text'])(variables, tokens)
   length = jnp.linalg.norm(found, axis=-1, keepdims=True)
   assert (abs(length - 1) > 0.01).all()
   expected = task.model.apply(variables, tokens, method='encode_text')
