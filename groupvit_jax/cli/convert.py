@@ -5,13 +5,15 @@ import pathlib
 
 _EXAMPLES = """\
 A SOURCE is a .pth file of the original GroupViT, a Hugging Face folder (of
-GroupViT or CLIP), OpenAI's CLIP as a state dict, a training workdir, or a model
-folder. Everything else (sizes, stages, tokens) is read from it. PyTorch's files
-(.pth, .pt, .bin) are read without PyTorch, and nothing in them is executed.
+GroupViT or CLIP), OpenAI's CLIP (its .pt archives, open_clip's checkpoints), a
+training workdir, or a model folder. Everything else (sizes, stages, tokens) is
+read from it. PyTorch's files (.pth, .pt, .bin) are read without PyTorch, and
+nothing in them is executed.
 
 examples:
   groupvit convert group_vit_gcc_yfcc_30e-879422e0.pth my_model
   groupvit convert runs/demo my_model
+  groupvit convert RN50.pt my_clip
   groupvit convert my_model for_transformers --to huggingface
 """
 
@@ -27,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--to',
-    choices=('groupvit_jax', 'huggingface'),
+    choices=('groupvit_jax', 'huggingface', 'open_clip'),
     default='groupvit_jax',
-    help='huggingface: a folder that transformers.GroupViTModel opens '
+    help='huggingface: a folder that transformers opens (GroupViTModel, '
+    "CLIPModel); open_clip: of a CLIP, with OpenAI's names "
     '(default: %(default)s)',
   )
   parser.add_argument(

@@ -12,12 +12,16 @@ read from the weights; pickles are read without unpickling objects.
 import os
 
 from groupvit_jax.convert import folder as model_folder
-from groupvit_jax.convert.export import left_out, save_huggingface
+from groupvit_jax.convert.export import (
+  left_out,
+  save_huggingface,
+  save_open_clip,
+)
 from groupvit_jax.convert.folder import Converted, describe
 from groupvit_jax.convert.load import load_source
 from groupvit_jax.errors import ModelError
 
-FORMATS = ('groupvit_jax', 'huggingface')
+FORMATS = ('groupvit_jax', 'huggingface', 'open_clip')
 
 __all__ = [
   'FORMATS',
@@ -26,6 +30,7 @@ __all__ = [
   'describe',
   'load_source',
   'save_huggingface',
+  'save_open_clip',
 ]
 
 
@@ -40,7 +45,8 @@ def convert(
   Args:
     source: where the model is.
     out: the folder to write; its parents are created.
-    to: 'groupvit_jax' (a model folder) or 'huggingface'.
+    to: 'groupvit_jax' (a model folder), 'huggingface' or, of CLIPs,
+      'open_clip'.
     overwrite: replace a model folder at `out`.
 
   Returns:
@@ -50,12 +56,14 @@ def convert(
     ModelError: the source cannot be read, or the folder cannot be written.
   """
   if to not in FORMATS:
-    raise ModelError(f'unknown format {to!r}; choose {" or ".join(FORMATS)}')
+    raise ModelError(
+      f'unknown format {to!r}; choose one of {", ".join(FORMATS)}'
+    )
   converted = load_source(source)
-  write = save_huggingface if to == 'huggingface' else _write
-  folder = write(converted, out, overwrite=overwrite)
+  write = {'huggingface': save_huggingface, 'open_clip': save_open_clip}
+  folder = write.get(to, _write)(converted, out, overwrite=overwrite)
   lines = [describe(converted), f'{"written to:":<15}{folder}']
-  if to == 'huggingface' and (lost := left_out(converted)):
+  if to != 'groupvit_jax' and (lost := left_out(converted)):
     lines.append(f'{"left out:":<15}{"; ".join(lost)}')
   return '\n'.join(lines)
 

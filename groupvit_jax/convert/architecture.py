@@ -18,7 +18,7 @@ import numpy as np
 from groupvit_jax.convert import fields
 from groupvit_jax.convert.keymaps import KeyMap
 from groupvit_jax.errors import ModelError
-from groupvit_jax.models import build
+from groupvit_jax.models import build, resnet
 
 HEAD_WIDTH = 64
 
@@ -33,6 +33,8 @@ class Hints:
     depths: blocks per stage; a stage without any weights leaves no trace.
     drop_path_rate: of training.
     assignment: 'hard' or 'soft'.
+    image_activation, text_activation: of CLIP's blocks; QuickGELU, as in
+      OpenAI's, unless the source says otherwise.
   """
 
   image_size: Any = None
@@ -41,6 +43,8 @@ class Hints:
   depths: tuple[int, ...] | None = None
   drop_path_rate: float = 0.0
   assignment: str = 'hard'
+  image_activation: str = 'quick_gelu'
+  text_activation: str = 'quick_gelu'
 
 
 class _Shapes:
@@ -95,19 +99,31 @@ def read(
       heads is not known.
   """
   shapes = _Shapes(flat, keymap)
-  clip = 'image/embed/class_token' in shapes
+  kind, read_image = 'groupvit', _groupvit
+  if 'image/embed/class_token' in shapes:
+    kind, read_image = 'clip_vit', _clip_vit
+  elif 'image/pool/positions' in shapes:
+    kind, read_image = 'clip_resnet', _clip_resnet
   projector = 'image_projector/fc1/kernel' in shapes
   embed = shapes.of('image_projector/fc2/kernel', 2)[-1]
   width = shapes.of('image_projector/fc1/kernel', 2)[-1] if projector else 0
-  return {
-    'image_encoder': 'clip_vit' if clip else 'groupvit',
-    'image': _clip_vit(shapes, hints) if clip else _groupvit(shapes, hints),
+  image_bias, text_bias = (
+    f'{part}_projector/fc2/bias' in shapes for part in ('image', 'text')
+  )
+  described = {
+    'image_encoder': kind,
+    'image': read_image(shapes, hints),
     'text': _text(shapes, hints),
     'embed_dim': embed,
     'projector_width': width,
-    'projector_bias': 'image_projector/fc2/bias' in shapes,
+    'projector_bias': text_bias,
     'separate_multi_label_scale': 'multi_label_logit_scale' in shapes,
   }
+  if image_bias != text_bias:
+    described['image_projector_bias'] = image_bias
+  if 'logit_bias' in shapes:
+    described['logit_bias'] = True
+  return described
 
 
 def assumptions(described: Mapping[str, Any], hints: Hints) -> list[str]:
@@ -173,7 +189,25 @@ def _clip_vit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
     'depth': shapes.count('image/block_'),
     'num_heads': _heads('image', width, hints.image_heads),
     'mlp_ratio': _mlp_ratio(shapes, ['image/block_0'], width),
+    **_activation(hints.image_activation),
   }
+
+
+def _clip_resnet(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
+  positions, pooled = shapes.of('image/pool/positions', 2)
+  return {
+    'image_size': _image_size(
+      positions - 1, resnet.ClipResNet.patch_size, hints
+    ),
+    'width': shapes.of('image/norm3/scale', 1)[0],
+    'depths': [shapes.count(f'image/stage_{i}_block_') for i in range(4)],
+    'num_heads': _heads('image', pooled, hints.image_heads),
+  }
+
+
+def _activation(name: str) -> dict[str, str]:
+  """Named only where it differs, so that other models' files stay."""
+  return {} if name == 'quick_gelu' else {'activation': name}
 
 
 def _text(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
@@ -185,6 +219,7 @@ def _text(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
     'depth': shapes.count('text/block_'),
     'num_heads': _heads('text', width, hints.text_heads),
     'mlp_ratio': _mlp_ratio(shapes, ['text/block_0'], width),
+    **_activation(hints.text_activation),
   }
 
 
@@ -254,6 +289,8 @@ _TOP = {
   'projector_bias': fields.FLAG,
   'separate_multi_label_scale': fields.FLAG,
   'learned_background': fields.FLAG,
+  'image_projector_bias': fields.FLAG,
+  'logit_bias': fields.FLAG,
 }
 _ENCODER = {
   'image_size': fields.SIDES,
@@ -273,6 +310,7 @@ _ENCODER = {
   'gumbel_noise': fields.FACTOR,
   'init_std': fields.FACTOR,
   'assignment': fields.TEXT,
+  'activation': fields.ACTIVATION,
   'group_residual': fields.FLAG,
   'pre_assign_attn': fields.FLAG,
   'token_mixer': fields.FLAG,
@@ -292,11 +330,6 @@ def check(described: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
       each other or to the weights.
   """
   where = 'architecture'
-  if described.get('image_encoder') == 'clip_resnet':
-    raise ModelError(
-      "CLIP's ResNets cannot be read from a model folder yet; build one with "
-      'models.build.clip_resnet'
-    )
   _check_kinds(described, _TOP, where)
   for part in ('image', 'text'):
     _check_kinds(
@@ -310,10 +343,12 @@ def check(described: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
     raise ModelError(str(error)) from error
   image, text = model.image, model.text
   for part, encoder in (('image', image), ('text', text)):
-    if encoder.width % encoder.num_heads:
+    convolves = isinstance(encoder, resnet.ClipResNet)
+    width = encoder.width * 32 if convolves else encoder.width
+    if width % encoder.num_heads:
       raise ModelError(
         f'{where}, {part}: {encoder.num_heads} heads do not divide the width '
-        f'{encoder.width}'
+        f'{width}'
       )
   if text.context_length > _LONGEST_TEXT:
     raise ModelError(
@@ -403,19 +438,31 @@ def check_arrays(
 def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   """Shapes by path of all variables of an architecture; nothing is computed.
 
-  The blocks of a stage are alike, so one of each is traced.
+  The blocks of a stage are alike, so one of each is traced; of a ResNet two,
+  as only the first has a shortcut.
 
   Raises:
     ModelError: no such model can be built.
   """
   image, text = dict(described['image']), dict(described['text'])
-  depths = {'text': text['depth']}
+  # Blocks by the path before their number, and how many of them are traced.
+  depths, most = {'text/block_': text['depth']}, 1
+  if described['image_encoder'] == 'clip_resnet':
+    most = 2
+    stages = {
+      f'image/stage_{i}_block_': n for i, n in enumerate(image['depths'])
+    }
+  elif 'depths' in image:
+    stages = {
+      f'image/stage_{i}/block_': n for i, n in enumerate(image['depths'])
+    }
+  else:
+    stages = {'image/block_': image['depth']}
+  depths |= stages
   text['depth'] = min(1, text['depth'])
   if 'depths' in image:
-    depths |= {f'image/stage_{i}': n for i, n in enumerate(image['depths'])}
-    image['depths'] = [min(1, n) for n in image['depths']]
+    image['depths'] = [min(most, n) for n in image['depths']]
   else:
-    depths['image'] = image['depth']
     image['depth'] = min(1, image['depth'])
   size = image['image_size']
   h, w = (size, size) if isinstance(size, int) else size
@@ -434,8 +481,15 @@ def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   shapes = {}
   for keys, x in leaves:
     path = '/'.join(str(key.key) for key in keys)
-    before, block, after = path.partition('/block_0/')
-    count = depths[before.partition('/')[2]] if block else 1
-    for i in range(count):
-      shapes[f'{before}/block_{i}/{after}' if block else path] = x.shape
+    block = re.fullmatch(r'(\w+)/(.*block_)(\d+)(/.*)', path)
+    if not block:
+      shapes[path] = x.shape
+      continue
+    collection, before, number, after = block.groups()
+    first, count = int(number), depths[before]
+    # The last block that is traced stands for those behind it.
+    traced = min(most if before in stages else 1, count)
+    end = count if first == traced - 1 else first + 1
+    for i in range(first, end):
+      shapes[f'{collection}/{before}{i}{after}'] = x.shape
   return shapes

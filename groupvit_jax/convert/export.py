@@ -1,4 +1,4 @@
-"""A model as the folder that Hugging Face's GroupViTModel opens.
+"""A model as a folder for transformers (GroupViTModel, CLIPModel) or open_clip.
 
 What their class cannot compute is refused by name; what their form has no field
 for stands under a key of our own, or is listed as left out.
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import sentencepiece as spm
 
+from groupvit_jax.convert import clip_export, tensors, torch_files
 from groupvit_jax.convert import folder as model_folder
-from groupvit_jax.convert import tensors
 from groupvit_jax.convert.folder import Converted
 from groupvit_jax.convert.keymaps import HF_GROUPVIT
 from groupvit_jax.errors import ModelError
@@ -125,12 +125,12 @@ _FIXED = {
 def save_huggingface(
   converted: Converted, folder: str | os.PathLike, *, overwrite: bool = False
 ) -> pathlib.Path:
-  """Writes a folder for `transformers.GroupViTModel.from_pretrained`.
+  """Writes a folder for `from_pretrained` of transformers' GroupViT or CLIP.
 
   What has no place in it is left out, see `left_out`.
 
   Args:
-    converted: a GroupViT.
+    converted: a GroupViT, or a CLIP with a ViT.
     folder: where.
     overwrite: replace a model that is there.
 
@@ -140,17 +140,22 @@ def save_huggingface(
   Raises:
     ModelError: their class cannot express the model, or the folder exists.
   """
-  if reasons := inexpressible(converted.architecture):
-    raise ModelError(
-      "Hugging Face's GroupViTModel cannot express this model: "
-      + '; '.join(reasons)
-    )
-  config = huggingface_config(converted.architecture)
+  if converted.architecture['image_encoder'].startswith('clip_'):
+    clip_export.check(converted.architecture)
+    config = clip_export.huggingface_config(converted.architecture)
+    state = clip_export.huggingface_state(converted)
+  else:
+    if reasons := inexpressible(converted.architecture):
+      raise ModelError(
+        "Hugging Face's GroupViTModel cannot express this model: "
+        + '; '.join(reasons)
+      )
+    config = huggingface_config(converted.architecture)
+    state = state_dict(converted.variables)
   config[OURS] = {
     'short_side': converted.preprocessing['short_side'],
     'license': converted.metadata['license'],
   }
-  state = state_dict(converted.variables)
 
   def fill(scratch: pathlib.Path) -> None:
     tensors.write(scratch / 'model.safetensors', state, {'format': 'pt'})
@@ -164,6 +169,26 @@ def save_huggingface(
       if not isinstance(content, str):
         content = json.dumps(content, indent=2) + '\n'
       (scratch / name).write_text(content)
+
+  return model_folder.write_folder(folder, fill, overwrite=overwrite)
+
+
+def save_open_clip(
+  converted: Converted, folder: str | os.PathLike, *, overwrite: bool = False
+) -> pathlib.Path:
+  """Writes a folder for open_clip's `create_model('local-dir:...')`.
+
+  Arguments, result and errors as of `save_huggingface`; ResNets as well.
+  """
+  clip_export.check(converted.architecture)
+  state = clip_export.open_clip_state(converted)
+  config = clip_export.open_clip_config(converted)
+
+  def fill(scratch: pathlib.Path) -> None:
+    weights = scratch / 'open_clip_model.safetensors'
+    tensors.write(weights, state, {'format': 'pt'})
+    text = json.dumps(config, indent=2) + '\n'
+    (scratch / torch_files.OPEN_CLIP_CONFIG).write_text(text)
 
   return model_folder.write_folder(folder, fill, overwrite=overwrite)
 
@@ -269,14 +294,18 @@ def _hidden(encoder: Mapping[str, Any]) -> int:
 
 
 def _preprocessor(converted: Converted) -> dict[str, Any]:
-  """The released evaluation: 8/7 of the size, bilinear, centre cut out."""
+  """The released evaluation: 8/7 of the size, bilinear, centre cut out.
+
+  CLIP's: the size itself, bicubic.
+  """
   size = converted.architecture['image']['image_size']
+  clip = converted.architecture['image_encoder'].startswith('clip_')
   h, w = (size, size) if isinstance(size, int) else size
   return {
     'image_processor_type': 'CLIPImageProcessor',
     'do_resize': True,
-    'size': {'shortest_edge': round(max(h, w) * 8 / 7)},
-    'resample': 2,
+    'size': {'shortest_edge': round(max(h, w) * (1 if clip else 8 / 7))},
+    'resample': 3 if clip else 2,
     'do_center_crop': True,
     'crop_size': {'height': h, 'width': w},
     'do_rescale': True,

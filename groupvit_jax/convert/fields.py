@@ -7,7 +7,7 @@ error deep inside a model, and numbers in it should not allocate anything.
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -45,6 +45,7 @@ def read_json(path: pathlib.Path) -> Any:
 TEXT = str
 TEXTS = list[str]
 FLAG = bool
+ACTIVATION = Literal['gelu', 'quick_gelu']
 NUMBER = Annotated[float, Meta(gt=-_BOUND, lt=_BOUND)]  # not of nan
 FACTOR = Annotated[float, Meta(ge=0, le=1000)]
 COUNT = Annotated[int, Meta(gt=0, lt=2**31)]

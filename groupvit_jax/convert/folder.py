@@ -53,7 +53,10 @@ _PARTS = (
   ('image encoder', ('image',)),
   ('text encoder', ('text',)),
   ('projectors', ('image_projector', 'text_projector')),
-  ('temperatures', ('logit_scale', 'multi_label_logit_scale')),
+  (
+    'temperatures',
+    ('logit_scale', 'multi_label_logit_scale', 'logit_bias'),
+  ),
 )
 
 
@@ -135,6 +138,12 @@ def _image_encoder(a: Mapping[str, Any]) -> str:
   shape = (
     f'{size}x{size}' if isinstance(size, int) else 'x'.join(map(str, size))
   )
+  if a['image_encoder'] == 'clip_resnet':
+    depths = ', '.join(map(str, image['depths']))
+    return (
+      f"CLIP's ResNet, {shape} px, width {image['width']}, blocks {depths}, "
+      f'pooled by {image["num_heads"]} heads'
+    )
   common = (
     f'{shape} px in patches of {image["patch_size"]}, width {image["width"]}, '
     f'{image["num_heads"]} heads'
@@ -255,6 +264,8 @@ _FILES = {
   CARD,
   TOKENIZER,
   'merges.txt',
+  'open_clip_config.json',
+  'open_clip_model.safetensors',
   'preprocessor_config.json',
   'special_tokens_map.json',
   'tokenizer.json',
@@ -440,16 +451,18 @@ def write_folder(
 
 
 def _is_replaceable(folder: pathlib.Path) -> bool:
-  """Only what a model folder, ours or Hugging Face's, consists of."""
+  """Only what a model folder, ours or one exported, consists of."""
   if not folder.is_dir():
     return False
   if not all(e.is_file() and e.name in _FILES for e in folder.iterdir()):
     return False
-  return is_model_folder(folder) or _is_huggingface(folder)
+  return is_model_folder(folder) or _is_foreign(folder)
 
 
-def _is_huggingface(folder: pathlib.Path) -> bool:
+def _is_foreign(folder: pathlib.Path) -> bool:
   try:
+    if (folder / 'open_clip_config.json').is_file():
+      return True
     return 'model_type' in fields.read_json(folder / CONFIG)
   except (ModelError, TypeError):
     return False

@@ -307,19 +307,77 @@ HF_CLIP = KeyMap(
   ),
   ignored=(r'.*\.position_ids',),
 )
+_OPENAI_JOINT = (
+  *(replace(row, ours=f'text/{row.ours}') for row in OPENAI_TEXT),
+  # Stored as (in, out).
+  Row('text_projection', 'text_projector/fc2/kernel'),
+  Row('logit_scale', 'logit_scale'),
+  # Of open_clip's models that were trained with the sigmoid loss.
+  Row('logit_bias', 'logit_bias'),
+)
+# Sizes, which OpenAI's archives hold as if they were weights, and open_clip's
+# buffer.
+_OPENAI_IGNORED = (
+  'input_resolution',
+  'context_length',
+  'vocab_size',
+  'attn_mask',
+)
 OPENAI_CLIP = KeyMap(
   "OpenAI's CLIP (a ViT)",
   'visual.class_embedding',
   (
     *under('visual', 'image', _OPENAI_VISUAL),
-    *(replace(row, ours=f'text/{row.ours}') for row in OPENAI_TEXT),
-    # Stored as (in, out).
     Row('visual.proj', 'image_projector/fc2/kernel'),
-    Row('text_projection', 'text_projector/fc2/kernel'),
-    Row('logit_scale', 'logit_scale'),
+    *_OPENAI_JOINT,
   ),
-  # Sizes, which OpenAI's archives hold as if they were weights.
-  ignored=('input_resolution', 'context_length', 'vocab_size'),
+  ignored=_OPENAI_IGNORED,
+)
+
+
+def _conv_norm(conv: str, norm_name: str, ours: str) -> tuple[Row, ...]:
+  """Rows of a convolution without bias and its batch norm."""
+  return (
+    *linear(conv, f'conv{ours}', layout=CONV2D, bias=False),
+    *batch_norm(norm_name, f'norm{ours}'),
+  )
+
+
+_BOTTLENECK = (
+  *_conv_norm('conv1', 'bn1', '1'),
+  *_conv_norm('conv2', 'bn2', '2'),
+  *_conv_norm('conv3', 'bn3', '3'),
+  *_conv_norm('downsample.0', 'downsample.1', '_skip'),
+)
+_RESNET = (
+  *_conv_norm('conv1', 'bn1', '1'),
+  *_conv_norm('conv2', 'bn2', '2'),
+  *_conv_norm('conv3', 'bn3', '3'),
+  *(
+    row
+    for stage in range(4)
+    for row in under(
+      f'layer{stage + 1}.{{block}}',
+      f'stage_{stage}_block_{{block}}',
+      _BOTTLENECK,
+    )
+  ),
+  Row('attnpool.positional_embedding', 'pool/positions'),
+  *(
+    row
+    for name in 'qkv'
+    for row in linear(f'attnpool.{name}_proj', f'pool/{name}')
+  ),
+)
+OPENAI_RESNET = KeyMap(
+  "OpenAI's CLIP (a ResNet)",
+  'visual.attnpool.positional_embedding',
+  (
+    *under('visual', 'image', _RESNET),
+    *linear('visual.attnpool.c_proj', 'image_projector/fc2'),
+    *_OPENAI_JOINT,
+  ),
+  ignored=(*_OPENAI_IGNORED, r'.*\.num_batches_tracked'),
 )
 
 

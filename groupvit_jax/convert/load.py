@@ -78,10 +78,6 @@ def identify(state: StateDict) -> Source:
   for source in SOURCES:
     if source.keymap.marker in state.arrays:
       return source
-  if 'visual.layer1.0.conv1.weight' in state.arrays:
-    raise ModelError(
-      f'{state.path} is a CLIP with a ResNet; only its ViTs can be converted'
-    )
   known = '; '.join(f'{s.name} ({s.keymap.marker})' for s in SOURCES)
   first = ', '.join(list(state.arrays)[:3])
   raise ModelError(
@@ -128,9 +124,44 @@ def _hf_groupvit_hints(state: StateDict) -> Hints:
 
 def _hf_clip_hints(state: StateDict) -> Hints:
   vision, text = _parts(state.config)
-  _require('vision', vision, hidden_act='quick_gelu')
-  _require_text(text)
-  return _hf_hints(vision, text)
+  _require('vision', vision)
+  _require_text(text, hidden_act=None)
+  act = 'hidden_act'
+  return dataclasses.replace(
+    _hf_hints(vision, text),
+    image_activation=fields.get(
+      vision, act, fields.ACTIVATION, _VISION, 'quick_gelu'
+    ),
+    text_activation=fields.get(
+      text, act, fields.ACTIVATION, _TEXT, 'quick_gelu'
+    ),
+  )
+
+
+def _openai_hints(state: StateDict) -> Hints:
+  """From the open_clip_config.json beside the weights, where there is one."""
+  where = f'{torch_files.OPEN_CLIP_CONFIG}, model_cfg'
+  config = fields.get(state.open_clip, 'model_cfg', fields.MAPPING, where, {})
+  if not config:
+    return Hints()
+  vision, text = (
+    fields.get(config, f'{part}_cfg', fields.MAPPING, where, {})
+    for part in ('vision', 'text')
+  )
+  quick = fields.get(config, 'quick_gelu', fields.FLAG, where, False)
+  activation = 'quick_gelu' if quick else 'gelu'
+  width = fields.get(vision, 'width', fields.COUNT, where)
+  head = fields.get(vision, 'head_width', fields.COUNT, where, 64)
+  layers = vision.get('layers')
+  if width and isinstance(layers, list):  # a ResNet; see `build.clip_resnet`
+    width *= 32
+  return Hints(
+    image_size=fields.get(vision, 'image_size', fields.SIDES, where),
+    image_heads=width // head if width else None,
+    text_heads=fields.get(text, 'heads', fields.COUNT, where),
+    image_activation=activation,
+    text_activation=activation,
+  )
 
 
 def _hf_hints(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Hints:
@@ -162,9 +193,11 @@ def _require(part: str, config: Mapping[str, Any], **wanted: Any) -> None:
       )
 
 
-def _require_text(config: Mapping[str, Any]) -> None:
+def _require_text(
+  config: Mapping[str, Any], hidden_act: str | None = 'quick_gelu'
+) -> None:
   """Refuses a text encoder that is not read at its highest id."""
-  _require('text', config, hidden_act='quick_gelu')
+  _require('text', config, **{'hidden_act': hidden_act} if hidden_act else {})
   end, size = (
     fields.get(config, name, fields.COUNT, _TEXT)
     for name in ('eos_token_id', 'vocab_size')
@@ -188,6 +221,17 @@ def _of_file(state: StateDict, default: dict) -> dict[str, list[float]]:
     for name in ('mean', 'std')
   }
   return found if all(found.values()) else default
+
+
+def _openai_normalization(state: StateDict) -> dict[str, list[float]]:
+  where = f'{torch_files.OPEN_CLIP_CONFIG}, preprocess_cfg'
+  config = fields.get(
+    state.open_clip, 'preprocess_cfg', fields.MAPPING, where, {}
+  )
+  return {
+    name: fields.get(config, name, fields.COLOUR, where, CLIP[name])
+    for name in CLIP
+  }
 
 
 def _hf_groupvit_normalization(state: StateDict) -> dict[str, list[float]]:
@@ -215,12 +259,15 @@ SOURCES = (
     _hf_groupvit_normalization,
     _NVIDIA,
   ),
-  Source(
-    "OpenAI's CLIP",
-    keymaps.OPENAI_CLIP,
-    lambda state: Hints(),
-    lambda state: CLIP,
-    _OPENAI,
+  *(
+    Source(
+      "OpenAI's CLIP",
+      keymap,
+      _openai_hints,
+      _openai_normalization,
+      _OPENAI,
+    )
+    for keymap in (keymaps.OPENAI_CLIP, keymaps.OPENAI_RESNET)
   ),
   Source(
     "Hugging Face's CLIP",
@@ -377,7 +424,8 @@ def load_source(path: str | os.PathLike) -> Converted:
     path: a model folder, the workdir of a training run (its newest checkpoint),
       a Hugging Face folder of GroupViT or CLIP, or a file of weights (.pth,
       .pt, .bin, .safetensors) of the original GroupViT, of either of those, or
-      of OpenAI's CLIP. A file's config.json is looked for beside it.
+      of OpenAI's CLIP (its archives, open_clip's checkpoints). A file's
+      config.json or open_clip_config.json is looked for beside it.
 
   Returns:
     The model, with what inference needs.

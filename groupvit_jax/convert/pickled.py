@@ -72,6 +72,12 @@ _PLAIN_OBJECTS = (
   'typing.Any',
   'torch.device',
   'torch.serialization._get_layout',
+  # TorchScript's lists and dicts.
+  'torch.jit._pickle.build_intlist',
+  'torch.jit._pickle.build_tensorlist',
+  'torch.jit._pickle.build_doublelist',
+  'torch.jit._pickle.build_boollist',
+  'torch.jit._pickle.restore_type_tag',
   *(
     f'{module}.{name}'
     for module in ('__builtin__', 'builtins')
@@ -377,7 +383,9 @@ class _Interpreter:
 
 def _name(module: str, name: str) -> Name:
   full = f'{module}.{name}'
-  if full not in _KNOWN and not _is_dtype(full):
+  # A module of a TorchScript archive: its attributes are kept as values.
+  script = full.startswith('__torch__.')
+  if full not in _KNOWN and not script and not _is_dtype(full):
     raise Foreign(full)
   return Name(full)
 

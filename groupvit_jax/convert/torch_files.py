@@ -8,8 +8,6 @@ its values are kept.
 import dataclasses
 import os
 import pathlib
-import shlex
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +29,7 @@ def read(
   """Reads a state dict, or a training checkpoint around one.
 
   Args:
-    path: a file that torch.save wrote.
+    path: a file that torch.save or torch.jit.save wrote.
 
   Returns:
     The arrays by name, and what else a checkpoint held that is plain: numbers,
@@ -41,7 +39,6 @@ def read(
     ModelError: the file is no such file, is damaged, or holds other objects.
   """
   try:
-    _refuse_torchscript(path)
     with path.open('rb') as file:
       return _split(pickled.load(file), path)
   except ModelError:
@@ -66,6 +63,8 @@ def _split(
   content: Any, path: pathlib.Path
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """The weights, and what stands beside them."""
+  if isinstance(content, pickled.Plain):
+    content = _of_module(content)
   if not isinstance(content, Mapping):
     raise ModelError(
       f'{path} holds a {type(content).__name__}, not a state dict; save '
@@ -97,26 +96,22 @@ def _split(
   return {str(k): v.array() for k, v in tensors_by_name.items()}, extras
 
 
-def _refuse_torchscript(path: pathlib.Path) -> None:
-  """OpenAI's downloads are programs, which torch.jit.load makes run.
+def _of_module(module: pickled.Plain) -> dict[str, pickled.Tensor]:
+  """State dict of a TorchScript module, as OpenAI publishes CLIP.
 
-  It unpickles no Python object, but TorchScript may read and write files.
+  The archive also holds the module's program, which is never read.
   """
-  if not zipfile.is_zipfile(path):
-    return
-  with zipfile.ZipFile(path) as archive:
-    names = archive.namelist()
-  if any(name.endswith('/constants.pkl') for name in names):
-    out = path.with_name(f'{path.stem}_weights.pth')
-    code = (
-      'import sys, torch; torch.save(dict(torch.jit.load(sys.argv[1], '
-      "map_location='cpu').state_dict()), sys.argv[2])"
-    )
-    raise ModelError(
-      f"{path} is a TorchScript program, as OpenAI's CLIP is published, and to "
-      'load it would run it. If you trust it, this takes its weights out: '
-      + shlex.join(['python', '-c', code, str(path), str(out)])
-    )
+  found: dict[str, pickled.Tensor] = {}
+  pending: list[tuple[str, Any]] = [('', module)]
+  for _ in range(_MOST_VALUES):
+    if not pending:
+      return found
+    prefix, value = pending.pop()
+    if isinstance(value, pickled.Tensor):
+      found[prefix.removesuffix('.')] = value
+    elif isinstance(value, pickled.Plain) and isinstance(value.values, Mapping):
+      pending += [(f'{prefix}{k}.', v) for k, v in value.values.items()]
+  raise pickled.Damaged(f'its module has over {_MOST_VALUES} attributes')
 
 
 class _Plain:
@@ -150,7 +145,13 @@ def _is_told(key: str, value: Any) -> bool:
 
 
 # What Hugging Face names weights, the safe form first.
-_WHOLE = ('model.safetensors', 'pytorch_model.bin')
+_WHOLE = (
+  'model.safetensors',
+  'pytorch_model.bin',
+  'open_clip_model.safetensors',
+  'open_clip_pytorch_model.bin',
+)
+OPEN_CLIP_CONFIG = 'open_clip_config.json'
 _SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
 
 
@@ -164,6 +165,7 @@ class StateDict:
     preprocessor: preprocessor_config.json; {} where there is none.
     extras: what else a training checkpoint held, as plain values.
     path: what was read.
+    open_clip: open_clip's own config; {} where there is none.
   """
 
   arrays: dict[str, np.ndarray]
@@ -171,6 +173,7 @@ class StateDict:
   preprocessor: dict[str, Any]
   extras: dict[str, Any]
   path: pathlib.Path
+  open_clip: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_state_dict(path: str | os.PathLike) -> StateDict:
@@ -178,7 +181,7 @@ def read_state_dict(path: str | os.PathLike) -> StateDict:
 
   Args:
     path: .safetensors, .pth, .pt or .bin, or a folder with model.safetensors
-      or pytorch_model.bin, whole or in shards.
+      or pytorch_model.bin, whole or in shards, or open_clip's file of either.
 
   Returns:
     The weights; a wrapping `model` or `state_dict` and the prefix `module.` of
@@ -203,6 +206,7 @@ def read_state_dict(path: str | os.PathLike) -> StateDict:
     preprocessor=_json(folder / 'preprocessor_config.json'),
     extras=extras,
     path=path,
+    open_clip=_json(folder / OPEN_CLIP_CONFIG),
   )
 
 

@@ -70,7 +70,7 @@ class Encoder:
     """Unit vectors of pictures: their middle square, as in classification.
 
     A picture's shorter side is scaled to 8/7 of the training size, bilinearly
-    with antialiasing, and its middle cut out (CLIP's ViT: to the training size
+    with antialiasing, and its middle cut out (CLIP: to the training size
     itself, bicubically).
 
     Args:
@@ -85,7 +85,7 @@ class Encoder:
       lambda item: images_lib.crop(
         images_lib.open_image(*item),
         self.image_size,
-        clip=self.architecture['image_encoder'] == 'clip_vit',
+        clip=self._crops_as_clip,
       ),
       images_lib.named(images),
       batch_size,
@@ -151,19 +151,22 @@ class Encoder:
 
   def as_encoder(self) -> build_lib.Encoder:
     """What `build.make` has to know of the model."""
-    kind = self.architecture['image_encoder']
     return build_lib.Encoder(
       tokenizer=self.tokenizer,
       image_size=self.image_size,
       patch_size=self.patch_size,
       groups=self.groups,
-      clip=kind == 'clip_vit',
+      clip=self._crops_as_clip,
     )
 
   @property
   def groups(self) -> bool:
     """Whether it groups pixels, as a ViT does not."""
     return any(self.architecture['image'].get('num_group_tokens', ()))
+
+  @property
+  def _crops_as_clip(self) -> bool:
+    return self.architecture['image_encoder'].startswith('clip_')
 
   def __repr__(self) -> str:
     count = sum(x.size for x in jax.tree.leaves(self.variables['params']))
@@ -402,7 +405,7 @@ class Model(Encoder):
       Probability by name (of synonyms the first), the most probable first; a
       list of them if `images` is one.
     """
-    clip = self.architecture['image_encoder'] == 'clip_vit'
+    clip = self._crops_as_clip
     average = prompt_average or ('unit' if clip else 'raw')
     if average not in ('unit', 'raw'):
       raise ValueError(f"prompt_average is 'unit' or 'raw', not {average!r}.")

@@ -38,7 +38,7 @@ _TOP = (
   'separate_multi_label_scale',
 )
 # Named only where it is on, so that other models' files stay as they are.
-_OPTIONAL = ('learned_background', 'image_projector_bias')
+_OPTIONAL = ('learned_background', 'image_projector_bias', 'logit_bias')
 # What has no right value but the trained one. Other fields of a module default
 # to the released model, so that a file from before an option was added is read.
 _SIZES = (
@@ -70,9 +70,9 @@ def build(
     architecture: image_encoder (a name in `IMAGE_ENCODERS`), image (its
       `defaults` by name, sequences as lists), text (those of
       `TextTransformer`), embed_dim, projector_width (0: one linear layer),
-      projector_bias, separate_multi_label_scale; learned_background and
-      image_projector_bias, off where they are not named. Sizes must be there;
-      other fields of the two encoders have a default.
+      projector_bias, separate_multi_label_scale; learned_background,
+      image_projector_bias and logit_bias, off where they are not named. Sizes
+      must be there; other fields of the two encoders have a default.
     dtype: of the computation; parameters are float32.
     remat: recompute the encoders' activations backwards.
     **image_options: fields of the image encoder, in place of those in
@@ -102,6 +102,7 @@ def build(
     separate_multi_label_scale=architecture['separate_multi_label_scale'],
     learned_background=architecture.get('learned_background', False),
     image_projector_bias=architecture.get('image_projector_bias'),
+    logit_bias=architecture.get('logit_bias', False),
     dtype=dtype,
   )
 

@@ -18,6 +18,8 @@ from groupvit_jax.models import grouping, layers, ops, patches
 
 MAX_SCALE = 100.0
 INITIAL_SCALE = math.log(1 / 0.07)
+# Of the sigmoid loss: arXiv 2303.15343, section 3.2.
+SIGMOID_SCALE, SIGMOID_BIAS = math.log(10), -10.0
 
 
 class Projector(nn.Module):
@@ -74,6 +76,8 @@ class DualEncoder(nn.Module):
       loss (released); False shares the caption's.
     learned_background: hold the vector and the level of a learned background
       (`losses/background.py`); without it there are no such parameters.
+    logit_bias: hold a bias of the logits, which the sigmoid loss learns; scale
+      and bias then start as SigLIP's.
     dtype: of the projectors' computation.
   """
 
@@ -85,6 +89,7 @@ class DualEncoder(nn.Module):
   image_projector_bias: bool | None = None
   separate_multi_label_scale: bool = True
   learned_background: bool = False
+  logit_bias: bool = False
   dtype: DTypeLike = jnp.float32
 
   def setup(self) -> None:
@@ -94,7 +99,8 @@ class DualEncoder(nn.Module):
     bias = self.projector_bias if bias is None else bias
     self.image_projector = Projector(*sizes, bias, self.dtype)
     self.text_projector = Projector(*sizes, self.projector_bias, self.dtype)
-    initial = nn.initializers.constant(INITIAL_SCALE)
+    scale = SIGMOID_SCALE if self.logit_bias else INITIAL_SCALE
+    initial = nn.initializers.constant(scale)
     # The parameters are logarithms; the methods of the same names
     # exponentiate them.
     self._log_scale = self.param('logit_scale', initial, ())
@@ -102,6 +108,9 @@ class DualEncoder(nn.Module):
       self._multi_label_log_scale = self.param(
         'multi_label_logit_scale', initial, ()
       )
+    if self.logit_bias:
+      bias = nn.initializers.constant(SIGMOID_BIAS)
+      self._logit_bias = self.param('logit_bias', bias, ())
     if self.learned_background:
       # One dimension: weight decay leaves it alone.
       self.background_token = self.param(
@@ -134,7 +143,8 @@ class DualEncoder(nn.Module):
       both only if asked for): unit vectors, float32. logit_scale,
       multi_label_logit_scale: scalars, exponentiated. assignments,
       noisy_assignments, grid: as the image encoder gives them.
-      background_token (e + 1, vector and level) if there is one.
+      background_token (e + 1, vector and level) and logit_bias (scalar) if
+      there is one.
     """
     pooled, out = self.image(images, train=train)
     batch, t = tokens.shape[:2]
@@ -155,6 +165,8 @@ class DualEncoder(nn.Module):
       result['token_embeddings'] = self.project_regions(out, 'token_embeddings')
     if self.learned_background:
       result['background_token'] = self.background_token
+    if self.logit_bias:
+      result['logit_bias'] = self._logit_bias
     image = self.image_projector(pooled, train)
     return result | {'image': unit_norm(image)}
 

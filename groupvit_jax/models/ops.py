@@ -73,6 +73,9 @@ def quick_gelu(x: Float[Array, '...']) -> Float[Array, '...']:
   return x * jax.nn.sigmoid(1.702 * x)
 
 
+ACTIVATIONS = {'gelu': gelu, 'quick_gelu': quick_gelu}
+
+
 def product(
   x: Float[Array, '*b d'],
   kernel: Float[Array, 'd e'],

@@ -122,6 +122,9 @@ class ClipResNet(nn.Module):
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
+  # Pixels per side of a token; no field, as every released model has it.
+  patch_size = 32
+
   @nn.compact
   def __call__(
     self,

@@ -19,6 +19,7 @@ class TextTransformer(nn.Module):
     vocab_size: rows of the token embedding.
     context_length: positions that are stored.
     width, depth, num_heads, mlp_ratio: of the transformer.
+    activation: a key of `ops.ACTIVATIONS`; QuickGELU in CLIP and GroupViT.
     remat: recompute activations backwards instead of keeping them.
     dtype: of the computation; parameters, softmax, output are float32.
   """
@@ -29,6 +30,7 @@ class TextTransformer(nn.Module):
   depth: int = 12
   num_heads: int = 4
   mlp_ratio: float = 4.0
+  activation: str = 'quick_gelu'
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
@@ -66,7 +68,7 @@ class TextTransformer(nn.Module):
       remat=self.remat,
       num_heads=self.num_heads,
       mlp_ratio=self.mlp_ratio,
-      activation=ops.quick_gelu,
+      activation=ops.ACTIVATIONS[self.activation],
       in_init=normal(width**-0.5),
       fc_init=normal((2 * width) ** -0.5),
       out_init=normal(width**-0.5 * (2 * self.depth) ** -0.5),

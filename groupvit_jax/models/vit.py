@@ -96,6 +96,7 @@ class ClipViT(nn.Module):
     image_size: pixels that positions are stored for; one side or (h, w).
     patch_size: side of a patch in pixels.
     width, depth, num_heads, mlp_ratio: of the transformer.
+    activation: a key of `ops.ACTIVATIONS`; OpenAI's is QuickGELU.
     remat: recompute activations backwards instead of keeping them.
     dtype: of the computation; parameters, softmax, outputs are float32.
   """
@@ -106,6 +107,7 @@ class ClipViT(nn.Module):
   depth: int = 12
   num_heads: int = 12
   mlp_ratio: float = 4.0
+  activation: str = 'quick_gelu'
   remat: bool = False
   dtype: DTypeLike = jnp.float32
 
@@ -143,7 +145,7 @@ class ClipViT(nn.Module):
       remat=self.remat,
       num_heads=self.num_heads,
       mlp_ratio=self.mlp_ratio,
-      activation=ops.quick_gelu,
+      activation=ops.ACTIVATIONS[self.activation],
       in_init=nn.initializers.xavier_uniform(),
       fc_init=layers.TORCH_DEFAULT,
       out_init=layers.TORCH_DEFAULT,

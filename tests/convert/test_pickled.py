@@ -203,9 +203,3 @@ def test_damage_of_a_storage_is_noticed(pickles, path):
   path.write_bytes(data[:-200])
   with pytest.raises(ModelError, match='truncated'):
     torch_files.read(path)
-
-
-def test_torchscript_is_refused_with_the_way_out(pickles, path):
-  pickles.write_members(path, {'data.pkl': b'', 'constants.pkl': b''})
-  with pytest.raises(ModelError, match='TorchScript.*would run it'):
-    torch_files.read(path)

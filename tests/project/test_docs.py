@@ -25,6 +25,7 @@ LIMITS = {
   'README.md': 600,
   'docs/architecture.md': 1500,
   'docs/benchmarks.md': 1200,
+  'docs/clip.md': 1200,
   'docs/data.md': 1200,
   'docs/evaluation.md': 1200,
   'docs/inference.md': 1200,
