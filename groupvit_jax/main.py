@@ -53,7 +53,7 @@ def main(unused_argv: list[str]) -> int:
     from groupvit_jax.training import loop, results
 
     if _DISTRIBUTED.value:
-      sharding.initialize_distributed()
+      sharding.initialize_distributed(detect=True)
     workdir = _WORKDIR.value or _default_workdir()
     summary = loop.train_and_evaluate(_CONFIG.value, workdir, _base())
   except errors.Interrupted as stop:

@@ -127,8 +127,8 @@ class EpochShuffle:
 class Positions:
   """Which positions one process takes for each batch.
 
-  Process p of P takes start + p, start + p + P, ...: the global batch is the
-  same set of examples however many processes share it.
+  Each takes its block of the global batch, so that a row of the global batch
+  has the same example, and the same noise, however many processes share it.
 
   Fields:
     start: global position of the first sample.
@@ -166,8 +166,8 @@ class Positions:
 
   def batch(self, number: int) -> Int64[np.ndarray, 'b']:
     """Returns the positions of batch `number`."""
-    first = self.start + number * self.global_batch + self.process_index
-    return first + self.process_count * np.arange(self.batch_size)
+    blocks = number * self.process_count + self.process_index
+    return self.start + blocks * self.batch_size + np.arange(self.batch_size)
 
 
 _WARNINGS = 5

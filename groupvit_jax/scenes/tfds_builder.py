@@ -9,8 +9,11 @@ import dataclasses
 import functools
 import io
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
+
+import filelock
 
 from groupvit_jax import scenes
 
@@ -193,11 +196,17 @@ def prepared(
   builder_class = _classes()[1]
   # TFDS takes the configs that it lists by name only.
   listed = wanted.name in builder_class.builder_configs
-  builder = builder_class(
+  make = functools.partial(
+    builder_class,
     config=wanted.name if listed else wanted,
     data_dir=None if data_dir is None else os.fspath(data_dir),
   )
-  with _quiet_tfds():
+  folder = pathlib.Path(make().data_dir)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  # Several processes may want the same scenes at once: one draws them. The
+  # others read what is there only after that.
+  with filelock.FileLock(f'{folder}.lock'), _quiet_tfds():
+    builder = make()
     builder.download_and_prepare()
   return builder
 
