@@ -36,8 +36,9 @@ _WORKDIR = flags.DEFINE_string(
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed',
   False,
-  'One process of several: find the others through the cluster environment '
-  '(TPU pod, Slurm, Open MPI) or JAX_COORDINATOR_ADDRESS.',
+  'One process of several: find the others through the cluster (TPU pod, '
+  'Slurm, Kubernetes, Open MPI), or through JAX_COORDINATOR_ADDRESS, '
+  'JAX_NUM_PROCESSES and JAX_PROCESS_ID.',
 )
 
 # How config_flags begins a message that goes on with a stack trace.

@@ -5,6 +5,7 @@ device. The same calls serve one CPU, eight GPUs or a pod of processes.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from groupvit_jax import errors
 
 AXIS = 'data'
 
@@ -33,14 +36,15 @@ def initialize_distributed(
     coordinator_address: 'host:port' of process 0.
     num_processes: Number of processes of the run.
     process_id: Number of this process, from 0.
-    detect: Let jax find what is not given from JAX_COORDINATOR_ADDRESS and
-      the cluster (TPU pod, Slurm, Kubernetes, Open MPI).
+    detect: Take what is not given from JAX_COORDINATOR_ADDRESS,
+      JAX_NUM_PROCESSES and JAX_PROCESS_ID, and let jax find the rest from the
+      cluster (TPU pod, Slurm, Kubernetes, Open MPI).
 
   Returns:
     Whether this process is part of a distributed run.
 
   Raises:
-    ValueError: The arguments, or the cluster, are incomplete.
+    ConfigError: The arguments, or the cluster, are incomplete.
   """
   if jax.distributed.is_initialized():
     return True
@@ -48,18 +52,25 @@ def initialize_distributed(
   if not detect and given == (None, None, None):
     return False
   if not detect and None in given:
-    raise ValueError(
+    raise errors.ConfigError(
       'A distributed run needs coordinator_address, num_processes and '
       f'process_id, got {given}; give all three, or detect=True on a cluster.'
+    )
+  if detect:
+    given = (
+      coordinator_address,  # jax itself reads JAX_COORDINATOR_ADDRESS
+      _from_environment('JAX_NUM_PROCESSES', num_processes),
+      _from_environment('JAX_PROCESS_ID', process_id),
     )
   try:
     jax.distributed.initialize(
       *given, cluster_detection_method=None if detect else 'deactivate'
     )
   except ValueError as error:
-    raise ValueError(
-      f'jax could not set up the distributed run ({error}) Give '
-      'coordinator_address, num_processes and process_id yourself.'
+    raise errors.ConfigError(
+      f'jax found no cluster ({str(error).rstrip(".")}); set '
+      'JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and '
+      'JAX_PROCESS_ID (from 0) for each process.'
     ) from error
   logging.info(
     'Process %d of %d, %d local of %d devices.',
@@ -69,6 +80,11 @@ def initialize_distributed(
     jax.device_count(),
   )
   return True
+
+
+def _from_environment(name: str, given: int | None) -> int | None:
+  value = os.environ.get(name)
+  return int(value) if given is None and value else given
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

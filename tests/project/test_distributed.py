@@ -24,7 +24,7 @@ QUICK = (
 def train(
   processes: int, workdir: pathlib.Path, *options: str, seconds: int = 240
 ) -> list[subprocess.CompletedProcess]:
-  """Trains on two devices of one process, or of two as of Open MPI."""
+  """Trains on two devices of one process, or of two of one device each."""
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{s.getsockname()[1]}'
@@ -41,11 +41,9 @@ def train(
   children = []
   for i in range(processes):
     cluster = {
-      'OMPI_MCA_orte_hnp_uri': '1.0;tcp://127.0.0.1:1',
-      'OMPI_COMM_WORLD_SIZE': str(processes),
-      'OMPI_COMM_WORLD_RANK': str(i),
-      'OMPI_COMM_WORLD_LOCAL_RANK': str(i),
       'JAX_COORDINATOR_ADDRESS': address,
+      'JAX_NUM_PROCESSES': str(processes),
+      'JAX_PROCESS_ID': str(i),
     }
     several = processes > 1
     children.append(
@@ -76,3 +74,17 @@ def test_two_processes_train_as_one_and_go_on_as_one(tmp_path):
   assert losses(tmp_path / 'two') == pytest.approx(want, rel=1e-6)
   # Process 0 alone writes; both say how it went.
   assert 'report' in first and 'report' in second
+
+
+def test_without_a_cluster_the_error_says_what_to_set(tmp_path):
+  command = [sys.executable, '-m', 'groupvit_jax.main', f'--config={CONFIG}']
+  done = subprocess.run(
+    [*command, f'--workdir={tmp_path}', '--distributed'],
+    env=os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 1
+  (line,) = [x for x in done.stderr.splitlines() if x.startswith('error')]
+  assert 'JAX_NUM_PROCESSES' in line and 'Traceback' not in done.stderr
