@@ -6,9 +6,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from absl import logging
-
 from groupvit_jax import files
 from groupvit_jax.convert import (
   architecture,
@@ -24,7 +21,7 @@ from groupvit_jax.convert.folder import Converted
 from groupvit_jax.convert.keymaps import HF_GROUPVIT, NVLABS, KeyMap
 from groupvit_jax.convert.torch_files import StateDict
 from groupvit_jax.data import on_device
-from groupvit_jax.errors import ModelError
+from groupvit_jax.errors import ModelError, WorkdirError
 from groupvit_jax.text import clip, make_tokenizer
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 from groupvit_jax.training import task
@@ -283,7 +280,7 @@ SOURCES = (
 #
 # Only parameters and batch statistics are read, not the optimizer's state.
 
-_COLLECTIONS = ('params', 'batch_stats')
+_COLLECTIONS = ('params/', 'batch_stats/')
 _LICENSE = (
   'Trained by whoever made this folder; the license is theirs to choose.'
 )
@@ -300,8 +297,17 @@ def read(workdir: pathlib.Path) -> Converted:
   Raises:
     ModelError: there is none, or the config is not this version's.
   """
+  from groupvit_jax.training import checkpoint  # Orbax takes a second
+
   config = _config(workdir / 'config.json')
-  step, variables = _newest(workdir / 'checkpoints')
+  try:
+    step, arrays = checkpoint.read_newest(workdir)
+  except WorkdirError as error:
+    raise ModelError(str(error)) from error
+  flat = {
+    path: x for path, x in arrays.items() if path.startswith(_COLLECTIONS)
+  }
+  variables = tensors.nest(flat)
   vocab_size = variables['params']['text']['tokens'].shape[0]
   try:
     described = task.architecture(config, vocab_size)
@@ -311,7 +317,6 @@ def read(workdir: pathlib.Path) -> Converted:
     raise ModelError(
       f'{workdir}/config.json lacks {error}; it is of another version'
     ) from error
-  flat = tensors.flatten(variables)
   architecture.check(described, flat)
   architecture.check_arrays(described, flat)
   return Converted(
@@ -340,46 +345,6 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
   if not isinstance(config, dict):
     raise ModelError(f'{path} holds a {type(config).__name__}, not an object')
   return config
-
-
-def _newest(folder: pathlib.Path) -> tuple[int, dict[str, Any]]:
-  """Step and variables of the newest checkpoint that can be read."""
-  # Orbax writes under a longer name until a checkpoint is whole.
-  steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
-  for step in sorted(steps, reverse=True):
-    try:
-      return step, _restore(folder / str(step) / 'state')
-    except Exception as error:  # Orbax's and TensorStore's are of many kinds
-      logging.warning('checkpoint of step %d is unreadable: %s', step, error)
-  state = 'none of them can be read' if steps else 'none is whole yet'
-  raise ModelError(f'{folder} has no checkpoint to load: {state}')
-
-
-def _restore(path: pathlib.Path) -> dict[str, Any]:
-  """Parameters and batch statistics as numpy, from whatever devices."""
-  import orbax.checkpoint as ocp  # takes a second, which a model folder saves
-
-  # The handler, as the checkpointer warns of metadata of its own. It takes any
-  # path, and declares epath's only.
-  handler = ocp.PyTreeCheckpointHandler()
-  tree = handler.metadata(path).tree  # pyright: ignore[reportArgumentType]
-  wanted = {name: tree[name] for name in _COLLECTIONS}
-  kinds = _map(wanted, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
-  restored = handler.restore(
-    path,  # pyright: ignore[reportArgumentType]
-    args=ocp.args.PyTreeRestore(
-      item=wanted, restore_args=kinds, partial_restore=True
-    ),
-  )
-  handler.close()
-  flat = tensors.flatten({name: restored[name] for name in _COLLECTIONS})
-  return tensors.nest(flat)
-
-
-def _map(tree: Any, make: Callable[[Any], Any]) -> Any:
-  if isinstance(tree, dict):
-    return {name: _map(value, make) for name, value in tree.items()}
-  return make(tree)
 
 
 def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:

@@ -192,6 +192,8 @@ def _steps(path: pathlib.Path) -> list[int]:
 
 
 _PATIENCE = 30.0  # seconds that a failed run waits for its last save
+_DIGESTS = 'checkpoint_digests'
+_DIGEST = 'sha256_by_path'
 
 
 class Checkpoints:
@@ -203,7 +205,7 @@ class Checkpoints:
 
   def __init__(self, workdir: pathlib.Path, keep: int = 2) -> None:
     self._workdir = workdir
-    self._digests = workdir / 'checkpoint_digests'
+    self._digests = workdir / _DIGESTS
     self._digesting = futures.ThreadPoolExecutor(1)
     self._manager = ocp.CheckpointManager(
       workdir / 'checkpoints',
@@ -266,12 +268,11 @@ class Checkpoints:
     for step in steps:
       try:
         restored = self._manager.restore(step, args=args)
-        self._verify(step, restored['state'], restored['meta'])
-      except Exception as error:  # Orbax's and TensorStore's are of many kinds
-        told = ' '.join(str(error).split())
-        logging.warning(
-          'the checkpoint of step %d is damaged: %.300s', step, told
+        _verify(
+          self._workdir, step, _arrays(restored['state']), restored['meta']
         )
+      except Exception as error:  # Orbax's and TensorStore's are of many kinds
+        _warn_of_damage(step, error)
         continue
       self._set_aside([s for s in steps if s > step])
       return restored['state'], restored['meta']
@@ -303,22 +304,8 @@ class Checkpoints:
       for path in self._digests.glob('*.json'):
         if path.stem.isdigit() and int(path.stem) not in there:
           path.unlink()
-      content = json.dumps({'sha256': files.digest(arrays, meta)})
-      files.write_atomically(self._digests / f'{step}.json', content)
-
-  def _verify(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-    """ValueError if a checkpoint is not what was saved.
-
-    One without a digest, of a run that was killed before it was written or of
-    a former version, is taken as it is.
-    """
-    try:
-      content = (self._digests / f'{step}.json').read_text()
-      wanted = json.loads(content)['sha256']
-    except (OSError, ValueError, KeyError, TypeError):
-      return
-    if files.digest(_arrays(state), meta) != wanted:
-      raise ValueError('its contents are not those that were saved')
+      digest = {_DIGEST: files.digest(arrays, meta)}
+      files.write_atomically(self._digests / f'{step}.json', json.dumps(digest))
 
   def _set_aside(self, steps: list[int]) -> None:
     """Moves unreadable checkpoints out of the way of new ones."""
@@ -356,8 +343,79 @@ def _arrays(state: Any, copy: bool = False) -> dict[str, np.ndarray]:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
       x = jax.random.key_data(x)
     if not isinstance(x, jax.Array) or x.is_fully_replicated:
-      arrays[jax.tree_util.keystr(path)] = np.array(x, copy=copy or None)
+      arrays[_path(path)] = np.array(x, copy=copy or None)
   return arrays
+
+
+def _path(keys: Any) -> str:
+  """'params/image/norm/scale', of a state or of the dicts it is read as."""
+  return jax.tree_util.keystr(keys, simple=True, separator='/')
+
+
+def _verify(
+  workdir: pathlib.Path,
+  step: int,
+  arrays: Mapping[str, np.ndarray],
+  meta: Mapping[str, Any],
+) -> None:
+  """ValueError if a checkpoint is not what was saved.
+
+  One without a digest, of a run that was killed before it was written or of a
+  former version, is taken as it is.
+  """
+  try:
+    content = (workdir / _DIGESTS / f'{step}.json').read_text()
+    wanted = json.loads(content)[_DIGEST]
+  except (OSError, ValueError, KeyError, TypeError):
+    return
+  if files.digest(arrays, meta) != wanted:
+    raise ValueError('its contents are not those that were saved')
+
+
+def _warn_of_damage(step: int, error: Exception) -> None:
+  message = ' '.join(str(error).split())
+  logging.warning('the checkpoint of step %d is damaged: %.300s', step, message)
+
+
+def read_newest(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
+  """Reads the newest whole checkpoint of any run, without its configuration.
+
+  Nothing in the workdir is changed.
+
+  Returns:
+    The step, and all arrays by path ('params/image/norm/scale').
+
+  Raises:
+    WorkdirError: there is no checkpoint, or none can be read.
+  """
+  steps = sorted(_steps(workdir), reverse=True)
+  for step in steps:
+    folder = workdir / 'checkpoints' / str(step)
+    try:
+      arrays = _read_arrays(folder / 'state')
+      meta = json.loads((folder / 'meta' / 'metadata').read_text())
+      _verify(workdir, step, arrays, meta)
+      return step, arrays
+    except Exception as error:  # Orbax's and TensorStore's are of many kinds
+      _warn_of_damage(step, error)
+  state = 'none of them can be read' if steps else 'none is whole yet'
+  raise WorkdirError(f'{workdir} has no checkpoint to load: {state}')
+
+
+def _read_arrays(path: Any) -> dict[str, np.ndarray]:
+  """All arrays of a saved state by path, on the host."""
+  # The handler, as the checkpointer warns of metadata of its own. It declares
+  # epath's paths, and takes any.
+  handler = ocp.PyTreeCheckpointHandler()
+  kinds = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+    handler.metadata(path).tree,
+  )
+  args = ocp.args.PyTreeRestore(restore_args=kinds)
+  restored = handler.restore(path, args=args)
+  handler.close()
+  leaves = jax.tree_util.tree_flatten_with_path(restored)[0]
+  return {_path(keys): np.asarray(x) for keys, x in leaves}
 
 
 def _other_config(path: pathlib.Path, changed: list[str]) -> str:

@@ -101,7 +101,7 @@ def test_metrics_of_another_step_are_not_claimed(workdir):
     assert convert.load_source(workdir).metadata['metrics'] == {}
 
 
-@pytest.mark.parametrize('broken', ['unlisted', 'cut', 'emptied'])
+@pytest.mark.parametrize('broken', ['unlisted', 'cut', 'emptied', 'altered'])
 def test_a_broken_checkpoint_is_passed_over(workdir, saved, caplog, broken):
   state = workdir / 'checkpoints' / '10' / 'state'
   if broken == 'unlisted':
@@ -109,13 +109,16 @@ def test_a_broken_checkpoint_is_passed_over(workdir, saved, caplog, broken):
   elif broken == 'emptied':
     shutil.rmtree(state)
     state.mkdir()
+  elif broken == 'altered':
+    path = workdir / 'checkpoint_digests' / '10.json'
+    path.write_text(path.read_text().replace(': "', ': "0'))
   else:
     for path in state.rglob('d/*'):
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
   converted = convert.load_source(workdir)
   assert converted.metadata['step'] == 5
   assert_same(converted.variables, saved[1][5])
-  assert 'step 10 is unreadable' in caplog.text
+  assert 'step 10 is damaged' in caplog.text
 
 
 def test_no_checkpoint_is_told(workdir):

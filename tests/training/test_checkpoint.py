@@ -84,6 +84,16 @@ def test_restore_falls_back_where_the_newest_is_broken(tmp_path):
   checkpoints.close()
 
 
+def test_a_run_is_read_to_the_host_without_its_configuration(tmp_path):
+  save_two(tmp_path)
+  step, arrays = checkpoint.read_newest(tmp_path)
+  assert step == 2
+  np.testing.assert_array_equal(arrays['w'], np.full(3, 2.0))
+  meta = tmp_path / 'checkpoints' / '2' / 'meta' / 'metadata'
+  meta.write_text(meta.read_text().replace('2', '3'))  # against its digest
+  assert checkpoint.read_newest(tmp_path)[0] == 1
+
+
 def test_a_checkpoint_without_a_digest_is_taken_as_it_is(tmp_path):
   save_two(tmp_path)
   for path in (tmp_path / 'checkpoint_digests').iterdir():
