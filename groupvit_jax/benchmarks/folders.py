@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import msgspec
 
+from groupvit_jax.data.images import SUFFIXES
 from groupvit_jax.errors import SourceError
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff')
 _T = TypeVar('_T')
 
 
@@ -138,7 +138,7 @@ def files_below(
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
   """The image files in a folder and its sub-folders, sorted."""
-  return [p for p in files_below(folder) if p.suffix.lower() in IMAGES]
+  return [p for p in files_below(folder) if p.suffix.lower() in SUFFIXES]
 
 
 def by_name(
@@ -171,7 +171,7 @@ def by_name(
 def paired(
   images: pathlib.Path,
   labels: pathlib.Path,
-  image_endings: Sequence[str] = IMAGES,
+  image_endings: Sequence[str] = SUFFIXES,
   label_endings: Sequence[str] = ('.png',),
 ) -> list[tuple[str, pathlib.Path, pathlib.Path]]:
   """Images and label maps of the same names, sorted.

@@ -13,6 +13,7 @@ from absl import logging
 
 from groupvit_jax import scenes
 from groupvit_jax.benchmarks import base, codings, folders, label_sets
+from groupvit_jax.data.images import SUFFIXES
 from groupvit_jax.errors import ImageError, SourceError
 from groupvit_jax.text import prompts
 
@@ -93,7 +94,7 @@ def _files(
 def _listed(name, there, images, masks):
   """A file that a list names; a missing one too: its reader reports it."""
   path = pathlib.PurePosixPath(name)
-  if path.suffix.lower() in folders.IMAGES:
+  if path.suffix.lower() in SUFFIXES:
     name = path.with_suffix('').as_posix()
   try:
     absent = (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
+from groupvit_jax.data.images import SUFFIXES
 from groupvit_jax.text import prompts
 
 _KNOWN = ', '.join(prompts.TEMPLATES)
@@ -302,13 +303,6 @@ def _around(names: tuple[str, ...], name: str) -> str:
   return f'after {names[place - 1][:60]!r}' if place else 'at the beginning'
 
 
-# Of the formats that data/images.py opens.
-_SUFFIXES = (
-  *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp'),
-  *('.tif', '.tiff'),
-)
-
-
 class ImageFile(NamedTuple):
   """An image file.
 
@@ -345,7 +339,7 @@ def find_images(
     named = list(_named(argument, results, without))
     if not named:
       raise ValueError(
-        f'{argument} holds no images: looked for {" ".join(_SUFFIXES)}'
+        f'{argument} holds no images: looked for {" ".join(SUFFIXES)}'
       )
     for image in named:
       images.setdefault(os.path.realpath(image.path), image)
@@ -385,7 +379,7 @@ def _image_paths(
   return sorted(
     path
     for path in paths
-    if path.suffix.lower() in _SUFFIXES
+    if path.suffix.lower() in SUFFIXES
     and not path.name.startswith('.')
     and path.is_file()
     and not (inside and path.resolve().is_relative_to(inside))

@@ -24,6 +24,11 @@ Source = str | os.PathLike | bytes | Image.Image | np.ndarray
 # Nothing else is opened. Pillow would hand PostScript to Ghostscript, which
 # runs it, whatever the name of the file.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')
+# Of their files, in lower case; where images are looked for, not how opened.
+SUFFIXES = (
+  *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.gif', '.bmp'),
+  *('.tif', '.tiff'),
+)
 # Of a file. Pixels beyond the next limit need more in no sensible format.
 MAX_BYTES = 1 << 29
 # Pillow's own mark of a decompression bomb; phone cameras stay below it.

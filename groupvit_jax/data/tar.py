@@ -15,9 +15,9 @@ from absl import logging
 from jaxtyping import Int64
 
 from groupvit_jax.data import shards
-from groupvit_jax.data.images import BadSampleError
+from groupvit_jax.data.images import SUFFIXES, BadSampleError
 
-IMAGES = ('jpg', 'jpeg', 'png', 'webp')
+IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 BLOCK = tarfile.BLOCKSIZE
 
 _CAPTIONS = ('txt', 'text', 'json')

@@ -220,7 +220,7 @@ class Canvas:
   def __init__(
     self, pose: Pose, light: Light, size: int, oversample: int, reach: float
   ):
-    self._pose = pose
+    self.pose = pose
     self.light = light
     self._oversample = oversample
     span = reach * pose.scale * max(1.0, pose.stretch)
@@ -250,7 +250,7 @@ class Canvas:
 
   def window(self, x: Number, y: Number, radius: Number) -> Window:
     """Pixels that hold the circle (x, y, radius): a part needs no others."""
-    pose = self._pose
+    pose = self.pose
     cos, sin = math.cos(pose.angle), math.sin(pose.angle)
     dx, dy = pose.flip * pose.stretch * pose.scale * x, pose.scale * y
     centre_x = (pose.x + cos * dx - sin * dy) * self._per_unit

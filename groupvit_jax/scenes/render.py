@@ -19,17 +19,21 @@ from groupvit_jax.scenes.rng import Rng
 _REACH = 1.14
 
 
-def _shadow(image, alpha, left, top, layout, scale, size, strength):
+def _shadow(
+  image: np.ndarray, canvas: Canvas, alpha: np.ndarray, strength: float
+) -> None:
   """Darkens the image with a blurred copy of `alpha`, away from the light."""
-  length = 0.16 * scale * size / max(0.5, layout.light.z)
+  size, light = image.shape[1], canvas.light
+  scale = canvas.pose.scale
+  length = 0.16 * scale * size / max(0.5, light.z)
   blur = max(0.4, 0.07 * scale * size)
   pad = math.ceil(length + 2 * blur) + 1
   height, width = alpha.shape
   plate = Image.new('L', (width + 2 * pad, height + 2 * pad))
   plate.paste(Image.fromarray((alpha * 255).astype(np.uint8)), (pad, pad))
   soft = np.asarray(plate.filter(ImageFilter.BoxBlur(blur)), np.float32)
-  x = left - pad - round(layout.light.x * length)
-  y = top - pad - round(layout.light.y * length)
+  x = canvas.left - pad - round(light.x * length)
+  y = canvas.top - pad - round(light.y * length)
   x0, y0 = max(0, x), max(0, y)
   x1, y1 = min(size, x + soft.shape[1]), min(size, y + soft.shape[0])
   if x1 > x0 and y1 > y0:
@@ -100,10 +104,9 @@ def render(
     canvas = Canvas(thing.pose, layout.light, size, oversample, _REACH)
     objects.PAINTERS[thing.name](canvas, own, thing.tone)
     colours, alpha = canvas.downsample()
-    left, top = canvas.left, canvas.top
-    _shadow(image, alpha, left, top, layout, thing.pose.scale, size, strength)
-    rows = slice(top, top + canvas.size_y)
-    columns = slice(left, left + canvas.size_x)
+    _shadow(image, canvas, alpha, strength)
+    rows = slice(canvas.top, canvas.top + canvas.size_y)
+    columns = slice(canvas.left, canvas.left + canvas.size_x)
     under = image[:, rows, columns]
     under *= 1 - alpha
     under += colours * np.float32(own.uniform(0.88, 1.1))

@@ -120,11 +120,15 @@ class Snapshots:
       arrays['final_groups'] = result['groups'][-1].astype(np.uint16)
     if len(result['groups']) > 1:  # of one stage, the first are the final ones
       arrays['first_groups'] = result['groups'][0].astype(np.uint16)
-    views = {name: self._overlays(maps) for name, maps in arrays.items()}
+    classes, groups = overlay.palette(256), overlay.group_palette(256)
+    views = {
+      name: self._overlays(maps, classes if name == 'prediction' else groups)
+      for name, maps in arrays.items()
+    }
     if not self.steps():  # these two do not change
       images = self._images['image'][:FORMING]
       views['image'] = np.stack([overlay.enlarge(i, SIDE) for i in images])
-      views['ground_truth'] = self._overlays(self._images['label'])
+      views['ground_truth'] = self._overlays(self._images['label'], classes)
     self._folder.mkdir(exist_ok=True)
     np.savez_compressed(self._path(step), **arrays)
     log.images(step, {f'images/{k}': v for k, v in views.items()})
@@ -150,11 +154,11 @@ class Snapshots:
   def _path(self, step: int) -> pathlib.Path:
     return self._folder / f'{step:08d}.npz'
 
-  def _overlays(self, maps: np.ndarray) -> np.ndarray:
+  def _overlays(self, maps: np.ndarray, colours: np.ndarray) -> np.ndarray:
     images = self._images['image'][:FORMING]
     return np.stack(
       [
-        overlay.overlay(image, labels, overlay.palette(256), min_side=SIDE)
+        overlay.overlay(image, labels, colours, min_side=SIDE)
         for image, labels in zip(images, maps[:FORMING], strict=True)
       ]
     )
