@@ -62,6 +62,7 @@ def build(
   *,
   dtype: DTypeLike = jnp.float32,
   remat: bool = False,
+  matmul_operands: str = 'float32',
   **image_options: Any,
 ) -> dual_encoder.DualEncoder:
   """The model of an architecture.
@@ -75,6 +76,7 @@ def build(
       must be there; other fields of the two encoders have a default.
     dtype: of the computation; parameters are float32.
     remat: recompute the encoders' activations backwards.
+    matmul_operands: see `DualEncoder`.
     **image_options: fields of the image encoder, in place of those in
       `architecture`.
 
@@ -104,6 +106,7 @@ def build(
     image_projector_bias=architecture.get('image_projector_bias'),
     logit_bias=architecture.get('logit_bias', False),
     dtype=dtype,
+    matmul_operands=matmul_operands,
   )
 
 

@@ -4,6 +4,7 @@ Knows nothing of groups beyond the encoder's `out` dict, so GroupViT and the
 plain ViT share losses and evaluation.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +62,17 @@ class Projector(nn.Module):
     return dense(self.features, fan_in, 'fc2')(x).astype(jnp.float32)
 
 
+def _with_operands(method: Callable[..., Any]) -> Callable[..., Any]:
+  """A method of `DualEncoder` that multiplies by its `matmul_operands`."""
+
+  @functools.wraps(method)
+  def wrapped(self, *args, **options):
+    with ops.matmul_operands(self.matmul_operands):
+      return method(self, *args, **options)
+
+  return wrapped
+
+
 class DualEncoder(nn.Module):
   """Image and text in one space.
 
@@ -79,6 +91,8 @@ class DualEncoder(nn.Module):
     logit_bias: hold a bias of the logits, which the sigmoid loss learns; scale
       and bias then start as SigLIP's.
     dtype: of the projectors' computation.
+    matmul_operands: of linear layers in float32: 'float32', or 'bfloat16'
+      (rounded operands, sums in float32; see `ops.product`).
   """
 
   image: nn.Module
@@ -91,6 +105,7 @@ class DualEncoder(nn.Module):
   learned_background: bool = False
   logit_bias: bool = False
   dtype: DTypeLike = jnp.float32
+  matmul_operands: str = 'float32'
 
   def setup(self) -> None:
     """Makes the projectors and the parameters of the joint space."""
@@ -117,6 +132,7 @@ class DualEncoder(nn.Module):
         'background_token', nn.initializers.zeros, (self.embed_dim + 1,)
       )
 
+  @_with_operands
   def __call__(
     self,
     images: Float[Array, 'b h w 3'],
@@ -177,6 +193,7 @@ class DualEncoder(nn.Module):
     regions = out[name] if name in out else out['tokens']
     return unit_norm(self.image_projector(regions, False))
 
+  @_with_operands
   def encode_image(
     self,
     images: Float[Array, 'b h w 3'],
@@ -186,6 +203,7 @@ class DualEncoder(nn.Module):
     pooled, _ = self.image(images, train=False, sizes=sizes)
     return unit_norm(self.image_projector(pooled, False))
 
+  @_with_operands
   def encode_text(
     self, tokens: Int[Array, 'c l'], normalize: bool = True
   ) -> Float[Array, 'c e']:
@@ -196,6 +214,7 @@ class DualEncoder(nn.Module):
     texts = self.text_projector(self.text(tokens), False)
     return unit_norm(texts) if normalize else texts
 
+  @_with_operands
   def encode_regions(
     self,
     images: Float[Array, 'b h w 3'],

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from groupvit_jax.models import layers
+from groupvit_jax.models import layers, ops
 
 A = -0.75  # of the cubic kernel, as in PyTorch
 
@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
     kernel = self.param('kernel', layers.TORCH_DEFAULT, (p, p, 3, self.width))
     bias = self.param('bias', layers.torch_bias(p * p * 3), (self.width,))
     x = _cut(images.astype(self.dtype), p, grids)
-    x = x @ kernel.reshape(-1, self.width).astype(self.dtype)
+    x = ops.product(x, kernel.reshape(-1, self.width).astype(self.dtype))
     x = layers.layer_norm(self.dtype, 'norm')(x + bias.astype(self.dtype))
 
     grid = grid_size(images.shape[1:3], p)
@@ -87,7 +87,7 @@ class ClipEmbed(nn.Module):
     p, width = self.patch_size, self.width
     kernel = self.param('kernel', layers.TORCH_DEFAULT, (p, p, 3, width))
     x = _cut(images.astype(self.dtype), p, grids)
-    x = x @ kernel.reshape(-1, width).astype(self.dtype)
+    x = ops.product(x, kernel.reshape(-1, width).astype(self.dtype))
 
     grid = grid_size(images.shape[1:3], p)
     trained = grid_size(self.image_size, p)

@@ -69,6 +69,14 @@ def check_workdir(
   return path
 
 
+def stored_config(path: pathlib.Path) -> dict[str, Any] | None:
+  """The config of the run in a workdir; None without a checkpoint."""
+  record = path / 'config.json'
+  if not (record.exists() and _steps(path)):
+    return None
+  return json.loads(record.read_text())
+
+
 @contextlib.contextmanager
 def held(path: pathlib.Path) -> Iterator[None]:
   """Holds the lock of a workdir: two processes must not train in it.

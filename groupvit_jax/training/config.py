@@ -24,6 +24,10 @@ else:
 # resumed with other values here.
 RUN_FIELDS = ('run',)
 
+# Where 'auto' stands for a choice by a measurement, which the run's config.json
+# records: a resumed run keeps it.
+MEASURED = 'matmul_operands'
+
 # Fields of former versions, with the one value that later ones still mean.
 REMOVED = {'loss.background_shapes': False}
 
@@ -155,13 +159,14 @@ def _choices() -> dict[str, Sequence[str]]:
   from groupvit_jax.data import augment
   from groupvit_jax.evaluation import clustering
   from groupvit_jax.losses import multi_label
-  from groupvit_jax.models import grouping
+  from groupvit_jax.models import grouping, ops
   from groupvit_jax.text import nouns, prompts
   from groupvit_jax.training import loss, optimizer, task
 
   return {
     'task': tuple(task.TASKS),
     'dtype': ('float32', 'bfloat16', 'float16'),
+    'matmul_operands': (*ops.OPERANDS, 'auto'),
     'model.assignment': grouping.ASSIGNMENTS,
     'loss.multi_label_form': multi_label.FORMS,
     'loss.noun_match': loss.NOUN_MATCHES,
@@ -232,7 +237,7 @@ def differences(ours: str, theirs: str, base: str = '{}') -> list[str]:
   Fields under `RUN_FIELDS` are left out. A new option is off in the base, so
   `theirs`, stored before there was one, is taken to have the base's value. A
   field that `ours` no longer has may have acted, and is listed, unless it is in
-  `REMOVED` and was off.
+  `REMOVED` and was off. 'auto' in the field `MEASURED` takes any choice.
 
   Args:
     ours, theirs: configs as JSON.
@@ -262,6 +267,7 @@ def differences(ours: str, theirs: str, base: str = '{}') -> list[str]:
     for path in sorted(a.keys() | b.keys())
     if path.split('.')[0] not in RUN_FIELDS
     and a.get(path, missing) != b.get(path, missing)
+    and (path, a.get(path)) != (MEASURED, 'auto')
   ]
 
 

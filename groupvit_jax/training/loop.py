@@ -22,6 +22,7 @@ from absl import logging
 from clu import parameter_overview
 
 from groupvit_jax import errors, sharding
+from groupvit_jax.models import ops
 from groupvit_jax.training import checkpoint, collapse, inputs, results
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import logging as logging_lib
@@ -59,6 +60,7 @@ def train_and_evaluate(
   config_lib.check(config)
   config = fit_to_hardware(config)
   workdir = checkpoint.check_workdir(workdir, config, base)
+  config = choose_operands(config, checkpoint.stored_config(workdir))
   if summary := results.finished(workdir, config.num_steps):
     logging.info(
       '%s is a finished run of %d steps and stays as it is; choose another '
@@ -136,6 +138,32 @@ def fit_to_hardware(
       ', '.join(f'{path}={value}' for path, value in changes.items()),
     )
   config.batch_size = sharding.fit_batch_size(config.batch_size)
+  return config
+
+
+def choose_operands(
+  config: config_lib.Config, stored: Mapping[str, Any] | None
+) -> config_lib.Config:
+  """Returns the config with `matmul_operands` decided where it is 'auto'.
+
+  Args:
+    config: of the run, fitted to the hardware.
+    stored: the config of the run that is resumed, whose choice stays, so that
+      it goes on bit by bit; None: there is none, and products of the size of
+      the training step are timed, in the first process for all.
+  """
+  if config.matmul_operands != 'auto':
+    return config
+  if stored is not None:
+    chosen = stored.get('matmul_operands', 'float32')
+  else:
+    side = config.image_size // config.model.patch_size
+    width = config.model.width
+    rows = config.batch_size // jax.device_count() * side**2
+    chosen = sharding.gather(ops.faster_operands(rows, width, 4 * width))[0]
+    logging.info('matmul_operands=%s, by a measurement', chosen)
+  config = config.copy_and_resolve_references()
+  config.matmul_operands = chosen
   return config
 
 

@@ -126,7 +126,10 @@ def _model(
   config: config_lib.Config, vocab_size: int
 ) -> dual_encoder.DualEncoder:
   return build.build(
-    architecture(config, vocab_size), dtype=config.dtype, remat=config.remat
+    architecture(config, vocab_size),
+    dtype=config.dtype,
+    remat=config.remat,
+    matmul_operands=config.matmul_operands,
   )
 
 

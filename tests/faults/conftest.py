@@ -27,7 +27,8 @@ from groupvit_jax.convert import tensors
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 24
 CONFIG = (
-  f'configs/gvit_s.py:demo,steps={STEPS},batch=8,examples=24,size=16,patch=8,'
+  f'configs/gvit_s.py:demo,matmul_operands=float32,steps={STEPS},batch=8,'
+  'examples=24,size=16,patch=8,'
   'width=16,depths=1x0,tokens=3x0,groups=3x0,model.num_heads=2,text.width=16,'
   'text.depth=1,text.num_heads=2,text.context_length=16,joint.embed_dim=16,'
   'joint.projector_width=0,loss.num_nouns=0,eval.source=,run.pictures=0,'

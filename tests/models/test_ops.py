@@ -53,3 +53,43 @@ def test_dense_is_flax_dense(tiny):
     for m in (ours, flax_s)
   ]
   jax.tree.map(tiny.assert_near, *results)
+
+
+def test_rounded_products_are_those_of_bfloat16_operands(tiny):
+  x, g = tiny.normal(3, 50, 24), tiny.normal(3, 50, 40)
+  kernel = tiny.normal(24, 40, seed=1)
+  dense = ops.Dense(40, use_bias=False)
+
+  def total(x, kernel):
+    with ops.matmul_operands('bfloat16'):
+      y = dense.apply({'params': {'kernel': kernel}}, x)
+    return (y * g).sum(), y
+
+  step = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+  (_, y), gradients = step(x, kernel)
+  assert y.dtype == jnp.float32
+  rows, kernel64, g64 = (
+    np.asarray(a.astype(jnp.bfloat16), np.float64).reshape(-1, a.shape[-1])
+    for a in (x, kernel, g)
+  )
+  expected = rows @ kernel64, g64 @ kernel64.T, rows.T @ g64
+  for actual, exact in zip((y, *gradients), expected, strict=True):
+    tiny.assert_near(actual.reshape(exact.shape), exact, atol=1e-4)
+  # 2^-9 of each operand, so of their product at most twice that.
+  exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+  bound = 2**-8 * np.abs(x) @ np.abs(kernel) + 1e-4
+  assert (np.abs(y - exact) < bound).all()
+
+
+def test_bfloat16_operands_are_off_by_default(tiny):
+  x, kernel = tiny.normal(50, 24), tiny.normal(24, 40, seed=1)
+  before = ops.product(x, kernel)
+  with ops.matmul_operands('bfloat16'):
+    rounded = ops.product(x, kernel)
+  after = ops.product(x, kernel)
+  assert (before == after).all() and (before != rounded).any()
+  tiny.assert_near(before, x @ kernel)
+
+
+def test_faster_operands_are_one_of_the_choices():
+  assert ops.faster_operands(64, 16, 32) in ops.OPERANDS

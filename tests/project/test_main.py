@@ -16,7 +16,8 @@ from groupvit_jax import main
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f'--config={ROOT}/configs/gvit_s.py'
 TINY = (
-  'demo,steps=3,batch=8,examples=24,size=16,patch=8,width=16,depths=1x0,'
+  'demo,matmul_operands=float32,steps=3,batch=8,examples=24,size=16,patch=8,'
+  'width=16,depths=1x0,'
   'tokens=3x0,groups=3x0,model.num_heads=2,text.width=16,text.depth=1,'
   'text.num_heads=2,text.context_length=16,joint.embed_dim=16,'
   'eval.examples=6,eval.batch_size=6,run.pictures=2,run.log_every=1'

@@ -284,7 +284,8 @@ def collapses(caplog):
 # Kernels of nearly zero leave every patch without preference. Eight virtual
 # devices share each batch (see conftest.py).
 UNDECIDED = (
-  'demo,steps=4,batch=8,examples=24,size=16,patch=8,width=16,depths=1x0,'
+  'demo,matmul_operands=float32,steps=4,batch=8,examples=24,size=16,patch=8,'
+  'width=16,depths=1x0,'
   'tokens=3x0,groups=3x0,model.num_heads=2,text.width=16,text.depth=1,'
   'text.num_heads=2,text.context_length=16,joint.embed_dim=16,eval.source=,'
   'run.log_every=1,model.init_std=1e-4,lr=1e-9,optimizer.warmup_init=0,'

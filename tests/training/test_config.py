@@ -9,8 +9,9 @@ import pytest
 from ml_collections import config_flags
 
 from groupvit_jax import errors
+from groupvit_jax.models import ops
 from groupvit_jax.training import config as config_lib
-from groupvit_jax.training import state
+from groupvit_jax.training import loop, state
 from groupvit_jax.training import task as task_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -233,6 +234,21 @@ def test_a_field_that_an_old_config_lacks_was_as_in_the_base(
     del stored.loss.part_weight, stored.model.depths
   found = config_lib.differences(*map(config_lib.to_json, (ours, stored, base)))
   assert found == told
+
+
+def test_a_resumed_run_keeps_the_operands_that_were_measured(get_config):
+  base, auto = get_config(), get_config('demo')
+  chosen = get_config('demo,matmul_operands=bfloat16')
+  other = get_config('demo,matmul_operands=float32')
+  base, *texts = map(config_lib.to_json, (base, auto, chosen, other))
+  told = [config_lib.differences(text, texts[1], base) for text in texts]
+  assert told == [[], [], ['matmul_operands: bfloat16 -> float32']]
+  for stored, operands in (
+    (chosen.to_dict(), 'bfloat16'),
+    ({}, 'float32'),  # of a run before there was a choice
+  ):
+    assert loop.choose_operands(auto, stored).matmul_operands == operands
+  assert loop.choose_operands(auto, None).matmul_operands in ops.OPERANDS
 
 
 def test_a_field_that_is_no_longer_known_is_told(get_config):

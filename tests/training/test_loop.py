@@ -20,7 +20,8 @@ from groupvit_jax.training import logging as logging_lib
 ROOT = pathlib.Path(__file__).parents[2]
 # Eight virtual devices share each batch (see conftest.py).
 TINY = (
-  'demo,steps=6,batch=16,size=32,patch=8,width=32,model.num_heads=2,examples=48,'
+  'demo,matmul_operands=float32,steps=6,batch=16,size=32,patch=8,width=32,'
+  'model.num_heads=2,examples=48,'
   'text.width=32,text.num_heads=2,text.depth=1,depths=1x0,joint.embed_dim=16,'
   'run.eval_every=3,run.checkpoint_every=2,run.log_every=1,run.pictures=3,'
   'eval.examples=10,eval.batch_size=8,seed=3'
