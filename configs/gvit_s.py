@@ -102,9 +102,24 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
 
   c.data = ml_collections.ConfigDict()
-  c.data.source = 'scenes'  # or 'shards': img2dataset / webdataset tars
-  c.data.shards = ()  # their paths: braces and globs as in the shell
-  c.data.cache = '~/.cache/groupvit_jax'  # where prepared scenes are kept
+  # 'scenes'; 'shards': img2dataset / webdataset tars; 'records': TFRecord or
+  # ArrayRecord files; 'tfds': a prepared TFDS data set.
+  c.data.source = 'scenes'
+  # Paths or addresses: braces and globs as in the shell, also NAME=PATTERN.
+  c.data.shards = ()
+  c.data.tfds = ()  # BUILDER:SPLIT, such as coco_captions:train
+  c.data.tfds_dir = ''  # where it was prepared; '' is TFDS's own folder
+  c.data.image_feature = ''  # of records and tfds; '' finds the usual names
+  c.data.caption_feature = ''
+  c.data.weights = ()  # NAME=WEIGHT of each source; () is by their sizes
+  # 'full': a permutation of all samples; 'streams': shards one after another,
+  # shuffled nearby; 'auto': streams if a shard is remote.
+  c.data.order = 'auto'
+  c.data.streams = 8  # shards that are read at the same time
+  c.data.window = 4096  # samples of a stream that are shuffled together
+  # Where prepared scenes and fetched shards are kept.
+  c.data.cache = '~/.cache/groupvit_jax'
+  c.data.cache_gb = 50.0  # most that fetched shards take, 1e9 bytes
   c.data.seed = 0  # of the generated scenes
   c.data.train_examples = 100_000  # scenes to train on
   c.data.augment = 'light'  # 'none', 'flip', 'light', or the released 'deit'

@@ -15,7 +15,7 @@ from absl import logging
 from jaxtyping import Int64, UInt8
 
 from groupvit_jax.benchmarks import base, folders
-from groupvit_jax.data import images, shards, tar
+from groupvit_jax.data import images, paths, shards, tar
 from groupvit_jax.errors import ImageError, SourceError, explained_as
 from groupvit_jax.text import prompts
 
@@ -329,7 +329,7 @@ class LabelShards:
 
 def _paths(patterns: str | os.PathLike | Sequence) -> list[str]:
   """All of the shards: a set without some of them is another set."""
-  missing = shards.absent(patterns)
+  missing = paths.absent(patterns)
   if missing:
     pattern, path = missing[0]
     of = '' if path == pattern else f' of {pattern}'
@@ -338,7 +338,7 @@ def _paths(patterns: str | os.PathLike | Sequence) -> list[str]:
       f'{path}{more}{of}: there is no such shard; give a path or a pattern of '
       "those that are there, such as '/data/imagenet-val-{000000..000049}.tar'."
     )
-  return shards.expand(patterns)
+  return paths.expand(patterns)
 
 
 def scan(path: str) -> Int64[np.ndarray, 'n 3']:

@@ -7,12 +7,14 @@ give the same bits. A background thread keeps some batches ahead of the step.
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import importlib.util
 import itertools
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
@@ -25,9 +27,10 @@ from PIL import Image
 
 from groupvit_jax.data import augment as augment_lib
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import sampling, sources
+from groupvit_jax.data import reading, sampling, sources
 from groupvit_jax.data.augment import Augment
-from groupvit_jax.data.sampling import Positions, Reader, Source
+from groupvit_jax.data.reading import Reader, Source
+from groupvit_jax.data.sampling import Positions
 
 BACKENDS = ('auto', 'tf', 'numpy')
 
@@ -83,6 +86,9 @@ class Work(NamedTuple):
   def chunk(self, number: int) -> Part:
     """Reads, decodes and augments a chunk of a batch."""
     batch, at = divmod(number, self.chunks)
+    if not at:
+      first = int(self.positions.batch(batch)[0])
+      self.reader.ahead(first, self.positions.batch_size)
     where = self.positions.batch(batch)[at * _CHUNK : (at + 1) * _CHUNK]
     drawn = augment_lib.draw(self.augment, self.reader.seed, where)
     images = np.empty((len(where), self.size, self.size, 3), np.uint8)
@@ -97,37 +103,33 @@ class Work(NamedTuple):
 
 
 def train_batches(
-  source: Source,
+  reader: Reader,
   batcher: Batcher,
   positions: Positions,
   *,
   image_size: int,
   augment: str | Augment,
-  seed: int,
   backend: str = 'auto',
 ) -> 'TrainIterator':
   """Endless shuffled, augmented, tokenized batches.
 
   Args:
-    source: random access to samples.
+    reader: of the source. Batches depend on its seed and the position only.
     batcher: (b captions, b positions) -> int32 [b, t, l].
     positions: where this process starts or resumes, and its batch size.
     image_size: side of the images in pixels.
     augment: 'none', 'flip', 'light', 'deit' (the released one) or an Augment.
-    seed: batches depend on it and on the position only.
     backend: whose threads work: 'tf' (tf.data), 'numpy' (Python's), or 'auto':
       Python's for arrays in memory and where TensorFlow is not installed, else
       those of tf.data.
 
   Raises:
-    ValueError: an unknown augmentation or backend, or an empty source.
+    ValueError: an unknown augmentation or backend.
   """
   augment = augment_lib.get_augment(augment)
-  if not len(source):
-    raise ValueError(f'{sampling.source_name(source)} is empty.')
   if backend not in BACKENDS:
     raise ValueError(f'Unknown backend {backend!r}; choose from {BACKENDS}.')
-  in_memory = isinstance(source, sources.ArraySource)
+  in_memory = isinstance(reader.source, sources.ArraySource)
   if backend == 'auto':
     has_tensorflow = importlib.util.find_spec('tensorflow') is not None
     backend = 'tf' if has_tensorflow and not in_memory else 'numpy'
@@ -136,8 +138,9 @@ def train_batches(
     make = _tf_batches
   else:
     make = _array_batches if in_memory else _threaded_batches
-  batches = make(Work(Reader(source, seed), augment, image_size, positions))
-  return TrainIterator(_tokenized(batches, batcher, positions), positions)
+  batches = make(Work(reader, augment, image_size, positions))
+  tokenized = _tokenized(batches, batcher, positions, reader)
+  return TrainIterator(tokenized, positions)
 
 
 @functools.cache
@@ -232,7 +235,7 @@ def _array_batches(work):
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for number in itertools.count():
       where = work.positions.batch(number)
-      indices = reader.shuffle(where)
+      indices = reader.order(where)
       drawn = augment_lib.draw(augment, reader.seed, where)
       if whole and not augment.operations:
         images = source.images[indices]
@@ -261,10 +264,11 @@ def _augment_arrays(images, drawn, size, pool):
   return np.concatenate(list(pool.map(chunk, chunks)))
 
 
-def _tokenized(batches, batcher, positions):
+def _tokenized(batches, batcher, positions, reader):
   for number, (images, captions, rejected) in enumerate(batches):
-    tokens = batcher(captions, positions.batch(number))
-    yield rejected, {'image': images, 'tokens': tokens}
+    where = positions.batch(number)
+    batch = {'image': images, 'tokens': batcher(captions, where)}
+    yield rejected, reader.shares(where), batch
 
 
 class TrainIterator:
@@ -278,11 +282,16 @@ class TrainIterator:
       that starts there goes on with the very next batch.
     bad_samples: counts of bad samples that were replaced in this process's
       batches so far, by reason (see `images.BadSampleError`).
+    seen: counts of this process's samples so far, by the part of the source
+      that they come from.
+    waited: seconds that `next` has waited for a batch so far.
   """
 
   def __init__(self, batches: Iterator, positions: Positions):
     self.position = positions.start
     self.bad_samples: collections.Counter[str] = collections.Counter()
+    self.seen: collections.Counter[str] = collections.Counter()
+    self.waited = 0.0
     self._global_batch = positions.global_batch
     self._queue = queue.Queue(_BATCHES_AHEAD)
     self._stop = threading.Event()
@@ -305,19 +314,26 @@ class TrainIterator:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
+    begin = time.monotonic()
+    item = self._wait()
+    self.waited += time.monotonic() - begin
+    if item is None:
+      raise StopIteration
+    if isinstance(item, BaseException):
+      self.close()
+      raise item
+    rejected, shares, batch = item
+    self.position += self._global_batch
+    self.bad_samples.update(rejected)
+    self.seen.update(shares)
+    return batch
+
+  def _wait(self):
+    """The next item of the queue; None if it is closed."""
     while not self._stop.is_set():
-      try:
-        item = self._queue.get(timeout=_PATIENCE)
-      except queue.Empty:
-        continue
-      if isinstance(item, BaseException):
-        self.close()
-        raise item
-      rejected, batch = item
-      self.position += self._global_batch
-      self.bad_samples.update(rejected)
-      return batch
-    raise StopIteration
+      with contextlib.suppress(queue.Empty):
+        return self._queue.get(timeout=_PATIENCE)
+    return None
 
   def close(self) -> None:
     """Stops the background work; the iterator then ends."""
@@ -395,7 +411,7 @@ def eval_batches(
 
 
 def _labelled(source, index):
-  sample, name = source[index], sampling.sample_name(source, index)
+  sample, name = source[index], reading.sample_name(source, index)
   if 'mask' not in sample:
     raise ValueError(f'{name} has no mask, which evaluation needs.')
   try:

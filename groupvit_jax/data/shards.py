@@ -1,18 +1,15 @@
-"""Shard files: their patterns, cached indices, and random reads.
-
-Serves tar and TFRecord sources. The error of a missing data set carries the
-commands that make it.
-"""
+"""Sources of shard files: indexed once, read at random, local or fetched."""
 
 import concurrent.futures
-import glob
+import contextlib
 import hashlib
 import io
+import json
 import os
 import pathlib
-import re
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
@@ -20,243 +17,267 @@ from jaxtyping import Int32, Integer
 from tqdm import tqdm
 
 from groupvit_jax import files
+from groupvit_jax.data import paths, reading, remote
+from groupvit_jax.data.images import BadSampleError
+from groupvit_jax.data.paths import Patterns
 
-Patterns = str | os.PathLike | Sequence[str | os.PathLike]
-
-_IMG2DATASET = """\
-    img2dataset --url_list {table} \\
-      --url_col url --caption_col caption --output_format webdataset \\
-      --output_folder {folder} --oom_shard_count {digits} \\
-      --image_size 512 --resize_mode keep_ratio --resize_only_if_bigger True \\
-      --processes_count 16 --thread_count 64
-"""
-_RENAME = """\
-    (cd {folder} && for f in [0-9]*.tar; do mv "$f" "{prefix}$f"; done)
-"""
-
-_CC3M = (
-  """\
-  Conceptual Captions 3M. Get Train_GCC-training.tsv from
-  https://ai.google.com/research/ConceptualCaptions/download, then
-    (printf 'caption\\turl\\n'; cat Train_GCC-training.tsv) > gcc3m.tsv
-""",
-  'gcc3m.tsv --input_format tsv',
-)
-_CC12M = (
-  """\
-  Conceptual 12M. Get cc12m.tsv from
-  https://github.com/google-research-datasets/conceptual-12m, then
-    (printf 'url\\tcaption\\n'; cat cc12m.tsv) > gcc12m.tsv
-""",
-  'gcc12m.tsv --input_format tsv',
-)
-_REDCAPS = (
-  """\
-  RedCaps. Get the annotations from https://redcaps.xyz/download, make them
-  tables in redcaps/ (docs/data.md has the script), then
-""",
-  'redcaps --input_format parquet',
-)
-_YFCC = (
-  """\
-  YFCC14M. Join the list of photos
-  https://github.com/openai/CLIP/blob/main/data/yfcc100m.md with the metadata
-  of https://gitlab.com/jfolz/yfcc100m, and write images (jpg) and their
-  descriptions (txt) into {folder}/{prefix}*.tar.
-  No single command does it; docs/data.md has the steps.
-""",
-  None,
-)
-_ANY = (
-  """\
-  Any tar shards of img2dataset or webdataset will do: each sample has an
-  image (jpg, jpeg, png, webp) and a caption (txt, text, json). From a table
-  with the columns url and caption:
-""",
-  'pairs.tsv --input_format tsv',
-)
-
-_BY_WORD = (
-  (('gcc12m', 'cc12m', 'conceptual-12m'), _CC12M),
-  (('gcc3m', 'cc3m', 'gcc-train'), _CC3M),
-  (('redcap',), _REDCAPS),
-  (('yfcc',), _YFCC),
-)
-_MOST_NAMED = 3
+_T = TypeVar('_T')
 
 _VERSION = 1
-_NUMBERS = re.compile(r'^(\d+)\.\.(\d+)$')
 _MOST_OPEN = 256
+# Of remote shards in memory; one is 0.2 MB for 10,000 samples.
+_MOST_TABLES = 256
+MANIFEST = 'manifest.json'  # of `groupvit data convert`
+
+Table = Integer[np.ndarray, 'n columns']
 
 
-def how_to_prepare(patterns: Sequence[str]) -> str:
-  """Returns a paragraph with commands for each data set of some patterns."""
-  wanted = {}
-  for pattern in patterns:
-    wanted.setdefault(_description(pattern), []).append(pattern)
-  told = [_paragraph(*item) for item in wanted.items()]
-  install = '(img2dataset comes by: pip install img2dataset)\n'
-  if not any('img2dataset --' in paragraph for paragraph in told):
-    install = ''
-  return (
-    ''.join(told) + install + 'docs/data.md tells more, also what to do with '
-    'shards of other names.'
-  )
+class ShardSource:
+  """Base of sources that are shard files of one format.
 
+  A local shard is indexed when the source is opened. A remote one is fetched
+  and indexed when it is first read, if its number of samples is known from the
+  manifest of `groupvit data convert` or img2dataset's `_stats.json` beside it;
+  else it is fetched now.
 
-def _description(pattern):
-  for words, description in _BY_WORD:
-    if any(word in pattern.lower() for word in words):
-      return description
-  return _ANY
-
-
-def _paragraph(description, patterns):
-  """One data set: what is missing, where it comes from, its commands."""
-  folder, name = os.path.split(patterns[0])
-  prefix = re.match(r'([^{*?\[]*)[{*?\[]', name)
-  digits = re.search(r'\{(\d+)\.\.', name)
-  text, table = description
-  values = {
-    'folder': folder or '.',
-    'prefix': prefix[1] if prefix else '',
-    'digits': len(digits[1]) if digits else 5,
-    'table': table,
-  }
-  if table:
-    text += _IMG2DATASET + (_RENAME if values['prefix'] else '')
-  for key, value in values.items():  # other braces are the shell's
-    text = text.replace(f'{{{key}}}', str(value))
-  named = ''.join(f'{pattern}\n' for pattern in patterns[:_MOST_NAMED])
-  more = len(patterns) - _MOST_NAMED
-  return named + (f'... and {more} more\n' if more > 0 else '') + text
-
-
-def listed(patterns: Patterns) -> list[str]:
-  """One or several patterns as a list."""
-  if isinstance(patterns, (str, os.PathLike)):
-    patterns = [patterns]
-  return [os.fspath(pattern) for pattern in patterns]
-
-
-def expand(patterns: Patterns) -> list[str]:
-  """Expands `{000..436}`, `{a,b}`, `*` and `~` in paths of shards.
-
-  Args:
-    patterns: str or path, or a list of them.
-
-  Returns:
-    Paths in order, without those that do not exist: warnings name the patterns
-    that lack some or all of theirs.
-
-  Raises:
-    FileNotFoundError: nothing matches; the message says how to prepare it.
-    ValueError: a pattern is a command or an address.
+  Fields:
+    name: what messages call it.
+    paths: paths or addresses of the shards.
+    lengths: number of samples of each.
+    kind, suffix: of the format: names its index files, and shards in a folder.
   """
-  patterns = listed(patterns)
-  if not patterns:
-    raise ValueError(
-      'No shards are named: give a path or a pattern, such as '
-      'data.shards=/data/{00000..00331}.tar.'
-    )
-  files_of = {pattern: _files_by_path(pattern) for pattern in patterns}
-  found = [
-    file
-    for by_path in files_of.values()
-    for there in by_path.values()
-    for file in there
-  ]
-  if not found:
-    raise FileNotFoundError(
-      'no training data: none of the shards is there. How to prepare them:\n\n'
-      + how_to_prepare(patterns)
-    )
-  _warn_of_absent(files_of)
-  return list(dict.fromkeys(found))
 
+  kind = 'shards'
+  suffix = 'tar'
 
-def absent(patterns: Patterns) -> list[tuple[str, str]]:
-  """Returns (pattern, path) of paths spelled out that are not there."""
-  return [
-    (pattern, path)
-    for pattern in listed(patterns)
-    for path, there in _files_by_path(pattern).items()
-    if not there
-  ]
+  def __init__(
+    self,
+    patterns: Patterns,
+    name: str | None = None,
+    cache: remote.ShardCache | None = None,
+  ):
+    """Opens shards; unreadable ones are left out with a warning.
 
+    Args:
+      patterns: path, address or pattern (`{00000..00436}.tar`, `*.tar`, a
+        folder), or a list.
+      name: what messages call it; by default the patterns.
+      cache: for remote shards.
 
-def _files_by_path(pattern):
-  """Maps each path that the braces spell to the files that are there."""
-  if pattern.startswith('pipe:') or '://' in pattern:
-    raise ValueError(
-      f'{pattern!r} is not a path. Commands and addresses are not run or '
-      'opened: copy or mount the shards and give their path.'
-    )
-  by_path = {}
-  for path in _braces(os.path.expanduser(pattern)):
-    matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-    by_path[path] = [match for match in matches if os.path.isfile(match)]
-  return by_path
+    Raises:
+      FileNotFoundError: no shard; the message says how to prepare the data.
+      ValueError: no shard can be read.
+    """
+    listed = paths.listed(patterns)
+    self.name = name or ', '.join(listed)
+    found = paths.expand(listed, self.suffix)
+    self._cache = cache
+    self._stated = self._stat(found)
+    self.paths = [path for path in found if path in self._stated]
+    if not self.paths:
+      raise FileNotFoundError(f'{self.name}: there is no such address.')
+    self._files = Files(self.paths)
+    self._tables: dict[int, Any] = {}
+    self._lock = threading.Lock()
+    self.lengths = self._index()
+    self._ends = np.cumsum(self.lengths)
 
+  def scan(self, path: str) -> Table:
+    """Indexes one shard, a local file: a row for each sample.
 
-def _warn_of_absent(files_of):
-  """Names the patterns that lack files, those without any in one line."""
-  empty = []
-  for pattern, by_path in files_of.items():
-    absent = [path for path, there in by_path.items() if not there]
-    if len(absent) == len(by_path):
-      empty.append(pattern)
-    elif absent:
-      logging.warning(
-        '%s: %d of its %d paths are absent and skipped, such as %s',
-        pattern,
-        len(absent),
-        len(by_path),
-        absent[0],
+    Raises:
+      ValueError: it cannot be read; the message names it.
+    """
+    raise NotImplementedError
+
+  def sample(self, shard: int, row: list[int]) -> dict[str, Any]:
+    """Reads the sample of a row of a shard's table.
+
+    Raises:
+      BadSampleError: it cannot be used.
+    """
+    raise NotImplementedError
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns {'image': encoded bytes, 'caption': str, bytes or several}.
+
+    Raises:
+      BadSampleError: the sample cannot be used.
+      SourceError: a shard cannot be fetched.
+    """
+    shard, row = self._row(index)
+    if row is None:
+      raise BadSampleError(
+        f'{self.paths[shard]} is damaged, or has fewer samples than its '
+        'manifest or _stats.json says',
+        'shard',
       )
-  if empty:
-    more = len(empty) - _MOST_NAMED
-    logging.warning(
-      'no shard is there of %s%s: training goes on without; docs/data.md tells '
-      'how to prepare them',
-      ', '.join(empty[:_MOST_NAMED]),
-      f' and {more} more' if more > 0 else '',
+    return self.sample(shard, row)
+
+  @property
+  def is_remote(self) -> bool:
+    """Whether a shard is remote."""
+    return any(map(remote.is_remote, self.paths))
+
+  def describe(self, index: int) -> str:
+    """Names a sample by its shard."""
+    shard = int(np.searchsorted(self._ends, index, 'right'))
+    at = index - int(self._ends[shard]) + self.lengths[shard]
+    return f'{self.paths[shard]}: sample {at}'
+
+  def identity(self) -> dict[str, Any]:
+    """See `reading.identity`: names, sizes and lengths of the shards."""
+    facts = [
+      (os.path.basename(path), self._stated[path].size, length)
+      for path, length in zip(self.paths, self.lengths, strict=True)
+    ]
+    return reading.describe_identity(
+      self.kind, len(self), len(self.paths), facts
     )
 
+  def ahead(self, shards: Sequence[int]) -> None:
+    """Fetches remote shards that are read next."""
+    if self._cache is not None:
+      wanted = (self._stated[self.paths[shard]] for shard in shards)
+      self._cache.ahead(file for file in wanted if remote.is_remote(file.url))
 
-def _braces(pattern):
-  """Expands the first {a..b} or {a,b} of a pattern, then the rest."""
-  match = re.search(r'\{([^{}]*)\}', pattern)
-  if not match:
-    return [pattern]
-  numbers = _NUMBERS.match(match[1])
-  if numbers:
-    first, last = numbers.groups()
-    if int(last) < int(first):
-      raise ValueError(f'{match[0]} in {pattern!r} counts down.')
-    width = len(first)
-    choices = [f'{i:0{width}d}' for i in range(int(first), int(last) + 1)]
-  else:
-    choices = match[1].split(',')
-  head, tail = pattern[: match.start()], pattern[match.end() :]
-  return [head + choice + rest for choice in choices for rest in _braces(tail)]
+  def with_file(self, shard: int, use: Callable[[str], _T]) -> _T:
+    """Calls `use` with the path of a shard; a remote one is fetched first."""
+    file = self._stated[self.paths[shard]]
+    if not remote.is_remote(file.url):
+      return use(file.url)
+    if self._cache is None:
+      raise ValueError(f'{file.url} needs a cache to be kept in.')
+    while True:
+      with contextlib.suppress(FileNotFoundError):  # it has just made room
+        return use(self._cache.path(file))
+
+  def read(self, shard: int, offset: int, size: int) -> bytes:
+    """Reads bytes of a shard."""
+    if not remote.is_remote(self.paths[shard]):
+      return self._files.read(shard, offset, size)
+    # Opened each time: a copy that stays open keeps its place on the disk.
+    return self.with_file(shard, lambda path: _read(path, offset, size))
+
+  def _row(self, index):
+    """The shard of a sample, and its row; None where there is none."""
+    shard = int(np.searchsorted(self._ends, index, 'right'))
+    at = index - int(self._ends[shard]) + self.lengths[shard]
+    table = self._tables.get(shard)
+    if table is None:
+      table = self._remote_table(shard)
+    return shard, table[at].tolist() if at < len(table) else None
+
+  def _remote_table(self, shard):
+    """Indexes a remote shard; a broken one has no rows."""
+    path = self.paths[shard]
+    try:
+      table = self._indexed(shard)
+      if len(table) < self.lengths[shard]:
+        logging.warning(
+          '%s has %d samples instead of %d',
+          *(path, len(table), self.lengths[shard]),
+        )
+    except ValueError as error:
+      logging.warning('%s Its samples are replaced by others.', error)
+      table = np.zeros((0, 1), np.int64)
+    with self._lock:
+      while len(self._tables) >= _MOST_TABLES:
+        self._tables.pop(next(iter(self._tables)))
+      self._tables[shard] = table
+    return table
+
+  def _stat(self, found):
+    """RemoteFile of each path, also of local ones, that exists."""
+    stated = {
+      path: remote.RemoteFile(
+        path, (status := os.stat(path)).st_size, str(status.st_mtime_ns)
+      )
+      for path in found
+      if not remote.is_remote(path)
+    }
+    urls = [path for path in found if remote.is_remote(path)]
+    there = dict(zip(urls, remote.stat(urls), strict=True))
+    if absent := [url for url, file in there.items() if file is None]:
+      logging.warning(
+        '%s: %d of %d addresses are absent and skipped, such as %s',
+        *(self.name, len(absent), len(urls), absent[0]),
+      )
+    return stated | {url: file for url, file in there.items() if file}
+
+  def _index(self):
+    """Numbers of samples; tables of all shards whose number is not stated."""
+    stated = _stated_lengths(
+      [path for path in self.paths if remote.is_remote(path)]
+    )
+    shards = [i for i, path in enumerate(self.paths) if path not in stated]
+    tables = _indexed_all(
+      [self.paths[i] for i in shards], lambda k: self._indexed(shards[k])
+    )
+    self._tables = {
+      shard: table
+      for shard, table in zip(shards, tables, strict=True)
+      if not remote.is_remote(self.paths[shard])
+    }
+    lengths = dict(zip(shards, map(len, tables), strict=True))
+    return [
+      lengths[i] if i in lengths else stated[path]
+      for i, path in enumerate(self.paths)
+    ]
+
+  def _indexed(self, shard):
+    file = self._stated[self.paths[shard]]
+    if not remote.is_remote(file.url):
+      return _indexed(file.url, self.scan, self.kind)
+    digest = hashlib.sha256(file.key.encode()).digest()[:8]
+    stamp = int.from_bytes(digest, signed=True)
+
+    def scan(unused_url):
+      return self.with_file(shard, self.scan)
+
+    return _indexed(file.url, scan, self.kind, stamp)
+
+
+def _stated_lengths(urls):
+  """Numbers of samples that files beside remote shards state."""
+  folders = {url.rpartition('/')[0] for url in urls}
+  lengths = {}
+  for folder in sorted(folders):
+    for name, shard in (
+      _json(f'{folder}/{MANIFEST}').get('shards') or {}
+    ).items():
+      lengths[f'{folder}/{name}'] = int(shard['samples'])
+  rest = [url for url in urls if url not in lengths]
+  with concurrent.futures.ThreadPoolExecutor(32) as pool:
+    stats = pool.map(lambda url: _json(f'{url[:-4]}_stats.json'), rest)
+    for url, found in zip(rest, stats, strict=True):
+      if 'successes' in found:
+        lengths[url] = int(found['successes'])
+  return {url: lengths[url] for url in urls if url in lengths}
+
+
+def _json(url):
+  """The object in a JSON file at an address; {} without one."""
+  try:
+    fields = json.loads(remote.read(url) or b'{}')
+  except ValueError as error:
+    logging.warning('%s is no JSON and is not used: %s', url, error)
+    fields = {}
+  return fields if isinstance(fields, dict) else {}
 
 
 def build_index(
-  paths: Sequence[str],
-  scan: Callable[[str], np.ndarray],
-  kind: str,
-  *,
-  skip_bad: bool = False,
-) -> tuple[Int32[np.ndarray, 'n'], Integer[np.ndarray, 'n columns']]:
-  """Indexes shards, in parallel, with indices of earlier runs reused.
+  paths: Sequence[str], scan: Callable[[str], np.ndarray], kind: str
+) -> tuple[Int32[np.ndarray, 'n'], Table]:
+  """Indexes local shards, in parallel, with indices of earlier runs reused.
 
   Args:
     paths: of the shards.
     scan: function of a path that returns an integer array [n, columns].
     kind: tells index files of different scans apart.
-    skip_bad: whether shards that raise ValueError are left out with a warning,
-      unless all do.
 
   Returns:
     Number of the shard of each row, and the rows, shards in order.
@@ -264,17 +285,31 @@ def build_index(
   Raises:
     ValueError: as `scan`.
   """
+  with concurrent.futures.ThreadPoolExecutor(min(32, len(paths))) as pool:
+    tables = list(pool.map(lambda path: _indexed(path, scan, kind), paths))
+  shard = np.concatenate(
+    [np.full(len(table), i, np.int32) for i, table in enumerate(tables)]
+  )
+  return shard, np.concatenate(tables)
 
-  def table_of(path):
+
+def _indexed_all(paths, table_of):
+  """Tables of numbered shards; empty, with a warning, for unreadable ones.
+
+  Raises:
+    ValueError: all are unreadable.
+  """
+  if not paths:
+    return []
+
+  def attempt(number):
     try:
-      return _indexed(path, scan, kind)
+      return table_of(number)
     except ValueError as error:
-      if not skip_bad:
-        raise
       return error
 
   with concurrent.futures.ThreadPoolExecutor(min(32, len(paths))) as pool:
-    work = pool.map(table_of, paths)
+    work = pool.map(attempt, range(len(paths)))
     progress = tqdm(
       work, 'index shards', len(paths), unit=' shards', delay=2, leave=False
     )
@@ -284,43 +319,48 @@ def build_index(
     raise errors[0]
   for error in errors:
     logging.warning('%s Left out.', error)
-  good = [
-    (number, table)
-    for number, table in enumerate(tables)
-    if not isinstance(table, ValueError)
-  ]
-  shard = np.concatenate(
-    [np.full(len(table), number, np.int32) for number, table in good]
-  )
-  return shard, np.concatenate([table for _, table in good])
+  empty = np.zeros((0, 1), np.int64)
+  return [empty if isinstance(table, ValueError) else table for table in tables]
 
 
-def _indexed(path, scan, kind):
-  """The table of one shard, from its index file if that is up to date."""
-  status = os.stat(path)
-  stamp = np.array([_VERSION, status.st_size, status.st_mtime_ns], np.int64)
-  beside, in_cache = _index_paths(path, kind)
-  for index_path in (beside, in_cache):
-    table = _load(index_path, stamp)
+def _indexed(path, scan, kind, stamp=None):
+  """The table of one shard, from its index file if that is up to date.
+
+  Args:
+    path: of a local shard, or an address with its `stamp`.
+    scan: makes the table.
+    kind: of the index file.
+    stamp: changes with a remote shard.
+  """
+  if stamp is None:
+    status = os.stat(path)
+    places = _index_paths(os.path.abspath(path), kind)
+    marks = [_VERSION, status.st_size, status.st_mtime_ns]
+  else:
+    places = _index_paths(path, kind)[1:]
+    marks = [_VERSION, stamp]
+  marks = np.array(marks, np.int64)
+  for index_path in places:
+    table = _load(index_path, marks)
     if table is not None:
       return table
   table = scan(path)
   if table.max(initial=0) < 2**32:  # half the memory, for most shards
     table = table.astype(np.uint32)
-  for index_path in (beside, in_cache):
-    if _save(index_path, stamp, table):
+  for index_path in places:
+    if _save(index_path, marks, table):
       break
   return table
 
 
 def _index_paths(path, kind):
   """Where an index may lie: beside the shard, or in the user's cache."""
-  path = os.path.abspath(path)
-  name = f'{os.path.basename(path)}.{kind}.npz'
+  folder, name = os.path.split(path)
+  name = f'{name}.{kind}.npz'
   root = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  digest = hashlib.sha256(os.path.dirname(path).encode()).hexdigest()[:16]
+  digest = hashlib.sha256(folder.encode()).hexdigest()[:16]
   cache = pathlib.Path(root) / 'groupvit_jax' / 'shard_index' / digest
-  return pathlib.Path(path).with_name(name), cache / name
+  return [pathlib.Path(folder) / name, cache / name]
 
 
 def _load(index_path, stamp):
@@ -346,6 +386,11 @@ def _save(index_path, stamp, table):
   except OSError:
     return False
   return True
+
+
+def _read(path, offset, size):
+  with open(path, 'rb', buffering=0) as file:
+    return os.pread(file.fileno(), size, offset)
 
 
 class Files:
@@ -388,9 +433,3 @@ class Files:
 
   def __del__(self):
     self.close()
-
-  def __getstate__(self):
-    return self.paths
-
-  def __setstate__(self, paths):
-    self.__init__(paths)

@@ -1,8 +1,13 @@
-"""Random-access sources of image-caption pairs (`sampling.Source`)."""
+"""Random-access sources of image-caption pairs (`reading.Source`)."""
 
 import bisect
+import dataclasses
+import hashlib
+import itertools
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,32 +18,179 @@ from tqdm import tqdm
 
 from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import sampling
+from groupvit_jax.data import reading
 from groupvit_jax.data.images import BadSampleError
-from groupvit_jax.data.sampling import Source
+from groupvit_jax.data.reading import Source
+from groupvit_jax.data.sampling import (
+  EpochShuffle,
+  Ingredient,
+  MixedOrder,
+  Order,
+  StreamOrder,
+  Turns,
+)
 
 
-class ConcatSource:
+class Joined:
   """Several sources, one behind the other.
 
   Fields:
-    sources: the sources.
+    sources: the sources by name.
     name: their names, joined.
+    parts: names and numbers of samples.
+    lengths: numbers of samples of all shards.
   """
 
-  def __init__(self, sources: Sequence[Source]):
-    self.sources = list(sources)
-    if not self.sources:
-      raise ValueError('ConcatSource needs at least one source.')
-    self.name = ' + '.join(map(sampling.source_name, self.sources))
-    self._ends = np.cumsum([len(source) for source in self.sources]).tolist()
+  def __init__(self, sources: Mapping[str, Source]):
+    """Joins sources, at least one."""
+    self.sources = dict(sources)
+    self.name = ' + '.join(self.sources)
+    self.parts = tuple((n, len(source)) for n, source in self.sources.items())
+    self._ends = np.cumsum([count for _, count in self.parts]).tolist()
+    shards = [lengths_of(source) for source in self.sources.values()]
+    self.lengths = list(itertools.chain(*shards))
+    self._first_shards = np.cumsum([0, *map(len, shards)]).tolist()
 
   def __len__(self) -> int:
     return self._ends[-1]
 
+  @property
+  def is_remote(self) -> bool:
+    """Whether a source has a remote shard."""
+    sources = self.sources.values()
+    return any(getattr(source, 'is_remote', False) for source in sources)
+
   def __getitem__(self, index: int) -> dict[str, Any]:
+    source, at = self._locate(index)
+    return source[at]
+
+  def describe(self, index: int) -> str:
+    """Names a sample as its source does."""
+    return reading.sample_name(*self._locate(index))
+
+  def ahead(self, shards: Sequence[int]) -> None:
+    """Tells the sources which of their shards are read next."""
+    for first, source in zip(
+      self._first_shards, self.sources.values(), strict=False
+    ):
+      if ahead := getattr(source, 'ahead', None):
+        last = first + len(lengths_of(source))
+        ahead([shard - first for shard in shards if first <= shard < last])
+
+  def identity(self) -> dict[str, Any]:
+    """See `reading.identity`."""
+    facts = {n: reading.identity(s) for n, s in self.sources.items()}
+    kinds = sorted({fact['kind'] for fact in facts.values()})
+    text = json.dumps(facts, sort_keys=True)
+    return reading.describe_identity(
+      '+'.join(kinds), len(self), len(self.lengths), [text]
+    )
+
+  def _locate(self, index):
     which = bisect.bisect_right(self._ends, index)
-    return self.sources[which][index - (self._ends[which - 1] if which else 0)]
+    source = list(self.sources.values())[which]
+    return source, index - (self._ends[which - 1] if which else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ordering:
+  """How the samples of a source are ordered.
+
+  Fields:
+    kind: 'full' (a permutation of all samples), 'streams' (shards one after
+      another, shuffled nearby), or 'auto': streams if a shard is remote.
+    streams: of shards that are read at the same time.
+    window: samples of a stream that are shuffled together.
+    batch_size: samples of a global batch, divided among the streams.
+    weights: of the parts of the source; {} joins them by their sizes.
+  """
+
+  kind: str = 'auto'
+  streams: int = 8
+  window: int = 4096
+  batch_size: int = 1
+  weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+ORDERS = ('auto', 'full', 'streams')
+
+
+def order_of(source: Source, seed: int, ordering: Ordering) -> Order:
+  """The order of a source.
+
+  Raises:
+    ValueError: weights of other parts than the source has, or that are not
+      positive.
+  """
+  kind = ordering.kind
+  if kind == 'auto':
+    kind = 'streams' if getattr(source, 'is_remote', False) else 'full'
+  turns = Turns()
+  if kind == 'streams':
+    run = max(1, ordering.batch_size // max(1, ordering.streams))
+    turns = Turns(ordering.streams, run)
+    logging.info(
+      'order: %d streams of shards, shuffled within windows of %d samples '
+      '(data.order=streams)',
+      *(ordering.streams, ordering.window),
+    )
+
+  def order(one: Source) -> Order:
+    if kind == 'full':
+      return EpochShuffle(len(one), seed)
+    return StreamOrder(lengths_of(one), seed, turns, ordering.window)
+
+  weights = dict(ordering.weights)
+  if not weights:
+    return order(source)
+  parts = source.sources if isinstance(source, Joined) else {}
+  if parts.keys() != weights.keys():
+    raise ValueError(
+      f'data.weights names {", ".join(weights)}, and the sources are '
+      f'{", ".join(parts) or "one without a name"}: give each a name '
+      '(NAME=PATTERN) and a weight.'
+    )
+  return MixedOrder(
+    [
+      Ingredient(order(one), len(one), len(lengths_of(one)), weights[name])
+      for name, one in parts.items()
+    ],
+    seed,
+    turns,
+  )
+
+
+def open_named(
+  entries: Sequence[str], open_one: Callable[[list[str], str | None], Source]
+) -> Source:
+  """Opens entries such as `cc3m=/data/cc3m/*.tar`.
+
+  Args:
+    entries: with or without NAME=; those of one name belong together.
+    open_one: opens a source from its entries and its name (None without).
+
+  Returns:
+    A Joined source, or the one source if none has a name.
+  """
+  by_name: dict[str | None, list[str]] = {}
+  for entry in entries:
+    match = _NAMED.match(entry)
+    name, what = (match[1], match[2]) if match else (None, entry)
+    by_name.setdefault(name, []).append(what)
+  if by_name.keys() <= {None}:
+    return open_one(list(entries), None)
+  return Joined(
+    {name or 'others': open_one(w, name) for name, w in by_name.items()}
+  )
+
+
+# A path of such a form is written ./a=b.tar.
+_NAMED = re.compile(r'([A-Za-z]\w*)=(.+)')
+
+
+def lengths_of(source: Source) -> list[int]:
+  """Numbers of samples of a source's shards; one of all without any."""
+  return list(getattr(source, 'lengths', (len(source),)))
 
 
 class ArraySource:
@@ -81,6 +233,13 @@ class ArraySource:
     if self.masks is not None:
       sample['mask'] = self.masks[index]
     return sample
+
+  def identity(self) -> dict[str, Any]:
+    """See `reading.identity`: captions, and at most 1,000 of the images."""
+    step = -(-len(self) // 1000) or 1
+    pixels = hashlib.sha256(self.images[::step].tobytes())
+    facts = [*self.captions, self.images.shape, pixels.hexdigest()]
+    return reading.describe_identity('arrays', len(self), 0, facts)
 
 
 class SceneSource(ArraySource):
@@ -157,7 +316,7 @@ class InMemory(ArraySource):
     Raises:
       ValueError: no sample is usable.
     """
-    name = name or sampling.source_name(source)
+    name = name or reading.source_name(source)
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
@@ -171,7 +330,7 @@ class InMemory(ArraySource):
         captions.append(captions_lib.clean_captions(sample['caption']))
       except BadSampleError as error:
         if kept + 5 > index:
-          where = sampling.sample_name(source, index)
+          where = reading.sample_name(source, index)
           logging.warning('%s left out: %s', where, error)
         continue
       if image.size != (size, size):
@@ -261,6 +420,12 @@ class TFDSSource:
 
   def __len__(self) -> int:
     return len(self._data)
+
+  def identity(self) -> dict[str, Any]:
+    """See `reading.identity`: the builder with its version, and the split."""
+    info = self._builder.info.splits
+    facts = [self.name, *((n, s.num_examples) for n, s in info.items())]
+    return reading.describe_identity('tfds', len(self), 0, facts)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     record = self._data[int(index)]

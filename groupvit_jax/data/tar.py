@@ -14,8 +14,9 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int64
 
-from groupvit_jax.data import shards
+from groupvit_jax.data import remote, shards
 from groupvit_jax.data.images import SUFFIXES, BadSampleError
+from groupvit_jax.data.paths import Patterns
 
 IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 BLOCK = tarfile.BLOCKSIZE
@@ -28,49 +29,45 @@ _MAX_HEADER_BYTES = 1 << 20
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
 
-class TarSource:
+class TarSource(shards.ShardSource):
   """Image-caption pairs of tar shards.
 
-  Fields:
-    name: what messages call it.
-    paths: the shards.
+  Fields: as ShardSource.
   """
 
-  def __init__(self, patterns: shards.Patterns, name: str | None = None):
-    """Opens shards; unreadable ones are left out with a warning.
+  kind = 'pairs'
 
-    Args:
-      patterns: path or pattern (`{00000..00436}.tar`, `*.tar`), or a list.
-      name: what messages call it; by default the patterns.
+  def __init__(
+    self,
+    patterns: Patterns,
+    name: str | None = None,
+    cache: remote.ShardCache | None = None,
+  ):
+    """Opens shards (see ShardSource).
 
     Raises:
       FileNotFoundError: no shard; the message says how to prepare the data.
       ValueError: no shard can be read, or they hold no pair.
     """
-    self.paths = shards.expand(patterns)
-    self.name = name or ', '.join(shards.listed(patterns))
-    self._shard, self._table = shards.build_index(
-      self.paths, scan, 'pairs', skip_bad=True
-    )
-    if not len(self._table):
+    super().__init__(patterns, name, cache)
+    if not len(self):
       raise ValueError(
         f'{self.name}: {len(self.paths)} shards hold no pair of an image '
         f'({", ".join(IMAGES)}) and a caption ({", ".join(_CAPTIONS)}) under '
         'one key. A key ends at the first dot: a.input.jpg has the key a and '
         'no image.'
       )
-    self._files = shards.Files(self.paths)
 
-  def __len__(self) -> int:
-    return len(self._table)
+  def scan(self, path: str) -> Int64[np.ndarray, 'n 5']:
+    """See the function `scan`."""
+    return scan(path)
 
-  def __getitem__(self, index: int) -> dict[str, str | bytes]:
-    """Returns {'image': encoded bytes, 'caption': str or bytes}.
+  def sample(self, shard: int, row: list[int]) -> dict[str, str | bytes]:
+    """Reads a pair.
 
     Raises:
       BadSampleError: a member is too large, or JSON without a caption.
     """
-    shard, row = self._shard[index], self._table[index].tolist()
     image_at, image_size, caption_at, caption_size, is_json = row
     if image_size > _MAX_IMAGE_BYTES:
       raise BadSampleError(
@@ -83,8 +80,8 @@ class TarSource:
         f'{_MAX_CAPTION_BYTES:,}',
         'caption',
       )
-    image = self._files.read(shard, image_at * BLOCK, image_size)
-    caption = self._files.read(shard, caption_at * BLOCK, caption_size)
+    image = self.read(shard, image_at * BLOCK, image_size)
+    caption = self.read(shard, caption_at * BLOCK, caption_size)
     return {
       'image': image,
       'caption': _caption(caption) if is_json else caption,
@@ -92,12 +89,12 @@ class TarSource:
 
   def describe(self, index: int) -> str:
     """Names a sample by its shard and the member with its image."""
-    shard, header_at = self._shard[index], int(self._table[index, 0]) - 1
-    header = self._files.read(shard, header_at * BLOCK, BLOCK)
+    shard, row = self._row(index)
     try:
+      header = self.read(shard, (row[0] - 1) * BLOCK, BLOCK)
       member = tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name
-    except tarfile.TarError:  # the shard has changed
-      member = f'sample {index}'
+    except (TypeError, tarfile.TarError):  # absent, or the shard has changed
+      return super().describe(index)
     return f'{self.paths[shard]}: {member!r}'
 
 

@@ -156,7 +156,7 @@ def check(config: Config) -> None:
 def _choices() -> dict[str, Sequence[str]]:
   """Fields that name one of several things, with these names."""
   # Inside: `main` reads its flags before JAX is imported.
-  from groupvit_jax.data import augment
+  from groupvit_jax.data import augment, sources
   from groupvit_jax.evaluation import clustering
   from groupvit_jax.losses import multi_label
   from groupvit_jax.models import grouping, ops
@@ -171,7 +171,8 @@ def _choices() -> dict[str, Sequence[str]]:
     'loss.multi_label_form': multi_label.FORMS,
     'loss.noun_match': loss.NOUN_MATCHES,
     'optimizer.name': optimizer.NAMES,
-    'data.source': ('scenes', 'shards'),
+    'data.source': ('scenes', 'shards', 'records', 'tfds'),
+    'data.order': sources.ORDERS,
     'data.augment': tuple(augment.AUGMENTS),
     'data.templates': tuple(prompts.TEMPLATES),
     'data.word_kind': nouns.KINDS,

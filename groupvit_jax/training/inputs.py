@@ -5,6 +5,7 @@ The only place where the `data` and `eval` fields of a config are interpreted.
 
 import functools
 import importlib.util
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,7 +16,16 @@ from PIL import Image
 
 from groupvit_jax import benchmarks, errors, files, sharding
 from groupvit_jax.benchmarks import build, label_sets
-from groupvit_jax.data import captions, pipeline, sampling, sources, tar
+from groupvit_jax.data import (
+  captions,
+  pipeline,
+  reading,
+  records,
+  remote,
+  sampling,
+  sources,
+  tar,
+)
 from groupvit_jax.evaluation import (
   clustering,
   metrics,
@@ -165,6 +175,12 @@ def _square(pixels, side, resample):
 # Up to this size, decoded images are kept.
 IN_MEMORY_BYTES = 4 * 2**30
 
+# Where a step waits for its batches.
+ADVICE = (
+  'give the machine more cores, or its images less work: data.augment=light, '
+  'or images with a short side of 256 (groupvit data convert --max-side 256)'
+)
+
 # What keeping scenes on disk imports; not every machine can have all of it.
 ON_DISK_NEEDS = (
   'tensorflow',
@@ -192,6 +208,10 @@ class Inputs:
       )
     with errors.explained_as(errors.SourceError):
       self._train_source = _train_source(config)
+    with errors.explained_as(errors.ConfigError):
+      self._order = sources.order_of(
+        self._train_source, config.seed, _ordering(config)
+      )
     self._iterator = None
     self._benchmark = None
     if is_benchmark(config.eval.source):
@@ -209,10 +229,31 @@ class Inputs:
     if self._iterator is not None:
       self._iterator.close()
 
-  @property
-  def bad_samples(self) -> int:
-    """Unusable samples that others have replaced so far."""
-    return self._iterator.skipped if self._iterator else 0
+  def identity(self) -> dict[str, Any]:
+    """Tells the training data apart (see `reading.identity`)."""
+    return reading.identity(self._train_source)
+
+  def metrics(self) -> dict[str, float]:
+    """Figures of the input so far, of this process.
+
+    Returns:
+      `bad_samples`: unusable samples that others have replaced; `share_NAME`:
+      of the samples, by the source that they come from; `waiting`: share of
+      the time since the last call that the loop has waited for data.
+    """
+    batches = self._iterator
+    if batches is None:
+      return {}
+    now = time.monotonic()
+    marked, waited = self._mark
+    self._mark = now, batches.waited
+    values = {
+      'bad_samples': float(batches.bad_samples.total()),
+      'waiting': (batches.waited - waited) / max(now - marked, 1e-9),
+    }
+    total = batches.seen.total()
+    values |= {f'share_{n}': k / total for n, k in batches.seen.items()}
+    return values
 
   def train_batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
     """Yields global batches from sample `start` on, one ahead of the step."""
@@ -226,16 +267,16 @@ class Inputs:
         seed=config.seed,
       )
       self._iterator = pipeline.train_batches(
-        self._train_source,
+        reading.Reader(self._train_source, config.seed, self._order),
         batcher,
         sampling.Positions.of_process(
           config.batch_size // jax.process_count(), start
         ),
         image_size=config.image_size,
         augment=config.data.augment,
-        seed=config.seed,
         backend=config.data.backend,
       )
+    self._mark = time.monotonic(), 0.0
     place = functools.partial(sharding.shard_batch, mesh=self._mesh)
     return _one_ahead(map(place, self._iterator))
 
@@ -304,7 +345,61 @@ def _train_source(config):
   data = config.data
   if data.source == 'scenes':
     return _scenes('train', data.train_examples, config)
-  return tar.TarSource(list(data.shards))
+  if data.source == 'tfds':
+    if not data.tfds:
+      raise errors.ConfigError(
+        'data.source=tfds needs the name of a data set, such as '
+        'data.tfds=coco_captions:train'
+      )
+    return sources.open_named(data.tfds, functools.partial(_tfds, data))
+  cache = remote.ShardCache(
+    files.expanded(data.cache) / 'remote_shards', int(data.cache_gb * 1e9)
+  )
+
+  def open_shards(patterns, name):
+    if data.source == 'shards':
+      return tar.TarSource(patterns, name, cache)
+    return records.open_records(
+      patterns,
+      name,
+      cache,
+      image_key=data.image_feature,
+      caption_key=data.caption_feature,
+    )
+
+  return sources.open_named(data.shards, open_shards)
+
+
+def _tfds(data, entries, unused_name):
+  """The TFDS data set of an entry BUILDER or BUILDER:SPLIT."""
+  if len(entries) > 1:
+    raise errors.ConfigError(
+      f'each data set of data.tfds needs a name of its own: {entries}'
+    )
+  builder, _, split = entries[0].partition(':')
+  return sources.TFDSSource(
+    builder,
+    split or 'train',
+    data.tfds_dir or None,
+    image_key=data.image_feature or 'image',
+    caption_key=data.caption_feature or None,
+  )
+
+
+def _ordering(config):
+  """How the config's samples are ordered and mixed."""
+  data, weights = config.data, {}
+  for entry in data.weights:
+    name, _, weight = entry.partition('=')
+    try:
+      weights[name] = float(weight)
+    except ValueError:
+      raise errors.ConfigError(
+        f"data.weights needs entries such as cc3m=1, not '{entry}'"
+      ) from None
+  return sources.Ordering(
+    data.order, data.streams, data.window, config.batch_size, weights
+  )
 
 
 def _scenes(split, count, config):

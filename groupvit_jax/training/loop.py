@@ -29,6 +29,9 @@ from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
+# Share of the time that a step may wait for data before the log says so.
+_MUCH_WAITING = 0.1
+
 
 def train_and_evaluate(
   config: config_lib.Config,
@@ -328,8 +331,13 @@ class Run:
       images = (config.num_steps - step) * config.batch_size
       seconds = images * self.clock.train_seconds / self.clock.images
       words.append(f'{logging_lib.duration(seconds)} left')
-    values['bad_samples'] = self.data.bad_samples
+    values |= self.data.metrics()
     logging.info('  '.join(words))
+    if self.clock.images and values['waiting'] > _MUCH_WAITING:
+      logging.warning(
+        'the step waited for data %.0f %% of the time; %s',
+        *(100 * values['waiting'], inputs.ADVICE),
+      )
     self._record(step, 'train', values)
 
   def _record(self, step: int, place: str, values: Mapping[str, float]) -> None:

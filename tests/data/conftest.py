@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupvit_jax.data import images, pipeline, sampling, sources
+from groupvit_jax.data import images, pipeline, reading, sampling, sources
 
 HAS_TENSORFLOW = importlib.util.find_spec('tensorflow') is not None
 
@@ -138,16 +138,23 @@ def batcher(captions, positions):
 
 
 def open_batches(
-  source, batch_size=6, start=0, process=0, processes=1, **options
+  source,
+  batch_size=6,
+  start=0,
+  process=0,
+  processes=1,
+  seed=3,
+  order=None,
+  **options,
 ):
   positions = sampling.Positions(start, batch_size, process, processes)
   options = {
     'batcher': batcher,
     'image_size': 16,
     'augment': 'light',
-    'seed': 3,
   } | options
-  return pipeline.train_batches(source, positions=positions, **options)
+  reader = reading.Reader(source, seed, order)
+  return pipeline.train_batches(reader, positions=positions, **options)
 
 
 def take(count, source, **options):

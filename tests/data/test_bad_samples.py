@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from groupvit_jax.data import sampling
+from groupvit_jax.data import reading
 
 
 def test_bad_samples_are_replaced_and_counted(
   backend, make, train, monkeypatch, caplog
 ):
-  monkeypatch.setattr(sampling, 'MAX_PIXELS', 150_000)
+  monkeypatch.setattr(reading, 'MAX_PIXELS', 150_000)
   whole = make.encode(make.noise(0, 64, 64))
   png = make.encode(make.noise(1), 'PNG')
   tables = make.encode(make.noise(2)).replace(b'\xff\xdb', b'\xff\xee')
@@ -60,7 +60,7 @@ def test_a_source_that_is_mostly_bad_is_named(backend, make, train):
   message = r'listed: \d+ of the first \d+ samples are .*\d+ image_format; the'
   with (
     train.open(source, backend=backend, batch_size=100) as batches,
-    pytest.raises(sampling.BadSourceError, match=message),
+    pytest.raises(reading.BadSourceError, match=message),
   ):
     for _ in range(50):
       next(batches)
@@ -70,7 +70,7 @@ def test_a_source_without_one_good_sample_ends(backend, make, train):
   bad = make.listed([{'image': b'', 'caption': 'x'}])
   with (
     train.open(bad, backend=backend) as batches,
-    pytest.raises(sampling.BadSourceError, match='listed: .*zero bytes'),
+    pytest.raises(reading.BadSourceError, match='listed: .*zero bytes'),
   ):
     next(batches)
 

@@ -147,12 +147,13 @@ def test_numpy_batches_need_no_tensorflow():
     import sys
     sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None
     import numpy as np
-    from groupvit_jax.data import pipeline, sampling, sources
+    from groupvit_jax.data import pipeline, reading, sampling, sources
     source = sources.SceneSource('train', 8, 32, progress=False, workers=1)
     def batches(backend):
       return pipeline.train_batches(
-        source, lambda captions, positions: np.zeros((4, 1, 2), np.int32),
-        sampling.Positions(0, 4), image_size=32, augment='deit', seed=0,
+        reading.Reader(source, 0),
+        lambda captions, positions: np.zeros((4, 1, 2), np.int32),
+        sampling.Positions(0, 4), image_size=32, augment='deit',
         backend=backend)
     with batches('auto') as made:
       print(next(made)['image'].shape)
@@ -217,14 +218,15 @@ def test_closing_ends_the_thread(backend, make, train):
 def test_the_interpreter_exits_with_batches_open(backend):
   printed = run(f"""
     import numpy as np
-    from groupvit_jax.data import pipeline, sampling, sources
+    from groupvit_jax.data import pipeline, reading, sampling, sources
     source = sources.ArraySource(np.zeros((9, 8, 8, 3), np.uint8), ['a'] * 9)
     class Listed:
       __len__ = lambda self: 9
       __getitem__ = lambda self, i: source[i]
     batches = pipeline.train_batches(
-      Listed(), lambda captions, positions: np.zeros((4, 1, 2), np.int32),
-      sampling.Positions(0, 4), image_size=8, augment='light', seed=0,
+      reading.Reader(Listed(), 0),
+      lambda captions, positions: np.zeros((4, 1, 2), np.int32),
+      sampling.Positions(0, 4), image_size=8, augment='light',
       backend={backend!r})
     print(next(batches)['image'].shape)
   """)

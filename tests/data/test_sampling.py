@@ -114,3 +114,82 @@ def test_processes_partition_the_global_batch():
 def test_impossible_positions(fields, message):
   with pytest.raises(ValueError, match=message):
     sampling.Positions(**fields)
+
+
+LENGTHS = (7, 0, 31, 5, 18, 2, 40)
+
+
+@pytest.mark.parametrize('turns', [(1, 1), (4, 1), (4, 5), (9, 2), (64, 8)])
+@pytest.mark.parametrize('window', [3, 8, 1000])
+def test_streams_see_each_sample_once_an_epoch(turns, window):
+  order = sampling.StreamOrder(LENGTHS, 5, sampling.Turns(*turns), window)
+  n = sum(LENGTHS)
+  epochs = order(np.arange(3 * n)).reshape(3, n)
+  for epoch in epochs:
+    assert sorted(epoch.tolist()) == list(range(n))
+  if turns[0] * turns[1] < n:
+    assert (epochs[0] != epochs[1]).any()
+  # A pure function: any position alone, in any order.
+  places = np.array([200, 3, 77, 3])
+  np.testing.assert_array_equal(order(places), epochs.ravel()[places])
+
+
+@pytest.fixture
+def streams():
+  """Fifty shards of 20 samples in 4 streams, for batches of 40."""
+  turns = sampling.Turns(4, 10)
+  return sampling.StreamOrder([20] * 50, 0, turns, window=10)
+
+
+def test_processes_read_their_own_few_shards_and_know_which(streams):
+  shards = [set(), set()]
+  for number in range(20):
+    for process in range(2):
+      where = sampling.Positions(0, 20, process, 2).batch(number)
+      said = streams.upcoming(int(where[0]), 20)
+      assert set((streams(where) // 20).tolist()) <= set(said)
+      assert len(said) <= 6
+      shards[process] |= set(said)
+  # All but those that are cut between streams.
+  assert len(shards[0] & shards[1]) <= 2
+
+
+def test_a_stand_in_is_near_and_depends_on_the_position_alone(streams):
+  window = streams(np.arange(400, 440)).tolist()
+  assert {streams.stand_in(405, k) for k in range(1, 5)} <= set(window[:10])
+  ours = {streams.stand_in(position, 1) for position in range(400, 440)}
+  assert ours <= set(window) and len(ours) > 15
+  far = {streams.stand_in(405, k) for k in range(5, 60)}
+  assert far <= set(window) and far - set(window[:10])
+
+
+@pytest.mark.parametrize('turns', [(1, 1), (4, 2)])
+def test_a_mixture_keeps_weights_and_epochs(turns):
+  turns = sampling.Turns(*turns)
+  sizes, weights = (30, 500, 100), (5, 2, 1)
+  orders = [
+    sampling.EpochShuffle(30, 0),
+    sampling.StreamOrder([200, 300], 0, turns, 20),
+    sampling.EpochShuffle(100, 0),
+  ]
+  ingredients = [
+    sampling.Ingredient(order, size, shards, weight)
+    for order, size, shards, weight in zip(
+      orders, sizes, (1, 2, 1), weights, strict=True
+    )
+  ]
+  mixed = sampling.MixedOrder(ingredients, 1, turns)
+  drawn = mixed(np.arange(8192 * turns.streams))
+  of = np.searchsorted(np.cumsum(sizes), drawn, 'right')
+  counts = np.bincount(of).tolist()
+  assert counts == [share * turns.streams for share in (5120, 2048, 1024)]
+  # Each source goes through its own epochs: no sample twice before all once.
+  second = np.bincount(drawn[of == 1] - 30, minlength=500)
+  assert second.max() - second.min() <= 1
+  assert 30 <= mixed.stand_in(int(np.flatnonzero(of == 1)[0]), 3) < 530
+  upcoming = mixed.upcoming(0, 8)
+  assert sorted(upcoming) == [1, 2]
+  with pytest.raises(ValueError, match='at least a thousandth'):
+    sampling.MixedOrder(
+      [sampling.Ingredient(orders[0], 30, 1, w) for w in (1, 1e-6)], 0, turns
+    )

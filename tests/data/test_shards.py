@@ -1,12 +1,9 @@
 """Shards: found by patterns, named where absent, indexed once."""
 
-import re
-import subprocess
-
 import numpy as np
 import pytest
 
-from groupvit_jax.data import shards, tar
+from groupvit_jax.data import paths, shards, tar
 
 
 def test_shards_by_braces(tmp_path, make):
@@ -36,7 +33,7 @@ def test_absent_shards_are_skipped_with_a_warning(tmp_path, caplog, make):
 def test_a_data_set_without_any_shard_is_named(tmp_path, caplog, make):
   there = make.shard(tmp_path / '0.tar', 0, 2)
   absent = [f'{tmp_path}/gcc/{{0..9}}.tar', tmp_path / 'redcaps' / '*.tar']
-  assert shards.expand([absent[0], there, absent[1]]) == [there]
+  assert paths.expand([absent[0], there, absent[1]]) == [there]
   (record,) = caplog.records
   assert record.getMessage().startswith(
     f'no shard is there of {absent[0]}, {absent[1]}: training goes on without'
@@ -46,74 +43,34 @@ def test_a_data_set_without_any_shard_is_named(tmp_path, caplog, make):
 
 def test_many_absent_paths_are_told_in_one_line(tmp_path, caplog, make):
   there = make.shard(tmp_path / '0.tar', 0, 2)
-  shards.expand([there, *(f'{tmp_path}/{i}.tar' for i in range(1, 100))])
+  paths.expand([there, *(f'{tmp_path}/{i}.tar' for i in range(1, 100))])
   (record,) = caplog.records
   assert f'{tmp_path}/3.tar and 96 more: training' in record.getMessage()
   assert f'{tmp_path}/4.tar' not in record.getMessage()
 
 
 def test_shards_that_are_all_there_are_not_spoken_of(tmp_path, caplog, make):
-  paths = [make.shard(tmp_path / f'{i}.tar', i, 1) for i in range(2)]
-  assert shards.expand([str(tmp_path / '{0,1}.tar'), *paths]) == paths
+  there = [make.shard(tmp_path / f'{i}.tar', i, 1) for i in range(2)]
+  assert paths.expand([str(tmp_path / '{0,1}.tar'), *there]) == there
   assert not caplog.records
 
 
-@pytest.mark.parametrize(
-  ('pattern', 'message'),
-  [
-    ('gcc3m/gcc-train-{000000..000436}.tar', '(?s)Conceptual.*img2dataset'),
-    ('gcc12m/gcc-conceptual-12m-{000000..000002}.tar', 'cc12m.tsv'),
-    ('yfcc14m/yfcc14m-{000000..000002}.tar', 'YFCC14M. Join the list'),
-    ('redcap12m/redcap12m-*.tar', '(?s)RedCaps.*--input_format parquet'),
-    ('mine/*.tar', '(?s)How to prepare.*--output_format webdataset'),
-  ],
-)
-def test_no_shard_says_how_to_prepare_the_data(tmp_path, pattern, message):
-  with pytest.raises(FileNotFoundError, match=message) as error:
-    tar.TarSource(str(tmp_path / pattern))
-  assert str(tmp_path / pattern.split('/')[0]) in str(error.value)
-  assert 'docs/data.md' in str(error.value)
+def test_no_shard_says_how_to_prepare_some(tmp_path):
+  pattern = f'{tmp_path}/gcc3m/gcc-train-{{000000..000436}}.tar'
+  with pytest.raises(FileNotFoundError, match='(?s)pixparse.*img2d') as error:
+    tar.TarSource([pattern, *(f'{tmp_path}/{i}.tar' for i in range(9))])
+  for words in (pattern, 'and 7 more', 'groupvit data convert', 'docs/data.md'):
+    assert words in str(error.value)
 
 
-def test_every_missing_data_set_gets_its_own_commands():
-  patterns = [
-    'd/three/gcc-train-{000000..000436}.tar',
-    'd/twelve/gcc-conceptual-12m-{000000..001943}.tar',
-    'd/flickr/yfcc14m-{000000..001888}.tar',
-    'd/mine/a.tar',
-    'd/mine/b.tar',
-  ]
-  with pytest.raises(FileNotFoundError, match='no training data') as error:
-    shards.expand(patterns)
-  parts = re.split('^(?=d/)', str(error.value), flags=re.MULTILINE)[1:]
-  three, twelve, flickr, a, b = parts
-  assert 'gcc3m.tsv' in three and '--output_folder d/three' in three
-  assert 'gcc12m.tsv' in twelve and '--output_folder d/twelve' in twelve
-  assert '--oom_shard_count 6' in three and '--oom_shard_count 6' in twelve
-  assert 'd/flickr/yfcc14m-*.tar' in flickr and 'img2dataset --' not in flickr
-  assert a == 'd/mine/a.tar\n' and '--output_folder d/mine' in b
-
-
-def test_shards_renamed_as_told_are_found(tmp_path, make):
-  pattern = str(tmp_path / 'gcc-train-{000000..000001}.tar')
-  with pytest.raises(FileNotFoundError) as error:
-    shards.expand(pattern)
-  (line,) = [x for x in str(error.value).splitlines() if ' mv ' in x]
-  for i in range(2):  # as img2dataset names them
-    make.shard(tmp_path / f'{i:06d}.tar', i, 1)
-  subprocess.run(['bash', '-c', line], check=True)
-  assert len(tar.TarSource(pattern)) == 2
-
-
-@pytest.mark.parametrize('bad', ['pipe:cat x.tar', 'https://a.b/{0..9}.tar'])
-def test_commands_and_addresses_are_refused(bad, tmp_path):
-  with pytest.raises(ValueError, match='are not run or opened'):
-    tar.TarSource(bad)
+def test_commands_are_refused():
+  with pytest.raises(ValueError, match='commands are not run'):
+    tar.TarSource('pipe:cat x.tar')
 
 
 def test_pattern_that_counts_down():
   with pytest.raises(ValueError, match='counts down'):
-    shards.expand('{5..3}.tar')
+    paths.expand('{5..3}.tar')
 
 
 def test_index_is_cached_and_follows_the_shard(tmp_path, monkeypatch, make):

@@ -6,17 +6,21 @@ import pytest
 from groupvit_jax.data import captions, images, sources, tar
 
 
-def test_concatenated_sources(tmp_path, make):
-  parts = [
-    tar.TarSource(make.shard(tmp_path / f'{i}.tar', 10 * i, count))
-    for i, count in enumerate((2, 1, 3))
+def test_joined_sources_are_named(tmp_path, make):
+  for i, count in enumerate((2, 1, 3)):
+    make.shard(tmp_path / f'{i}.tar', 10 * i, count)
+  entries = [
+    f'a={tmp_path}/0.tar',
+    f'b={tmp_path}/1.tar',
+    f'a={tmp_path}/2.tar',
   ]
-  source = sources.ConcatSource(parts)
-  assert len(source) == 6
-  assert [make.color(source[i]) for i in range(6)] == [0, 1, 10, 20, 21, 22]
-  assert '1.tar' in source.name
-  with pytest.raises(ValueError, match='at least one source'):
-    sources.ConcatSource([])
+  source = sources.open_named(entries, tar.TarSource)
+  assert source.parts == (('a', 5), ('b', 1))
+  assert [make.color(source[i]) for i in range(6)] == [0, 1, 20, 21, 22, 10]
+  assert source.name == 'a + b' and source.lengths == [2, 3, 1]
+  assert source.describe(5) == f"{tmp_path}/1.tar: '000000010.jpg'"
+  (one,) = [sources.open_named([str(tmp_path / '*.tar')], tar.TarSource)]
+  assert isinstance(one, tar.TarSource) and len(one) == 6
 
 
 def test_in_memory_decodes_once_and_drops_the_bad(tmp_path, caplog, make):

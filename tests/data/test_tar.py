@@ -113,7 +113,7 @@ def test_members_beyond_the_limits_are_not_read(tmp_path, make):
   source = tar.TarSource(path)
   with pytest.raises(images.BadSampleError, match='the image has 1,099,511,6'):
     source[0]
-  source._table[0, 1] = 10
+  source._tables[0][0, 1] = 10
   with pytest.raises(images.BadSampleError, match='the caption has 1,073,7'):
     source[0]
 

@@ -39,6 +39,7 @@ LAYERS = (
 ABSENT = (
   'array_record',
   'beartype',
+  'fsspec',
   'importlib_resources',
   'sklearn',
   'tensorboard',

@@ -1,12 +1,17 @@
 """What is read, by what is installed and what can be written."""
 
+import io
 import logging
 import pathlib
 import runpy
 import sys
+import tarfile
 
 import clu
+import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from groupvit_jax import errors
 from groupvit_jax.data import sources
@@ -53,6 +58,99 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     errors.SourceError, match='cannot keep scenes in .*file/cache.*data.cache'
   ):
     inputs._train_source(config(f'data.cache={tmp_path}/file/cache'))
+
+
+def pairs(make_record):
+  """Twelve pairs: images of grey level 10 i."""
+  for i in range(12):
+    out = io.BytesIO()
+    Image.new('RGB', (20, 16), (10 * i,) * 3).save(out, 'PNG')
+    make_record(i, out.getvalue(), f'a cat {i}'.encode())
+
+
+def write_shards(folder):
+  for name in 'ab':
+    with tarfile.open(folder / f'{name}.tar', 'w') as tar:
+
+      def add(i, image, caption, tar=tar):
+        for suffix, data in (('png', image), ('txt', caption)):
+          member = tarfile.TarInfo(f'{i:03d}.{suffix}')
+          member.size = len(data)
+          tar.addfile(member, io.BytesIO(data))
+
+      pairs(add)
+  return (
+    f'data.shards=a={folder}/a.tar+b={folder}/b.tar',
+    'data.weights=a=3+b=1',
+    'data.order=streams',
+  )
+
+
+def write_records(folder):
+  tf = pytest.importorskip('tensorflow')
+  with tf.io.TFRecordWriter(str(folder / '0.tfrecord')) as writer:
+
+    def add(i, image, caption):
+      features = {
+        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for key, value in {'picture': image, 'caption': caption}.items()
+      }
+      example = tf.train.Example(features=tf.train.Features(feature=features))
+      writer.write(example.SerializeToString())
+
+    pairs(add)
+  return f'data.shards={folder}', 'data.image_feature=picture'
+
+
+def write_tfds(folder):
+  pytest.importorskip('tensorflow_datasets')
+  sources.scenes_tfds('train', 12, 16, data_dir=str(folder), workers=1)
+  name = 'scenes/captions_16_n12_s0'
+  return f'data.tfds={name}:train', f'data.tfds_dir={folder}'
+
+
+@pytest.mark.parametrize(
+  ('source', 'write'),
+  [
+    ('shards', write_shards),
+    ('records', write_records),
+    ('tfds', write_tfds),
+  ],
+)
+def test_a_config_names_its_source(tmp_path, mesh1, source, write):
+  options = write(tmp_path)
+  made = config(f'data.source={source}', 'eval.source=', 'batch=8', *options)
+  with inputs.Inputs(made, mesh1) as data:
+    batches = data.train_batches(start=0)
+    ours = [jax.device_get(next(batches)) for _ in range(3)]
+    figures = data.metrics()
+    identity = data.identity()
+  assert ours[0]['image'].shape == (8, 16, 16, 3)
+  assert figures['bad_samples'] == 0 and 0 <= figures['waiting'] <= 1
+  assert identity['samples'] == (24 if source == 'shards' else 12)
+  if source == 'shards':
+    assert figures['share_a'] > 0.5
+    assert figures['share_a'] + figures['share_b'] == 1
+  with inputs.Inputs(made, mesh1) as data:
+    batches = data.train_batches(start=16)
+    resumed = jax.device_get(next(batches))
+    assert data.identity() == identity
+  jax.tree.map(np.testing.assert_array_equal, resumed, ours[2])
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (['data.source=tfds'], 'data.tfds=coco_captions'),
+    (['data.source=shards', 'data.weights=a=1'], 'NAME=PATTERN'),
+    (['data.source=shards', 'data.weights=a'], "cc3m=1, not 'a'"),
+  ],
+)
+def test_sources_that_a_config_leaves_open(tmp_path, mesh1, options, message):
+  shard, *_ = write_shards(tmp_path)
+  made = config('eval.source=', *options, shard.replace('a=', '', 1))
+  with pytest.raises(errors.ConfigError, match=message):
+    inputs.Inputs(made, mesh1)
 
 
 def test_the_log_names_what_tensorboard_lacks(tmp_path, monkeypatch, caplog):

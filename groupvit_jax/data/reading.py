@@ -1,0 +1,197 @@
+"""Samples by position: read, decoded, and replaced where they are bad."""
+
+import collections
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from absl import logging
+from jaxtyping import Int64
+from PIL import Image
+
+from groupvit_jax.data import captions as captions_lib
+from groupvit_jax.data import images as images_lib
+from groupvit_jax.data import sampling
+from groupvit_jax.data.images import BadSampleError
+from groupvit_jax.data.sampling import EpochShuffle, Order
+from groupvit_jax.errors import SourceError
+
+# Of training images. Phone photos pass; a 30,000 x 30,000 PNG of 1 MB does not.
+MAX_PIXELS = 36_000_000
+
+_WARNINGS = 5
+_MAX_ATTEMPTS = 100
+# The share of bad samples is judged between these numbers of reads.
+_JUDGE_FROM, _JUDGE_UNTIL = 200, 2000
+
+
+class BadSourceError(SourceError, ValueError):
+  """Most of a source is unusable; the message names it."""
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Random access to samples.
+
+  A sample is {'image': encoded bytes or uint8 [h, w, 3], 'caption': str or
+  bytes, or several of them}; labelled ones have 'mask', uint8 [h, w].
+  `source[i]` may raise BadSampleError. A source may also have:
+    name: what messages call it.
+    describe(i): what messages call a sample.
+    identity(): see `identity`.
+    parts: (name, number of samples) of the sources that it joins, in order.
+    lengths: numbers of samples of its shards, in order.
+    ahead(shards): told which shards are read next.
+  """
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One usable sample.
+
+  Fields:
+    image: decoded, RGB.
+    caption: has a visible character.
+    rejected: reasons of the bad samples that it stands in for.
+  """
+
+  image: Image.Image
+  caption: str
+  rejected: tuple[str, ...]
+
+
+class Reader:
+  """Random access by position over a source, past its bad samples.
+
+  Safe to share between threads.
+
+  Fields:
+    source: a Source.
+    seed: of the run.
+    order: of the samples; by default a permutation of all of them.
+    bad: counts of bad samples met so far, by reason.
+  """
+
+  def __init__(self, source: Source, seed: int, order: Order | None = None):
+    """Reads a source.
+
+    Raises:
+      ValueError: it is empty.
+    """
+    if not len(source):
+      raise ValueError(f'{source_name(source)} is empty.')
+    self.source = source
+    self.seed = seed
+    self.order = order or EpochShuffle(len(source), seed)
+    self.bad: collections.Counter[str] = collections.Counter()
+    self._reads = 0
+    self._lock = threading.Lock()
+
+  def read(self, positions: Int64[np.ndarray, 'b']) -> Iterator[Sample]:
+    """Yields the samples of global positions, decoded one at a time.
+
+    Raises:
+      BadSourceError: too much of the source is bad.
+    """
+    indices = self.order(positions).tolist()
+    for position, index in zip(positions.tolist(), indices, strict=True):
+      yield self._read(position, index)
+
+  def ahead(self, position: int, count: int) -> None:
+    """Tells the source which shards are read next (see `Order.upcoming`)."""
+    if ahead := getattr(self.source, 'ahead', None):
+      ahead(self.order.upcoming(position, count))
+
+  def shares(self, positions: Int64[np.ndarray, 'b']) -> dict[str, int]:
+    """Counts the samples of positions by the named parts of the source."""
+    parts = getattr(self.source, 'parts', ())
+    if not parts:
+      return {}
+    ends = np.cumsum([count for _, count in parts])
+    which = np.searchsorted(ends, self.order(positions), 'right')
+    counts = np.bincount(which, minlength=len(parts)).tolist()
+    return dict(zip((name for name, _ in parts), counts, strict=True))
+
+  def _read(self, position, index):
+    rejected = ()
+    while True:
+      with self._lock:
+        self._reads += 1
+      try:
+        raw = self.source[index]
+        caption = pick_caption(raw['caption'], self.seed, position)
+        image = images_lib.decode(raw['image'], max_pixels=MAX_PIXELS)
+        return Sample(image, caption, rejected)
+      except BadSampleError as error:
+        rejected += (error.reason,)
+        self._count(index, error, len(rejected))
+        index = self.order.stand_in(position, len(rejected))
+
+  def _count(self, index, error, attempts):
+    with self._lock:
+      self.bad[error.reason] += 1
+      bad, reads = self.bad.total(), self._reads
+      kinds = ', '.join(f'{n} {kind}' for kind, n in self.bad.most_common())
+    if bad <= _WARNINGS:
+      more = ' (no more such warnings)' if bad == _WARNINGS else ''
+      sample = sample_name(self.source, index)
+      logging.warning('%s skipped: %s%s', sample, error, more)
+    judged = _JUDGE_FROM <= reads <= _JUDGE_UNTIL
+    if attempts >= _MAX_ATTEMPTS or (judged and bad > reads / 2):
+      raise BadSourceError(
+        f'{source_name(self.source)}: {bad} of the first {reads} samples are '
+        f'unusable ({kinds}; the last one: {error}). Check how this data was '
+        'prepared.'
+      )
+
+
+def source_name(source: Source) -> str:
+  """What messages call a source."""
+  return getattr(source, 'name', type(source).__name__)
+
+
+def sample_name(source: Source, index: int) -> str:
+  """What messages call a sample."""
+  if describe := getattr(source, 'describe', None):
+    return describe(index)
+  return f'{source_name(source)}: sample {index}'
+
+
+def pick_caption(
+  captions: captions_lib.Captions, seed: int, position: int
+) -> str:
+  """Takes one usable caption of a sample, at random by its position."""
+  good = captions_lib.clean_captions(captions)
+  if len(good) == 1:
+    return good[0]
+  bits = sampling.hash64(seed, sampling.CAPTION, np.array([position]))
+  return good[int(bits[0] % np.uint64(len(good)))]
+
+
+def identity(source: Source) -> dict[str, Any]:
+  """Tells data sets apart, so that a run does not resume on other data.
+
+  Returns:
+    JSON values: `kind` of source, number of `samples` and of `shards`, and a
+    `digest` that changes with the samples (not with the folder they are in).
+  """
+  if own := getattr(source, 'identity', None):
+    return own()
+  kind = type(source).__name__
+  return describe_identity(kind, len(source), 0, [source_name(source)])
+
+
+def describe_identity(
+  kind: str, samples: int, shards: int, facts: Iterable[object]
+) -> dict[str, Any]:
+  """An `identity` with the digest of some facts."""
+  text = '\n'.join(map(str, facts))
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  return {'kind': kind, 'samples': samples, 'shards': shards, 'digest': digest}
