@@ -56,7 +56,8 @@ def main(unused_argv: list[str]) -> int:
     if _DISTRIBUTED.value:
       sharding.initialize_distributed(detect=True)
     workdir = _WORKDIR.value or _default_workdir()
-    summary = loop.train_and_evaluate(_CONFIG.value, workdir, _base())
+    initial = _initial(_CONFIG.value.get('init_from'))
+    summary = loop.train_and_evaluate(_CONFIG.value, workdir, _base(), initial)
   except errors.Interrupted as stop:
     logging.warning('%s', stop)
     return 130
@@ -90,6 +91,15 @@ def _base() -> ml_collections.ConfigDict | None:
     return runpy.run_path(path)['get_config']()
   except Exception:  # a config file is a program: any may come
     return None
+
+
+def _initial(path: str | None) -> Any:
+  """The model that training begins with; None from scratch."""
+  if not path:
+    return None
+  from groupvit_jax import convert
+
+  return convert.load_source(path)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import classification as image_labels
-from groupvit_jax.benchmarks import image_batches, label_sets
+from groupvit_jax.benchmarks import image_batches, label_sets, scene_sets
 from groupvit_jax.benchmarks.label_sets import IMAGE_LEVEL
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import benchmark as benchmark_lib
@@ -351,20 +351,9 @@ def _make_image_level(
 ) -> Runner:
   """Opens the data and prepares the evaluator; arguments of `make`."""
   _check(spec)
-  assert spec.folder is not None  # _check refuses it
-  with_captions = spec.benchmark == label_sets.CAPTIONS
+  with_captions = spec.benchmark in label_sets.RETRIEVAL
   templates = _templates(spec, with_captions)
-  if with_captions:
-    examples = benchmarks.open_captions(
-      spec.folder, spec.split, limit=spec.limit
-    )
-  else:
-    examples = benchmarks.open_labelled_images(
-      spec.folder,
-      spec.split,
-      class_names=spec.class_names,
-      limit=spec.limit,
-    )
+  examples = open_image_level(spec)
   batches = image_batches.Batches(
     examples,
     (lambda i, _: i) if with_captions else (lambda _, example: example.label),
@@ -379,7 +368,7 @@ def _make_image_level(
     'image_size': list(encoder.image_size),
     'crop': 'clip' if encoder.clip else 'released',
   }
-  if isinstance(examples, benchmarks.CaptionSet):
+  if with_captions:
     captions = [examples.captions(i) for i in range(len(examples))]
     settings['captions'] = sum(map(len, captions))
     evaluator = retrieval.RetrievalEvaluator(
@@ -417,6 +406,28 @@ def _make_image_level(
   )
 
 
+def open_image_level(spec: BenchmarkSpec) -> Any:
+  """The labelled or captioned images of an image-level benchmark."""
+  scene_set = {
+    label_sets.SCENE_CROPS: scene_sets.SceneCrops,
+    label_sets.SCENE_CAPTIONS: scene_sets.SceneCaptions,
+  }.get(spec.benchmark)
+  if scene_set:
+    options = dict(spec.options)
+    count = options.pop('count', spec.limit or scene_sets.COUNT)
+    count = min(count, spec.limit or count)
+    return scene_set(spec.split or 'validation', count=count, **options)
+  assert spec.folder is not None  # _check refuses it
+  if spec.benchmark in label_sets.RETRIEVAL:
+    return benchmarks.open_captions(spec.folder, spec.split, limit=spec.limit)
+  return benchmarks.open_labelled_images(
+    spec.folder,
+    spec.split,
+    class_names=spec.class_names,
+    limit=spec.limit,
+  )
+
+
 def _opener(
   spec: BenchmarkSpec,
   examples: Any,
@@ -436,7 +447,7 @@ def _opener(
     'images': resume.fingerprint(names),
   }
   # Retrieval keeps vectors of images, which no caption changes.
-  if spec.benchmark != label_sets.CAPTIONS:
+  if spec.benchmark not in label_sets.RETRIEVAL:
     settings['labels'] = labels_fingerprint(spec, examples)
 
   def opened(variables):
@@ -448,12 +459,13 @@ def _opener(
 
 def _check(spec):
   name = spec.benchmark
-  if spec.folder is None:
+  synthetic = name in label_sets.SYNTHETIC
+  if spec.folder is None and not synthetic:
     raise ConfigError(f'{name} needs the folder of its data')
-  if spec.options:
+  if spec.options and not synthetic:
     raise ConfigError(f'{name} has no option {next(iter(spec.options))!r}')
   known = {'templates'}
-  if name != label_sets.CAPTIONS:
+  if name not in label_sets.RETRIEVAL:
     known.add('prompt_average')
   others = [key for key in spec.overrides if key not in known]
   if others:
@@ -463,7 +475,7 @@ def _check(spec):
     )
   if spec.regions != label_sets.MODEL:
     raise ConfigError(f'{name} is an image-level benchmark, without regions')
-  if spec.class_names and name == label_sets.CAPTIONS:
+  if spec.class_names and name in label_sets.RETRIEVAL:
     raise ConfigError('captions have no classes; leave their names out')
 
 
@@ -503,7 +515,8 @@ def labels_fingerprint(spec: BenchmarkSpec, examples: Any) -> list[Any]:
     The checksum of labels.jsonl, the size and time of every shard. Empty for
     folders named after their class, where an image's name holds its label.
   """
-  assert spec.folder is not None  # scenes alone have none, and no labels
+  if spec.folder is None:
+    return []
   names = (examples.name(i) for i in range(len(examples)))
   shards = sorted({name.rpartition('#')[0] for name in names if '#' in name})
   states: list[Any] = [_state(pathlib.Path(shard)) for shard in shards]

@@ -12,9 +12,13 @@ SEGMENTATION = (
   *('voc21', 'voc20', 'context60', 'context59', 'coco_object', 'coco_stuff'),
   *('ade20k', 'cityscapes', 'pet', 'scenes', 'scenes_things', 'folder'),
 )
-SYNTHETIC = ('scenes', 'scenes_things')  # of SEGMENTATION: without a folder
 CAPTIONS = 'captions'
-IMAGE_LEVEL = ('imagenet', 'classes', CAPTIONS)
+# Crops of single things of scenes, and scenes with their captions.
+SCENE_CROPS, SCENE_CAPTIONS = 'scene_crops', 'scene_captions'
+# Without a folder.
+SYNTHETIC = ('scenes', 'scenes_things', SCENE_CROPS, SCENE_CAPTIONS)
+RETRIEVAL = (CAPTIONS, SCENE_CAPTIONS)
+IMAGE_LEVEL = ('imagenet', 'classes', SCENE_CROPS, *RETRIEVAL)
 BENCHMARK_NAMES = (*SEGMENTATION, *IMAGE_LEVEL)
 
 PROTOCOLS = ('groupvit', 'tcl')

@@ -24,6 +24,7 @@ from groupvit_jax.data import on_device
 from groupvit_jax.errors import ModelError, WorkdirError
 from groupvit_jax.text import clip, make_tokenizer
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
+from groupvit_jax.training import clip as clip_training
 from groupvit_jax.training import task
 
 # Every foreign source of weights: whose they are, and what they imply.
@@ -33,8 +34,8 @@ from groupvit_jax.training import task
 
 IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 CLIP = {
-  'mean': [0.48145466, 0.4578275, 0.40821073],
-  'std': [0.26862954, 0.26130258, 0.27577711],
+  'mean': list(on_device.CLIP_MEAN),
+  'std': list(on_device.CLIP_STD),
 }
 _NVIDIA = (
   "The weights released by NVIDIA are under NVIDIA's Source Code License: they "
@@ -312,7 +313,9 @@ def read(workdir: pathlib.Path) -> Converted:
   try:
     described = task.architecture(config, vocab_size)
     tokenizer = _run_tokenizer(config, vocab_size)
-    short_side, top_k = config['image_size'], config['eval']['top_k']
+    short_side = config['image_size']
+    top_k = config['eval'].get('top_k', 0)
+    mean, std = on_device.NORMALIZATIONS[clip_training.normalization(config)]
   except (KeyError, TypeError) as error:
     raise ModelError(
       f'{workdir}/config.json lacks {error}; it is of another version'
@@ -324,8 +327,8 @@ def read(workdir: pathlib.Path) -> Converted:
     variables=variables,
     tokenizer=tokenizer,
     preprocessing={
-      'mean': list(on_device.MEAN),
-      'std': list(on_device.STD),
+      'mean': list(mean),
+      'std': list(std),
       'short_side': short_side,
       # As the run was evaluated; there, 0 is no gate.
       'top_k': top_k or None,

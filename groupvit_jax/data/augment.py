@@ -45,6 +45,7 @@ class Augment:
   Fields:
     scale: share of the area that RandomResizedCrop keeps (least, most), or
       None to keep the whole image.
+    square: keep a random square of the full shorter side instead.
     flip: probability of a horizontal flip.
     operations: RandAugment operations per image.
     probability: of each RandAugment operation to happen.
@@ -52,6 +53,7 @@ class Augment:
   """
 
   scale: tuple[float, float] | None = None
+  square: bool = False
   flip: float = 0.0
   operations: int = 0
   probability: float = 0.5
@@ -62,6 +64,8 @@ class Augment:
 AUGMENTS = {
   'none': Augment(),
   'flip': Augment(flip=0.5),
+  # CLIP's only augmentation (arXiv 2103.00020, section 2.3).
+  'square': Augment(square=True),
   'light': Augment(scale=(0.6, 1.0), flip=0.5),
   # The released recipe: NVlabs/GroupViT deit_aug with rand-m9-mstd0.5-inc1.
   'deit': Augment(scale=(0.08, 1.0), flip=0.5, operations=2),
@@ -88,7 +92,7 @@ class Draw:
   """Random decisions for each image of a batch.
 
   Fields:
-    scale: as in Augment.
+    scale, square: as in Augment.
     crops: random numbers [b, attempts, 4] in [0, 1) of `crop_boxes`.
     flips: bool [b].
     operations: int32 [b, o], indices into OPERATIONS, -1 for nothing.
@@ -100,9 +104,14 @@ class Draw:
   flips: Bool[np.ndarray, 'b']
   operations: Int32[np.ndarray, 'b o']
   arguments: Float32[np.ndarray, 'b o']
+  square: bool = False
 
   def boxes(self, sizes: Int[np.ndarray, 'b 2']) -> Int32[np.ndarray, 'b 4']:
     """Crops (top, left, height, width) of images of (height, width)."""
+    if self.square:
+      side = sizes.min(1, keepdims=True)
+      corner = np.floor(self.crops[:, 0, 2:] * (sizes - side + 1))
+      return np.concatenate([corner, side, side], 1).astype(np.int32)
     if self.scale is None:
       return np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
     return crop_boxes(self.crops, sizes, self.scale)
@@ -114,6 +123,7 @@ class Draw:
       self.flips[index],
       self.operations[index],
       self.arguments[index],
+      self.square,
     )
 
 
@@ -121,11 +131,13 @@ def draw(augment: Augment, seed: int, positions: Int[np.ndarray, 'b']) -> Draw:
   """Draws a batch's augmentation from (seed, position)."""
   flips = sampling.uniform(seed, sampling.FLIP, positions, 1)[:, 0]
   attempts = 0 if augment.scale is None else _ATTEMPTS
+  attempts = 1 if augment.square else attempts
   return Draw(
     augment.scale,
     _uniform(seed, sampling.CROP, positions, (attempts, 4)),
     flips < augment.flip,
     *_rand_augment(augment, seed, positions),
+    augment.square,
   )
 
 

@@ -13,6 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8, UInt32
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+# openai/CLIP clip.py: of its own training images.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+NORMALIZATIONS = {'imagenet': (MEAN, STD), 'clip': (CLIP_MEAN, CLIP_STD)}
 
 _AREA = (0.02, 1 / 3)
 _ASPECT = (0.3, 1 / 0.3)

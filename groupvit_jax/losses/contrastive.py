@@ -99,7 +99,7 @@ def similarity(
 def on_mesh(
   loss: Callable[..., Array],
   mesh: Mesh | None,
-  logit_scale: ArrayLike,
+  logit_scale: Any,
   *batched: Array,
 ) -> Float[Array, '']:
   """Evaluates a loss whose rows are local and whose columns are global.
@@ -114,7 +114,7 @@ def on_mesh(
     loss: function of `(logit_scale, *batched)`, and of `axis`, the name of the
       mesh axis, under a mesh. Returns a mean over its rows.
     mesh: has the axis `sharding.AXIS`; None: one device.
-    logit_scale: the same on every device.
+    logit_scale: the same on every device; a scalar, or a tuple of them.
     *batched: arrays whose first axis is the global batch.
 
   Returns:
@@ -123,7 +123,7 @@ def on_mesh(
   Raises:
     ValueError: the batch does not divide over the mesh.
   """
-  logit_scale = as_float32(logit_scale)
+  logit_scale = jax.tree.map(as_float32, logit_scale)
   if mesh is None:
     return loss(logit_scale, *batched)
   axis = sharding.AXIS
@@ -134,7 +134,7 @@ def on_mesh(
       'multiple (sharding.fit_batch_size rounds to one).'
     )
 
-  def local(*arrays: Array) -> Array:
+  def local(*arrays: Any) -> Array:
     return jax.lax.pmean(loss(*arrays, axis=axis), axis)
 
   specs = (PartitionSpec(), *(PartitionSpec(axis) for _ in batched))

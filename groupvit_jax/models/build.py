@@ -124,6 +124,16 @@ def defaults(module: type[nn.Module]) -> dict[str, Any]:
   return found | (dataclasses.asdict(config) if config else {})
 
 
+def complete(
+  module: type[nn.Module], values: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The values, sequences as lists, and defaults for the fields not named."""
+  return {
+    name: list(value) if isinstance(value, tuple) else value
+    for name, value in {**defaults(module), **values}.items()
+  }
+
+
 def _module(
   part: str,
   module: type[nn.Module],

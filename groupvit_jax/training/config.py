@@ -136,7 +136,7 @@ def check(config: Config) -> None:
         f"config field '{path}' is {flat[path]}; it has to be at least 1"
       )
   for path, known in _choices().items():
-    if flat[path] not in known:
+    if path in flat and flat[path] not in known:
       raise ConfigError(
         f"config field '{path}' is {flat[path]!r}{_suggest(flat[path], known)}"
         f'; choose one of {", ".join(known)}'
@@ -146,7 +146,7 @@ def check(config: Config) -> None:
       f"config field 'loss.chunk_size' is {config.loss.chunk_size}; give the "
       'columns of the similarity at a time, or 0 for all'
     )
-  if config.loss.background_weight and not config.loss.num_nouns:
+  if flat.get('loss.background_weight') and not config.loss.num_nouns:
     raise ConfigError(
       'a background is learned from nouns; set loss.num_nouns above 0, or '
       'loss.background_weight to 0'
@@ -156,12 +156,12 @@ def check(config: Config) -> None:
 def _choices() -> dict[str, Sequence[str]]:
   """Fields that name one of several things, with these names."""
   # Inside: `main` reads its flags before JAX is imported.
-  from groupvit_jax.data import augment, sources
+  from groupvit_jax.data import augment, on_device, sources
   from groupvit_jax.evaluation import clustering
   from groupvit_jax.losses import multi_label
   from groupvit_jax.models import grouping, ops
   from groupvit_jax.text import nouns, prompts
-  from groupvit_jax.training import loss, optimizer, task
+  from groupvit_jax.training import clip, loss, optimizer, task
 
   return {
     'task': tuple(task.TASKS),
@@ -170,10 +170,12 @@ def _choices() -> dict[str, Sequence[str]]:
     'model.assignment': grouping.ASSIGNMENTS,
     'loss.multi_label_form': multi_label.FORMS,
     'loss.noun_match': loss.NOUN_MATCHES,
+    'loss.name': clip.LOSSES,
     'optimizer.name': optimizer.NAMES,
     'data.source': ('scenes', 'shards', 'records', 'tfds'),
     'data.order': sources.ORDERS,
     'data.augment': tuple(augment.AUGMENTS),
+    'data.normalization': tuple(on_device.NORMALIZATIONS),
     'data.templates': tuple(prompts.TEMPLATES),
     'data.word_kind': nouns.KINDS,
     'eval.templates': tuple(prompts.TEMPLATES),

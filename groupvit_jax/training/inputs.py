@@ -32,7 +32,9 @@ from groupvit_jax.evaluation import (
   segmentation_evaluator,
 )
 from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.models import resnet
 from groupvit_jax.text import make_tokenizer, prompts
+from groupvit_jax.training import clip
 from groupvit_jax.training import config as config_lib
 
 _WINDOWS = 8  # of a benchmark's images in a device's batch, at most
@@ -120,7 +122,7 @@ class Benchmark:
 
 def is_benchmark(source: str) -> bool:
   """Whether an `eval.source` names a benchmark and its folder."""
-  return ':' in source
+  return ':' in source or source in build.IMAGE_LEVEL
 
 
 def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
@@ -145,7 +147,8 @@ def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
 
 def num_groups(config: config_lib.Config) -> int:
   """As many groups as GroupViT of the same config would make."""
-  return [n for n in config.model.num_output_groups if n][-1]
+  groups = config.model.get('num_output_groups', (label_sets.NUM_GROUPS,))
+  return [n for n in groups if n][-1]
 
 
 def _encoder(
@@ -154,8 +157,9 @@ def _encoder(
   return build.Encoder(
     tokenizer=tokenizer,
     image_size=(config.image_size, config.image_size),
-    patch_size=config.model.patch_size,
-    groups=config.task != 'clip',
+    patch_size=config.model.get('patch_size', resnet.ClipResNet.patch_size),
+    groups=config.task == 'groupvit',
+    clip=config.task in clip.TITLES,
   )
 
 
@@ -261,9 +265,9 @@ class Inputs:
     with errors.explained_as(errors.ConfigError):
       batcher = captions.CaptionBatcher(
         self.tokenizer,
-        num_nouns=config.loss.num_nouns,
-        word_kind=config.data.word_kind,
-        templates=prompts.TEMPLATES[config.data.templates],
+        num_nouns=config.loss.get('num_nouns', 0),
+        word_kind=config.data.get('word_kind', 'nouns'),
+        templates=prompts.TEMPLATES[config.data.get('templates', 'simple')],
         seed=config.seed,
       )
       self._iterator = pipeline.train_batches(

@@ -22,9 +22,11 @@ from absl import logging
 from clu import parameter_overview
 
 from groupvit_jax import errors, sharding
+from groupvit_jax.data import on_device
 from groupvit_jax.models import ops
-from groupvit_jax.training import checkpoint, collapse, inputs, results
+from groupvit_jax.training import checkpoint, clip, collapse, inputs, results
 from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import initial as initial_lib
 from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
@@ -37,6 +39,7 @@ def train_and_evaluate(
   config: config_lib.Config,
   workdir: str | os.PathLike,
   base: config_lib.Config | None = None,
+  initial: Any = None,
 ) -> dict[str, Any]:
   """Trains until `config.num_steps`, evaluating and saving on the way.
 
@@ -48,6 +51,8 @@ def train_and_evaluate(
     workdir: the folder that receives checkpoints, logs, report and summary.
     base: the config without variants and options, so that a run from before an
       option was added is resumed; None refuses it.
+    initial: the model that `config.init_from` names, as `convert.load_source`
+      returns it: training begins with its weights.
 
   Returns:
     The summary, as written to `workdir/summary.json`.
@@ -89,6 +94,8 @@ def train_and_evaluate(
     if restored:
       state, meta = restored
       clock.resume(meta)
+    elif config.get('init_from'):
+      state = _started(state, config, vocab_size, initial, mesh)
     # Without a checkpoint nothing of an earlier try counts.
     known = int(state.step) if restored else -1
     _announce(config, workdir, state)
@@ -125,6 +132,20 @@ def train_and_evaluate(
     run.train(state, tx, schedule)
     checkpoints.close()
     return run.finish()
+
+
+def _started(state, config, vocab_size, initial, mesh):
+  """The state with the weights of `initial`, before the first step."""
+  if initial is None:
+    raise errors.ConfigError(
+      f'init_from is {config.init_from!r}: pass the model itself, '
+      'initial=convert.load_source(config.init_from)'
+    )
+  normalization = clip.normalization(config)
+  mean, std = on_device.NORMALIZATIONS[normalization]
+  described = task_lib.architecture(config, vocab_size)
+  pixels = {'mean': mean, 'std': std}
+  return initial_lib.start_from(state, described, pixels, initial, mesh)
 
 
 def fit_to_hardware(

@@ -80,7 +80,7 @@ def make_schedule(
   return schedule
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Any, scalars: bool = True) -> Any:
   """Which parameters weight decay acts on: all but 1-D ones and biases.
 
   As released, so position embeddings, group tokens, token embeddings and the
@@ -88,6 +88,7 @@ def decay_mask(params: Any) -> Any:
 
   Args:
     params: Tree of parameters.
+    scalars: Whether 0-D parameters are decayed; CLIP's are not.
 
   Returns:
     Tree of bool of the same structure.
@@ -95,7 +96,8 @@ def decay_mask(params: Any) -> Any:
 
   def decays(path, value):
     name = jax.tree_util.keystr(path[-1:], simple=True)
-    return jnp.ndim(value) != 1 and name != 'bias'
+    kept = jnp.ndim(value) == 1 or not (scalars or jnp.ndim(value))
+    return not kept and name != 'bias'
 
   return jax.tree_util.tree_map_with_path(decays, params)
 

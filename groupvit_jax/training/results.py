@@ -24,7 +24,14 @@ FORMING_STEPS = 6  # how many of these steps the report shows
 SIDE = 112  # pixels; small images are enlarged to it in TensorBoard
 
 # Figures of the summary, after the name that the evaluation gives them.
+IMAGE_LEVEL_FIGURES = (
+  'top1',
+  'top5',
+  'image_to_text_r1',
+  'text_to_image_r1',
+)
 _FIGURES = (
+  *IMAGE_LEVEL_FIGURES,
   'miou',
   'miou_things',
   'miou_grounds',
@@ -266,7 +273,10 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
 
 def headline(figures: Mapping[str, float]) -> str:
   """Returns one line of the figures that matter, in percent."""
-  shown = ('miou', 'miou_things', 'oracle_miou', 'pixel_accuracy')
+  shown = (
+    *('miou', 'miou_things', 'oracle_miou', 'pixel_accuracy'),
+    *IMAGE_LEVEL_FIGURES,
+  )
   percent = evaluator.to_percent(figures)
   return '  '.join(
     f'{name} {percent[name]:.1f}' for name in shown if name in percent

@@ -66,7 +66,10 @@ def make_optimizer(
     b2=o.b2,
     eps=o.eps,
     weight_decay=o.weight_decay,
-    clip_norm=o.clip_norm,
+    clip_norm=o.clip_norm or None,
+    mask=functools.partial(
+      optimizer.decay_mask, scalars=o.get('decay_scalars', True)
+    ),
   )
   return tx, schedule
 
@@ -100,7 +103,7 @@ def abstract_batch(
   config: config_lib.Config, batch_size: int
 ) -> dict[str, Any]:
   """Returns the shapes of a training batch: images, and texts per image."""
-  size, texts = config.image_size, 1 + config.loss.num_nouns
+  size, texts = config.image_size, 1 + config.loss.get('num_nouns', 0)
   shape = jax.ShapeDtypeStruct
   return {
     'image': shape((batch_size, size, size, 3), jnp.uint8),

@@ -14,6 +14,7 @@ import jax
 from groupvit_jax.data import on_device
 from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
+from groupvit_jax.training import clip
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import loss as loss_lib
 
@@ -72,8 +73,31 @@ def clip_task(
   return dual_encoder_task(_model(config, vocab_size), config, mesh)
 
 
-TASKS = {'groupvit': groupvit_task, 'clip': clip_task}
-TITLES = {'groupvit': 'GroupViT', 'clip': 'ViT without groups'}
+def openai_clip_task(
+  config: config_lib.Config,
+  vocab_size: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Task:
+  """CLIP itself (`configs/clip.py`), with a ViT or a ResNet."""
+  model, normalize = _model(config, vocab_size), clip.normalizer(config)
+  return Task(
+    model=model,
+    init=lambda rng, batch: _init(model, rng, batch),
+    loss_fn=clip.make_loss(model, config, mesh),
+    predict_fns=dual_encoder.predict_fns(model, normalize),
+  )
+
+
+TASKS = {
+  'groupvit': groupvit_task,
+  'clip': clip_task,
+  **dict.fromkeys(clip.TITLES, openai_clip_task),
+}
+TITLES = {
+  'groupvit': 'GroupViT',
+  'clip': 'ViT without groups',
+  **clip.TITLES,
+}
 
 
 def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
@@ -90,6 +114,8 @@ def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
     raise ValueError(
       f'unknown task {config["task"]!r}; choose one of {", ".join(TASKS)}'
     )
+  if config['task'] in clip.TITLES:
+    return clip.architecture(config, vocab_size)
   image = {'image_size': config['image_size'], **config['model']}
   kind: type[nn.Module] = groupvit.GroupViT
   if config['task'] == 'clip':
@@ -102,8 +128,8 @@ def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
   learned = dict(loss).get('background_weight', 0) > 0
   return {
     'image_encoder': 'vit' if kind is vit.ViT else 'groupvit',
-    'image': _complete(kind, image),
-    'text': _complete(text_model.TextTransformer, text),
+    'image': build.complete(kind, image),
+    'text': build.complete(text_model.TextTransformer, text),
     'embed_dim': config['joint']['embed_dim'],
     'projector_width': config['joint']['projector_width'],
     'projector_bias': True,
@@ -111,14 +137,6 @@ def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
       loss['num_nouns'] > 0 and loss['noun_match'] == 'pooled'
     ),
     **({'learned_background': True} if learned else {}),
-  }
-
-
-def _complete(module: type[nn.Module], values: Mapping[str, Any]) -> dict:
-  """The values, sequences as lists, and defaults for the fields not named."""
-  return {
-    name: list(value) if isinstance(value, tuple) else value
-    for name, value in {**build.defaults(module), **values}.items()
   }
 
 

@@ -135,6 +135,18 @@ def test_apply_crops_resizes_flips_and_operates():
   np.testing.assert_array_equal(got[1], want[:, ::-1])
 
 
+def test_squares_have_the_shorter_side_and_reach_both_ends():
+  sizes = np.array([[24, 32], [32, 24], [20, 20]] * 200)
+  level = augment.AUGMENTS['square']
+  boxes = augment.draw(level, 0, np.arange(600)).boxes(sizes)
+  np.testing.assert_array_equal(
+    boxes[:, 2:], sizes.min(1)[:, None].repeat(2, 1)
+  )
+  corners = boxes[:, :2].reshape(200, 3, 2)
+  assert corners.min(0).tolist() == [[0, 0]] * 3
+  assert corners.max(0).tolist() == [[0, 8], [8, 0], [0, 0]]
+
+
 def test_crops_fit_and_cover_as_torchvision_draws_them():
   sizes = np.tile([[240, 320]], (4000, 1))
   level = augment.AUGMENTS['deit']

@@ -107,16 +107,15 @@ def test_options_of_the_command_exist(capsys):
 
 
 def test_configurations_exist():
-  get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
   arguments = {
-    word.partition('.py:')[2]
+    word.removeprefix('--config=').partition(':')[::2]
     for words in commands('python -m groupvit_jax.main')
     for word in words
     if word.startswith('--config=')
   }
   assert len(arguments) > 3
-  for argument in sorted(arguments):
-    get_config(argument or None)
+  for file, argument in sorted(arguments):
+    runpy.run_path(str(ROOT / file))['get_config'](argument or None)
 
 
 def test_names_in_python_examples_exist():
