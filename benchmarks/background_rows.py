@@ -54,7 +54,10 @@ class Subject:
 
   def spec(self, **changes) -> build.BenchmarkSpec:
     """The evaluation that rows change: whole pictures, no gate on scenes."""
-    own = {} if self.folder else {'top_k': None, 'mode': 'whole'}
+    # Of the learned groups, whatever the model is evaluated with.
+    own = {'regroup': 'none', 'one_hot': True, 'mix_logits': False}
+    if not self.folder:
+      own |= {'top_k': None, 'mode': 'whole'}
     options = {}
     if self.folder is None:
       options = {

@@ -152,6 +152,10 @@ def _base() -> ml_collections.ConfigDict:
   c.eval.short_side = 0  # of a benchmark's pictures; 0 is image_size
   c.eval.templates = 'simple'  # prompts of scenes; a protocol has its own
   c.eval.top_k = 5  # classes that the whole image may name; 0 is all
+  c.eval.regroup = 'none'  # 'kmeans': groups remade from the tokens
+  c.eval.regroup_number = 0  # how many of these; 0 is as many as learned
+  c.eval.one_hot = True  # a pixel is of one group; False mixes their scores
+  c.eval.mix_logits = False  # mix logarithms of scores, if any are mixed
   c.eval.regions = 'model'  # 'kmeans', ... for a task without groups
 
   # How the run is watched; may change when it is resumed.
@@ -231,6 +235,10 @@ def _tied(c) -> None:
   c.loss.balance_weight = 0.3
   c.loss.sharpness_weight = 0.03
   c.eval.top_k = 0  # nouns train the groups; the pooled picture gates badly
+  # Training makes the tokens better than the groups that taught them.
+  c.eval.regroup = 'kmeans'
+  c.eval.one_hot = False
+  c.eval.mix_logits = True
 
 
 def _one_stage(c) -> None:
@@ -247,6 +255,7 @@ def _clip(c) -> None:
   c.loss.noun_match = 'pooled'
   c.loss.part_weight = 0.0
   c.eval.regions = 'kmeans'
+  c.eval.regroup = 'none'
   c.eval.top_k = 5  # nouns do train the pooled picture here
 
 

@@ -109,6 +109,8 @@ class Encoder:
     patch_size: side of a token in pixels.
     groups: whether the model has groups of its own.
     clip: whether images are cropped as for CLIP.
+    own_steps: fields of `SegmentConfig` that the model wants otherwise than the
+      protocol (`config.OWN_STEPS`); overrides come after them.
   """
 
   tokenizer: Callable[..., Any]
@@ -116,6 +118,7 @@ class Encoder:
   patch_size: int
   groups: bool = True
   clip: bool = False
+  own_steps: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +218,7 @@ def _make_segmentation(
     spec.benchmark,
     background=examples.background,
     # With the prefix, no field can be taken for another argument.
-    **{f'segment.{key}': value for key, value in spec.overrides.items()},
+    **{f'segment.{key}': value for key, value in _overrides(spec, encoder)},
   )
   names = _prompted_names(spec, protocol, examples)
   _check_background(spec, protocol, examples)
@@ -262,6 +265,16 @@ def _make_segmentation(
     },
     skipped=lambda: (),  # they are in the evaluator's result
   )
+
+
+def _overrides(spec, encoder):
+  """The changed fields of the protocol: the model's own, then the spec's."""
+  own = dict(encoder.own_steps)
+  read = {'class_thresholds', 'learned_background'} & spec.overrides.keys()
+  if any(spec.overrides[name] for name in read):
+    # Thresholds are of the model's learned groups, each as a whole.
+    own = {name: own[name] for name in own if name == 'top_k'}
+  return (own | dict(spec.overrides)).items()
 
 
 def describe(protocol: config.Protocol) -> dict[str, Any]:

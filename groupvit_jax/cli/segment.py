@@ -15,6 +15,7 @@ from PIL import Image
 from groupvit_jax import files
 from groupvit_jax.cli import common, resume
 from groupvit_jax.cli.common import ImageFile
+from groupvit_jax.evaluation.config import REGROUPINGS
 from groupvit_jax.viz import overlay
 
 if TYPE_CHECKING:
@@ -126,6 +127,12 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     "'all' allows every class (default: the model's own, 5 for the released)",
   )
   group.add_argument(
+    '--regroup',
+    choices=REGROUPINGS,
+    help="'kmeans' remakes the groups from the model's tokens (default: the "
+    "model's own, 'none' for the released)",
+  )
+  group.add_argument(
     '--soft',
     action='store_true',
     help='mix the groups at every pixel instead of choosing one',
@@ -191,7 +198,7 @@ def _steps(args: argparse.Namespace, threshold: float | None) -> dict[str, Any]:
     steps['mode'] = 'slide'
   if args.soft:
     steps['one_hot'] = False
-  for name in ('short_side', 'window', 'stride'):
+  for name in ('short_side', 'window', 'stride', 'regroup'):
     if getattr(args, name):
       steps[name] = getattr(args, name)
   if 'top_k' in args:

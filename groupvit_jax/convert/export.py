@@ -21,7 +21,7 @@ from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.convert.folder import Converted
 from groupvit_jax.convert.keymaps import HF_GROUPVIT
 from groupvit_jax.errors import ModelError
-from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation.config import OWN_STEPS, SegmentConfig
 from groupvit_jax.text import clip
 
 # CLIP's vocabulary, in the files that Hugging Face's CLIPTokenizer reads. The
@@ -228,9 +228,12 @@ def left_out(converted: Converted) -> list[str]:
   lost = []
   if 'multi_label_logit_scale' in converted.variables['params']:
     lost.append('the temperature of the multi-label loss')
-  released = SegmentConfig.top_k
-  if converted.preprocessing.get('top_k', released) != released:
-    lost.append('top_k')
+  lost += [
+    name
+    for name in OWN_STEPS
+    if name in converted.preprocessing
+    and converted.preprocessing[name] != getattr(SegmentConfig, name)
+  ]
   kept = converted.metadata
   lost += [name for name in ('metrics', 'step', 'epoch') if kept.get(name)]
   if converted.tokenizer not in ('clip', None):

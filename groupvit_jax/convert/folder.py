@@ -11,7 +11,7 @@ import pathlib
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ import safetensors
 from groupvit_jax import files
 from groupvit_jax.convert import architecture, fields, tensors
 from groupvit_jax.errors import ModelError
+from groupvit_jax.evaluation.config import OWN_STEPS
 from groupvit_jax.text import clip, make_tokenizer
 
 # What conversion hands on: one model, whatever it came from.
@@ -34,8 +35,8 @@ class Converted:
     variables: nested 'params' and 'batch_stats', numpy float32.
     tokenizer: 'clip', the path of a sentencepiece model, or None where the
       source brings none for its vocabulary.
-    preprocessing: mean and std (of pixels in 0..1), short_side (pixels) and,
-      unless it is the released one, top_k of `SegmentConfig` (None: no gate).
+    preprocessing: mean and std (of pixels in 0..1), short_side (pixels), and
+      fields of `SegmentConfig` that a run of one's own was evaluated with.
     metadata: source (what it was read from), file (its name), license, and
       where known metrics (name to number), step or epoch, notes (sentences).
   """
@@ -184,7 +185,8 @@ def _preprocessing(p: Mapping[str, Any]) -> str:
     ' '.join(f'{x:.3f}' for x in p[name]) for name in ('mean', 'std')
   )
   told = f'short side {p["short_side"]} px, mean {mean}, std {std}'
-  return f'{told}, top_k {p["top_k"]}' if 'top_k' in p else told
+  own = ''.join(f', {name} {p[name]}' for name in OWN_STEPS if name in p)
+  return told + own
 
 
 def _parameters(variables: Mapping[str, Any]) -> str:
@@ -205,6 +207,10 @@ class _Preprocessing(msgspec.Struct):
   std: fields.DEVIATIONS
   short_side: fields.SIDE
   top_k: fields.COUNT | None = None
+  regroup: Literal['none', 'kmeans'] = 'none'
+  regroup_number: fields.COUNT | None = None
+  one_hot: bool = True
+  mix_logits: bool = False
 
 
 class _Metadata(msgspec.Struct):

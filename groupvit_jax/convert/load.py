@@ -25,6 +25,7 @@ from groupvit_jax.errors import ModelError, WorkdirError
 from groupvit_jax.text import clip, make_tokenizer
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 from groupvit_jax.training import clip as clip_training
+from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import task
 
 # Every foreign source of weights: whose they are, and what they imply.
@@ -314,8 +315,8 @@ def read(workdir: pathlib.Path) -> Converted:
     described = task.architecture(config, vocab_size)
     tokenizer = _run_tokenizer(config, vocab_size)
     short_side = config['image_size']
-    top_k = config['eval'].get('top_k', 0)
     mean, std = on_device.NORMALIZATIONS[clip_training.normalization(config)]
+    steps = config_lib.own_steps(config['eval'])
   except (KeyError, TypeError) as error:
     raise ModelError(
       f'{workdir}/config.json lacks {error}; it is of another version'
@@ -330,8 +331,7 @@ def read(workdir: pathlib.Path) -> Converted:
       'mean': list(mean),
       'std': list(std),
       'short_side': short_side,
-      # As the run was evaluated; there, 0 is no gate.
-      'top_k': top_k or None,
+      **steps,  # as the run was evaluated
     },
     metadata={
       'source': 'trained by groupvit_jax',

@@ -26,6 +26,7 @@ from groupvit_jax.evaluation import (
   benchmark_inputs,
   metrics,
   regions,
+  regrouping,
   resume,
   sizes,
   zero_shot,
@@ -480,10 +481,10 @@ class BenchmarkEvaluator:
       [i for i in mine if i not in self.resume_state.done],
       self.settings.skip_bad,
     )
+    regroups = self.programs.counter.config.regroup != 'none'
+    encode = regrouping.regions_fn(predict_fns, regroups)
     Pass(
-      functools.partial(
-        self.programs.measure, predict_fns['regions'], variables, classes
-      ),
+      functools.partial(self.programs.measure, encode, variables, classes),
       self.programs.together,
       self.resume_state,
       every=self.settings.resume_every,

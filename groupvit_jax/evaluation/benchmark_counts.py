@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.evaluation import labelling, metrics
+from groupvit_jax.evaluation import labelling, metrics, regrouping
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.metrics import Tally
 from groupvit_jax.evaluation.regions import Regions
@@ -209,13 +209,11 @@ class Counter:
       The counts.
     """
     truth = truth._replace(label=truth.label.astype(jnp.int32))
+    regions = regrouping.apply(regions, self.config)
     scores = score(regions, classes, self.config)
-    soft = not self.config.one_hot
-    maps = labelling.pixel_maps(regions, shapes.window, soft=soft)
-    places, shape = regions.places, shapes.scaled
-    pixels = labelling.merge_windows(maps, places, scores, shape, self.config)
+    pixels = labelling.merge_windows(regions, scores, shapes, self.config)
     if self.refine is not None:
-      refined = self._refined(pixels.scores, places, images)
+      refined = self._refined(pixels.scores, regions.places, images)
       pixels = pixels._replace(scores=refined, groups=None)
     label, foreground = labelling.best_classes(
       pixels, truth.output, self.config, background=self.background
@@ -231,8 +229,8 @@ class Counter:
       if self.background:
         given = jnp.where(truth.label == 0, 0, foreground)
         tables['given_background'] = self._confusion(truth, given)
-      groups = self._group_counts(maps, scores, places, truth, shape)
-      best = self._oracle(maps, groups, places, truth, shape)
+      groups = self._group_counts(regions, truth, shapes)
+      best = self._oracle(regions, groups, truth, shapes)
       tables['oracle'] = self._confusion(truth, best)
       tables['jaccard'] = best_group_jaccard(groups)
     if self.boundary:
@@ -261,7 +259,7 @@ class Counter:
       truth.label, prediction, self.num_classes, truth.mask
     )
 
-  def _group_counts(self, maps, scores, places, truth, shape):
+  def _group_counts(self, regions, truth, shapes):
     """Pixels of every true class in every group of every window, b n g c.
 
     A pixel of the ground truth counts for the group of the pixel nearest to it
@@ -272,28 +270,28 @@ class Counter:
       for taps in truth.output
     )
     nearest = jax.vmap(lambda x, rows, columns: x[rows][:, columns])
-    num_groups = scores.classes.shape[2]
+    num_groups = regions.embeddings.shape[2]
 
     def step(carry, window):
-      pixels, place = window
-      groups = pixels.argmax(-1) if pixels.ndim == 4 else pixels
+      groups, place = window
       groups, inside = labelling.place_window(
-        groups.astype(jnp.int32), place, shape
+        groups.astype(jnp.int32), place, shapes.scaled
       )
       groups = nearest(jnp.where(inside, groups, -1), rows, columns)
       return carry, group_class_counts(
         groups, truth.label, num_groups, self.num_classes, truth.mask
       )
 
-    each = maps, jnp.moveaxis(places, 1, 0)
+    maps = labelling.pixel_maps(regions, shapes.window)
+    each = maps, jnp.moveaxis(regions.places, 1, 0)
     return jnp.moveaxis(labelling.scan(step, None, each)[1], 0, 1)
 
-  def _oracle(self, maps, groups, places, truth, shape):
+  def _oracle(self, regions, groups, truth, shapes):
     """Labels by the same steps, with groups labelled by the ground truth."""
     names = jax.nn.one_hot(groups.argmax(-1), self.num_classes)
     # A group without counted pixels has no name.
     names *= groups.any(-1, keepdims=True)
     # A window has as many names as groups at most.
     plain = SegmentConfig(top_k=names.shape[2], one_hot=self.config.one_hot)
-    pixels = labelling.merge_windows(maps, places, Scores(names), shape, plain)
+    pixels = labelling.merge_windows(regions, Scores(names), shapes, plain)
     return labelling.best_classes(pixels, truth.output, plain)[0]

@@ -17,6 +17,11 @@ from groupvit_jax.text import prompts
 # score is above 3e-5, and scores that other rules refuse are below 1e-9.
 LOWEST = 1e-6
 
+REGROUPINGS = ('none', 'kmeans')
+
+# Steps that a model may want otherwise than released, as its run was evaluated.
+OWN_STEPS = ('top_k', 'regroup', 'regroup_number', 'one_hot', 'mix_logits')
+
 # Of what the network sees: attention to more would fill any memory.
 MAX_SIDE = 16_384
 
@@ -31,8 +36,16 @@ class SegmentConfig:
     group_softmax: P1, softmax of a region's similarity to all classes.
     gated_softmax: P2, the same over the classes that pass the gate. The score
       is P1 * P2; with neither, it is the cosine.
+    regroup: 'kmeans' remakes the groups from the embeddings of the tokens that
+      they were made of (`regrouping`); 'none' takes the learned groups.
+    regroup_number: how many groups that makes; None for as many as the model
+      has.
+    regroup_rounds: of k-means.
     one_hot: each pixel belongs to its strongest region alone; False mixes the
       regions' scores by the soft maps.
+    mix_logits: mix the logarithms of the scores instead, as if cosines were
+      mixed before the softmax: a pixel between two regions keeps what both are
+      sure of. Only without one_hot.
     background_threshold: None for data without a background class. Otherwise
       class 0 is the background, has no prompt, and gets the pixels whose best
       score is below it (released: VOC .95, Context .35, COCO .95).
@@ -72,7 +85,11 @@ class SegmentConfig:
   top_k: int | None = 5
   group_softmax: bool = True
   gated_softmax: bool = True
+  regroup: str = 'none'
+  regroup_number: int | None = None
+  regroup_rounds: int = 5
   one_hot: bool = True
+  mix_logits: bool = False
   background_threshold: float | int | None = None
   relative_threshold: bool = True
   constant_background: bool = False
@@ -97,8 +114,14 @@ class SegmentConfig:
         raise ValueError(
           f'{name} is in pixels, 1 to {MAX_SIDE}, or None; got {pixels}.'
         )
-    if self.top_k is not None and self.top_k < 1:
-      raise ValueError(f'top_k must be at least 1, or None; got {self.top_k}.')
+    for name in ('top_k', 'regroup_number'):
+      count = getattr(self, name)
+      if count is not None and count < 1:
+        raise ValueError(f'{name} must be at least 1, or None; got {count}.')
+    if self.regroup not in REGROUPINGS:
+      raise ValueError(
+        f'regroup is one of {", ".join(REGROUPINGS)}, not {self.regroup!r}.'
+      )
     threshold = self.background_threshold
     if threshold is not None and not 0.0 <= threshold <= 1.0:
       raise ValueError(
@@ -136,6 +159,11 @@ class SegmentConfig:
       raise ValueError(
         'class_thresholds and learned_background need one_hot and a '
         f'background_threshold, such as {LOWEST}, which refuses nothing itself.'
+      )
+    if self.learned_background and self.regroup != 'none':
+      raise ValueError(
+        "learned_background is of the model's own groups; set regroup to "
+        "'none'."
       )
     if self.background_prompts and threshold:
       raise ValueError(

@@ -26,6 +26,9 @@ from groupvit_jax.evaluation.sizes import Shapes
 # are a loop of so many at a time: else compiling takes minutes.
 _AT_A_TIME = 8
 
+# Below any score that matters; a smaller one may be flushed to zero.
+_TINY = 1e-37
+
 
 def scan(
   step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, windows: Any
@@ -48,9 +51,8 @@ def pixel_maps(
   window: tuple[int, int],
   *,
   stage: int = -1,
-  soft: bool = False,
-) -> Array:
-  """The regions of all pixels that the network saw.
+) -> Integer[Array, 'n b h w']:
+  """The strongest region of every pixel that the network saw.
 
   Soft maps are upsampled before the strongest is taken, as released: this gives
   smooth borders between tokens.
@@ -59,24 +61,24 @@ def pixel_maps(
     regions: of b images in n windows.
     window: (h, w) in pixels, padded.
     stage: whose maps.
-    soft: return the share of every region instead of the strongest.
 
   Returns:
-    n b h w (uint8 if that is enough), or shares n b h w g. Anything beyond the
-    windows' own sizes.
+    Region indices (uint8 if that is enough). Anything beyond the windows' own
+    sizes.
   """
 
   def step(_, each):
-    maps, grids, sizes = each
-    maps = resize.resize_maps(maps, grids, sizes, window)
-    if soft:
-      return None, maps
+    maps = resize.resize_maps(*each, window)
     small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
     return None, maps.argmax(-1).astype(small)
 
   each = regions.stages[stage], regions.grids, regions.places[..., 2:]
-  each = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), each)
-  return scan(step, None, each)[1]
+  return scan(step, None, _by_window(each))[1]
+
+
+def _by_window(tree):
+  """Arrays b n * as n b *."""
+  return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tree)
 
 
 class PixelScores(NamedTuple):
@@ -101,21 +103,20 @@ class PixelScores(NamedTuple):
 
 
 def merge_windows(
-  maps: Array,
-  places: Int[Array, 'b n 4'],
+  regions: Regions,
   scores: Scores,
-  shape: tuple[int, int],
+  shapes: Shapes,
   config: SegmentConfig,
   valid: Bool[ArrayLike, 'c'] | None = None,
 ) -> PixelScores:
   """Scores of every pixel of the scaled images, averaged over windows.
 
   Args:
-    maps: from `pixel_maps`.
-    places: of the windows, see `Regions`.
+    regions: from step 1.
     scores: of the regions.
-    shape: (H, W) that holds every scaled image.
-    config: reads one_hot, top_k and whether there is a background threshold.
+    shapes: of the images.
+    config: reads one_hot, mix_logits, the softmaxes, top_k, and whether there
+      is a background threshold.
     valid: see `ClassEmbeddings`.
 
   Returns:
@@ -135,21 +136,34 @@ def merge_windows(
   real = count if valid is None else valid.sum() + count - valid.shape[0]
   left_out = jnp.broadcast_to(real - kept.shape[1], kept.shape[:1])
 
+  alone = tables.shape[1] == 1
+  same = alone and shapes.window == shapes.scaled
+
   def values(window):
-    pixels, limits, place, table = window
-    if pixels.shape[1:3] != shape or len(maps) > 1:
-      pixels, inside = place_window(pixels, place, shape)
-    found = _values(pixels, table, limits)
-    if len(maps) == 1:
+    pixels, grids, places, table, limits = window
+    if not config.one_hot:
+      # Mixed on the grid, which is the same as at the pixels, and smaller.
+      mixed = _mixed(pixels, table, config)
+      pixels = resize.resize_maps(mixed, grids, places[:, 2:], shapes.window)
+    inside = None
+    if not same:
+      pixels, inside = place_window(pixels, places, shapes.scaled)
+    if config.one_hot:
+      found = take(table, pixels)
+    else:
+      found = _unmixed(pixels, limits, config)
+    if alone:
       return found, pixels
     return jnp.where(inside[..., None], found, 0), inside
 
-  each = (maps, *jax.tree.map(
-    lambda x: jnp.moveaxis(x, 1, 0), (scores.limits, places, tables)
-  ))  # fmt: skip
-  if len(maps) == 1:
+  each = regions.grids, regions.places, tables, scores.limits
+  if config.one_hot:
+    each = pixel_maps(regions, shapes.window), *_by_window(each)
+  else:
+    each = _by_window((regions.stages[-1], *each))
+  if alone:
     merged, pixels = values(jax.tree.map(lambda x: x[0], each))
-    if pixels.ndim == 4:
+    if not config.one_hot:
       return PixelScores(merged, kept, left_out)
     return PixelScores(merged, kept, left_out, pixels, tables[:, 0])
 
@@ -158,8 +172,8 @@ def merge_windows(
     total, count = carry
     return (total + found, count + inside.astype(jnp.float32)), None
 
-  shapes = jax.eval_shape(values, jax.tree.map(lambda x: x[0], each))
-  zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in shapes)
+  found = jax.eval_shape(values, jax.tree.map(lambda x: x[0], each))
+  zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in found)
   (total, times), _ = scan(step, zeros, each)
   return PixelScores(total / jnp.maximum(times, 1)[..., None], kept, left_out)
 
@@ -206,13 +220,23 @@ def place_window(
   return pixels, inside
 
 
-def _values(pixels, table, limits):
-  """Scores b h w k of one window's pixels, from those of its regions b g k."""
-  if pixels.ndim == 3:
-    return take(table, pixels)
-  values = jnp.einsum(
-    'bhwg,bgk->bhwk', pixels, table, precision=jax.lax.Precision.HIGHEST
+def _mixed(maps, table, config):
+  """Scores (or logarithms) on the token grid, b h w k, from the regions'."""
+  if _by_logarithm(config):
+    table = jnp.log(jnp.maximum(table, _TINY))
+  return jnp.einsum(
+    'bhwg,bgk->bhwk', maps, table, precision=jax.lax.Precision.HIGHEST
   )
+
+
+def _by_logarithm(config):
+  return config.mix_logits and config.softmaxes  # cosines are logits
+
+
+def _unmixed(values, limits, config):
+  """Scores b h w k of pixels, their background decided pixel by pixel."""
+  if _by_logarithm(config):
+    values = jnp.exp(values)
   if limits is not None:
     below = values[..., 1:].max(-1) < limits[:, None, None]
     values = values.at[..., 0].set(below.astype(values.dtype))
@@ -315,7 +339,14 @@ def label(
 
 
 def _rule(config):
-  read = ('top_k', 'one_hot', 'group_softmax', 'gated_softmax', 'final_softmax')
+  read = (
+    'top_k',
+    'one_hot',
+    'mix_logits',
+    'group_softmax',
+    'gated_softmax',
+    'final_softmax',
+  )
   threshold = None if config.background_threshold is None else 0.0
   return SegmentConfig(
     background_threshold=threshold,
@@ -331,7 +362,7 @@ def _label(regions, scores, shapes, output, config, valid):
     maps = pixel_maps(regions, shapes.window)[0]
     best = scores.classes[:, 0].argmax(-1).astype(jnp.int32)
     return take(best[..., None], maps)[..., 0]
-  pixels = _merged(regions, scores, shapes, config, valid)
+  pixels = merge_windows(regions, scores, shapes, config, valid)
   if output is None:
     output = _identity(pixels.scores)
   return best_classes(pixels, output, config)[0].astype(jnp.int32)
@@ -340,13 +371,6 @@ def _label(regions, scores, shapes, output, config, valid):
 def _identity(scores):
   batch, shape = scores.shape[0], scores.shape[1:3]
   return resize.upsampling([shape] * batch, [shape] * batch, shape)
-
-
-def _merged(regions, scores, shapes, config, valid=None):
-  maps = pixel_maps(regions, shapes.window, soft=not config.one_hot)
-  return merge_windows(
-    maps, regions.places, scores, shapes.scaled, config, valid
-  )
 
 
 def winning_scores(
@@ -363,7 +387,7 @@ def winning_scores(
 @functools.partial(jax.jit, static_argnames=('shapes', 'config'))
 def _winning(regions, scores, shapes, output, config):
   regions = regions._replace(stages=regions.stages[-1:])
-  pixels = _merged(regions, scores, shapes, config)
+  pixels = merge_windows(regions, scores, shapes, config)
   return resize.upsample(pixels.scores, output, lambda scores: scores.max(-1))
 
 
@@ -378,7 +402,7 @@ def class_scores(
 @functools.partial(jax.jit, static_argnames=('shapes', 'config'))
 def _class_scores(regions, scores, shapes, config):
   regions = regions._replace(stages=regions.stages[-1:])
-  return _merged(regions, scores, shapes, config).scores
+  return merge_windows(regions, scores, shapes, config).scores
 
 
 upsampled = jax.jit(lambda scores, output: resize.upsample(scores, output))

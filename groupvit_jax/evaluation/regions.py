@@ -29,6 +29,10 @@ class Regions(NamedTuple):
     places: int b n 4, (top, left, height, width) in pixels of the scaled image.
     background: b n g, the cosine that a class has to exceed in each region;
       None unless the model has learned it.
+    tokens: b n m e, unit embeddings of the tokens that the last stage grouped;
+      None unless predict_fns['regions_and_tokens'] encoded the images. Padding
+      is meaningless. Of one stage the tokens are those of the grid, of several
+      the groups of the stage before the last.
   """
 
   image: Any
@@ -37,6 +41,7 @@ class Regions(NamedTuple):
   grids: Any
   places: Any
   background: Any = None
+  tokens: Any = None
 
 
 def encode(
@@ -143,7 +148,8 @@ def as_regions(
   """The output of predict_fns['regions'], of one window, as `Regions`.
 
   Args:
-    found: image, embeddings, stages; grids and background if there are any.
+    found: image, embeddings, stages; grids, background and tokens if there
+      are any.
     shape: (h, w) in pixels of the padded images.
     sizes: see `encode_batch`.
   """
@@ -166,6 +172,7 @@ def as_regions(
     grids,
     places,
     found.get('background'),
+    found.get('tokens'),
   )
   return jax.tree.map(lambda x: x[:, None], found)
 

@@ -28,7 +28,18 @@ _QUIET, _QUIET_COSINES = 1e-9, 1e-2
 # Fields of a config that `score` does not read, or reads as an array.
 _UNREAD = {
   name: getattr(SegmentConfig(), name)
-  for name in ('scale', 'mode', 'short_side', 'long_side', 'window', 'stride')
+  for name in (
+    'regroup',
+    'regroup_number',
+    'regroup_rounds',
+    'mix_logits',
+    'scale',
+    'mode',
+    'short_side',
+    'long_side',
+    'window',
+    'stride',
+  )
 }
 
 
@@ -96,7 +107,7 @@ def score(
   scale = classes.logit_scale if config.scale is None else config.scale
   return _score(
     rule,
-    regions._replace(stages=(), grids=None, places=None),
+    regions._replace(stages=(), grids=None, places=None, tokens=None),
     classes._replace(logit_scale=jnp.float32(scale)),
     jnp.float32(0 if threshold is None else threshold),
   )

@@ -19,6 +19,7 @@ from groupvit_jax.evaluation import (
   benchmark_counts,
   labelling,
   metrics,
+  regrouping,
   resize,
   scoring,
   zero_shot,
@@ -227,6 +228,7 @@ class SegmentationEvaluator:
       group of each pixel at each stage (first to final); numpy arrays.
     """
     encoded = self._encode(predict_fns, variables, images)
+    encoded = regrouping.apply(encoded, self._config)
     classes = self._classes(predict_fns, variables)
     size = tuple(images.shape[1:3])
     scores = scoring.score(encoded, classes, self._config)
@@ -240,8 +242,12 @@ class SegmentationEvaluator:
     return jax.device_get(found)
 
   def _encode(self, predict_fns, variables, images):
+    regroups = self._config.regroup != 'none'
     return regions_lib.encode_batch(
-      predict_fns['regions'], variables, images, grouping=self._grouping
+      regrouping.regions_fn(predict_fns, regroups),
+      variables,
+      images,
+      grouping=self._grouping,
     )
 
   def _classes(self, predict_fns, variables):
@@ -268,6 +274,7 @@ class SegmentationEvaluator:
       output = resize.upsampling(
         [size] * batch_size, [label_size] * batch_size, label_size
       )
+    encoded = regrouping.apply(encoded, self._config)
     scores = scoring.score(encoded, classes, self._config)
     prediction = labelling.label(
       encoded, scores, _shapes(size), output, self._config

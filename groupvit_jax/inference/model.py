@@ -20,8 +20,8 @@ from groupvit_jax.benchmarks import build as build_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import regions as regions_lib
-from groupvit_jax.evaluation import scoring, sizes
-from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.evaluation import regrouping, scoring, sizes
+from groupvit_jax.evaluation.config import OWN_STEPS, SegmentConfig
 from groupvit_jax.inference import programs
 from groupvit_jax.inference import text as text_lib
 from groupvit_jax.inference.regions import ClassList, ImageRegions
@@ -41,6 +41,7 @@ class Encoder:
     module: the `DualEncoder`.
     image_size: (h, w) in pixels of the pictures it was trained on.
     short_side: pictures are segmented at, unless the config says otherwise.
+    own_steps: fields of `SegmentConfig` that it was evaluated with.
   """
 
   def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
@@ -59,6 +60,9 @@ class Encoder:
     self.image_size = (size, size) if isinstance(size, int) else tuple(size)
     preprocessing = source.preprocessing
     self.short_side: int = preprocessing['short_side']
+    self.own_steps = {
+      name: preprocessing[name] for name in OWN_STEPS if name in preprocessing
+    }
     self._tokenizer_name = source.tokenizer
     self._programs = programs.Programs(
       self.module, preprocessing['mean'], preprocessing['std']
@@ -157,6 +161,7 @@ class Encoder:
       patch_size=self.patch_size,
       groups=self.groups,
       clip=self._crops_as_clip,
+      own_steps=self.own_steps,
     )
 
   @property
@@ -204,16 +209,15 @@ class Model(Encoder):
   """A trained model, ready to be asked.
 
   Attributes:
-    config: how it segments unless told otherwise: as released, with the gate
-      (`top_k`) that a run of one's own was evaluated with.
+    config: how it segments unless told otherwise: as released, or as a run of
+      one's own was evaluated (`own_steps`).
     others: see `Encoder`.
   """
 
   def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
     """Builds the model; see `Encoder`."""
     super().__init__(source, dtype=dtype)
-    top_k = source.preprocessing.get('top_k', RELEASED.top_k)
-    self.config = dataclasses.replace(RELEASED, top_k=top_k)
+    self.config = dataclasses.replace(RELEASED, **self.own_steps)
 
   def encode(
     self,
@@ -273,6 +277,7 @@ class Model(Encoder):
     for chunk in chunks:
       images, inputs = zip(*chunk, strict=True)
       running = []
+      encode = regrouping.regions_fn(self.predict_fns, config.regroup != 'none')
       # All are started before the first is waited for.
       for shapes, places in sizes.batches(
         [x.shapes for x in inputs], len(inputs)
@@ -282,7 +287,7 @@ class Model(Encoder):
         for start in range(0, len(places), step):
           some = places[start : start + step]
           encoded = regions_lib.encode(
-            self.predict_fns['regions'],
+            encode,
             self.variables,
             [inputs[i] for i in some],
             count=sizes.bucket(len(some)),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from groupvit_jax.evaluation import scoring, sizes
+from groupvit_jax.evaluation import regrouping, scoring, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.regions import Regions
 from groupvit_jax.inference.result import Segmentation
@@ -53,7 +53,8 @@ class ImageRegions:
 
     Raises:
       LabelError: a list of names that cannot be used.
-      ValueError: the config wants another size or other windows; encode again.
+      ValueError: the config wants another size, other windows, or regroups
+        when the first one did not; encode again.
     """
     config = config or self.config
     if self.model.plan(config) != self.model.plan(self.config):
@@ -67,13 +68,15 @@ class ImageRegions:
 
   def find(self, classes: 'ClassList') -> Segmentation:
     """`segment`, of classes whose embeddings are at hand."""
-    scores = scoring.score(self.regions, classes.embeddings, classes.config)
+    regions = regrouping.apply(self.regions, classes.config)
+    scores = scoring.score(regions, classes.embeddings, classes.config)
+    regions, scores = jax.device_get((regions, scores))
     return Segmentation(
       self.image,
       classes.names,
       classes.config.background_threshold is not None,
-      self.regions,
-      jax.device_get(scores),
+      regions,
+      scores,
       self.scaled,
       self.shapes,
       classes.config,

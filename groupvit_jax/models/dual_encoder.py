@@ -219,6 +219,7 @@ class DualEncoder(nn.Module):
     self,
     images: Float[Array, 'b h w 3'],
     sizes: Int[Array, 'b 2'] | None = None,
+    with_tokens: bool = False,
   ) -> dict:
     """Regions of normalised images, for zero-shot segmentation.
 
@@ -227,6 +228,7 @@ class DualEncoder(nn.Module):
       sizes: real (height, width) in pixels of images that lie in the top left
         corner of the padded shape; the padding is not read, and every image
         gets the result that it would get alone. None: there is no padding.
+      with_tokens: return the token embeddings too.
 
     Returns:
       image (b e) and embeddings (b g e): unit vectors of the image and of
@@ -236,6 +238,8 @@ class DualEncoder(nn.Module):
       With sizes, maps and a ViT's embeddings are zero in the padding, and
       grids (b 2) are the (h, w) of every image in tokens. background (b g),
       if it was learned: the cosine that a noun has to exceed in each group.
+      tokens (b m e), if asked for: unit vectors of the tokens that the last
+      stage grouped.
     """
     pooled, out = self.image(images, train=False, sizes=sizes)
     maps = grouping.compose_assignments(out.get('assignments', ()))
@@ -247,6 +251,8 @@ class DualEncoder(nn.Module):
       ),
       'grid': out['grid'],
     }
+    if with_tokens:
+      result['tokens'] = self.project_regions(out, 'token_embeddings')
     if self.learned_background:
       vector, level = self.background_token[:-1], self.background_token[-1]
       near = jnp.einsum(
@@ -281,13 +287,15 @@ def predict_fns(
     normalize: from the pixels that callers pass to those that `model` takes.
 
   Returns:
-    Pure functions by name: `image` and `regions` of (variables, images, sizes =
-    None), `text` of (variables, tokens), `logit_scale` of (variables).
+    Pure functions by name: `image`, `regions` and `regions_and_tokens` of
+    (variables, images, sizes=None), `text` of (variables, tokens),
+    `logit_scale` of (variables).
   """
 
-  def of_images(method):
+  def of_images(method, **options):
     def predict(variables, images, sizes=None):
-      return model.apply(variables, normalize(images), sizes, method=method)
+      images = normalize(images)
+      return model.apply(variables, images, sizes, method=method, **options)
 
     return predict
 
@@ -302,5 +310,6 @@ def predict_fns(
     'image': of_images('encode_image'),
     'text': text,
     'regions': of_images('encode_regions'),
+    'regions_and_tokens': of_images('encode_regions', with_tokens=True),
     'logit_scale': logit_scale,
   }

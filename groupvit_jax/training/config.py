@@ -158,6 +158,7 @@ def _choices() -> dict[str, Sequence[str]]:
   # Inside: `main` reads its flags before JAX is imported.
   from groupvit_jax.data import augment, on_device, sources
   from groupvit_jax.evaluation import clustering
+  from groupvit_jax.evaluation import config as evaluation
   from groupvit_jax.losses import multi_label
   from groupvit_jax.models import grouping, ops
   from groupvit_jax.text import nouns, prompts
@@ -180,7 +181,21 @@ def _choices() -> dict[str, Sequence[str]]:
     'data.word_kind': nouns.KINDS,
     'eval.templates': tuple(prompts.TEMPLATES),
     'eval.regions': ('model', *clustering.GROUPINGS),
+    'eval.regroup': evaluation.REGROUPINGS,
   }
+
+
+def own_steps(evaluation: Mapping[str, Any] | Config) -> dict[str, Any]:
+  """Fields of `SegmentConfig` that a run is evaluated with.
+
+  Args:
+    evaluation: the config's `eval`, also that of an older run; 0 is None there.
+  """
+  from groupvit_jax.evaluation.config import OWN_STEPS  # as in `_choices`
+
+  found = {name: evaluation[name] for name in OWN_STEPS if name in evaluation}
+  counts = ('top_k', 'regroup_number')
+  return {k: (v or None) if k in counts else v for k, v in found.items()}
 
 
 def check_tuple(path: str, value: tuple, default: Sequence[Any]) -> None:

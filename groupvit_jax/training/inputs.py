@@ -131,8 +131,7 @@ def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
   overrides: dict[str, Any] = {}
   if not whole:
     side = config.eval.short_side or config.image_size
-    top_k = config.eval.top_k or None
-    overrides = {**build.at_size(side), 'top_k': top_k}
+    overrides = {**build.at_size(side)}
   return build.BenchmarkSpec(
     benchmark=name,
     folder=folder or None,
@@ -160,6 +159,7 @@ def _encoder(
     patch_size=config.model.get('patch_size', resnet.ClipResNet.patch_size),
     groups=config.task == 'groupvit',
     clip=config.task in clip.TITLES,
+    own_steps=config_lib.own_steps(config.eval),
   )
 
 
@@ -306,7 +306,7 @@ class Inputs:
       self.class_names,
       self.tokenizer,
       prompts.TEMPLATES[config.eval.templates],
-      SegmentConfig(top_k=config.eval.top_k or None),
+      SegmentConfig(**config_lib.own_steps(config.eval)),
       label_groups={
         'things': label_sets.LABEL_SETS['scenes_things'],
         'grounds': label_sets.LABEL_SETS['scenes_grounds'],

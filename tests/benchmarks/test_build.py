@@ -281,6 +281,23 @@ def test_settings_hold_what_is_left_open(
   assert spec.origin == build.BenchmarkSpec('classes', place).origin
 
 
+def test_a_models_own_steps_change_the_protocol(stubs, disk, tmp_path):
+  disk.voc({'2007_000001': [0, 1]})
+  own = {'top_k': None, 'regroup': 'kmeans', 'one_hot': False}
+  tokens = lambda texts: np.ones((len(texts), 8), np.int32)  # noqa: E731
+  encoder = build.Encoder(tokens, (8, 8), 1, own_steps=own)
+
+  def changed(**overrides):
+    spec = build.BenchmarkSpec('voc21', tmp_path, overrides=overrides)
+    return build.make(spec, encoder).settings['protocol']['changed']
+
+  assert changed() == ['one_hot', 'regroup', 'top_k']
+  assert changed(regroup='none', one_hot=True) == ['top_k']
+  # Thresholds are of the learned groups.
+  thresholds = {'class_thresholds': (0.5,), 'background_threshold': 1e-6}
+  assert changed(**thresholds) == [*sorted(thresholds), 'top_k']
+
+
 def test_class_names_follow_the_protocol(stubs, disk, tmp_path):
   disk.voc({'2007_000001': [0, 1]})
   for protocol, name in (('groupvit', 'table'), ('tcl', 'diningtable')):

@@ -74,7 +74,8 @@ def test_a_round_trip_keeps_what_their_form_has_no_field_for(
   model = golden_models.converted(arrays)
   model = dataclasses.replace(
     model,
-    preprocessing=model.preprocessing | {'short_side': 77, 'top_k': None},
+    preprocessing=model.preprocessing
+    | {'short_side': 77, 'top_k': None, 'regroup': 'kmeans', 'one_hot': True},
     metadata=model.metadata | {'license': 'MIT', 'metrics': {'miou': 9.0}},
   )
   model.variables['params']['multi_label_logit_scale'] = np.float32(2)
@@ -85,7 +86,7 @@ def test_a_round_trip_keeps_what_their_form_has_no_field_for(
   assert again.preprocessing['short_side'] == 77
   assert again.metadata['license'] == 'MIT'
   (line,) = (x for x in told.splitlines() if x.startswith('left out:'))
-  assert 'multi-label loss; top_k; metrics' in line
+  assert 'multi-label loss; top_k; regroup; metrics' in line
   assert 'left out' not in convert.convert(tmp_path / 'ours', tmp_path / 'o2')
 
 

@@ -81,7 +81,10 @@ def test_the_newest_checkpoint_is_loaded(workdir, saved, config):
   assert converted.architecture == task.architecture(config, 49408)
   assert converted.tokenizer == 'clip'
   assert converted.preprocessing['short_side'] == 16
-  assert converted.preprocessing['top_k'] is None  # `demo` has no gate
+  # The steps of `demo`: no gate, and groups remade from tokens.
+  own = converted.preprocessing
+  assert own['top_k'] is None and own['regroup'] == 'kmeans'
+  assert not own['one_hot'] and own['mix_logits']
   assert converted.metadata['metrics'] == {'miou': 31.5}
   assert 'step 10' in convert.describe(converted)
 

@@ -10,6 +10,8 @@ import sklearn.metrics
 from groupvit_jax.evaluation import benchmark_counts, labelling, metrics, resize
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.metrics import Tally
+from groupvit_jax.evaluation.regions import Regions
+from groupvit_jax.evaluation.sizes import Shapes
 
 CLASSES = 5
 
@@ -187,7 +189,13 @@ def test_classes_that_no_window_lets_through_are_left_out():
 
 def merge(scores, config):
   """Two windows of three regions, one pixel each, side by side."""
-  maps = jnp.broadcast_to(jnp.arange(3), (2, 2, 1, 3))
+  maps = jnp.broadcast_to(jnp.eye(3), (2, 2, 1, 3, 3))
   places = jnp.broadcast_to(jnp.array([[0, 0, 1, 3], [0, 3, 1, 3]]), (2, 2, 4))
-  found = labelling.Scores(jnp.asarray(scores))
-  return labelling.merge_windows(maps, places, found, (1, 6), config)
+  grids = jnp.broadcast_to(jnp.array([1, 3]), (2, 2, 2))
+  found = Regions(jnp.zeros((2, 2, 1)), None, (maps,), grids, places)
+  return labelling.merge_windows(
+    found,
+    labelling.Scores(jnp.asarray(scores)),
+    Shapes(window=(1, 3), full=True, count=2, scaled=(1, 6)),
+    config,
+  )

@@ -73,7 +73,11 @@ def test_default_config_is_the_released_one():
     'top_k': 5,
     'group_softmax': True,
     'gated_softmax': True,
+    'regroup': 'none',
+    'regroup_number': None,
+    'regroup_rounds': 5,
     'one_hot': True,
+    'mix_logits': False,
     'background_threshold': None,
     'relative_threshold': True,
     'constant_background': False,
@@ -100,6 +104,12 @@ CASES = {
   'absolute': {'background_threshold': 0.3, 'relative_threshold': False},
   'soft': {'one_hot': False},
   'soft, background': {'one_hot': False, 'background_threshold': 0.1},
+  'logits': {'one_hot': False, 'mix_logits': True},
+  'logits, background': {
+    'one_hot': False,
+    'mix_logits': True,
+    'background_threshold': 0.1,
+  },
   'cosines': {'group_softmax': False, 'gated_softmax': False},
   'no gate': {'top_k': None},
 }
@@ -181,9 +191,8 @@ def test_the_final_softmax_is_over_all_classes():
   scores = labelling.Scores(jnp.zeros((2, 1, 3, 9)).at[..., 5].set(0.5))
   config = SegmentConfig(top_k=2, final_softmax=True)
   encoded = regions.as_regions(found, (3, 4))
-  maps = labelling.pixel_maps(encoded, (3, 4))
   pixels = labelling.merge_windows(
-    maps, jnp.asarray(encoded.places), scores, (3, 4), config
+    encoded, scores, Shapes((3, 4), True, 1, (3, 4)), config
   )
   assert pixels.scores.shape[-1] == 4
   got = labelling._softmax(pixels.scores, pixels.left_out, 0.0)

@@ -135,6 +135,31 @@ def test_the_models_own_gate_is_used_unless_the_caller_says(
   )
 
 
+def test_regrouped_regions_are_asked_again(tiny_inference, model):
+  own = tiny_inference.source().preprocessing | {
+    'regroup': 'kmeans',
+    'regroup_number': 5,
+  }
+  own = inference.Model(tiny_inference.source(preprocessing=own))
+  image = photo(40, 57)
+  regions = own.encode(image)
+  found = regions.segment(NAMES)
+  np.testing.assert_array_equal(
+    found.scores, own.segment(image, NAMES, own.config).scores
+  )
+  *learned, remade = found.groups
+  assert len(learned) == len(model.segment(image, NAMES).groups)
+  assert len(np.unique(remade)) > 1 and remade.max() < 5
+  # The same regions without regrouping are the released answer; those that
+  # were encoded for that have no tokens to regroup.
+  np.testing.assert_array_equal(
+    regions.segment(NAMES, inference.RELEASED).scores,
+    model.segment(image, NAMES).scores,
+  )
+  with pytest.raises(ValueError, match='without token embeddings'):
+    model.encode(image).segment(NAMES, own.config)
+
+
 def test_one_template_and_seven(plain_segmentation, model):
   image = photo(40, 57)
   for templates in ('simple', 'subset'):

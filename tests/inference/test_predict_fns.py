@@ -26,10 +26,23 @@ def pixels(*shape):
 
 
 def test_the_functions_are_the_same_objects_every_time(model):
-  names = ('image', 'text', 'regions', 'logit_scale')
+  names = ('image', 'text', 'regions', 'regions_and_tokens', 'logit_scale')
   assert tuple(model.predict_fns) == names
   for name in names:
     assert model.predict_fns[name] is model.predict_fns[name]
+
+
+def test_tokens_come_with_the_same_regions(model):
+  raw, fns = pixels(2, 16, 16), model.predict_fns
+  plain = jax.jit(fns['regions'])(model.variables, raw)
+  both = jax.jit(fns['regions_and_tokens'])(model.variables, raw)
+  tokens = both.pop('tokens')
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain, both
+  )
+  # Those of the last stage: as many as the groups of the stage before.
+  assert tokens.shape[1] == plain['stages'][-2].shape[-1]
+  np.testing.assert_allclose(jnp.linalg.norm(tokens, axis=-1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize('templates', ['simple', 'subset'])
