@@ -27,6 +27,7 @@ _COMMANDS = {
   'evaluate': 'measure a model on a benchmark',
   'convert': 'turn weights into a model folder',
   'info': 'show the architecture, parameters and metrics of a model',
+  'data': 'prepare pairs for training, or look at them',
   'tokenizer': 'train or look at a tokenizer',
 }
 

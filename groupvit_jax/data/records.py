@@ -107,7 +107,7 @@ class ArrayRecordSource(TFRecordSource):
     Raises:
       ImportError: the package array_record is missing.
     """
-    _array_record()
+    array_record()
     self._readers: dict[str, Any] = {}
     self._reading = threading.Lock()
     super().__init__(*args, **options)
@@ -115,7 +115,7 @@ class ArrayRecordSource(TFRecordSource):
   def scan(self, path: str) -> Int64[np.ndarray, 'n 1']:
     """The numbers of the records."""
     try:
-      reader = _array_record().ArrayRecordReader(path)
+      reader = array_record().ArrayRecordReader(path)
       if reader.ok():
         return np.arange(reader.num_records(), dtype=np.int64)[:, None]
       error = None
@@ -142,7 +142,7 @@ class ArrayRecordSource(TFRecordSource):
         if os.path.exists(other)
       }
       os.stat(path)  # its absence is no RuntimeError
-      self._readers[path] = _array_record().ArrayRecordReader(path)
+      self._readers[path] = array_record().ArrayRecordReader(path)
     return self._readers[path]
 
 
@@ -166,7 +166,8 @@ def open_records(
   return form(patterns, name, cache, **features)
 
 
-def _array_record():
+def array_record() -> Any:
+  """The module, or an ImportError that names the extra."""
   try:
     from array_record.python import (
       array_record_module,  # pyright: ignore[reportAttributeAccessIssue]

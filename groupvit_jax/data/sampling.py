@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int64, UInt64
 from numpy.typing import ArrayLike
@@ -435,6 +434,8 @@ class Positions:
   @classmethod
   def of_process(cls, batch_size: int, start: int = 0) -> 'Positions':
     """The share of this process, as jax counts processes."""
+    import jax  # here: preparing data in many processes goes without
+
     return cls(start, batch_size, jax.process_index(), jax.process_count())
 
   @property

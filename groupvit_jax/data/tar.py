@@ -9,6 +9,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -62,7 +63,7 @@ class TarSource(shards.ShardSource):
     """See the function `scan`."""
     return scan(path)
 
-  def sample(self, shard: int, row: list[int]) -> dict[str, str | bytes]:
+  def sample(self, shard: int, row: list[int]) -> dict[str, Any]:
     """Reads a pair.
 
     Raises:
@@ -99,7 +100,7 @@ class TarSource(shards.ShardSource):
 
 
 def _caption(data):
-  """The caption of a JSON member."""
+  """The caption of a JSON member, or its captions."""
   try:
     fields = json.loads(data)
   except (ValueError, RecursionError) as error:
@@ -107,12 +108,15 @@ def _caption(data):
     raise BadSampleError(
       f'the json does not parse ({reason})', 'record'
     ) from None
-  text = None
-  if isinstance(fields, dict):
-    text = fields.get('caption') or fields.get('text')
-  if not isinstance(text, str):
+  fields = fields if isinstance(fields, dict) else {}
+  several = fields.get('captions')
+  if isinstance(several, list) and several:
+    texts = several
+  else:
+    texts = [fields.get('caption') or fields.get('text')]
+  if not all(isinstance(text, str) for text in texts):
     raise BadSampleError('the json has no "caption" or "text"', 'record')
-  return text
+  return tuple(texts) if len(texts) > 1 else texts[0]
 
 
 def scan(path: str) -> Int64[np.ndarray, 'n 5']:

@@ -1,24 +1,14 @@
-"""Many scenes at once, over all cores, safe in notebooks and under pytest.
+"""Many scenes at once, over all cores."""
 
-Worker processes are started with `spawn` and without the caller's `__main__`.
-"""
-
-import concurrent.futures.process
-import contextlib
 import io
-import multiprocessing
-import os
-import signal
 import sys
-import types
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from groupvit_jax import processes
 from groupvit_jax.scenes.generator import generate, split_seed
 
 _CHUNK = 128
@@ -36,16 +26,6 @@ class Arrays(NamedTuple):
   images: np.ndarray
   captions: list[tuple[str, ...]]
   masks: np.ndarray | None
-
-
-class _Bar(tqdm):
-  """Without tqdm's watching thread.
-
-  After Ctrl-C that thread may be the one that collects the bar, and then
-  complains that it cannot join itself.
-  """
-
-  monitor_interval = 0
 
 
 class Chunk(NamedTuple):
@@ -81,83 +61,6 @@ def _make(job: tuple[int, int, int, int, bool, bool]) -> Chunk:
     [scene.captions for scene in scenes],
     pack([scene.mask for scene in scenes]) if masks else None,
   )
-
-
-def _ignore_interrupt():
-  """Leaves Ctrl-C to the parent, which stops the workers itself."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _interrupt_held_back() -> Iterator[None]:
-  """Holds Ctrl-C back while a process starts.
-
-  The process inherits that, so it is deaf before it gets to
-  `_ignore_interrupt`; half a second of imports would end in a stack trace.
-  """
-  if not hasattr(signal, 'pthread_sigmask'):  # Windows
-    yield
-    return
-  # Its start would let signals through again.
-  resource_tracker.ensure_running()
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-  try:
-    yield
-  finally:
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-  """Hides `__main__` while a process starts.
-
-  A spawned process imports the parent's main module again: that would start
-  jax and TensorFlow in each worker, and recurse in a script without an
-  `if __name__ == '__main__'` line. Our workers need neither.
-  """
-  main = sys.modules['__main__']
-  sys.modules['__main__'] = types.ModuleType('__main__')
-  try:
-    yield
-  finally:
-    sys.modules['__main__'] = main
-
-
-def _parallel(jobs: list, workers: int) -> Iterator[Chunk]:
-  """Yields the jobs' chunks in order, a few of them ahead of the reader."""
-  pool = concurrent.futures.ProcessPoolExecutor(
-    workers,
-    mp_context=multiprocessing.get_context('spawn'),
-    initializer=_ignore_interrupt,
-  )
-  try:
-    ahead, waiting = 2 * workers, []
-    for job in jobs:
-      with _without_main(), _interrupt_held_back():
-        waiting.append(pool.submit(_make, job))
-      if len(waiting) > ahead:
-        yield waiting.pop(0).result()
-    for future in waiting:
-      yield future.result()
-  except concurrent.futures.process.BrokenProcessPool as error:
-    raise RuntimeError(
-      'a process that generates scenes died (killed, or out of memory?); '
-      'workers=1 generates without extra processes'
-    ) from error
-  finally:
-    # Also on Ctrl-C and when the reader stops early: chunks that have not
-    # begun are dropped, a running one ends within a second. Where the garbage
-    # collector closes this in the pool's own thread, that cannot wait for
-    # itself (RuntimeError), and need not: it has been told to end.
-    with contextlib.suppress(RuntimeError):
-      pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _usable_cores() -> int:
-  """Cores this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def generate_chunks(
@@ -197,10 +100,11 @@ def generate_chunks(
     (own_seed, start, min(start + chunk, count), size, masks, png)
     for start in range(0, count, chunk)
   ]
-  workers = _usable_cores() if workers is None else workers
-  alone = workers == 1 or count * size * size <= _WORTH_IT
-  chunks = map(_make, jobs) if alone else _parallel(jobs, workers)
-  bar = _Bar(
+  workers = processes.usable_cores() if workers is None else workers
+  if count * size * size <= _WORTH_IT:
+    workers = 1
+  chunks = processes.mapped(_make, jobs, workers)
+  bar = processes.Bar(
     total=count,
     desc=f'scenes {split} {size} px',
     unit=' scenes',

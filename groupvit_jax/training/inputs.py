@@ -182,7 +182,7 @@ IN_MEMORY_BYTES = 4 * 2**30
 # Where a step waits for its batches.
 ADVICE = (
   'give the machine more cores, or its images less work: data.augment=light, '
-  'or images with a short side of 256 (groupvit data convert --max-side 256)'
+  'or images with a short side of 256 (groupvit data convert --short-side 256)'
 )
 
 # What keeping scenes on disk imports; not every machine can have all of it.

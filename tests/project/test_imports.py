@@ -22,7 +22,7 @@ ROOT = PACKAGE.parent
 # layers below its own and from itself.
 LAYERS = (
   ('errors',),
-  ('embeddings', 'files', 'sharding'),
+  ('embeddings', 'files', 'processes', 'sharding'),
   ('models', 'losses', 'text'),
   ('scenes', 'viz'),
   ('data',),
@@ -37,10 +37,12 @@ LAYERS = (
 # What a base installation lacks. `[train]` brings some of it, for speed and
 # for TensorBoard; the rest serves tests and notebooks.
 ABSENT = (
+  'apache_beam',
   'array_record',
   'beartype',
   'fsspec',
   'importlib_resources',
+  'pyarrow',
   'sklearn',
   'tensorboard',
   'tensorflow',

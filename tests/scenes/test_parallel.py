@@ -10,7 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from groupvit_jax import scenes
+from groupvit_jax import processes, scenes
 from groupvit_jax.scenes import parallel
 
 
@@ -80,7 +80,7 @@ def test_a_process_that_starts_does_not_hear_ctrl_c():
   context = multiprocessing.get_context('spawn')
   # Sends itself what Ctrl-C sends, without any preparation of ours.
   process = context.Process(target=signal.raise_signal, args=(signal.SIGINT,))
-  with parallel._interrupt_held_back(), parallel._without_main():
+  with processes._interrupt_held_back(), processes._without_main():
     process.start()
     assert held_back()
   assert not held_back()
@@ -105,4 +105,4 @@ class _Deadly:
 
 def test_a_worker_that_dies_is_an_error_not_a_hang():
   with pytest.raises(RuntimeError, match='died .* workers=1'):
-    list(parallel._parallel([_Deadly()], 1))
+    list(processes.mapped(len, [_Deadly()], 2))

@@ -1,0 +1,118 @@
+"""Work over all cores in processes, safe in notebooks and under pytest.
+
+Worker processes are started with `spawn` and without the caller's `__main__`.
+"""
+
+import concurrent.futures.process
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Bar(tqdm):
+  """Without tqdm's watching thread.
+
+  After Ctrl-C that thread may be the one that collects the bar, and then
+  complains that it cannot join itself.
+  """
+
+  monitor_interval = 0
+
+
+def _ignore_interrupt():
+  """Leaves Ctrl-C to the parent, which stops the workers itself."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+  """Holds Ctrl-C back while a process starts.
+
+  The process inherits that, so it is deaf before it gets to
+  `_ignore_interrupt`; half a second of imports would end in a stack trace.
+  """
+  if not hasattr(signal, 'pthread_sigmask'):  # Windows
+    yield
+    return
+  # Its start would let signals through again.
+  resource_tracker.ensure_running()
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+  """Hides `__main__` while a process starts.
+
+  A spawned process imports the parent's main module again: that would start
+  jax and TensorFlow in each worker, and recurse in a script without an
+  `if __name__ == '__main__'` line. Our workers need neither.
+  """
+  main = sys.modules['__main__']
+  sys.modules['__main__'] = types.ModuleType('__main__')
+  try:
+    yield
+  finally:
+    sys.modules['__main__'] = main
+
+
+def mapped(
+  function: Callable[[Any], Any], jobs: Iterable[Any], workers: int
+) -> Iterator[Any]:
+  """Yields a function's results in order, a few of them ahead of the reader.
+
+  Args:
+    function: of one job; a module's own function, so that processes find it.
+    jobs: its arguments, which are pickled.
+    workers: processes; 1 calls the function in this one.
+
+  Raises:
+    RuntimeError: a process died. Errors of the function are raised as they are.
+  """
+  if workers == 1:
+    yield from map(function, jobs)
+    return
+  pool = concurrent.futures.ProcessPoolExecutor(
+    workers,
+    mp_context=multiprocessing.get_context('spawn'),
+    initializer=_ignore_interrupt,
+  )
+  try:
+    ahead, waiting = 2 * workers, []
+    for job in jobs:
+      with _without_main(), _interrupt_held_back():
+        waiting.append(pool.submit(function, job))
+      if len(waiting) > ahead:
+        yield waiting.pop(0).result()
+    for future in waiting:
+      yield future.result()
+  except concurrent.futures.process.BrokenProcessPool as error:
+    raise RuntimeError(
+      'a worker process died (killed, or out of memory?); workers=1 works '
+      'without extra processes'
+    ) from error
+  finally:
+    # Also on Ctrl-C and when the reader stops early: chunks that have not
+    # begun are dropped, a running one ends within a second. Where the garbage
+    # collector closes this in the pool's own thread, that cannot wait for
+    # itself (RuntimeError), and need not: it has been told to end.
+    with contextlib.suppress(RuntimeError):
+      pool.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+  """Cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
