@@ -9,11 +9,12 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import Meta
 
 from groupvit_jax.convert import fields
 from groupvit_jax.convert.keymaps import KeyMap
@@ -37,10 +38,10 @@ class Hints:
       OpenAI's, unless the source says otherwise.
   """
 
-  image_size: Any = None
+  image_size: int | list[int] | None = None
   image_heads: int | None = None
   text_heads: int | None = None
-  depths: tuple[int, ...] | None = None
+  depths: list[int] | None = None
   drop_path_rate: float = 0.0
   assignment: str = 'hard'
   image_activation: str = 'quick_gelu'
@@ -69,16 +70,9 @@ class _Shapes:
     return f'params/{path}' in self._shapes
 
   def count(self, prefix: str) -> int:
-    """One more than the highest number that follows a prefix."""
+    """How many numbers follow a prefix; if some are left out, `check` fails."""
     pattern = re.compile(re.escape(f'params/{prefix}') + r'(\d+)/')
-    found = {int(m[1]) for m in map(pattern.match, self._shapes) if m}
-    count = max(found, default=-1) + 1
-    if count > len(found):
-      absent = next(i for i in range(count) if i not in found)
-      raise ModelError(
-        f'the weights have {prefix}{count - 1} but no {prefix}{absent}'
-      )
-    return count
+    return len({m[1] for m in map(pattern.match, self._shapes) if m})
 
 
 def read(
@@ -104,9 +98,7 @@ def read(
     kind, read_image = 'clip_vit', _clip_vit
   elif 'image/pool/positions' in shapes:
     kind, read_image = 'clip_resnet', _clip_resnet
-  projector = 'image_projector/fc1/kernel' in shapes
-  embed = shapes.of('image_projector/fc2/kernel', 2)[-1]
-  width = shapes.of('image_projector/fc1/kernel', 2)[-1] if projector else 0
+  hidden = 'image_projector/fc1/kernel'
   image_bias, text_bias = (
     f'{part}_projector/fc2/bias' in shapes for part in ('image', 'text')
   )
@@ -114,11 +106,12 @@ def read(
     'image_encoder': kind,
     'image': read_image(shapes, hints),
     'text': _text(shapes, hints),
-    'embed_dim': embed,
-    'projector_width': width,
+    'embed_dim': shapes.of('image_projector/fc2/kernel', 2)[-1],
+    'projector_width': shapes.of(hidden, 2)[-1] if hidden in shapes else 0,
     'projector_bias': text_bias,
     'separate_multi_label_scale': 'multi_label_logit_scale' in shapes,
   }
+  # Named only where they differ, so that other models' files stay.
   if image_bias != text_bias:
     described['image_projector_bias'] = image_bias
   if 'logit_bias' in shapes:
@@ -127,14 +120,12 @@ def read(
 
 
 def assumptions(described: Mapping[str, Any], hints: Hints) -> list[str]:
-  """Sentences on what `read` took for granted, as nothing tells it."""
+  """Sentences on what `read` assumed where the source does not say."""
+  known = {'image': hints.image_heads, 'text': hints.text_heads}
   heads = [
     f'{described[part]["num_heads"]} of the {part} encoder'
-    for part, known in (
-      ('image', hints.image_heads),
-      ('text', hints.text_heads),
-    )
-    if known is None
+    for part, count in known.items()
+    if count is None
   ]
   if not heads:
     return []
@@ -145,64 +136,83 @@ def assumptions(described: Mapping[str, Any], hints: Hints) -> list[str]:
   ]
 
 
-def _groupvit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
-  stages = range(shapes.count('image/stage_'))
-  patch, width = shapes.of('image/embed/kernel', 4)[0], _image_width(shapes)
-  positions = shapes.of('image/embed/positions', 3)[1]
-  depths = [shapes.count(f'image/stage_{i}/block_') for i in stages]
-  tokens = [_group_tokens(shapes, i) for i in stages]
-  if hints.depths is not None:
-    # The rest of the stages have neither blocks nor groups: they do nothing.
-    depths += hints.depths[len(depths) :]
-    tokens += [(0, 0)] * (len(depths) - len(tokens))
-    if tuple(depths) != tuple(hints.depths):
-      raise ModelError(
-        f'the config says depths {list(hints.depths)}, the weights have '
-        f'{depths}'
-      )
-  grouping = [i for i, (t, _) in enumerate(tokens) if t]
-  blocks = [f'image/stage_{i}/block_0' for i in stages if depths[i]]
-  inner = [f'image/stage_{i}/grouping/pre_assign' for i in grouping]
-  assign = [f'image/stage_{i}/grouping' for i in grouping]
+def _vit(shapes: _Shapes, positions: int, hints: Hints) -> dict[str, Any]:
+  """Fields that GroupViT and CLIP's ViT share."""
+  patch = shapes.of('image/embed/kernel', 4)[0]
+  (width,) = shapes.of('image/norm/scale', 1)
   return {
     'image_size': _image_size(positions, patch, hints),
     'patch_size': patch,
     'width': width,
-    'depths': depths,
     'num_heads': _heads('image', width, hints.image_heads),
-    'num_group_tokens': [t for t, _ in tokens],
-    'num_output_groups': [g for _, g in tokens],
-    'mlp_ratio': _mlp_ratio(shapes, [*blocks, *inner], width),
-    'assign_mlp_ratio': _mlp_ratio(shapes, assign, width),
-    'drop_path_rate': hints.drop_path_rate,
-    'assignment': hints.assignment,
   }
 
 
 def _clip_vit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
-  patch, width = shapes.of('image/embed/kernel', 4)[0], _image_width(shapes)
   positions = shapes.of('image/embed/positions', 2)[0] - 1  # the class token
-  return {
-    'image_size': _image_size(positions, patch, hints),
-    'patch_size': patch,
-    'width': width,
+  vit = _vit(shapes, positions, hints)
+  return vit | {
     'depth': shapes.count('image/block_'),
-    'num_heads': _heads('image', width, hints.image_heads),
-    'mlp_ratio': _mlp_ratio(shapes, ['image/block_0'], width),
+    'mlp_ratio': _mlp_ratio(shapes, 'image/block_0', vit['width']),
     **_activation(hints.image_activation),
   }
 
 
 def _clip_resnet(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
   positions, pooled = shapes.of('image/pool/positions', 2)
+  patch = resnet.ClipResNet.patch_size
   return {
-    'image_size': _image_size(
-      positions - 1, resnet.ClipResNet.patch_size, hints
-    ),
+    'image_size': _image_size(positions - 1, patch, hints),
     'width': shapes.of('image/norm3/scale', 1)[0],
     'depths': [shapes.count(f'image/stage_{i}_block_') for i in range(4)],
     'num_heads': _heads('image', pooled, hints.image_heads),
   }
+
+
+def _groupvit(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
+  vit = _vit(shapes, shapes.of('image/embed/positions', 3)[1], hints)
+  stages = [f'image/stage_{i}' for i in range(shapes.count('image/stage_'))]
+  depths = [shapes.count(f'{stage}/block_') for stage in stages]
+  mlps = [
+    f'{stage}/block_0' for stage, n in zip(stages, depths, strict=True) if n
+  ]
+  tokens = [_group_tokens(shapes, stage) for stage in stages]
+  if hints.depths is not None:
+    # The rest of the stages have neither blocks nor groups: they do nothing.
+    depths += hints.depths[len(depths) :]
+    tokens += [(0, 0)] * (len(depths) - len(tokens))
+    if depths != hints.depths:
+      raise ModelError(
+        f'the config has depths {hints.depths}, the weights have {depths}'
+      )
+  grouping = [
+    f'{stage}/grouping' for stage in stages if f'{stage}/group_tokens' in shapes
+  ]
+  mlps += [f'{block}/pre_assign' for block in grouping]
+  return vit | {
+    'depths': depths,
+    'num_group_tokens': [t for t, _ in tokens],
+    'num_output_groups': [g for _, g in tokens],
+    'mlp_ratio': _mlp_ratio(shapes, next(iter(mlps), None), vit['width']),
+    'assign_mlp_ratio': _mlp_ratio(
+      shapes, next(iter(grouping), None), vit['width']
+    ),
+    'drop_path_rate': hints.drop_path_rate,
+    'assignment': hints.assignment,
+  }
+
+
+def _image_size(positions: int, patch: int, hints: Hints) -> int | list[int]:
+  """Pixels that the positions are for: as the source says, or a square."""
+  if hints.image_size is not None:
+    return hints.image_size
+  side = math.isqrt(positions)
+  if side * side != positions:
+    raise ModelError(
+      f'{positions} positions are no square of patches; put the config.json of '
+      'the model beside its weights'
+    )
+  return side * patch
 
 
 def _activation(name: str) -> dict[str, str]:
@@ -218,198 +228,107 @@ def _text(shapes: _Shapes, hints: Hints) -> dict[str, Any]:
     'width': width,
     'depth': shapes.count('text/block_'),
     'num_heads': _heads('text', width, hints.text_heads),
-    'mlp_ratio': _mlp_ratio(shapes, ['text/block_0'], width),
+    'mlp_ratio': _mlp_ratio(shapes, 'text/block_0', width),
     **_activation(hints.text_activation),
   }
 
 
-def _image_width(shapes: _Shapes) -> int:
-  return shapes.of('image/norm/scale', 1)[0]
-
-
-def _group_tokens(shapes: _Shapes, stage: int) -> tuple[int, int]:
+def _group_tokens(shapes: _Shapes, stage: str) -> tuple[int, int]:
   """Group tokens of a stage and groups that leave it; (0, 0) if it has none."""
-  path = f'image/stage_{stage}'
-  if f'{path}/group_tokens' not in shapes:
+  if f'{stage}/group_tokens' not in shapes:
     return 0, 0
-  groups = shapes.of(f'{path}/grouping/mixer/mlp/fc2/kernel', 2)[-1]
-  return shapes.of(f'{path}/group_tokens', 3)[1], groups
+  groups = shapes.of(f'{stage}/grouping/mixer/mlp/fc2/kernel', 2)[-1]
+  return shapes.of(f'{stage}/group_tokens', 3)[1], groups
 
 
-def _mlp_ratio(shapes: _Shapes, modules: list[str], width: int) -> float:
-  """Hidden over outer width of the first module that is there; 4 if none."""
-  if not modules:
+def _mlp_ratio(shapes: _Shapes, module: str | None, width: int) -> float:
+  """Hidden over outer width of a module; 4 if there is none."""
+  if module is None:
     return 4.0
-  hidden = shapes.of(f'{modules[0]}/mlp/fc1/kernel', 2)[-1]
+  hidden = shapes.of(f'{module}/mlp/fc1/kernel', 2)[-1]
   ratio = hidden / width
   # The module computes int(width * ratio), which rounding must not lower.
   return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _heads(part: str, width: int, known: int | None) -> int:
-  heads = width // HEAD_WIDTH if known is None else known
   if known is None and width % HEAD_WIDTH:
     raise ModelError(
       f'the number of heads of the {part} encoder cannot be read from weights '
       f'of width {width}; put the config.json of the model beside them'
     )
-  if not heads or width % heads:
-    raise ModelError(
-      f'the config says {heads} heads of the {part} encoder, which do not '
-      f'divide the width {width} of its weights'
-    )
-  return heads
-
-
-def _image_size(positions: int, patch: int, hints: Hints) -> Any:
-  """Pixels that the positions are for; the source's word, or a square."""
-  if hints.image_size is not None:
-    size = hints.image_size
-    return list(size) if isinstance(size, list | tuple) else size
-  side = math.isqrt(positions)
-  if side * side != positions:
-    raise ModelError(
-      f'{positions} positions are no square of patches; put the config.json of '
-      'the model beside its weights'
-    )
-  return side * patch
+  return width // HEAD_WIDTH if known is None else known
 
 
 # An architecture against its weights, before anything is built.
 
-# The text encoder's mask takes the square of it; CLIP has 77.
-_LONGEST_TEXT = 4096
 _MOST_STAGES = 64
-_TOP = {
-  'image_encoder': fields.TEXT,
-  'image': fields.MAPPING,
-  'text': fields.MAPPING,
-  'embed_dim': fields.COUNT,
-  'projector_width': fields.COUNT_FROM_0,
-  'projector_bias': fields.FLAG,
-  'separate_multi_label_scale': fields.FLAG,
-  'learned_background': fields.FLAG,
-  'image_projector_bias': fields.FLAG,
-  'logit_bias': fields.FLAG,
-}
-_ENCODER = {
-  'image_size': fields.SIDES,
-  'patch_size': fields.COUNT,
-  'width': fields.COUNT,
-  'depth': fields.COUNT_FROM_0,
-  'depths': fields.COUNTS,
-  'num_heads': fields.COUNT,
-  'num_group_tokens': fields.COUNTS,
-  'num_output_groups': fields.COUNTS,
-  'vocab_size': fields.COUNT,
-  'context_length': fields.COUNT,
-  'mlp_ratio': fields.FACTOR,
-  'assign_mlp_ratio': fields.FACTOR,
-  'drop_path_rate': fields.FACTOR,
-  'gumbel_temperature': fields.FACTOR,
-  'gumbel_noise': fields.FACTOR,
-  'init_std': fields.FACTOR,
-  'assignment': fields.TEXT,
-  'activation': fields.ACTIVATION,
-  'group_residual': fields.FLAG,
-  'pre_assign_attn': fields.FLAG,
-  'token_mixer': fields.FLAG,
-  'center_keys': fields.FLAG,
-}
 
 
-def check(described: Mapping[str, Any], flat: Mapping[str, np.ndarray]) -> None:
-  """Checks the numbers of an architecture; nothing is built or allocated.
-
-  Args:
-    described: the architecture, from a file that anyone may have written.
-    flat: the weights, by our path.
-
-  Raises:
-    ModelError: a field is missing or of another kind, or sizes do not fit to
-      each other or to the weights.
-  """
-  where = 'architecture'
-  _check_kinds(described, _TOP, where)
-  for part in ('image', 'text'):
-    _check_kinds(
-      fields.need(described, part, fields.MAPPING, where),
-      _ENCODER,
-      f'{where}, {part}',
-    )
-  try:
-    model = build.build(described)
-  except ValueError as error:
-    raise ModelError(str(error)) from error
-  image, text = model.image, model.text
-  for part, encoder in (('image', image), ('text', text)):
-    convolves = isinstance(encoder, resnet.ClipResNet)
-    width = encoder.width * 32 if convolves else encoder.width
-    if width % encoder.num_heads:
-      raise ModelError(
-        f'{where}, {part}: {encoder.num_heads} heads do not divide the width '
-        f'{width}'
-      )
-  if text.context_length > _LONGEST_TEXT:
-    raise ModelError(
-      f'{where}, text: context_length {text.context_length} is over the '
-      f'limit of {_LONGEST_TEXT}'
-    )
-  stages = described['image'].get('depths', [described['image'].get('depth')])
-  if sum(stages) + text.depth > len(flat) or len(stages) > _MOST_STAGES:
-    raise ModelError(
-      f'{where}: depths {str(stages):.80} and {text.depth} are more than the '
-      f'{len(flat)} arrays of the weights are enough for'
-    )
-  groups = [
-    described['image'].get(name, stages)
-    for name in ('num_group_tokens', 'num_output_groups')
-  ]
-  if {len(values) for values in groups} != {len(stages)}:
-    raise ModelError(
-      f'{where}, image: depths, num_group_tokens and num_output_groups differ '
-      'in length'
-    )
-  size = image.image_size
-  h, w = (size, size) if isinstance(size, int) else size
-  grid = (h // image.patch_size) * (w // image.patch_size)
-  positions = flat.get('params/image/embed/positions')
-  if positions is not None and positions.ndim > 1:
-    before = described['image_encoder'] == 'clip_vit'  # the class token's
-    if positions.shape[-2] != grid + before:
-      raise ModelError(
-        f'{where}, image: {h} x {w} pixels in patches of {image.patch_size} '
-        f'are {grid} patches, the weights have {positions.shape[-2] - before} '
-        'positions'
-      )
+class _Encoder(TypedDict, total=False):
+  image_size: fields.SIDES
+  patch_size: fields.COUNT
+  width: fields.COUNT
+  depth: fields.COUNT_FROM_0
+  depths: fields.COUNTS
+  num_heads: fields.COUNT
+  num_group_tokens: fields.COUNTS
+  num_output_groups: fields.COUNTS
+  vocab_size: fields.COUNT
+  # The text encoder's mask takes the square of it; CLIP has 77.
+  context_length: Annotated[int, Meta(gt=0, le=4096)]
+  mlp_ratio: fields.FACTOR
+  assign_mlp_ratio: fields.FACTOR
+  drop_path_rate: fields.FACTOR
+  gumbel_temperature: fields.FACTOR
+  gumbel_noise: fields.FACTOR
+  init_std: fields.FACTOR
+  assignment: str
+  activation: fields.ACTIVATION
+  group_residual: bool
+  pre_assign_attn: bool
+  token_mixer: bool
+  center_keys: bool
 
 
-def _check_kinds(
-  values: Mapping[str, Any], kinds: Mapping[str, Any], where: str
-) -> None:
-  for name in values:
-    if name in kinds:
-      fields.need(values, name, kinds[name], where)
+class _Architecture(TypedDict, total=False):
+  image_encoder: str
+  image: Required[_Encoder]
+  text: Required[_Encoder]
+  embed_dim: fields.COUNT
+  projector_width: fields.COUNT_FROM_0
+  projector_bias: bool
+  separate_multi_label_scale: bool
+  learned_background: bool
+  image_projector_bias: bool
+  logit_bias: bool
 
 
-def check_arrays(
+def check(
   described: Mapping[str, Any],
   flat: Mapping[str, np.ndarray],
   keymap: KeyMap | None = None,
 ) -> None:
-  """Checks variables against the model that is to use them.
+  """Checks an architecture and its weights; nothing is built or allocated.
 
   Args:
-    described: an architecture that `check` has passed.
+    described: the architecture, from a file that anyone may have written.
     flat: arrays by our path.
     keymap: its names stand in messages; None: ours.
 
   Raises:
-    ModelError: arrays are missing or too many, of another shape, no floating
-      numbers, or not finite; names them all.
+    ModelError: a field is missing or of another kind, sizes do not fit to each
+      other or to the weights; or arrays are missing or too many, of another
+      shape, no floating numbers, or not finite: names them all.
   """
+  fields.parse(described, _Architecture, 'architecture')
+  try:
+    model = build.build(described)
+  except ValueError as error:
+    raise ModelError(str(error)) from error
+  _check_sizes(described, model, flat)
   wanted = expected_shapes(described)
-  keymap = keymap or KeyMap('this architecture', '', ())
+  keymap = keymap or KeyMap('this architecture', '', {})
 
   def theirs(path: str) -> str:
     return ', '.join(keymap.names(path)) or path
@@ -425,14 +344,42 @@ def check_arrays(
       if flat[path].shape != shape
     ]
   )
-  keymap.refuse(
-    not_floating=[
-      f'{theirs(p)}: {x.dtype}' for p, x in flat.items() if x.dtype.kind != 'f'
-    ]
-  )
+  kinds = {theirs(p): x.dtype for p, x in flat.items() if x.dtype.kind != 'f'}
+  keymap.refuse(not_floating=[f'{name}: {x}' for name, x in kinds.items()])
   keymap.refuse(
     not_finite=[theirs(p) for p, x in flat.items() if not np.isfinite(x).all()]
   )
+
+
+def _check_sizes(
+  described: Mapping[str, Any], model: Any, flat: Mapping[str, np.ndarray]
+) -> None:
+  """Refuses sizes that would make `expected_shapes` itself expensive."""
+  image = model.image
+  depths = described['image'].get('depths', [described['image'].get('depth')])
+  if sum(depths) + model.text.depth > len(flat) or len(depths) > _MOST_STAGES:
+    raise ModelError(
+      f'architecture: depths {str(depths):.80} and {model.text.depth} are more '
+      f'than the {len(flat)} arrays of the weights are enough for'
+    )
+  for part, encoder in (('image', image), ('text', model.text)):
+    convolves = isinstance(encoder, resnet.ClipResNet)
+    width = encoder.width * (encoder.patch_size if convolves else 1)
+    if width % encoder.num_heads:
+      raise ModelError(
+        f'architecture: {encoder.num_heads} heads of the {part} encoder do not '
+        f'divide its width {width}'
+      )
+  h, w = np.broadcast_to(image.image_size, 2)
+  patches = (h // image.patch_size) * (w // image.patch_size)
+  positions = flat.get('params/image/embed/positions')
+  if positions is not None and positions.ndim > 1:
+    here = positions.shape[-2] - (described['image_encoder'] == 'clip_vit')
+    if here != patches:
+      raise ModelError(
+        f'architecture: images of {h} x {w} pixels have {patches} patches of '
+        f'{image.patch_size}, the weights have {here} positions'
+      )
 
 
 def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -473,9 +420,10 @@ def expected_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     model = build.build({**described, 'image': image, 'text': text})
     variables = jax.eval_shape(model.init, rngs, images, tokens)
   except Exception as error:  # of many kinds: sizes that do not fit
-    told = ' '.join(str(error).split())
+    message = ' '.join(str(error).split())
     raise ModelError(
-      f'the architecture makes no model ({type(error).__name__}: {told:.200})'
+      'the architecture makes no model '
+      f'({type(error).__name__}: {message:.200})'
     ) from error
   leaves = jax.tree_util.tree_flatten_with_path(variables)[0]
   shapes = {}

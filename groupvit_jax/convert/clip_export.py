@@ -35,13 +35,9 @@ def check(architecture: Mapping[str, Any]) -> None:
 
 
 def open_clip_state(converted: Converted) -> dict[str, np.ndarray]:
-  """State dict by OpenAI's names, the counters of batch norms included."""
+  """State dict by OpenAI's names."""
   keymap = _KEYMAPS[converted.architecture['image_encoder']]
-  state = keymap.to_torch(tensors.flatten(converted.variables))
-  for name in [n for n in state if n.endswith('.running_mean')]:
-    counter = name.replace('running_mean', 'num_batches_tracked')
-    state[counter] = np.array(0, np.int64)
-  return state
+  return keymap.to_torch(tensors.flatten(converted.variables))
 
 
 def open_clip_config(converted: Converted) -> dict[str, Any]:
@@ -109,31 +105,46 @@ def huggingface_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     'projection_dim': architecture['embed_dim'],
     'text_config': {
       'model_type': 'clip_text_model',
-      'vocab_size': text['vocab_size'],
-      'max_position_embeddings': text['context_length'],
-      'bos_token_id': text['vocab_size'] - 2,
-      'eos_token_id': text['vocab_size'] - 1,
-      **_transformer(text, text_act, architecture['embed_dim']),
+      'projection_dim': architecture['embed_dim'],
+      **text_fields(text, text_act),
     },
     'vision_config': {
       'model_type': 'clip_vision_model',
-      'image_size': image['image_size'],
-      'patch_size': image['patch_size'],
-      **_transformer(image, vision_act, architecture['embed_dim']),
+      'projection_dim': architecture['embed_dim'],
+      'num_hidden_layers': image['depth'],
+      **image_fields(image, vision_act),
     },
   }
 
 
-def _transformer(
-  encoder: Mapping[str, Any], activation: str, embed_dim: int
-) -> dict[str, Any]:
+def text_fields(text: Mapping[str, Any], activation: str) -> dict[str, Any]:
+  """Fields of a text_config, of CLIP and GroupViT."""
+  return {
+    'vocab_size': text['vocab_size'],
+    'max_position_embeddings': text['context_length'],
+    # Our tokenizers put both marks above all pieces.
+    'bos_token_id': text['vocab_size'] - 2,
+    'eos_token_id': text['vocab_size'] - 1,
+    'num_hidden_layers': text['depth'],
+    **_transformer(text, activation),
+  }
+
+
+def image_fields(image: Mapping[str, Any], activation: str) -> dict[str, Any]:
+  """Fields of a vision_config, of CLIP and GroupViT."""
+  return {
+    'image_size': image['image_size'],
+    'patch_size': image['patch_size'],
+    **_transformer(image, activation),
+  }
+
+
+def _transformer(encoder: Mapping[str, Any], activation: str) -> dict[str, Any]:
   return {
     'hidden_size': encoder['width'],
     'intermediate_size': int(encoder['width'] * encoder.get('mlp_ratio', 4.0)),
-    'num_hidden_layers': encoder['depth'],
     'num_attention_heads': encoder['num_heads'],
     'hidden_act': activation,
-    'projection_dim': embed_dim,
   }
 
 

@@ -37,23 +37,21 @@ def clip_files(text_config: Mapping[str, Any]) -> dict[str, Any]:
   """Contents by file name; a str is text, else JSON."""
   vocabulary, merges = _tables()
   start, end = _MARKS
+  marks = {
+    'bos_token': start,
+    'eos_token': end,
+    'pad_token': end,
+    'unk_token': end,
+  }
   return {
     'vocab.json': json.dumps(vocabulary, ensure_ascii=False),
     'merges.txt': '#version: 0.2\n' + '\n'.join(merges) + '\n',
     'tokenizer_config.json': {
       'tokenizer_class': 'CLIPTokenizer',
-      'bos_token': start,
-      'eos_token': end,
-      'pad_token': end,
-      'unk_token': end,
       'model_max_length': text_config['max_position_embeddings'],
+      **marks,
     },
-    'special_tokens_map.json': {
-      'bos_token': start,
-      'eos_token': end,
-      'pad_token': end,
-      'unk_token': end,
-    },
+    'special_tokens_map.json': marks,
   }
 
 
@@ -111,7 +109,6 @@ _BYTES = _printable_bytes()
 # In their config.json, which keeps keys that it does not know, also when the
 # model is trained on there: short_side and license, read back by `from_state`.
 OURS = 'groupvit_jax'
-_SECOND_SCALE = 'params/multi_label_logit_scale'
 # Fields that GroupViTModel fixes: another value computes something else.
 _FIXED = {
   'group_residual': True,
@@ -151,7 +148,9 @@ def save_huggingface(
         + '; '.join(reasons)
       )
     config = huggingface_config(converted.architecture)
-    state = state_dict(converted.variables)
+    flat = tensors.flatten(converted.variables)
+    flat.pop('params/multi_label_logit_scale', None)
+    state = HF_GROUPVIT.to_torch(flat)
   config[OURS] = {
     'short_side': converted.preprocessing['short_side'],
     'license': converted.metadata['license'],
@@ -241,22 +240,10 @@ def left_out(converted: Converted) -> list[str]:
   return lost
 
 
-def state_dict(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Variables by the names of GroupViTModel, its counters included."""
-  flat = tensors.flatten(variables)
-  flat.pop(_SECOND_SCALE, None)
-  state = HF_GROUPVIT.to_torch(flat)
-  # Batch norm counts its batches; nothing reads it at a fixed momentum.
-  for name in [n for n in state if n.endswith('.running_mean')]:
-    counter = name.replace('running_mean', 'num_batches_tracked')
-    state[counter] = np.array(0, np.int64)
-  return state
-
-
 def huggingface_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
   """config.json of an architecture; all sizes are written out."""
   image, text = architecture['image'], architecture['text']
-  width, tokens = image['width'], image['num_group_tokens']
+  tokens = image['num_group_tokens']
   groups = zip(tokens, image['num_output_groups'], strict=True)
   return {
     'architectures': ['GroupViTModel'],
@@ -265,35 +252,19 @@ def huggingface_config(architecture: Mapping[str, Any]) -> dict[str, Any]:
     'projection_intermediate_dim': architecture['projector_width'],
     'text_config': {
       'model_type': 'groupvit_text_model',
-      'vocab_size': text['vocab_size'],
-      'hidden_size': text['width'],
-      'intermediate_size': _hidden(text),
-      'num_hidden_layers': text['depth'],
-      'num_attention_heads': text['num_heads'],
-      'max_position_embeddings': text['context_length'],
-      # Our tokenizers put both marks above all pieces.
-      'bos_token_id': text['vocab_size'] - 2,
-      'eos_token_id': text['vocab_size'] - 1,
+      **clip_export.text_fields(text, 'quick_gelu'),
     },
     'vision_config': {
       'model_type': 'groupvit_vision_model',
-      'hidden_size': width,
-      'intermediate_size': _hidden(image),
       'num_hidden_layers': sum(image['depths']),
       'depths': list(image['depths']),
       'num_group_tokens': list(tokens),
       # A stage that does not group has none, whatever ours says.
       'num_output_groups': [g if t else 0 for t, g in groups],
-      'num_attention_heads': image['num_heads'],
-      'image_size': image['image_size'],
-      'patch_size': image['patch_size'],
       'assign_mlp_ratio': [0.5, image.get('assign_mlp_ratio', 4.0)],
+      **clip_export.image_fields(image, 'gelu'),
     },
   }
-
-
-def _hidden(encoder: Mapping[str, Any]) -> int:
-  return int(encoder['width'] * encoder.get('mlp_ratio', 4.0))
 
 
 def _preprocessor(converted: Converted) -> dict[str, Any]:
@@ -301,9 +272,9 @@ def _preprocessor(converted: Converted) -> dict[str, Any]:
 
   CLIP's: the size itself, bicubic.
   """
-  size = converted.architecture['image']['image_size']
   clip = converted.architecture['image_encoder'].startswith('clip_')
-  h, w = (size, size) if isinstance(size, int) else size
+  size = converted.architecture['image']['image_size']
+  h, w = np.broadcast_to(size, 2).tolist()
   return {
     'image_processor_type': 'CLIPImageProcessor',
     'do_resize': True,

@@ -23,8 +23,6 @@ from groupvit_jax.errors import ModelError
 from groupvit_jax.evaluation.config import OWN_STEPS
 from groupvit_jax.text import clip, make_tokenizer
 
-# What conversion hands on: one model, whatever it came from.
-
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
@@ -48,8 +46,11 @@ class Converted:
   metadata: dict[str, Any]
 
 
-# A model in words: the lines that a command prints, and the model card.
-
+_ENCODERS = {'groupvit': 'GroupViT', 'vit': 'ViT', 'clip_vit': "CLIP's ViT"}
+_TOKENIZERS = {
+  None: 'none: the source brings none for its vocabulary',
+  'clip': "CLIP's byte pairs",
+}
 _PARTS = (
   ('image encoder', ('image',)),
   ('text encoder', ('text',)),
@@ -63,44 +64,88 @@ _PARTS = (
 
 def describe(converted: Converted) -> str:
   """Lines on a model: source, architecture, parameters, metrics, notes."""
-  a, metadata = converted.architecture, converted.metadata
+  a, p, metadata = (
+    converted.architecture,
+    converted.preprocessing,
+    converted.metadata,
+  )
+  hidden = a['projector_width']
+  joint = (
+    f'through {hidden:,} hidden units' if hidden else 'by one linear layer'
+  )
+  mean, std = (
+    ' '.join(f'{x:.3f}' for x in p[name]) for name in ('mean', 'std')
+  )
+  own = ''.join(f', {name} {p[name]}' for name in OWN_STEPS if name in p)
   lines = [
-    ('source', _source(metadata)),
-    ('image encoder', _image_encoder(a)),
-    ('text encoder', _text_encoder(a['text'])),
-    ('joint space', f'{a["embed_dim"]} wide, {_projector(a)}'),
-    ('tokenizer', _tokenizer(converted.tokenizer)),
-    ('preprocessing', _preprocessing(converted.preprocessing)),
+    ('source', f'{metadata["source"]} ({metadata["file"]})'),
+    ('image encoder', _image_encoder(a['image_encoder'], a['image'])),
+    (
+      'text encoder',
+      'transformer, {context_length} tokens of {vocab_size:,}, width {width}, '
+      '{num_heads} heads, depth {depth}'.format(**a['text']),
+    ),
+    ('joint space', f'{a["embed_dim"]} wide, {joint}'),
+    ('tokenizer', _TOKENIZERS.get(converted.tokenizer, 'sentencepiece')),
+    (
+      'preprocessing',
+      f'short side {p["short_side"]} px, mean {mean}, std {std}{own}',
+    ),
     ('parameters', _parameters(converted.variables)),
   ]
-  progress = [
-    f'{k} {metadata[k]:,}' for k in ('step', 'epoch') if k in metadata
-  ]
-  if progress:
-    lines.append(('trained until', ', '.join(progress)))
-  if metrics := metadata.get('metrics'):
-    figures = [f'{name} {value:.4g}' for name, value in metrics.items()]
-    lines.append(('metrics', ', '.join(figures)))
+  reached = [f'{k} {metadata[k]:,}' for k in ('step', 'epoch') if k in metadata]
+  figures = [f'{k} {x:.4g}' for k, x in (metadata.get('metrics') or {}).items()]
+  for name, texts in (('trained until', reached), ('metrics', figures)):
+    lines += [(name, ', '.join(texts))] if texts else []
   lines += [('note', note) for note in metadata.get('notes', ())]
-  return '\n'.join(f'{name + ":":<15}{_shown(text)}' for name, text in lines)
+  # Others wrote some of it: nothing that a terminal would obey.
+  shown = [
+    (name, ''.join(x if x.isprintable() else ' ' for x in text))
+    for name, text in lines
+  ]
+  return '\n'.join(f'{name + ":":<15}{text}' for name, text in shown)
 
 
-def _shown(text: str) -> str:
-  """A text that others wrote, without what a terminal would obey."""
-  return ''.join(x if x.isprintable() else ' ' for x in text)
-
-
-def model_card(converted: Converted) -> str:
-  """The README.md of a model folder, in Markdown."""
-  described = describe(converted)
-  rows = '\n'.join(
-    '| {} | {} |'.format(*map(str.strip, line.split(':', 1)))
-    for line in described.splitlines()
+def _image_encoder(kind: str, image: Mapping[str, Any]) -> str:
+  h, w = np.broadcast_to(image['image_size'], 2)
+  if kind == 'clip_resnet':
+    depths = ', '.join(map(str, image['depths']))
+    return (
+      f"CLIP's ResNet, {h}x{w} px, width {image['width']}, blocks {depths}, "
+      f'pooled by {image["num_heads"]} heads'
+    )
+  parts = (
+    f'{_ENCODERS[kind]}, {h}x{w} px in patches of {image["patch_size"]}, width '
+    f'{image["width"]}, {image["num_heads"]} heads'
   )
-  return f"""\
-# {converted.metadata['file']}
+  if 'depths' not in image:
+    return f'{parts}, depth {image["depth"]}'
+  tokens, groups = image['num_group_tokens'], image['num_output_groups']
+  stages = [
+    f'{depth} blocks' + (f', {t} group tokens to {g} groups' if t else '')
+    for depth, t, g in zip(image['depths'], tokens, groups, strict=True)
+  ]
+  return f'{parts}; stages: {"; ".join(stages)}'
 
-A model that matches pictures, and regions of them, with words.
+
+def _parameters(variables: Mapping[str, Any]) -> str:
+  """Their number, in total and by part (without batch-norm statistics)."""
+  flat = tensors.flatten(variables['params'])
+  parts = ', '.join(
+    f'{part} {sum(x.size for k, x in flat.items() if _top(k) in names):,}'
+    for part, names in _PARTS
+  )
+  return f'{sum(x.size for x in flat.values()):,} ({parts})'
+
+
+def _top(path: str) -> str:
+  return path.partition('/')[0]
+
+
+_CARD = """\
+# {file}
+
+A model that matches images, and regions of them, with words.
 
 | | |
 |---|---|
@@ -115,88 +160,9 @@ segmentation = model.segment('photo.jpg', ['dog', 'grass', 'sky'])
 
 ## License
 
-{converted.metadata['license']}
+{license}
 """
 
-
-def count(variables: Mapping[str, Any]) -> dict[str, int]:
-  """Parameters by part, and in total (without batch-norm statistics)."""
-  flat = tensors.flatten(variables['params'])
-  sizes = {path: int(np.prod(x.shape)) for path, x in flat.items()}
-  counts = {
-    part: sum(n for path, n in sizes.items() if path.split('/')[0] in names)
-    for part, names in _PARTS
-  }
-  return counts | {'total': sum(sizes.values())}
-
-
-def _source(metadata: Mapping[str, Any]) -> str:
-  return f'{metadata["source"]} ({metadata["file"]})'
-
-
-def _image_encoder(a: Mapping[str, Any]) -> str:
-  image, size = a['image'], a['image']['image_size']
-  shape = (
-    f'{size}x{size}' if isinstance(size, int) else 'x'.join(map(str, size))
-  )
-  if a['image_encoder'] == 'clip_resnet':
-    depths = ', '.join(map(str, image['depths']))
-    return (
-      f"CLIP's ResNet, {shape} px, width {image['width']}, blocks {depths}, "
-      f'pooled by {image["num_heads"]} heads'
-    )
-  common = (
-    f'{shape} px in patches of {image["patch_size"]}, width {image["width"]}, '
-    f'{image["num_heads"]} heads'
-  )
-  if a['image_encoder'] != 'groupvit':
-    name = {'vit': 'ViT', 'clip_vit': "CLIP's ViT"}[a['image_encoder']]
-    return f'{name}, {common}, depth {image["depth"]}'
-  tokens = zip(
-    image['num_group_tokens'], image['num_output_groups'], strict=True
-  )
-  stages = [
-    f'{depth} blocks' + (f', {t} group tokens to {g} groups' if t else '')
-    for depth, (t, g) in zip(image['depths'], tokens, strict=True)
-  ]
-  return f'GroupViT, {common}; stages: {"; ".join(stages)}'
-
-
-def _text_encoder(text: Mapping[str, Any]) -> str:
-  return (
-    f'transformer, {text["context_length"]} tokens of {text["vocab_size"]:,}, '
-    f'width {text["width"]}, {text["num_heads"]} heads, depth {text["depth"]}'
-  )
-
-
-def _projector(a: Mapping[str, Any]) -> str:
-  width = a['projector_width']
-  return f'through {width:,} hidden units' if width else 'by one linear layer'
-
-
-def _tokenizer(tokenizer: str | None) -> str:
-  if tokenizer is None:
-    return 'none: the source brings none for its vocabulary'
-  return "CLIP's byte pairs" if tokenizer == 'clip' else 'sentencepiece'
-
-
-def _preprocessing(p: Mapping[str, Any]) -> str:
-  mean, std = (
-    ' '.join(f'{x:.3f}' for x in p[name]) for name in ('mean', 'std')
-  )
-  told = f'short side {p["short_side"]} px, mean {mean}, std {std}'
-  own = ''.join(f', {name} {p[name]}' for name in OWN_STEPS if name in p)
-  return told + own
-
-
-def _parameters(variables: Mapping[str, Any]) -> str:
-  counts = count(variables)
-  total = counts.pop('total')
-  parts = ', '.join(f'{part} {n:,}' for part, n in counts.items())
-  return f'{total:,} ({parts})'
-
-
-# The config.json of a model folder: what it holds, and reading it.
 
 FORMAT = 1
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
@@ -217,7 +183,7 @@ class _Metadata(msgspec.Struct):
   source: str
   file: str
   license: str
-  metrics: fields.FIGURES | None = None
+  metrics: dict[str, float] | None = None  # may be infinite
   notes: list[str] | None = None
   step: fields.NUMBER | None = None
   epoch: fields.NUMBER | None = None
@@ -233,14 +199,7 @@ class _Config(msgspec.Struct):
   sha256: str
 
 
-def read_config(folder: pathlib.Path) -> dict[str, Any]:
-  """The config of a model folder.
-
-  Raises:
-    ModelError: the folder is missing or half-written, of a later version, or
-      what its config holds is not of its kind.
-  """
-  path = folder / CONFIG
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
   if not folder.is_dir():
     raise ModelError(f'there is no model folder {folder}')
   half = f'{folder} is a half-written model folder'
@@ -249,16 +208,16 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     if not (folder / name).is_file():
       raise ModelError(f'{half}, it lacks {name}; {again}')
   try:
-    config = fields.read_json(path)
+    config = fields.read_json(folder / CONFIG)
   except ModelError as error:
     raise ModelError(f'{half}: {error}; {again}') from error
-  if not isinstance(config, dict) or config.get('format') != FORMAT:
-    found = config.get('format') if isinstance(config, dict) else None
+  if config.get('format') != FORMAT:
     raise ModelError(
-      f'{path} has format {found!r:.80}, this version reads {FORMAT}; update '
-      'groupvit_jax, or convert the model with this version'
+      f'{folder / CONFIG} has format {config.get("format")!r:.80}, this '
+      f'version reads {FORMAT}; update groupvit_jax, or convert the model with '
+      'this version'
     )
-  fields.check(config, _Config, str(path))
+  fields.parse(config, _Config, str(folder / CONFIG))
   return config
 
 
@@ -306,7 +265,11 @@ def write(
     if tokenizer not in ('clip', None):
       shutil.copyfile(tokenizer, scratch / TOKENIZER)
       tokenizer = TOKENIZER
-    card = model_card(converted)
+    lines = [line.split(':', 1) for line in describe(converted).splitlines()]
+    card = _CARD.format(
+      rows='\n'.join(f'| {a.strip()} | {b.strip()} |' for a, b in lines),
+      **{name: converted.metadata[name] for name in ('file', 'license')},
+    )
     # File names may hold bytes that are not valid in any encoding.
     (scratch / CARD).write_bytes(card.encode(errors='backslashreplace'))
     config = {
@@ -326,11 +289,8 @@ def write(
 def is_model_folder(folder: str | os.PathLike) -> bool:
   """Whether a folder is one of ours, be it half-written."""
   folder = pathlib.Path(folder)
-  try:
-    if 'format' in fields.read_json(folder / CONFIG):
-      return True
-  except (ModelError, TypeError):
-    pass
+  if _has_field(folder, 'format'):
+    return True
   try:
     with safetensors.safe_open(folder / WEIGHTS, 'numpy') as file:
       return (file.metadata() or {}).get('format') == MARK['format']
@@ -345,7 +305,7 @@ def read(folder: str | os.PathLike) -> Converted:
     ModelError: it is missing, half-written, damaged, or of a later version.
   """
   folder = files.expanded(folder).absolute()
-  config = read_config(folder)
+  config = _read_config(folder)
   arrays, _ = tensors.read(folder / WEIGHTS)
   if _digest(config, arrays) != config['sha256']:
     raise ModelError(
@@ -355,7 +315,6 @@ def read(folder: str | os.PathLike) -> Converted:
     )
   described = config['architecture']
   architecture.check(described, arrays)
-  architecture.check_arrays(described, arrays)
   tokenizer = config['tokenizer']
   if tokenizer not in ('clip', None):
     tokenizer = own_tokenizer(folder)
@@ -363,11 +322,11 @@ def read(folder: str | os.PathLike) -> Converted:
       raise ModelError(f'{folder} lacks {TOKENIZER}; copy the model again')
   check_vocabulary(tokenizer, described['text']['vocab_size'])
   return Converted(
-    architecture=config['architecture'],
-    variables=tensors.nest(arrays),
-    tokenizer=tokenizer,
-    preprocessing=config['preprocessing'],
-    metadata=config['metadata'],
+    described,
+    tensors.nest(arrays),
+    tokenizer,
+    config['preprocessing'],
+    config['metadata'],
   )
 
 
@@ -388,16 +347,15 @@ def check_vocabulary(tokenizer: str | None, vocab_size: int) -> None:
   """ModelError for a tokenizer that cannot be read or is of other weights."""
   if tokenizer is None:
     return
-  try:
-    if tokenizer == 'clip':
-      found = clip.VOCAB_SIZE
-    else:
-      found = make_tokenizer(tokenizer).vocab_size
-  except (OSError, ValueError) as error:
-    raise ModelError(f'the tokenizer cannot be read: {error}') from error
-  if found != vocab_size:
+  count = clip.VOCAB_SIZE
+  if tokenizer != 'clip':
+    try:
+      count = make_tokenizer(tokenizer).vocab_size
+    except (OSError, ValueError) as error:
+      raise ModelError(f'the tokenizer cannot be read: {error}') from error
+  if count != vocab_size:
     raise ModelError(
-      f'the tokenizer {tokenizer} has {found} ids, the weights have '
+      f'the tokenizer {tokenizer} has {count} ids, the weights have '
       f'{vocab_size}'
     )
 
@@ -448,7 +406,11 @@ def write_folder(
       # Else a power cut could keep the new name without its content.
       with path.open('rb') as file:
         os.fsync(file.fileno())
-    _swap(scratch, folder)
+    old = folder.with_name(f'{scratch.name}.old')
+    if folder.exists():
+      folder.rename(old)
+    scratch.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
   except (OSError, safetensors.SafetensorError) as error:
     raise ModelError(f'cannot write {folder}: {error}') from error
   finally:
@@ -458,28 +420,19 @@ def write_folder(
 
 def _is_replaceable(folder: pathlib.Path) -> bool:
   """Only what a model folder, ours or one exported, consists of."""
-  if not folder.is_dir():
-    return False
-  if not all(e.is_file() and e.name in _FILES for e in folder.iterdir()):
-    return False
-  return is_model_folder(folder) or _is_foreign(folder)
+  return (
+    folder.is_dir()
+    and all(e.is_file() and e.name in _FILES for e in folder.iterdir())
+    and (
+      is_model_folder(folder)
+      or _has_field(folder, 'model_type')
+      or (folder / 'open_clip_config.json').is_file()
+    )
+  )
 
 
-def _is_foreign(folder: pathlib.Path) -> bool:
+def _has_field(folder: pathlib.Path, name: str) -> bool:
   try:
-    if (folder / 'open_clip_config.json').is_file():
-      return True
-    return 'model_type' in fields.read_json(folder / CONFIG)
-  except (ModelError, TypeError):
+    return name in fields.read_json(folder / CONFIG)
+  except ModelError:
     return False
-
-
-def _swap(scratch: pathlib.Path, folder: pathlib.Path) -> None:
-  """Puts `scratch` in the place of `folder`; what was there is removed."""
-  old = None
-  if folder.exists():
-    old = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.old')
-    folder.rename(old)
-  scratch.rename(folder)
-  if old:
-    shutil.rmtree(old, ignore_errors=True)

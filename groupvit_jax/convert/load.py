@@ -4,385 +4,35 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
 
 from groupvit_jax import files
-from groupvit_jax.convert import (
-  architecture,
-  fields,
-  keymaps,
-  tensors,
-  torch_files,
-)
+from groupvit_jax.convert import architecture, fields, tensors, torch_files
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.convert.architecture import Hints
 from groupvit_jax.convert.export import OURS
 from groupvit_jax.convert.folder import Converted
-from groupvit_jax.convert.keymaps import HF_GROUPVIT, NVLABS, KeyMap
-from groupvit_jax.convert.torch_files import StateDict
+from groupvit_jax.convert.keymaps import (
+  HF_CLIP,
+  HF_GROUPVIT,
+  NVLABS,
+  OPENAI_CLIP,
+  OPENAI_RESNET,
+  KeyMap,
+)
+from groupvit_jax.convert.torch_files import OPEN_CLIP_CONFIG, StateDict
 from groupvit_jax.data import on_device
 from groupvit_jax.errors import ModelError, WorkdirError
+from groupvit_jax.models import resnet
 from groupvit_jax.text import clip, make_tokenizer
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 from groupvit_jax.training import clip as clip_training
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import task
-
-# Every foreign source of weights: whose they are, and what they imply.
-#
-# Heads, activations and the like do not show in the weights. Each source says
-# them its own way, and what we do not compute is refused by name.
-
-IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
-CLIP = {
-  'mean': list(on_device.CLIP_MEAN),
-  'std': list(on_device.CLIP_STD),
-}
-_NVIDIA = (
-  "The weights released by NVIDIA are under NVIDIA's Source Code License: they "
-  'and what is converted from them may be used for research or evaluation '
-  'only, not commercially. Weights trained by others are under the license '
-  'that these chose.'
-)
-_OPENAI = 'The weights released by OpenAI are under the MIT License.'
-# What messages call the parts of Hugging Face's config.
-_VISION, _TEXT = 'config.json, vision_config', 'config.json, text_config'
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A kind of foreign weights.
-
-  Attributes:
-    name: in messages.
-    keymap: its names.
-    hints: from the file and what came with it.
-    normalization: mean and std of its pixels, likewise.
-    license: a sentence on it.
-  """
-
-  name: str
-  keymap: KeyMap
-  hints: Callable[[StateDict], Hints]
-  normalization: Callable[[StateDict], dict[str, list[float]]]
-  license: str
-
-
-def identify(state: StateDict) -> Source:
-  """The source whose marker a state dict has.
-
-  Raises:
-    ModelError: it is none of `SOURCES`.
-  """
-  for source in SOURCES:
-    if source.keymap.marker in state.arrays:
-      return source
-  known = '; '.join(f'{s.name} ({s.keymap.marker})' for s in SOURCES)
-  first = ', '.join(list(state.arrays)[:3])
-  raise ModelError(
-    f'{state.path} holds weights of an unknown model ({first}, ...); known '
-    f'are, by a name that they hold: {known}'
-  )
-
-
-def _nvlabs_hints(state: StateDict) -> Hints:
-  """From the training config, where the checkpoint has kept it.
-
-  The text encoder's heads are width // 64 in the original's code.
-  """
-  where, encoder = 'the config in the checkpoint', state.extras
-  for part in ('config', 'model', 'img_encoder'):
-    encoder = fields.get(encoder, part, fields.MAPPING, where, {})
-  heads = fields.get(encoder, 'num_heads', fields.COUNTS, where, [])
-  if len(set(heads)) > 1:
-    raise ModelError(
-      f'{state.path} has other numbers of heads in other stages ({heads}); '
-      'only one for all of them is supported'
-    )
-  hard = encoder.get('hard_assignment', True)
-  depths = fields.get(encoder, 'depths', fields.COUNTS, where)
-  rate = fields.get(encoder, 'drop_path_rate', fields.NUMBER, where, 0.1)
-  return Hints(
-    image_size=fields.get(encoder, 'img_size', fields.SIDES, where),
-    image_heads=heads[0] if heads else None,
-    depths=tuple(depths) if depths else None,
-    drop_path_rate=rate,
-    assignment='hard' if hard else 'soft',
-  )
-
-
-def _hf_groupvit_hints(state: StateDict) -> Hints:
-  vision, text = _parts(state.config)
-  _require('vision', vision, hidden_act='gelu', assign_eps=1.0)
-  _require_text(text)
-  depths = fields.get(vision, 'depths', fields.COUNTS, _VISION)
-  return dataclasses.replace(
-    _hf_hints(vision, text), depths=tuple(depths) if depths else None
-  )
-
-
-def _hf_clip_hints(state: StateDict) -> Hints:
-  vision, text = _parts(state.config)
-  _require('vision', vision)
-  _require_text(text, hidden_act=None)
-  act = 'hidden_act'
-  return dataclasses.replace(
-    _hf_hints(vision, text),
-    image_activation=fields.get(
-      vision, act, fields.ACTIVATION, _VISION, 'quick_gelu'
-    ),
-    text_activation=fields.get(
-      text, act, fields.ACTIVATION, _TEXT, 'quick_gelu'
-    ),
-  )
-
-
-def _openai_hints(state: StateDict) -> Hints:
-  """From the open_clip_config.json beside the weights, where there is one."""
-  where = f'{torch_files.OPEN_CLIP_CONFIG}, model_cfg'
-  config = fields.get(state.open_clip, 'model_cfg', fields.MAPPING, where, {})
-  if not config:
-    return Hints()
-  vision, text = (
-    fields.get(config, f'{part}_cfg', fields.MAPPING, where, {})
-    for part in ('vision', 'text')
-  )
-  quick = fields.get(config, 'quick_gelu', fields.FLAG, where, False)
-  activation = 'quick_gelu' if quick else 'gelu'
-  width = fields.get(vision, 'width', fields.COUNT, where)
-  head = fields.get(vision, 'head_width', fields.COUNT, where, 64)
-  layers = vision.get('layers')
-  if width and isinstance(layers, list):  # a ResNet; see `build.clip_resnet`
-    width *= 32
-  return Hints(
-    image_size=fields.get(vision, 'image_size', fields.SIDES, where),
-    image_heads=width // head if width else None,
-    text_heads=fields.get(text, 'heads', fields.COUNT, where),
-    image_activation=activation,
-    text_activation=activation,
-  )
-
-
-def _hf_hints(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Hints:
-  heads = 'num_attention_heads'
-  return Hints(
-    image_size=fields.get(vision, 'image_size', fields.SIDES, _VISION),
-    image_heads=fields.get(vision, heads, fields.COUNT, _VISION),
-    text_heads=fields.get(text, heads, fields.COUNT, _TEXT),
-  )
-
-
-def _parts(
-  config: Mapping[str, Any],
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-  return tuple(
-    fields.get(config, f'{part}_config', fields.MAPPING, 'config.json', {})
-    for part in ('vision', 'text')
-  )
-
-
-def _require(part: str, config: Mapping[str, Any], **wanted: Any) -> None:
-  """Refuses a config that asks for what our modules do not compute."""
-  for name, value in (wanted | {'layer_norm_eps': 1e-5}).items():
-    found = config.get(name, value)
-    if found != value:
-      raise ModelError(
-        f'config.json: {part}_config.{name} is {found!r}; only {value!r} is '
-        'supported'
-      )
-
-
-def _require_text(
-  config: Mapping[str, Any], hidden_act: str | None = 'quick_gelu'
-) -> None:
-  """Refuses a text encoder that is not read at its highest id."""
-  _require('text', config, **{'hidden_act': hidden_act} if hidden_act else {})
-  end, size = (
-    fields.get(config, name, fields.COUNT, _TEXT)
-    for name in ('eos_token_id', 'vocab_size')
-  )
-  # 2 is an old mistake in published configs, by which the highest is meant.
-  if None not in (end, size) and end not in (2, size - 1):
-    raise ModelError(
-      f'config.json: text_config.eos_token_id is {end}; only the last of the '
-      f'{size} ids is supported'
-    )
-
-
-def _of_file(state: StateDict, default: dict) -> dict[str, list[float]]:
-  found = {
-    name: fields.get(
-      state.preprocessor,
-      f'image_{name}',
-      fields.COLOUR,
-      'preprocessor_config.json',
-    )
-    for name in ('mean', 'std')
-  }
-  return found if all(found.values()) else default
-
-
-def _openai_normalization(state: StateDict) -> dict[str, list[float]]:
-  where = f'{torch_files.OPEN_CLIP_CONFIG}, preprocess_cfg'
-  config = fields.get(
-    state.open_clip, 'preprocess_cfg', fields.MAPPING, where, {}
-  )
-  return {
-    name: fields.get(config, name, fields.COLOUR, where, CLIP[name])
-    for name in CLIP
-  }
-
-
-def _hf_groupvit_normalization(state: StateDict) -> dict[str, list[float]]:
-  """ImageNet's, unless the folder says other than CLIP's.
-
-  The published folders were saved beside CLIP-B/32's processor, though the
-  weights were trained with ImageNet's mean and deviation.
-  """
-  found = _of_file(state, IMAGENET)
-  return IMAGENET if found == CLIP else found
-
-
-SOURCES = (
-  Source(
-    'the original GroupViT',
-    NVLABS,
-    _nvlabs_hints,
-    lambda state: IMAGENET,
-    _NVIDIA,
-  ),
-  Source(
-    "Hugging Face's GroupViT",
-    HF_GROUPVIT,
-    _hf_groupvit_hints,
-    _hf_groupvit_normalization,
-    _NVIDIA,
-  ),
-  *(
-    Source(
-      "OpenAI's CLIP",
-      keymap,
-      _openai_hints,
-      _openai_normalization,
-      _OPENAI,
-    )
-    for keymap in (keymaps.OPENAI_CLIP, keymaps.OPENAI_RESNET)
-  ),
-  Source(
-    "Hugging Face's CLIP",
-    keymaps.HF_CLIP,
-    _hf_clip_hints,
-    lambda state: _of_file(state, CLIP),
-    _OPENAI,
-  ),
-)
-
-
-# The workdir of a training run: its config and its newest good checkpoint.
-#
-# Only parameters and batch statistics are read, not the optimizer's state.
-
-_COLLECTIONS = ('params/', 'batch_stats/')
-_LICENSE = (
-  'Trained by whoever made this folder; the license is theirs to choose.'
-)
-
-
-def is_workdir(path: pathlib.Path) -> bool:
-  """Whether a training run has claimed this folder and saved something."""
-  return (path / 'checkpoints').is_dir() and (path / 'config.json').is_file()
-
-
-def read(workdir: pathlib.Path) -> Converted:
-  """Reads the newest checkpoint of a run that is whole.
-
-  Raises:
-    ModelError: there is none, or the config is not this version's.
-  """
-  from groupvit_jax.training import checkpoint  # Orbax takes a second
-
-  config = _config(workdir / 'config.json')
-  try:
-    step, arrays = checkpoint.read_newest(workdir)
-  except WorkdirError as error:
-    raise ModelError(str(error)) from error
-  flat = {
-    path: x for path, x in arrays.items() if path.startswith(_COLLECTIONS)
-  }
-  variables = tensors.nest(flat)
-  vocab_size = variables['params']['text']['tokens'].shape[0]
-  try:
-    described = task.architecture(config, vocab_size)
-    tokenizer = _run_tokenizer(config, vocab_size)
-    short_side = config['image_size']
-    mean, std = on_device.NORMALIZATIONS[clip_training.normalization(config)]
-    steps = config_lib.own_steps(config['eval'])
-  except (KeyError, TypeError) as error:
-    raise ModelError(
-      f'{workdir}/config.json lacks {error}; it is of another version'
-    ) from error
-  architecture.check(described, flat)
-  architecture.check_arrays(described, flat)
-  return Converted(
-    architecture=described,
-    variables=variables,
-    tokenizer=tokenizer,
-    preprocessing={
-      'mean': list(mean),
-      'std': list(std),
-      'short_side': short_side,
-      **steps,  # as the run was evaluated
-    },
-    metadata={
-      'source': 'trained by groupvit_jax',
-      'file': workdir.name,
-      'license': _LICENSE,
-      'step': step,
-      'metrics': _metrics(workdir / 'summary.json', step),
-    },
-  )
-
-
-def _config(path: pathlib.Path) -> dict[str, Any]:
-  config = fields.read_json(path)
-  if not isinstance(config, dict):
-    raise ModelError(f'{path} holds a {type(config).__name__}, not an object')
-  return config
-
-
-def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
-  """What the run was trained with; it must still be where the config says."""
-  name = config['data']['tokenizer']
-  try:
-    tokenizer = make_tokenizer(name)
-  except (OSError, ValueError) as error:
-    raise ModelError(f'the tokenizer of the run is gone: {error}') from error
-  if tokenizer.vocab_size != vocab_size:
-    raise ModelError(
-      f'the tokenizer {name} has {tokenizer.vocab_size} ids now, the run was '
-      f'trained with {vocab_size}; put the old file back'
-    )
-  if isinstance(tokenizer, SentencePieceTokenizer):
-    return str(tokenizer.path)
-  return name
-
-
-def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
-  """Figures of the run's summary, if it is of this step."""
-  try:
-    summary = fields.read_json(path)
-  except ModelError:
-    return {}
-  if not isinstance(summary, dict) or summary.get('steps') != step:
-    return {}
-  shown = ('miou', 'oracle_miou', 'pixel_accuracy', 'train_loss')
-  return {
-    name: summary[name] for name in shown if summary.get(name) is not None
-  }
-
-
-# The released evaluation: short side 448 of a model for 224 pixels.
-SEGMENTATION_SCALE = 2
 
 
 def load_source(path: str | os.PathLike) -> Converted:
@@ -412,11 +62,378 @@ def load_source(path: str | os.PathLike) -> Converted:
   ):
     return model_folder.read(path.parent)
   if path.is_dir():
-    if is_workdir(path):
-      return read(path)
+    if _is_workdir(path):
+      return _read_workdir(path)
     if model_folder.is_model_folder(path):
       return model_folder.read(path)
   return from_state(torch_files.read_state_dict(path))
+
+
+# The workdir of a training run: its config and its newest good checkpoint.
+#
+# Only parameters and batch statistics are read, not the optimizer's state.
+
+_COLLECTIONS = ('params/', 'batch_stats/')
+
+
+def _is_workdir(path: pathlib.Path) -> bool:
+  """Whether a training run has claimed this folder and saved something."""
+  return (path / 'checkpoints').is_dir() and (path / 'config.json').is_file()
+
+
+def _read_workdir(workdir: pathlib.Path) -> Converted:
+  """Reads the newest checkpoint of a run that is whole.
+
+  Raises:
+    ModelError: there is none, or the config is not this version's.
+  """
+  from groupvit_jax.training import checkpoint  # Orbax takes a second
+
+  config = fields.read_json(workdir / 'config.json')
+  try:
+    step, arrays = checkpoint.read_newest(workdir)
+  except WorkdirError as error:
+    raise ModelError(str(error)) from error
+  flat = {
+    path: x for path, x in arrays.items() if path.startswith(_COLLECTIONS)
+  }
+  try:
+    vocab_size = len(flat['params/text/tokens'])
+    described = task.architecture(config, vocab_size)
+    tokenizer = _run_tokenizer(config, vocab_size)
+    short_side = config['image_size']
+    mean, std = on_device.NORMALIZATIONS[clip_training.normalization(config)]
+    steps = config_lib.own_steps(config['eval'])
+  except (KeyError, TypeError) as error:
+    raise ModelError(
+      f'{workdir}/config.json lacks {error}; it is of another version'
+    ) from error
+  architecture.check(described, flat)
+  return Converted(
+    architecture=described,
+    variables=tensors.nest(flat),
+    tokenizer=tokenizer,
+    preprocessing={
+      'mean': list(mean),
+      'std': list(std),
+      'short_side': short_side,
+      **steps,  # as the run was evaluated
+    },
+    metadata={
+      'source': 'trained by groupvit_jax',
+      'file': workdir.name,
+      'license': _OWN,
+      'step': step,
+      'metrics': _metrics(workdir / 'summary.json', step),
+    },
+  )
+
+
+def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
+  """What the run was trained with; it must still be where the config says."""
+  name = config['data']['tokenizer']
+  try:
+    tokenizer = make_tokenizer(name)
+  except (OSError, ValueError) as error:
+    raise ModelError(f'the tokenizer of the run is gone: {error}') from error
+  if tokenizer.vocab_size != vocab_size:
+    raise ModelError(
+      f'the tokenizer {name} has {tokenizer.vocab_size} ids now, the run was '
+      f'trained with {vocab_size}; put the old file back'
+    )
+  if isinstance(tokenizer, SentencePieceTokenizer):
+    return str(tokenizer.path)
+  return name
+
+
+def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
+  """Figures of the run's summary, if it is of this step."""
+  try:
+    summary = fields.read_json(path)
+  except ModelError:
+    return {}
+  if summary.get('steps') != step:
+    return {}
+  shown = ('miou', 'oracle_miou', 'pixel_accuracy', 'train_loss')
+  return {
+    name: summary[name] for name in shown if summary.get(name) is not None
+  }
+
+
+IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+CLIP = {
+  'mean': list(on_device.CLIP_MEAN),
+  'std': list(on_device.CLIP_STD),
+}
+_NVIDIA = (
+  "The weights released by NVIDIA are under NVIDIA's Source Code License: they "
+  'and what is converted from them may be used for research or evaluation '
+  'only, not commercially. Weights trained by others are under the license '
+  'that these chose.'
+)
+_OPENAI = 'The weights released by OpenAI are under the MIT License.'
+_OWN = 'Trained by whoever made this folder; the license is theirs to choose.'
+# The released evaluation: short side 448 of a model for 224 pixels.
+SEGMENTATION_SCALE = 2
+
+
+# Configs of foreign weights. Heads, activations and the like do not show in the
+# weights. A default is the only value that our modules compute; another one is
+# refused with its name.
+
+_Epsilon = Annotated[float, Meta(ge=1e-5, le=1e-5)]
+
+
+class _Vision(msgspec.Struct):
+  image_size: fields.SIDES | None = None
+  num_attention_heads: fields.COUNT | None = None
+  layer_norm_eps: _Epsilon = 1e-5
+
+
+class _GroupViTVision(_Vision):
+  depths: fields.COUNTS | None = None
+  hidden_act: Literal['gelu'] = 'gelu'
+  assign_eps: Annotated[float, Meta(ge=1, le=1)] = 1.0
+
+
+class _ClipVision(_Vision):
+  hidden_act: fields.ACTIVATION = 'quick_gelu'
+
+
+class _Text(msgspec.Struct):
+  num_attention_heads: fields.COUNT | None = None
+  eos_token_id: fields.COUNT | None = None
+  vocab_size: fields.COUNT | None = None
+  layer_norm_eps: _Epsilon = 1e-5
+
+  def __post_init__(self):
+    end, size = self.eos_token_id, self.vocab_size
+    # A text is read at its highest id. 2 is an old mistake in published
+    # configs, by which the highest is meant.
+    if end and size and end not in (2, size - 1):
+      raise ValueError(
+        f'eos_token_id is {end}; only the last of the {size} ids is supported'
+      )
+
+
+class _GroupViTText(_Text):
+  hidden_act: Literal['quick_gelu'] = 'quick_gelu'
+
+
+class _ClipText(_Text):
+  hidden_act: fields.ACTIVATION = 'quick_gelu'
+
+
+class _Ours(msgspec.Struct):
+  """What `export` wrote beside the fields of Hugging Face."""
+
+  short_side: fields.COUNT | None = None
+  license: str | None = None
+
+
+class _GroupViTConfig(msgspec.Struct):
+  vision_config: _GroupViTVision = msgspec.field(
+    default_factory=_GroupViTVision
+  )
+  text_config: _GroupViTText = msgspec.field(default_factory=_GroupViTText)
+
+
+class _ClipConfig(msgspec.Struct):
+  vision_config: _ClipVision = msgspec.field(default_factory=_ClipVision)
+  text_config: _ClipText = msgspec.field(default_factory=_ClipText)
+
+
+class _OpenClipVision(msgspec.Struct):
+  image_size: fields.SIDES | None = None
+  width: fields.COUNT | None = None
+  head_width: fields.COUNT = 64
+  layers: fields.COUNT_FROM_0 | fields.COUNTS | None = None  # of a ResNet many
+
+
+class _OpenClipText(msgspec.Struct):
+  heads: fields.COUNT | None = None
+
+
+class _OpenClipModel(msgspec.Struct):
+  vision_cfg: _OpenClipVision = msgspec.field(default_factory=_OpenClipVision)
+  text_cfg: _OpenClipText = msgspec.field(default_factory=_OpenClipText)
+  quick_gelu: bool = False
+
+
+class _OpenClipPixels(msgspec.Struct):
+  mean: fields.COLOUR | None = None
+  std: fields.COLOUR | None = None
+
+
+class _OpenClipConfig(msgspec.Struct):
+  model_cfg: _OpenClipModel | None = None
+  preprocess_cfg: _OpenClipPixels = msgspec.field(
+    default_factory=_OpenClipPixels
+  )
+
+
+class _Preprocessor(msgspec.Struct):
+  image_mean: fields.COLOUR | None = None
+  image_std: fields.COLOUR | None = None
+
+
+class _NvlabsEncoder(msgspec.Struct):
+  num_heads: fields.COUNTS = []
+  depths: fields.COUNTS | None = None
+  img_size: fields.SIDES | None = None
+  drop_path_rate: fields.NUMBER = 0.1
+  hard_assignment: bool = True
+
+
+class _NvlabsModel(msgspec.Struct):
+  img_encoder: _NvlabsEncoder = msgspec.field(default_factory=_NvlabsEncoder)
+
+
+class _NvlabsConfig(msgspec.Struct):
+  model: _NvlabsModel = msgspec.field(default_factory=_NvlabsModel)
+
+
+class _NvlabsExtras(msgspec.Struct):
+  config: _NvlabsConfig = msgspec.field(default_factory=_NvlabsConfig)
+
+
+def _nvlabs_hints(state: StateDict) -> Hints:
+  """From the training config, where the checkpoint has kept it.
+
+  The text encoder's heads are width // 64 in the original's code.
+  """
+  extras = fields.parse(state.extras, _NvlabsExtras, 'the checkpoint')
+  encoder = extras.config.model.img_encoder
+  heads = encoder.num_heads
+  if len(set(heads)) > 1:
+    raise ModelError(
+      f'{state.path} has other numbers of heads in other stages ({heads}); '
+      'only one for all of them is supported'
+    )
+  return Hints(
+    image_size=encoder.img_size,
+    image_heads=heads[0] if heads else None,
+    depths=encoder.depths or None,
+    drop_path_rate=encoder.drop_path_rate,
+    assignment='hard' if encoder.hard_assignment else 'soft',
+  )
+
+
+def _hf_groupvit_hints(state: StateDict) -> Hints:
+  config = fields.parse(state.config, _GroupViTConfig, 'config.json')
+  vision = config.vision_config
+  return Hints(
+    image_size=vision.image_size,
+    image_heads=vision.num_attention_heads,
+    text_heads=config.text_config.num_attention_heads,
+    depths=vision.depths or None,
+  )
+
+
+def _hf_clip_hints(state: StateDict) -> Hints:
+  config = fields.parse(state.config, _ClipConfig, 'config.json')
+  vision, text = config.vision_config, config.text_config
+  return Hints(
+    image_size=vision.image_size,
+    image_heads=vision.num_attention_heads,
+    text_heads=text.num_attention_heads,
+    image_activation=vision.hidden_act,
+    text_activation=text.hidden_act,
+  )
+
+
+def _open_clip(state: StateDict) -> _OpenClipConfig:
+  return fields.parse(state.open_clip, _OpenClipConfig, OPEN_CLIP_CONFIG)
+
+
+def _openai_hints(state: StateDict) -> Hints:
+  """From the open_clip_config.json beside the weights, where there is one."""
+  model = _open_clip(state).model_cfg
+  if model is None:
+    return Hints()
+  vision, activation = model.vision_cfg, 'gelu'
+  if model.quick_gelu:
+    activation = 'quick_gelu'
+  width = vision.width
+  if width and isinstance(vision.layers, list):  # see `build.clip_resnet`
+    width *= resnet.ClipResNet.patch_size
+  return Hints(
+    image_size=vision.image_size,
+    image_heads=width // vision.head_width if width else None,
+    text_heads=model.text_cfg.heads,
+    image_activation=activation,
+    text_activation=activation,
+  )
+
+
+def _normalization(
+  default: dict[str, list[float]], state: StateDict
+) -> dict[str, list[float]]:
+  """Mean and deviation that files beside the weights give, or the default.
+
+  The published folders of GroupViT were saved beside CLIP-B/32's processor,
+  though the weights were trained with ImageNet's mean and deviation.
+  """
+  own = _open_clip(state).preprocess_cfg
+  file = fields.parse(
+    state.preprocessor, _Preprocessor, 'preprocessor_config.json'
+  )
+  found = {
+    'mean': own.mean or file.image_mean or default['mean'],
+    'std': own.std or file.image_std or default['std'],
+  }
+  return default if found == CLIP else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A kind of foreign weights.
+
+  Attributes:
+    name: in messages.
+    keymap: its names.
+    hints: from the file and what came with it.
+    normalization: mean and std of its pixels, unless its files have others.
+    license: a sentence on it.
+  """
+
+  name: str
+  keymap: KeyMap
+  hints: Callable[[StateDict], Hints]
+  normalization: dict[str, list[float]]
+  license: str
+
+
+SOURCES = (
+  Source('the original GroupViT', NVLABS, _nvlabs_hints, IMAGENET, _NVIDIA),
+  Source(
+    "Hugging Face's GroupViT",
+    HF_GROUPVIT,
+    _hf_groupvit_hints,
+    IMAGENET,
+    _NVIDIA,
+  ),
+  Source("OpenAI's CLIP", OPENAI_CLIP, _openai_hints, CLIP, _OPENAI),
+  Source("OpenAI's CLIP", OPENAI_RESNET, _openai_hints, CLIP, _OPENAI),
+  Source("Hugging Face's CLIP", HF_CLIP, _hf_clip_hints, CLIP, _OPENAI),
+)
+
+
+def identify(state: StateDict) -> Source:
+  """The source whose marker a state dict has.
+
+  Raises:
+    ModelError: it is none of `SOURCES`.
+  """
+  for source in SOURCES:
+    if source.keymap.marker in state.arrays:
+      return source
+  known = '; '.join(f'{s.name} ({s.keymap.marker})' for s in SOURCES)
+  first = ', '.join(list(state.arrays)[:3])
+  raise ModelError(
+    f'{state.path} holds weights of an unknown model ({first}, ...); known '
+    f'are, by a name that they hold: {known}'
+  )
 
 
 def from_state(state: StateDict) -> Converted:
@@ -425,61 +442,44 @@ def from_state(state: StateDict) -> Converted:
   flat = source.keymap.to_flax(state.arrays)
   hints = source.hints(state)
   described = architecture.read(flat, source.keymap, hints)
-  architecture.check(described, flat)
-  architecture.check_arrays(described, flat, source.keymap)
-  tokenizer = _tokenizer(state.path, described['text']['vocab_size'])
-  # What we once wrote there ourselves.
-  ours = fields.get(state.config, OURS, fields.MAPPING, 'config.json', {})
-  where = f'config.json, {OURS}'
+  architecture.check(described, flat, source.keymap)
+  vocab_size = described['text']['vocab_size']
+  tokenizer = model_folder.own_tokenizer(state.path)
+  model_folder.check_vocabulary(tokenizer, vocab_size)
+  if tokenizer is None and vocab_size == clip.VOCAB_SIZE:
+    tokenizer = 'clip'
+  ours = fields.parse(state.config.get(OURS, {}), _Ours, f'config.json, {OURS}')
+  # Twice what GroupViT was trained at, as released; CLIP's own size.
+  side = min(np.broadcast_to(described['image']['image_size'], 2).tolist())
+  if described['image_encoder'] == 'groupvit':
+    side *= SEGMENTATION_SCALE
   return Converted(
     architecture=described,
     variables=tensors.nest(flat),
     tokenizer=tokenizer,
     preprocessing={
-      **source.normalization(state),
-      'short_side': fields.get(ours, 'short_side', fields.COUNT, where)
-      or _short_side(described),
+      **_normalization(source.normalization, state),
+      'short_side': ours.short_side or side,
     },
     metadata={
-      **_metadata(source, state),
-      'license': fields.get(ours, 'license', fields.TEXT, where)
-      or source.license,
+      'source': source.name,
+      'file': state.path.name,
+      **_training_figures(state.extras),
+      'license': ours.license or source.license,
       'notes': architecture.assumptions(described, hints),
     },
   )
 
 
-def _short_side(described: Mapping[str, Any]) -> int:
-  """Twice what GroupViT was trained at, as released; CLIP's own size."""
-  size = described['image']['image_size']
-  side = size if isinstance(size, int) else min(size)
-  grouping = described['image_encoder'] == 'groupvit'
-  return side * SEGMENTATION_SCALE if grouping else side
-
-
-def _tokenizer(path: pathlib.Path, vocab_size: int) -> str | None:
-  """CLIP's by the size of its vocabulary, or the folder's own."""
-  if own := model_folder.own_tokenizer(path):
-    model_folder.check_vocabulary(own, vocab_size)
-    return own
-  return 'clip' if vocab_size == clip.VOCAB_SIZE else None
-
-
-def _metadata(source: Source, state: StateDict) -> dict[str, Any]:
-  """Where the model comes from, and what its checkpoint told of training."""
-  told = state.extras.get('metrics')
-  told = told if isinstance(told, Mapping) else {}
-  told = {k: v for k, v in told.items() if isinstance(v, int | float)}
-  top = {
-    k: v
-    for k, v in state.extras.items()
-    if isinstance(v, float) and k.startswith('max_')
+def _training_figures(extras: Mapping[str, Any]) -> dict[str, Any]:
+  """Metrics and epoch that a training checkpoint holds."""
+  found = {k: v for k, v in extras.items() if k.startswith('max_')}
+  if isinstance(metrics := extras.get('metrics'), Mapping):
+    found |= metrics
+  epoch = extras.get('epoch')
+  return {
+    'metrics': {
+      k: float(v) for k, v in found.items() if isinstance(v, int | float)
+    },
+    **({'epoch': epoch} if isinstance(epoch, int) else {}),
   }
-  metadata = {
-    'source': source.name,
-    'file': state.path.name,
-    'metrics': {k: float(v) for k, v in (top | told).items()},
-  }
-  if isinstance(state.extras.get('epoch'), int):
-    metadata['epoch'] = state.extras['epoch']
-  return metadata

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import traverse_util
 
 from groupvit_jax import files
 from groupvit_jax.errors import ModelError
@@ -85,24 +86,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return dict(pairs)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Arrays by path ('params/image/norm/scale') of nested dicts."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat.update(flatten(value, f'{prefix}{name}/'))
-    else:
-      flat[prefix + name] = np.asarray(value)
-  return flat
+  flat = traverse_util.flatten_dict(tree, sep='/')
+  return {path: np.asarray(x) for path, x in flat.items()}
 
 
 def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Nested dicts of arrays by path, with 'params' and 'batch_stats'."""
-  tree: dict[str, Any] = {'params': {}, 'batch_stats': {}}
-  for path, value in flat.items():
-    *folders, leaf = path.split('/')
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = value
-  return tree
+  tree = traverse_util.unflatten_dict(flat, sep='/')
+  return {'params': {}, 'batch_stats': {}} | tree

@@ -6,11 +6,13 @@ its values are kept.
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from groupvit_jax.convert import fields, pickled, tensors
@@ -21,6 +23,112 @@ _WRAPPERS = ('model', 'state_dict', 'model_state_dict')
 # Values of a config that are read at most. Shared lists of shared lists would
 # have no end.
 _MOST_VALUES = 100_000
+# What Hugging Face names weights, the safe form first.
+_WHOLE = (
+  'model.safetensors',
+  'pytorch_model.bin',
+  'open_clip_model.safetensors',
+  'open_clip_pytorch_model.bin',
+)
+OPEN_CLIP_CONFIG = 'open_clip_config.json'
+_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
+_PARALLEL = 'module.'  # the prefix of names in parallel training
+
+
+@dataclasses.dataclass(frozen=True)
+class StateDict:
+  """Weights by their PyTorch names.
+
+  Attributes:
+    arrays: by name; floating ones are float32.
+    config: Hugging Face's config.json; {} where there is none.
+    preprocessor: preprocessor_config.json; {} where there is none.
+    extras: what else a training checkpoint held, as plain values.
+    path: what was read.
+    open_clip: open_clip's own config; {} where there is none.
+  """
+
+  arrays: dict[str, np.ndarray]
+  config: dict[str, Any]
+  preprocessor: dict[str, Any]
+  extras: dict[str, Any]
+  path: pathlib.Path
+  open_clip: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_state_dict(path: str | os.PathLike) -> StateDict:
+  """Reads a file of weights, or a Hugging Face folder.
+
+  Args:
+    path: .safetensors, .pth, .pt or .bin, or a folder with model.safetensors
+      or pytorch_model.bin, whole or in shards, or open_clip's file of either.
+
+  Returns:
+    The weights; a wrapping `model` or `state_dict` and the prefix `module.` of
+    parallel training are taken off.
+
+  Raises:
+    ModelError: it cannot be read, or holds other objects than tensors.
+  """
+  path = pathlib.Path(path)
+  folder = path if path.is_dir() else path.parent
+  arrays, extras = {}, {}
+  for file in _files(path) if path.is_dir() else [path]:
+    if file.suffix not in _SUFFIXES:
+      raise ModelError(
+        f'{file} is no file of weights; they end in {", ".join(_SUFFIXES)}'
+      )
+    safe = file.suffix == '.safetensors'
+    more, others = (tensors.read(file)[0], {}) if safe else read(file)
+    if twice := arrays.keys() & more.keys():
+      raise ModelError(f'{file} holds {min(twice)} a second time')
+    arrays |= more
+    extras |= others
+  if all(name.startswith(_PARALLEL) for name in arrays):
+    arrays = {name.removeprefix(_PARALLEL): x for name, x in arrays.items()}
+  config, preprocessor, open_clip = (
+    fields.read_json(folder / name) if (folder / name).is_file() else {}
+    for name in ('config.json', 'preprocessor_config.json', OPEN_CLIP_CONFIG)
+  )
+  return StateDict(
+    as_floats(arrays), config, preprocessor, extras, path, open_clip
+  )
+
+
+def as_floats(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """float32, also of half and bfloat16; integers and complex numbers stay."""
+  return {
+    name: x if x.dtype.kind in 'iubc' else x.astype(np.float32, copy=False)
+    for name, x in arrays.items()
+  }
+
+
+class _Index(msgspec.Struct):
+  weight_map: dict[str, str]
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of weights in a folder: one, or the shards of an index."""
+  for name in _WHOLE:
+    if (folder / name).is_file():
+      return [folder / name]
+    index = folder / f'{name}.index.json'
+    if index.is_file():
+      content = fields.parse(fields.read_json(index), _Index, str(index))
+      # Names only: an index must not point out of its folder.
+      found = [
+        folder / pathlib.PurePath(shard).name
+        for shard in sorted(set(content.weight_map.values()))
+      ]
+      if missing := [path.name for path in found if not path.is_file()]:
+        raise ModelError(f'{folder} lacks {", ".join(missing)} of {index.name}')
+      if not found:
+        raise ModelError(f'{index} names no files')
+      return found
+  raise ModelError(
+    f'{folder} holds no model: neither {" nor ".join(_WHOLE)} (nor an index of '
+    'one) beside config.json, nor the checkpoints of a training run'
+  )
 
 
 def read(
@@ -73,27 +181,50 @@ def _split(
   extras = {}
   for key in _WRAPPERS:
     if isinstance(content.get(key), Mapping):
-      beside = {k: v for k, v in content.items() if _is_told(k, v)}
-      extras = _Plain().of(beside)
+      beside = {  # not the optimizer's state
+        k: v
+        for k, v in content.items()
+        if k in ('config', 'metrics') or isinstance(v, int | float | str)
+      }
+      extras = _plain(beside, itertools.count())
       content = content[key]
       break
+  other = 'it is empty'
   for name, value in content.items():
     if isinstance(value, pickled.OtherTensor):
       raise ModelError(
         f'{name} is {value.kind}; save the weights dense and in float32'
       )
-  tensors_by_name = {
-    k: v for k, v in content.items() if isinstance(v, pickled.Tensor)
-  }
-  if not content or len(tensors_by_name) < len(content):
-    other = next((k for k in content if k not in tensors_by_name), None)
-    raise ModelError(
-      f'{path} holds no state dict: '
-      f'{f"{other!r:.80} is no tensor" if content else "it is empty"}; known '
-      f'wrappers are {", ".join(_WRAPPERS)}'
-    )
-  pickled.check_sizes(tensors_by_name)
-  return {str(k): v.array() for k, v in tensors_by_name.items()}, extras
+    if not isinstance(value, pickled.Tensor):
+      other = f'{name!r:.80} is no tensor'
+      break
+  else:
+    if content:
+      pickled.check_sizes(content)
+      return {str(k): v.array() for k, v in content.items()}, extras
+  raise ModelError(
+    f'{path} holds no state dict: {other}; known wrappers are '
+    f'{", ".join(_WRAPPERS)}'
+  )
+
+
+def _plain(value: Any, counter: Iterator[int], depth: int = 0) -> Any:
+  """Numbers, strings, and lists and dicts of them; None for all else."""
+  if next(counter) >= _MOST_VALUES:
+    raise pickled.Damaged(f'its config has over {_MOST_VALUES} values')
+  if depth > 20:  # a config's nodes also point to their parents
+    return None
+  if isinstance(value, pickled.Plain):
+    inner = value.values if isinstance(value.values, Mapping) else {}
+    return _plain(inner.get('_content', inner.get('_val')), counter, depth + 1)
+  if isinstance(value, Mapping):
+    items = {str(k): _plain(v, counter, depth + 1) for k, v in value.items()}
+    return {k: v for k, v in items.items() if v is not None}
+  if isinstance(value, list | tuple):
+    return [_plain(v, counter, depth + 1) for v in value]
+  if isinstance(value, pickled.Tensor) and not value.ndim:
+    return value.array().item()
+  return value if isinstance(value, bool | int | float | str) else None
 
 
 def _of_module(module: pickled.Plain) -> dict[str, pickled.Tensor]:
@@ -112,161 +243,3 @@ def _of_module(module: pickled.Plain) -> dict[str, pickled.Tensor]:
     elif isinstance(value, pickled.Plain) and isinstance(value.values, Mapping):
       pending += [(f'{prefix}{k}.', v) for k, v in value.values.items()]
   raise pickled.Damaged(f'its module has over {_MOST_VALUES} attributes')
-
-
-class _Plain:
-  """Numbers, strings, and lists and dicts of them; None for all else."""
-
-  def __init__(self):
-    self._left = _MOST_VALUES
-
-  def of(self, value: Any, depth: int = 0) -> Any:
-    self._left -= 1
-    if self._left < 0:
-      raise pickled.Damaged(f'its config has over {_MOST_VALUES} values')
-    if depth > 20:  # a config's nodes also point to their parents
-      return None
-    if isinstance(value, pickled.Plain):
-      inner = value.values if isinstance(value.values, Mapping) else {}
-      return self.of(inner.get('_content', inner.get('_val')), depth + 1)
-    if isinstance(value, Mapping):
-      items = {str(k): self.of(v, depth + 1) for k, v in value.items()}
-      return {k: v for k, v in items.items() if v is not None}
-    if isinstance(value, list | tuple):
-      return [self.of(v, depth + 1) for v in value]
-    if isinstance(value, pickled.Tensor) and not value.ndim:
-      return value.array().item()
-    return value if isinstance(value, bool | int | float | str) else None
-
-
-def _is_told(key: str, value: Any) -> bool:
-  """Whether to keep what stands beside the weights; not the optimizer's."""
-  return key in ('config', 'metrics') or isinstance(value, int | float | str)
-
-
-# What Hugging Face names weights, the safe form first.
-_WHOLE = (
-  'model.safetensors',
-  'pytorch_model.bin',
-  'open_clip_model.safetensors',
-  'open_clip_pytorch_model.bin',
-)
-OPEN_CLIP_CONFIG = 'open_clip_config.json'
-_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')
-
-
-@dataclasses.dataclass(frozen=True)
-class StateDict:
-  """Weights by their PyTorch names.
-
-  Attributes:
-    arrays: by name; floating ones are float32.
-    config: Hugging Face's config.json; {} where there is none.
-    preprocessor: preprocessor_config.json; {} where there is none.
-    extras: what else a training checkpoint held, as plain values.
-    path: what was read.
-    open_clip: open_clip's own config; {} where there is none.
-  """
-
-  arrays: dict[str, np.ndarray]
-  config: dict[str, Any]
-  preprocessor: dict[str, Any]
-  extras: dict[str, Any]
-  path: pathlib.Path
-  open_clip: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def read_state_dict(path: str | os.PathLike) -> StateDict:
-  """Reads a file of weights, or a Hugging Face folder.
-
-  Args:
-    path: .safetensors, .pth, .pt or .bin, or a folder with model.safetensors
-      or pytorch_model.bin, whole or in shards, or open_clip's file of either.
-
-  Returns:
-    The weights; a wrapping `model` or `state_dict` and the prefix `module.` of
-    parallel training are taken off.
-
-  Raises:
-    ModelError: it cannot be read, or holds other objects than tensors.
-  """
-  path = pathlib.Path(path)
-  folder = path if path.is_dir() else path.parent
-  files = _files(path) if path.is_dir() else [path]
-  arrays, extras = {}, {}
-  for file in files:
-    more, others = _read_file(file)
-    if twice := arrays.keys() & more.keys():
-      raise ModelError(f'{file} holds {min(twice)} a second time')
-    arrays |= more
-    extras |= others
-  return StateDict(
-    arrays=as_floats(_unwrapped(arrays)),
-    config=_json(folder / 'config.json'),
-    preprocessor=_json(folder / 'preprocessor_config.json'),
-    extras=extras,
-    path=path,
-    open_clip=_json(folder / OPEN_CLIP_CONFIG),
-  )
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The files of weights in a folder: one, or the shards of an index."""
-  for name in _WHOLE:
-    if (folder / name).is_file():
-      return [folder / name]
-    index = folder / f'{name}.index.json'
-    if index.is_file():
-      places = fields.need(
-        _json(index), 'weight_map', fields.TEXTS_BY_NAME, str(index)
-      )
-      # Names only: an index must not point out of its folder.
-      found = [
-        folder / pathlib.PurePath(shard).name
-        for shard in sorted(set(places.values()))
-      ]
-      if missing := [path.name for path in found if not path.is_file()]:
-        raise ModelError(f'{folder} lacks {", ".join(missing)} of {index.name}')
-      if not found:
-        raise ModelError(f'{index} names no files')
-      return found
-  raise ModelError(
-    f'{folder} holds no model: neither {" nor ".join(_WHOLE)} (nor an index of '
-    'one) beside config.json, nor the checkpoints of a training run'
-  )
-
-
-def _read_file(
-  path: pathlib.Path,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  if path.suffix not in _SUFFIXES:
-    raise ModelError(
-      f'{path} is no file of weights; they end in {", ".join(_SUFFIXES)}'
-    )
-  if path.suffix == '.safetensors':
-    return tensors.read(path)[0], {}
-  return read(path)
-
-
-def _unwrapped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  prefix = 'module.'
-  if all(name.startswith(prefix) for name in arrays):
-    return {name.removeprefix(prefix): x for name, x in arrays.items()}
-  return arrays
-
-
-def as_floats(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """float32, also of half and bfloat16; integers and complex numbers stay."""
-  return {
-    name: x if x.dtype.kind in 'iubc' else x.astype(np.float32, copy=False)
-    for name, x in arrays.items()
-  }
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_file():
-    return {}
-  content = fields.read_json(path)
-  if not isinstance(content, dict):
-    raise ModelError(f'{path} holds a {type(content).__name__}, not an object')
-  return content

@@ -193,7 +193,7 @@ def test_a_clip_with_another_activation_is_refused(torch_models, tmp_path):
     'vision_config': TINY_CLIP['vision_config'] | {'hidden_act': 'gelu'}
   }
   clip(torch_models, config).save_pretrained(tmp_path / 'clip')
-  with pytest.raises(ModelError, match="hidden_act is 'gelu'"):
+  with pytest.raises(ModelError, match='hidden_act'):
     convert.load_source(tmp_path / 'clip')
 
 

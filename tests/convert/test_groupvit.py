@@ -66,10 +66,10 @@ def inputs():
 
 @pytest.fixture(scope='module')
 def unlike_inputs():
-  """Eight pictures of large shapes, each with a colour of its own.
+  """Eight images of large shapes, each with a colour of its own.
 
-  Batch norm divides by what the pictures of a batch differ in. Of three
-  pictures of noise, torch's own float32 gradients are 1e-3 from its float64
+  Batch norm divides by what the images of a batch differ in. Of three
+  images of noise, torch's own float32 gradients are 1e-3 from its float64
   ones; of these, 5e-5.
   """
   generator = torch.Generator().manual_seed(1)
@@ -244,15 +244,15 @@ def test_published_logits_of_the_two_cats(torch_models, name, published):
     pytest.skip(f'set GROUPVIT_WEIGHTS to a folder with {name}')
   folder = pathlib.Path(WEIGHTS)
   converted = convert.load_source(folder / name)
-  picture = Image.open(folder / '000000039769.jpg').convert('RGB')
-  scale = 224 / min(picture.size)
-  size = [round(side * scale) for side in picture.size]
-  picture = picture.resize(size, Image.Resampling.BICUBIC)
+  image = Image.open(folder / '000000039769.jpg').convert('RGB')
+  scale = 224 / min(image.size)
+  size = [round(side * scale) for side in image.size]
+  image = image.resize(size, Image.Resampling.BICUBIC)
   left, top = (size[0] - 224) // 2, (size[1] - 224) // 2
-  picture = picture.crop((left, top, left + 224, top + 224))
+  image = image.crop((left, top, left + 224, top + 224))
   # The published logits were made with CLIP's mean and deviation.
   mean, std = (np.array(load.CLIP[k], np.float32) for k in ('mean', 'std'))
-  images = (np.asarray(picture, np.float32) / 255 - mean) / std
+  images = (np.asarray(image, np.float32) / 255 - mean) / std
   texts = ['a photo of a cat', 'a photo of a dog']
   tokens = make_tokenizer('clip')(texts)
   model = build.build(converted.architecture)

@@ -177,7 +177,7 @@ def test_objects_in_a_pickle_are_refused_and_not_run(pickles, path, legacy):
 
 
 @pytest.mark.parametrize(
-  ('content', 'told'),
+  ('content', 'reason'),
   [
     ([1, 2], 'holds a list'),
     ({'a': 1}, "'a' is no tensor"),
@@ -185,11 +185,11 @@ def test_objects_in_a_pickle_are_refused_and_not_run(pickles, path, legacy):
     ('sparse', 'is sparse'),
   ],
 )
-def test_foreign_content_is_named(pickles, path, content, told):
+def test_foreign_content_is_named(pickles, path, content, reason):
   if content == 'sparse':
     content = {'a': pickles.Call('torch._utils._rebuild_sparse_tensor')}
   pickles.save(content, path)
-  with pytest.raises(ModelError, match=told):
+  with pytest.raises(ModelError, match=reason):
     torch_files.read(path)
 
 

