@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from groupvit_jax.data import sources
 from groupvit_jax.viz import overlay
+from groupvit_jax.viz.colours import palette
 
 SIDE, GAP, HEAD = 112, 6, 22  # pixels
 
@@ -49,7 +50,7 @@ def picture_rows(workdir: pathlib.Path, index: int, steps: list[int]):
   """Two rows of pictures: groups, and the names they were given."""
   example = validation(workdir)[index]
   image, truth = (np.asarray(example[key]) for key in ('image', 'mask'))
-  colours = overlay.palette(256)
+  colours = palette(256)
 
   def over(labels):
     return overlay.overlay(image, labels, colours, min_side=SIDE)

@@ -1,19 +1,23 @@
 """`load`: any trained weights as a `Model` that segments and classifies."""
 
 import os
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache as cache_lib
 from jax.typing import DTypeLike
 
-from groupvit_jax import convert
+from groupvit_jax import convert, files
 from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.inference import programs
 from groupvit_jax.inference.model import RELEASED, Model
 from groupvit_jax.inference.regions import ImageRegions
 from groupvit_jax.inference.result import Segmentation
 from groupvit_jax.inference.text import LabelError
+
+_CACHE = '~/.cache/groupvit_jax/compiled'
 
 __all__ = [
   'RELEASED',
@@ -50,5 +54,27 @@ def load(
   Raises:
     errors.ModelError: nothing there that can be read; the message says why.
   """
-  programs.keep_compiled(compilation_cache)
+  _keep_compiled(compilation_cache)
   return Model(convert.load_source(path), dtype=dtype)
+
+
+def _keep_compiled(folder: str | os.PathLike | bool) -> None:
+  """Keeps compiled programs on disk, if the folder can be written."""
+  if folder is False:
+    return
+  if folder is True:
+    config: Any = jax.config  # options are attributes only at run time
+    if config.jax_compilation_cache_dir:
+      return
+    root = os.environ.get('XDG_CACHE_HOME')
+    folder = f'{root}/groupvit_jax/compiled' if root else _CACHE
+  folder = files.expanded(folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return  # a read-only home costs time, and is no reason to fail
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  # Its default passes over what compiles in less than a second.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  # JAX decides at the first compilation of a process whether there is a cache.
+  cache_lib.reset_cache()

@@ -1,13 +1,14 @@
-"""A trained model and what it is asked for: segments, classes, embeddings.
+"""A trained model: segments and classifies images, embeds images and texts.
 
 The released inference is the default, and every step of it an option of
 `SegmentConfig`.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,39 +18,50 @@ from jaxtyping import Float32
 
 from groupvit_jax import errors, files
 from groupvit_jax.benchmarks import build as build_lib
+from groupvit_jax.convert import Converted
 from groupvit_jax.data import images as images_lib
+from groupvit_jax.data import on_device
 from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import regions as regions_lib
 from groupvit_jax.evaluation import regrouping, scoring, sizes
 from groupvit_jax.evaluation.config import OWN_STEPS, SegmentConfig
-from groupvit_jax.inference import programs
 from groupvit_jax.inference import text as text_lib
 from groupvit_jax.inference.regions import ClassList, ImageRegions
 from groupvit_jax.inference.result import Segmentation
-from groupvit_jax.models import build
+from groupvit_jax.models import build, dual_encoder
 from groupvit_jax.text import base as tokenizers
-from groupvit_jax.text import make_tokenizer
+from groupvit_jax.text import make_tokenizer, prompts
+
+# Of VOC and COCO (Context: .35), and of the original's demo.
+BACKGROUND_THRESHOLD = 0.95
+RELEASED = SegmentConfig(background_threshold=BACKGROUND_THRESHOLD)
+
+_READ_AHEAD = 2  # batches
 
 
-class Encoder:
-  """The encoders of a trained model.
+class Model:
+  """A trained model.
 
   Attributes:
     architecture: its plain description (`models.build`).
     metadata: where it comes from, and what was measured.
     variables: params and batch_stats.
     module: the `DualEncoder`.
-    image_size: (h, w) in pixels of the pictures it was trained on.
-    short_side: pictures are segmented at, unless the config says otherwise.
+    predict_fns: what evaluators call, the contract of docs/architecture.md:
+      pure functions of (variables, inputs), the same objects every time. Pixels
+      are normalised by the model's own mean and deviation.
+    image_size: (h, w) in pixels of the images it was trained on.
+    short_side: images are segmented at, unless the config says otherwise.
     own_steps: fields of `SegmentConfig` that it was evaluated with.
+    config: how it segments unless the caller says otherwise: as released, or as
+      a run of one's own was evaluated (`own_steps`).
   """
 
-  def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
-    """Builds the model.
+  def __init__(self, source: Converted, *, dtype: DTypeLike = jnp.float32):
+    """Builds the model; compiles nothing yet.
 
     Args:
-      source: architecture, variables, tokenizer, preprocessing and metadata, as
-        `convert.load_source` returns them.
+      source: as `convert.load_source` returns it.
       dtype: of the computation.
     """
     self.architecture: Mapping[str, Any] = source.architecture
@@ -63,161 +75,16 @@ class Encoder:
     self.own_steps = {
       name: preprocessing[name] for name in OWN_STEPS if name in preprocessing
     }
-    self._tokenizer_name = source.tokenizer
-    self._programs = programs.Programs(
-      self.module, preprocessing['mean'], preprocessing['std']
-    )
-
-  def encode_image(
-    self, images: Source | Sequence[Source], *, batch_size: int = 32
-  ) -> Float32[np.ndarray, '*b e']:
-    """Unit vectors of pictures: their middle square, as in classification.
-
-    A picture's shorter side is scaled to 8/7 of the training size, bilinearly
-    with antialiasing, and its middle cut out (CLIP: to the training size
-    itself, bicubically).
-
-    Args:
-      images: a list as in `segment`, or a single one, which gives one vector.
-      batch_size: pictures that go through the network together.
-
-    Returns:
-      float32, unit length.
-    """
-    check_batch_size(batch_size)
-    chunks = files.ahead(
-      lambda item: images_lib.crop(
-        images_lib.open_image(*item),
-        self.image_size,
-        clip=self._crops_as_clip,
-      ),
-      images_lib.named(images),
-      batch_size,
-    )
-    vectors = [self.encode_pixels(np.stack(chunk)) for chunk in chunks]
-    vectors = np.concatenate(vectors)
-    return vectors if images_lib.is_list(images) else vectors[0]
-
-  def encode_pixels(
-    self, pixels: np.ndarray | jax.Array
-  ) -> Float32[np.ndarray, 'b e']:
-    """Unit vectors of pictures that are at hand as arrays.
-
-    Args:
-      pixels: float32 [b, h, w, 3], normalised already; or uint8, which the
-        model's mean and deviation are applied to. Every h and w is compiled for
-        once; b is padded.
-
-    Returns:
-      float32, unit length.
-    """
-    pixels = np.asarray(pixels)
-    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
-      raise images_lib.ImageError(
-        f'pixels are [b, h, w, 3], not {list(pixels.shape)}.'
-      )
-    if pixels.dtype != np.uint8:
-      pixels = pixels.astype(np.float32)
-    extra = sizes.bucket(len(pixels)) - len(pixels)
-    padded = np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0)))
-    vectors = self._programs.image(self.variables, padded)
-    return np.asarray(vectors)[: len(pixels)]
-
-  def encode_text(
-    self, texts: str | Sequence[str]
-  ) -> Float32[np.ndarray, '*b e']:
-    """Unit vectors of texts as they are; of one text, one vector."""
-    if isinstance(texts, str):
-      return self._text_encoder([texts])[0]
-    if not len(texts):
-      raise text_lib.LabelError('The list of texts is empty.')
-    return self._text_encoder(list(texts))
-
-  @property
-  def predict_fns(self) -> Mapping[str, Callable[..., Any]]:
-    """What evaluators call: the contract of docs/architecture.md.
-
-    Pure functions of (variables, inputs), the same objects every time. Pixels
-    are normalised by the model's own mean and deviation; 'logit_scale' is the
-    learned factor on cosines, exponentiated.
-    """
-    return self._programs.predict_fns
-
-  @property
-  def patch_size(self) -> int:
-    """Side of a token in pixels."""
-    return self.module.image.patch_size
-
-  @property
-  def tokenizer(self) -> tokenizers.Tokenizer:
-    """Texts to rows of ids. ModelError if the model came without its own."""
-    return self._text_encoder.tokenizer
-
-  def as_encoder(self) -> build_lib.Encoder:
-    """What `build.make` has to know of the model."""
-    return build_lib.Encoder(
-      tokenizer=self.tokenizer,
-      image_size=self.image_size,
-      patch_size=self.patch_size,
-      groups=self.groups,
-      clip=self._crops_as_clip,
-      own_steps=self.own_steps,
-    )
-
-  @property
-  def groups(self) -> bool:
-    """Whether it groups pixels, as a ViT does not."""
-    return any(self.architecture['image'].get('num_group_tokens', ()))
-
-  @property
-  def _crops_as_clip(self) -> bool:
-    return self.architecture['image_encoder'].startswith('clip_')
-
-  def __repr__(self) -> str:
-    count = sum(x.size for x in jax.tree.leaves(self.variables['params']))
-    kind = self.architecture['image_encoder']
-    return f'{type(self).__name__}({kind}, {count:,} parameters)'
-
-  @functools.cached_property
-  def scale(self) -> float:
-    """The learned temperature, which multiplies cosines."""
-    return float(self._programs.logit_scale(self.variables))
-
-  @functools.cached_property
-  def _text_encoder(self) -> text_lib.TextEncoder:
-    if self._tokenizer_name is None:
-      raise errors.ModelError(
-        'this model came without its tokenizer, and cannot read words; convert '
-        'it from a source that has one'
-      )
-    tokenizer = make_tokenizer(
-      self._tokenizer_name, self.architecture['text']['context_length']
-    )
-    return text_lib.TextEncoder(
-      lambda tokens: self._programs.text(self.variables, tokens), tokenizer
-    )
-
-
-# Of VOC and COCO (Context: .35), and of the original's demo.
-BACKGROUND_THRESHOLD = 0.95
-RELEASED = SegmentConfig(background_threshold=BACKGROUND_THRESHOLD)
-
-_READ_AHEAD = 2  # batches
-
-
-class Model(Encoder):
-  """A trained model, ready to be asked.
-
-  Attributes:
-    config: how it segments unless told otherwise: as released, or as a run of
-      one's own was evaluated (`own_steps`).
-    others: see `Encoder`.
-  """
-
-  def __init__(self, source: Any, *, dtype: DTypeLike = jnp.float32):
-    """Builds the model; see `Encoder`."""
-    super().__init__(source, dtype=dtype)
     self.config = dataclasses.replace(RELEASED, **self.own_steps)
+    normalize = functools.partial(
+      on_device.normalize, mean=preprocessing['mean'], std=preprocessing['std']
+    )
+    self.predict_fns: Mapping[str, Callable[..., Any]] = (
+      dual_encoder.predict_fns(self.module, normalize)
+    )
+    self._image = jax.jit(self.predict_fns['image'])
+    self._text = jax.jit(self.predict_fns['text'])
+    self._tokenizer_name = source.tokenizer
 
   def encode(
     self,
@@ -274,14 +141,15 @@ class Model(Encoder):
     return self._encode_chunks(chunks, config, batch_size)
 
   def _encode_chunks(self, chunks, config, batch_size):
+    encode = regrouping.regions_fn(self.predict_fns, config.regroup != 'none')
     for chunk in chunks:
       images, inputs = zip(*chunk, strict=True)
+      alike = collections.defaultdict(list)
+      for i, x in enumerate(inputs):
+        alike[x.shapes].append(i)
       running = []
-      encode = regrouping.regions_fn(self.predict_fns, config.regroup != 'none')
       # All are started before the first is waited for.
-      for shapes, places in sizes.batches(
-        [x.shapes for x in inputs], len(inputs)
-      ):
+      for shapes, places in alike.items():
         most = sizes.at_a_time(shapes.window, self.patch_size, batch_size)
         step = max(1, most // shapes.count)
         for start in range(0, len(places), step):
@@ -383,7 +251,7 @@ class Model(Encoder):
     if config.class_thresholds is not None:
       with errors.explained_as(text_lib.LabelError):
         scoring.check_thresholds(
-          len(config.class_thresholds), len(shown) - background
+          len(cast(Sequence, config.class_thresholds)), len(shown) - background
         )
     return ClassList(embeddings, shown, config)
 
@@ -396,7 +264,7 @@ class Model(Encoder):
     prompt_average: str | None = None,
     batch_size: int = 32,
   ) -> dict[str, float] | list[dict[str, float]]:
-    """How probable each class is, of a picture as a whole.
+    """How probable each class is, of an image as a whole.
 
     Args:
       images, names: as in `segment`.
@@ -404,7 +272,7 @@ class Model(Encoder):
       prompt_average: of a class's prompts: 'unit' averages unit vectors, 'raw'
         the text projector's outputs; None for the original of the model: 'unit'
         for CLIP, 'raw' for GroupViT.
-      batch_size: pictures that go through the network together.
+      batch_size: images that go through the network together.
 
     Returns:
       Probability by name (of synonyms the first), the most probable first; a
@@ -418,9 +286,7 @@ class Model(Encoder):
       names, templates, False, normalize_each=average == 'unit'
     )
     several = images_lib.is_list(images)
-    vectors = self.encode_image(
-      images if several else [images], batch_size=batch_size
-    )
+    vectors = np.atleast_2d(self.encode_image(images, batch_size=batch_size))
     text = np.asarray(embeddings.vectors)[: len(shown)]
     cosines = np.einsum('be,cse->bcs', vectors, text).max(-1)
     logits = cosines * float(embeddings.logit_scale)
@@ -432,22 +298,143 @@ class Model(Encoder):
     ]
     return ranked if several else ranked[0]
 
+  def encode_image(
+    self, images: Source | Sequence[Source], *, batch_size: int = 32
+  ) -> Float32[np.ndarray, '*b e']:
+    """Unit vectors of images: of their middle square, as in classification.
+
+    An image's shorter side is scaled to 8/7 of the training size, bilinearly
+    with antialiasing, and its middle cut out (CLIP: to the training size
+    itself, bicubically).
+
+    Args:
+      images: a list as in `segment`, or a single one, which gives one vector.
+      batch_size: images that go through the network together.
+
+    Returns:
+      float32, unit length.
+    """
+    check_batch_size(batch_size)
+    chunks = files.ahead(
+      lambda item: images_lib.crop(
+        images_lib.open_image(*item),
+        self.image_size,
+        clip=self._crops_as_clip,
+      ),
+      images_lib.named(images),
+      batch_size,
+    )
+    vectors = [self.encode_pixels(np.stack(chunk)) for chunk in chunks]
+    vectors = np.concatenate(vectors)
+    return vectors if images_lib.is_list(images) else vectors[0]
+
+  def encode_pixels(
+    self, pixels: np.ndarray | jax.Array
+  ) -> Float32[np.ndarray, 'b e']:
+    """Unit vectors of images that are given as arrays.
+
+    Args:
+      pixels: float32 [b, h, w, 3], normalised already; or uint8, which the
+        model's mean and deviation are applied to. Every h and w is compiled for
+        once; b is padded.
+
+    Returns:
+      float32, unit length.
+    """
+    pixels = np.asarray(pixels)
+    if pixels.ndim != 4 or pixels.shape[-1] != 3 or not len(pixels):
+      raise images_lib.ImageError(
+        f'pixels are [b, h, w, 3], not {list(pixels.shape)}.'
+      )
+    if pixels.dtype != np.uint8:
+      pixels = pixels.astype(np.float32)
+    extra = sizes.bucket(len(pixels)) - len(pixels)
+    padded = np.pad(pixels, ((0, extra), (0, 0), (0, 0), (0, 0)))
+    vectors = self._image(self.variables, padded)
+    return np.asarray(vectors)[: len(pixels)]
+
+  def encode_text(
+    self, texts: str | Sequence[str]
+  ) -> Float32[np.ndarray, '*b e']:
+    """Unit vectors of texts as they are; of one text, one vector."""
+    if isinstance(texts, str):
+      return self._text_encoder([texts])[0]
+    if not len(texts):
+      raise text_lib.LabelError('The list of texts is empty.')
+    return self._text_encoder(list(texts))
+
   def _class_embeddings(
     self, names, templates, background, normalize_each=False
   ):
     """Embeddings of classes, and their names as results show them."""
-    vocabulary = text_lib.vocabulary(names, background)
+    classes = text_lib.read_classes(names, background)
+    with errors.explained_as(text_lib.LabelError):
+      prompt_templates = prompts.find_templates(templates)
     vectors, valid = text_lib.class_matrix(
       self._text_encoder,
-      vocabulary,
-      text_lib.templates_of(templates),
+      classes,
+      prompt_templates,
       normalize_each=normalize_each,
     )
     embeddings = scoring.ClassEmbeddings(
       jnp.asarray(vectors), jnp.float32(self.scale), jnp.asarray(valid)
     )
     first = (text_lib.BACKGROUND,) if background else ()
-    return embeddings, first + vocabulary.names
+    return embeddings, first + tuple(words[0] for words in classes)
+
+  @property
+  def patch_size(self) -> int:
+    """Side of a token in pixels."""
+    return self.module.image.patch_size
+
+  @property
+  def groups(self) -> bool:
+    """Whether it groups pixels, as a ViT does not."""
+    return any(self.architecture['image'].get('num_group_tokens', ()))
+
+  @property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Texts to rows of ids. ModelError if the model came without its own."""
+    return self._text_encoder.tokenizer
+
+  @functools.cached_property
+  def scale(self) -> float:
+    """The learned factor on cosines, exponentiated."""
+    return float(jax.jit(self.predict_fns['logit_scale'])(self.variables))
+
+  def as_encoder(self) -> build_lib.Encoder:
+    """What `build.make` has to know of the model."""
+    return build_lib.Encoder(
+      tokenizer=self.tokenizer,
+      image_size=self.image_size,
+      patch_size=self.patch_size,
+      groups=self.groups,
+      clip=self._crops_as_clip,
+      own_steps=self.own_steps,
+    )
+
+  @property
+  def _crops_as_clip(self) -> bool:
+    return self.architecture['image_encoder'].startswith('clip_')
+
+  @functools.cached_property
+  def _text_encoder(self) -> text_lib.TextEncoder:
+    if self._tokenizer_name is None:
+      raise errors.ModelError(
+        'this model came without its tokenizer, and cannot read words; convert '
+        'it from a source that has one'
+      )
+    tokenizer = make_tokenizer(
+      self._tokenizer_name, self.architecture['text']['context_length']
+    )
+    return text_lib.TextEncoder(
+      lambda tokens: self._text(self.variables, tokens), tokenizer
+    )
+
+  def __repr__(self) -> str:
+    count = sum(x.size for x in jax.tree.leaves(self.variables['params']))
+    kind = self.architecture['image_encoder']
+    return f'{type(self).__name__}({kind}, {count:,} parameters)'
 
 
 def check_batch_size(batch_size: int) -> None:

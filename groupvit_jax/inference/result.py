@@ -58,8 +58,10 @@ class Segmentation:
     """The class of each pixel, an index into `names`."""
     classes = len(self.names) - self.background
     count = self.region_scores.classes.shape[-1] - self.background
+    regions, scores, shapes, output = self._label_inputs
+    valid = np.arange(count) < classes
     labels = labelling.label(
-      *self._label_inputs, self.config, np.arange(count) < classes
+      regions, scores, shapes, output, self.config, valid
     )
     return self._cut(labels)
 
@@ -70,8 +72,8 @@ class Segmentation:
     4 bytes for each class and pixel: 7 GB for 150 classes of a 12-megapixel
     photo, where `labels` and `mean_scores` need 48 MB.
     """
-    *inputs, output = self._label_inputs
-    pixels = labelling.class_scores(*inputs, self.config)
+    regions, scores, shapes, output = self._label_inputs
+    pixels = labelling.class_scores(regions, scores, shapes, self.config)
     out = np.empty((len(self.names), *self.size), np.float32)
     for start in range(0, len(out), _CLASSES):
       # The last ones again, rather than another shape.
@@ -132,22 +134,23 @@ class Segmentation:
 
   def overlay(self, max_side: int | None = 2048) -> Image.Image:
     """The image with its classes in colour, their names, and a legend."""
-    picture = overlay_lib.overlay_with_names(
-      self.image,
-      self.labels,
-      self.names,
-      background=self.background,
-      max_side=max_side,
-      scores=self.mean_scores,
+    return Image.fromarray(
+      overlay_lib.class_map(
+        self.labels,
+        self.names,
+        self.image,
+        background=self.background,
+        max_side=max_side,
+        scores=self.mean_scores,
+      )
     )
-    return Image.fromarray(picture)
 
   def pred(self, max_side: int | None = 2048) -> Image.Image:
     """The classes alone, in colour, with names and a legend."""
-    picture = overlay_lib.class_map(
+    shown = overlay_lib.class_map(
       self.labels, self.names, background=self.background, max_side=max_side
     )
-    return Image.fromarray(picture)
+    return Image.fromarray(shown)
 
   def mask(self) -> Image.Image:
     """The labels as a palette image: a pixel's value is its class."""

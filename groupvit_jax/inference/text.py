@@ -1,10 +1,9 @@
-"""Class names to text embeddings: synonyms, templates, and a memory.
+"""Class names to text embeddings: synonyms, templates, and a cache.
 
 Prompts are encoded in batches of a few static shapes; a name's embedding is
-kept, so that the next picture, or another list with the same name, is free.
+kept, so that the next image, or another list with the same name, is free.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,28 +29,9 @@ class LabelError(errors.UserError, ValueError):
   """A list of class names that cannot be used."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-  """Classes to tell apart; each has one name or several that mean the same.
-
-  Attributes:
-    classes: the names of each class; the first one is shown.
-  """
-
-  classes: tuple[tuple[str, ...], ...]
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    """What each class is called in results."""
-    return tuple(names[0] for names in self.classes)
-
-  @property
-  def words(self) -> tuple[str, ...]:
-    """All names of all classes; no two are equal."""
-    return tuple(word for names in self.classes for word in names)
-
-
-def vocabulary(names: Sequence[str], background: bool = False) -> Vocabulary:
+def read_classes(
+  names: Sequence[str], background: bool = False
+) -> tuple[tuple[str, ...], ...]:
   """Reads a list of class names.
 
   Args:
@@ -61,7 +41,8 @@ def vocabulary(names: Sequence[str], background: bool = False) -> Vocabulary:
       released code), and has no prompt.
 
   Returns:
-    The classes, without the background.
+    The names of each class, without the background; a class is shown under its
+    first. No two are equal.
 
   Raises:
     LabelError: no names, an empty one, or one that stands twice (upper and
@@ -81,36 +62,26 @@ def vocabulary(names: Sequence[str], background: bool = False) -> Vocabulary:
     raise LabelError('The list of class names is empty; give at least one.')
   classes = tuple(map(prompts.synonyms, names))
   for name, words in zip(names, classes, strict=True):
-    for word in words:
-      if not word:
-        raise LabelError(f'Class name {name!r} is empty, or a part of it is.')
+    if '' in words:
+      raise LabelError(f'Class name {name!r} is empty, or a part of it is.')
   twice = prompts.repeated(names)
   if twice is not None:
     raise LabelError(
       f'Class name {twice[:60]!r} stands twice in the list; each may '
       'stand once.'
     )
-  spelt = {word.lower() for words in classes for word in words}
-  if background and BACKGROUND in spelt:
+  if background and any(
+    word.lower() == BACKGROUND for words in classes for word in words
+  ):
     raise LabelError(
       "'background' is what no other class claims; leave it out, or put it "
       'first.'
     )
-  return Vocabulary(classes)
-
-
-def templates_of(templates: str | Sequence[str]) -> tuple[str, ...]:
-  """Prompt templates by name (simple, subset, full), or the user's own.
-
-  Raises:
-    LabelError: an unknown name, or a template without a place for the class.
-  """
-  with errors.explained_as(LabelError):
-    return prompts.find_templates(templates)
+  return classes
 
 
 class TextEncoder:
-  """Texts to unit vectors, remembering them.
+  """Texts to unit vectors, which are cached.
 
   Attributes:
     tokenizer: see `text.tokenizer.Tokenizer`.
@@ -121,7 +92,7 @@ class TextEncoder:
     encode: Callable[[Int32[np.ndarray, 'n l']], Any],
     tokenizer: Tokenizer,
   ):
-    """Prepares an empty memory.
+    """Prepares an empty cache.
 
     Args:
       encode: token rows to embeddings as the projector gives them, n e.
@@ -151,14 +122,15 @@ class TextEncoder:
       Unit vectors.
     """
     key = tuple(templates), normalize_each
-    found = {word: self._known.get((word, *key)) for word in words}
-    missing = [word for word, vector in found.items() if vector is None]
+    missing = [w for w in dict.fromkeys(words) if (w, *key) not in self._known]
+    new = set(missing)
+    vectors = {w: self._known[w, *key] for w in words if w not in new}
     if missing:
-      found |= zip(missing, self._embed(missing, *key), strict=True)
+      vectors |= zip(missing, self._embed(missing, *key), strict=True)
       if len(self._known) + len(missing) > _KEPT:
         self._known.clear()
-      self._known |= {(word, *key): found[word] for word in missing}
-    return np.stack([found[word] for word in words])
+      self._known |= {(word, *key): vectors[word] for word in missing}
+    return np.stack([vectors[word] for word in words])
 
   def _embed(self, words, templates, normalize_each):
     self._warn_of_long(words, templates)
@@ -210,7 +182,7 @@ _average = jax.jit(embeddings.average_prompts, static_argnames='normalize_each')
 
 def class_matrix(
   encoder: TextEncoder,
-  vocabulary: Vocabulary,
+  classes: Sequence[Sequence[str]],
   templates: Sequence[str],
   *,
   normalize_each: bool = False,
@@ -219,7 +191,7 @@ def class_matrix(
 
   Args:
     encoder: of texts.
-    vocabulary: c' classes of at most s' names.
+    classes: the names of each, as `read_classes` gives them.
     templates: prompts with a '{}' each.
     normalize_each: see `embeddings.average_prompts`.
 
@@ -227,8 +199,8 @@ def class_matrix(
     Unit vectors of every class's names (a class with fewer names has its first
     one again, which changes no maximum), and which classes are real.
   """
-  vectors = encoder(vocabulary.words, templates, normalize_each=normalize_each)
-  classes = vocabulary.classes
+  words = [word for names in classes for word in names]
+  vectors = encoder(words, templates, normalize_each=normalize_each)
   most = sizes.bucket(max(map(len, classes)))
   count = sizes.bucket(len(classes), _CLASSES)
   out = np.zeros((count, most, vectors.shape[-1]), np.float32)

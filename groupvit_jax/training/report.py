@@ -26,6 +26,7 @@ from groupvit_jax.training.report_charts import (
   is_number,
   number,
 )
+from groupvit_jax.viz import colours as colours_lib
 from groupvit_jax.viz import overlay
 
 # Headline figures in order: name in `figures`, and its title.
@@ -264,9 +265,9 @@ def _view(
     pixels = overlay.enlarge(image, side)
   else:
     labels = np.asarray(example[key]).astype(np.int32)
-    colours = overlay.group_palette(int(labels.max()) + 1)
+    colours = colours_lib.group_palette(int(labels.max()) + 1)
     if key in _OF_CLASSES:
-      colours = overlay.class_colours(names)
+      colours = colours_lib.class_colours(names)
       present = [names[i] for i in _present(labels, len(names))]
       alt = f'{alt}: {", ".join(present)}'
     pixels = overlay.overlay(image, labels, colours, min_side=side)
@@ -302,14 +303,14 @@ def _chips(
   classes: Sequence[tuple[int, bool]], names: Sequence[str], css: str = ''
 ) -> str:
   """Names of classes beside their colours; the wrong ones are crossed."""
-  colours = overlay.class_colours(names)
+  colours = colours_lib.class_colours(names)
   items = ''
   for i, right in classes:
     wrong = '' if right else ' class="wrong" title="not in the ground truth"'
     shown = text(names[i]) if right else f'<s>{text(names[i])}</s>'
     items += (
       f'<li{wrong}><span class="swatch" '
-      f'style="background:{overlay.hex_colour(colours[i])}"></span>{shown}</li>'
+      f'style="background:{colours_lib.hex_colour(colours[i])}"></span>{shown}</li>'
     )
   return f'<ul class="chips {css}">{items}</ul>' if items else ''
 
@@ -370,8 +371,8 @@ def _strip(
 
 def _bars(figures: Mapping[str, Any], names: Sequence[str]) -> str:
   """A bar for each class, the best first, the untrained model marked."""
-  palette = overlay.class_colours(names)
-  colours = dict(zip(names, map(overlay.hex_colour, palette), strict=True))
+  palette = colours_lib.class_colours(names)
+  colours = dict(zip(names, map(colours_lib.hex_colour, palette), strict=True))
   found = {
     name.removeprefix('iou/'): value
     for name, value in figures.items()

@@ -17,6 +17,7 @@ from groupvit_jax.evaluation import diagnosis, evaluator
 from groupvit_jax.training import collapse, report, task
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import logging as logging_lib
+from groupvit_jax.viz import colours as colours_lib
 from groupvit_jax.viz import overlay
 
 FORMING = 4  # images whose groups are shown at several steps
@@ -127,7 +128,7 @@ class Snapshots:
       arrays['final_groups'] = result['groups'][-1].astype(np.uint16)
     if len(result['groups']) > 1:  # of one stage, the first are the final ones
       arrays['first_groups'] = result['groups'][0].astype(np.uint16)
-    classes, groups = overlay.palette(256), overlay.group_palette(256)
+    classes, groups = colours_lib.palette(256), colours_lib.group_palette(256)
     views = {
       name: self._overlays(maps, classes if name == 'prediction' else groups)
       for name, maps in arrays.items()

@@ -11,34 +11,7 @@ from PIL import Image
 from groupvit_jax import IGNORE
 from groupvit_jax.text import prompts
 from groupvit_jax.viz import names as names_lib
-from groupvit_jax.viz.colours import (
-  class_colours,
-  group_palette,
-  hex_colour,
-  palette,
-)
-
-__all__ = [
-  'GREY',
-  'IGNORE',
-  'borders',
-  'class_colours',
-  'class_map',
-  'colourise',
-  'data_uri',
-  'enlarge',
-  'fit',
-  'group_map',
-  'group_palette',
-  'groups_overlay',
-  'hex_colour',
-  'overlay',
-  'overlay_with_names',
-  'palette',
-  'palette_image',
-  'png_bytes',
-  'shrink',
-]
+from groupvit_jax.viz.colours import class_colours, group_palette
 
 GREY = (128, 128, 128)
 _CROWDED = 0.3  # share of borders from which they would hide the colours
@@ -154,14 +127,6 @@ def _blend(
   return np.rint(mixed).astype(np.uint8)
 
 
-def group_map(
-  groups: Integer[np.ndarray, 'h w'], *, min_side: int = 160
-) -> UInt8[np.ndarray, 'H W 3']:
-  """A map of groups alone; group i has colour i of their palette."""
-  colours = group_palette(int(groups.max()) + 1)
-  return colourise(enlarge(groups, min_side), colours)
-
-
 def groups_overlay(
   image: UInt8[np.ndarray, 'h w 3'],
   groups: Integer[np.ndarray, 'H W'],
@@ -173,74 +138,39 @@ def groups_overlay(
   return overlay(shrink(image, max_side), groups, colours)
 
 
-def overlay_with_names(
-  image: UInt8[np.ndarray, 'h w 3'],
-  labels: Integer[np.ndarray, 'h w'],
-  names: Sequence[str],
-  *,
-  background: bool = False,
-  opacity: float | int = 0.5,
-  max_side: int | None = 2048,
-  scores: Mapping[str, float] | None = None,
-) -> UInt8[np.ndarray, 'H W 3']:
-  """A photo with its classes in colour, their names, and a legend below.
-
-  Args:
-    image: RGB photo.
-    labels: classes of its pixels.
-    names: of the classes; of synonyms "person|man" the first is shown.
-    background: whether class 0 is the background, which is only darkened.
-    opacity: of the colours, 0..1.
-    max_side: larger photos are reduced to it; None leaves them.
-    scores: mean score by name, for the legend.
-
-  Returns:
-    RGB image, higher than the photo by the legend.
-  """
-  image = enlarge(shrink(image, max_side), _FOR_NAMES)
-  small = fit(labels, image.shape[:2])
-  painted = _blend(image, class_colours(names, background)[small], opacity)
-  if background:
-    dark = (_DARKENED * image).astype(np.uint8)
-    painted = np.where((small == 0)[..., None], dark, painted)
-  return _with_names(painted, small, labels, names, background, scores)
-
-
 def class_map(
   labels: Integer[np.ndarray, 'h w'],
   names: Sequence[str],
+  image: UInt8[np.ndarray, 'h w 3'] | None = None,
   *,
   background: bool = False,
   max_side: int | None = 2048,
   scores: Mapping[str, float] | None = None,
 ) -> UInt8[np.ndarray, 'H W 3']:
-  """The classes alone, in colour, with names and a legend.
+  """Classes in colour, with borders, names, and a legend below.
 
   Args:
     labels: classes of the pixels.
-    names: of the classes.
-    background: whether class 0 is the background, which is black.
+    names: of the classes; of synonyms "person|man" the first is shown.
+    image: RGB image under the colours; None for the classes alone.
+    background: whether class 0 is the background: the image darkened, or black.
     max_side: larger maps are reduced to it; None leaves them.
     scores: mean score by name, for the legend.
 
   Returns:
     RGB image, higher than the map by the legend.
   """
-  small = enlarge(fit(labels, _within(labels.shape, max_side)), _FOR_NAMES)
-  painted = class_colours(names, background)[small]
-  return _with_names(painted, small, labels, names, background, scores)
-
-
-def _with_names(
-  painted: UInt8[np.ndarray, 'h w 3'],
-  small: Integer[np.ndarray, 'h w'],
-  labels: Integer[np.ndarray, 'H W'],
-  names: Sequence[str],
-  background: bool,
-  scores: Mapping[str, float] | None,
-) -> UInt8[np.ndarray, 'a w 3']:
-  """Borders, names and a legend; `small` are the labels at painted size."""
   colours = class_colours(names, background)
+  if image is None:
+    small = enlarge(fit(labels, _within(labels.shape, max_side)), _FOR_NAMES)
+    painted = colours[small]
+  else:
+    image = enlarge(shrink(image, max_side), _FOR_NAMES)
+    small = fit(labels, image.shape[:2])
+    painted = _blend(image, colours[small], 0.5)
+    if background:
+      dark = (_DARKENED * image).astype(np.uint8)
+      painted = np.where((small == 0)[..., None], dark, painted)
   shown = [prompts.shown_name(name) for name in names]
   edge = borders(small, round(min(small.shape) / 400))
   if edge.mean() < _CROWDED:

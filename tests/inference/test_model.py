@@ -1,6 +1,6 @@
-"""A model from pictures and words to labels, against the rules spelled out.
+"""A model from images and words to labels, against the rules spelled out.
 
-The references run one unpadded picture at a time, in `plain_segmentation`.
+The references run one unpadded image at a time, in `plain_segmentation`.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ def model(tiny_inference):
 
 
 def photo(height, width, seed=0):
-  """A smooth picture with some structure."""
+  """A smooth image with some structure."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 256, (4, 5, 3), np.uint8)
-  picture = Image.fromarray(coarse).resize((width, height), Image.NEAREST)
+  image = Image.fromarray(coarse).resize((width, height), Image.NEAREST)
   noise = rng.integers(-20, 20, (height, width, 3))
-  return np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)
+  return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
 
 
 @functools.cache
@@ -75,7 +75,7 @@ def scaled_size(image, short=32):
 
 
 def reference(plain_segmentation, model, image, config):
-  """Labels and scores of the picture alone and unpadded."""
+  """Labels and scores of the image alone and unpadded."""
   size = scaled_size(image)
   regions = regions_of(model, resize.resize_image(image, size))
   scores = plain_segmentation.pixel_scores(
@@ -105,7 +105,7 @@ def check(found, scores, wrong=0.002):
   ],
   ids=['released', 'no background', 'soft', 'other options'],
 )
-def test_a_padded_picture_is_segmented_like_the_unpadded_one(
+def test_a_padded_image_is_segmented_like_the_unpadded_one(
   plain_segmentation, model, config
 ):
   classes = set()
@@ -196,7 +196,7 @@ def test_sliding_windows_are_averaged(plain_segmentation, model):
   assert [g.shape for g in found.groups] == [(40, 70)] * 2
 
 
-def test_many_pictures_are_segmented_like_each_alone(model):
+def test_many_images_are_segmented_like_each_alone(model):
   sizes = [(40, 57), (61, 44), (33, 33), (40, 57), (41, 56)]
   images = [photo(*size, seed) for seed, size in enumerate(sizes)]
   together = model.segment(images, NAMES, batch_size=2)
@@ -226,7 +226,7 @@ def test_nothing_compiles_for_another_size_or_vocabulary(tiny_inference):
     config = SegmentConfig(background_threshold=0.1 * i)
     labels(photo(40, width), names, config)
   assert compiled() == before
-  assert model._programs.text._cache_size() == 1
+  assert model._text._cache_size() == 1
 
 
 def test_regions_answer_again_without_the_network(model, monkeypatch):
@@ -300,7 +300,7 @@ def test_synonyms_are_one_class(model):
   assert twice.scores.shape == plain.scores.shape
 
 
-def test_classes_of_a_picture(model):
+def test_classes_of_a_image(model):
   images = [photo(40, 57), photo(57, 40, 1)]
   found = model.classify(images, NAMES, templates='simple')
   vectors = model.encode_image(images)
@@ -386,9 +386,9 @@ def test_the_crop_is_that_of_the_released_evaluation():
   np.testing.assert_array_equal(clip, np.asarray(small)[:, 37:261])
 
 
-def test_errors_name_the_picture(model, tmp_path):
+def test_errors_name_the_image(model, tmp_path):
   bad = tmp_path / 'bad.jpg'
-  bad.write_bytes(b'no picture')
+  bad.write_bytes(b'no image')
   with pytest.raises(inference.ImageError, match=r'bad\.jpg is not an image'):
     model.segment([photo(33, 33), bad], NAMES)
   with pytest.raises(inference.ImageError, match='image 1 of the list is 1 x'):
@@ -421,9 +421,7 @@ def test_load_is_at_the_package_and_keeps_compiled_programs(
   tiny_inference, model, monkeypatch, tmp_path
 ):
   folder = tmp_path / 'model'
-  model_folder.write(
-    folder, model_folder.Converted(**vars(tiny_inference.source()))
-  )
+  model_folder.write(folder, tiny_inference.source())
   before = jax.config.jax_compilation_cache_dir
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   try:
@@ -451,7 +449,7 @@ def test_load_is_at_the_package_and_keeps_compiled_programs(
     groupvit_jax.lode  # noqa: B018
 
 
-def test_results_in_figures_and_pictures(model):
+def test_results_in_figures_and_images(model):
   image = photo(40, 57)
   found = model.segment(image, NAMES)
   assert sum(found.areas.values()) == 40 * 57
@@ -467,8 +465,8 @@ def test_results_in_figures_and_pictures(model):
   mask = found.mask()
   assert mask.mode == 'P'
   np.testing.assert_array_equal(np.asarray(mask), found.labels)
-  for picture in (found.overlay(), found.pred(), *found.all_groups()):
-    assert picture.mode == 'RGB' and picture.width >= 57
+  for image in (found.overlay(), found.pred(), *found.all_groups()):
+    assert image.mode == 'RGB' and image.width >= 57
   assert found.first_group() == found.all_groups()[0]
   assert found.final_group() == found.all_groups()[-1]
   assert found.labels is found.labels  # computed once

@@ -8,7 +8,7 @@ import pytest
 
 from groupvit_jax.evaluation import scoring
 from groupvit_jax.inference import text
-from groupvit_jax.inference.text import LabelError, TextEncoder, vocabulary
+from groupvit_jax.inference.text import LabelError, TextEncoder, read_classes
 from groupvit_jax.text import clip, prompts
 
 TOKENIZER = clip.ClipTokenizer()
@@ -33,14 +33,14 @@ def expected(word, templates):
 
 
 def test_a_class_may_have_several_names():
-  found = vocabulary(['dog', ' person|man |  old   woman', 'sky'])
-  assert found.names == ('dog', 'person', 'sky')
-  assert found.words == ('dog', 'person', 'man', 'old woman', 'sky')
+  found = read_classes(['dog', ' person|man |  old   woman', 'sky'])
+  assert found == (('dog',), ('person', 'man', 'old woman'), ('sky',))
 
 
 def test_background_as_first_name_is_the_background():
-  assert vocabulary(['background', 'dog'], background=True).names == ('dog',)
-  assert vocabulary(['background', 'dog']).names == ('background', 'dog')
+  names = ['background', 'dog']
+  assert read_classes(names, background=True) == (('dog',),)
+  assert read_classes(names) == (('background',), ('dog',))
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,7 @@ def test_background_as_first_name_is_the_background():
 )
 def test_lists_that_cannot_be_used(names, background, reason):
   with pytest.raises(LabelError, match=reason):
-    vocabulary(names, background)
-
-
-def test_templates_by_name_or_the_users_own():
-  assert text.templates_of('simple') == ('a photo of a {}.',)
-  assert len(text.templates_of('subset')) == 7
-  assert len(text.templates_of('full')) == 80
-  assert text.templates_of('an {}') == ('an {}',)
-  assert text.templates_of(['a {}', 'one {}']) == ('a {}', 'one {}')
-  with pytest.raises(LabelError, match='choose one of full, subset, simple'):
-    text.templates_of('imagenet')
-  with pytest.raises(LabelError, match='has no'):
-    text.templates_of(['a photo'])
+    read_classes(names, background)
 
 
 def test_templates_are_averaged_before_normalising():
@@ -142,7 +130,7 @@ def test_a_label_of_a_thousand_words_is_cut_with_a_warning():
 def test_class_matrix_is_padded_to_few_shapes():
   encoder = TextEncoder(Encode(), TOKENIZER)
   matrix, valid = text.class_matrix(
-    encoder, vocabulary(['dog', 'person|man|woman', 'sky']), prompts.SIMPLE
+    encoder, read_classes(['dog', 'person|man|woman', 'sky']), prompts.SIMPLE
   )
   assert matrix.shape == (8, 4, 6)
   assert valid.tolist() == [True] * 3 + [False] * 5

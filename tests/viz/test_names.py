@@ -1,9 +1,10 @@
-"""Names on pictures: where they stand, what they show, what the legend says."""
+"""Names on images: where they stand, what they show, what the legend says."""
 
 import numpy as np
 import pytest
 
-from groupvit_jax.viz import colours, names, overlay
+from groupvit_jax.viz import colours as colours_lib
+from groupvit_jax.viz import names, overlay
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (360, 480, 3), np.uint8)
 NAMES = ('sky', 'grass', 'dog')
@@ -51,17 +52,17 @@ def test_two_large_regions_of_a_class_have_a_name_each():
   assert got == [0, 1, 1]
 
 
-def has_colour(picture, colour) -> np.ndarray:
-  return (picture == np.asarray(colour)).all(-1)
+def has_colour(image, colour) -> np.ndarray:
+  return (image == np.asarray(colour)).all(-1)
 
 
 def test_overlay_shows_the_photo_every_name_and_a_legend():
   labels = halves()
-  got = overlay.overlay_with_names(PHOTO, labels, NAMES)
+  got = overlay.class_map(labels, NAMES, PHOTO)
   assert got.shape[1] == 480
   assert got.shape[0] > 360
   photo, legend = got[:360], got[360:]
-  for label, colour in enumerate(overlay.class_colours(NAMES)):
+  for label, colour in enumerate(colours_lib.class_colours(NAMES)):
     chip = has_colour(photo, colour)
     assert chip[labels == label].sum() > 200
     assert has_colour(legend, colour).sum() > 50
@@ -71,18 +72,18 @@ def test_overlay_shows_the_photo_every_name_and_a_legend():
 def test_the_background_is_the_darkened_photo_without_a_name():
   labels = halves()
   labels[labels == 1] = 0
-  got = overlay.overlay_with_names(
-    PHOTO, labels, ('background', 'cat', 'dog'), background=True
+  got = overlay.class_map(
+    labels, ('background', 'cat', 'dog'), PHOTO, background=True
   )
   away = labels == 0
   away[100:330, 120:360] = False  # the dog with its border and name
   off = np.abs(got[:360][away] - 0.45 * PHOTO[away])
   assert off.max() < 1.5
-  assert has_colour(got[:360], overlay.palette(2)[1]).sum() > 200
-  # The legend has what the picture has: no cat.
+  assert has_colour(got[:360], colours_lib.palette(2)[1]).sum() > 200
+  # The legend has what the image has: no cat.
   legend = got[360:]
   assert has_colour(legend, (0, 0, 0)).sum() > 50
-  assert not has_colour(legend, overlay.palette(1)[0]).any()
+  assert not has_colour(legend, colours_lib.palette(1)[0]).any()
 
 
 def test_the_legend_tells_area_from_score(monkeypatch):
@@ -115,17 +116,17 @@ def test_synonyms_show_the_first():
 def test_the_class_map_is_pure_colour():
   labels = halves()
   got = overlay.class_map(labels, NAMES)[:360]
-  colours = overlay.class_colours(NAMES)
+  colours = colours_lib.class_colours(NAMES)
   assert (got == colours[labels]).all(-1).mean() > 0.9
 
 
 @pytest.mark.parametrize(
   'shape', [(1, 1), (2, 3), (1, 3000), (900, 3), (2500, 1700)]
 )
-def test_pictures_of_any_size(shape):
+def test_images_of_any_size(shape):
   photo = np.full((*shape, 3), 90, np.uint8)
   labels = (np.arange(photo[..., 0].size) % 3).reshape(shape)
-  got = overlay.overlay_with_names(photo, labels, NAMES, max_side=2048)
+  got = overlay.class_map(labels, NAMES, photo, max_side=2048)
   assert got.dtype == np.uint8
   assert max(got.shape[:2]) <= 4096 + 400
   small = shape[0] * shape[1] < 10
@@ -138,16 +139,16 @@ def test_pictures_of_any_size(shape):
 def test_names_of_any_kind(name):
   photo = np.full((40, 60, 3), 90, np.uint8)
   labels = np.zeros((40, 60), int)
-  got = overlay.overlay_with_names(photo, labels, [name])
+  got = overlay.class_map(labels, [name], photo)
   assert got.shape[1] == overlay.enlarge(photo, 320).shape[1]
 
 
 def test_names_do_not_lie_on_each_other():
   # Many strips, each lower than a chip: only some names have room.
   labels = np.arange(60).repeat(6)[:, None].repeat(100, 1)
-  picture = np.zeros((*labels.shape, 3), np.uint8)
-  colours = overlay.palette(60)
-  got = names.draw_names(picture, labels, ['name'] * 60, colours)
+  image = np.zeros((*labels.shape, 3), np.uint8)
+  colours = colours_lib.palette(60)
+  got = names.draw_names(image, labels, ['name'] * 60, colours)
   shown = [i for i in range(60) if has_colour(got, colours[i]).any()]
   assert 10 < len(shown) < 60
   for i in shown:  # a whole chip each
@@ -157,6 +158,6 @@ def test_names_do_not_lie_on_each_other():
 
 
 def test_black_or_white_letters():
-  contrasting = colours.contrasting
+  contrasting = colours_lib.contrasting
   assert contrasting(np.array([255, 240, 80], np.uint8)) == (17, 17, 17)
   assert contrasting(np.array([90, 20, 120], np.uint8)) == (255, 255, 255)

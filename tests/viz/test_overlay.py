@@ -1,4 +1,4 @@
-"""Pictures for people: colours, overlays, sizes, PNG."""
+"""Images for people: colours, overlays, sizes, PNG."""
 
 import base64
 import io
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from groupvit_jax.benchmarks import label_sets
+from groupvit_jax.viz import colours as colours_lib
 from groupvit_jax.viz import overlay
 
 LABELS = np.array([[0, 0, 1], [0, 2, 255]])
@@ -27,12 +28,14 @@ def saved(image):
 
 
 def test_a_colour_does_not_depend_on_how_many_are_asked_for():
-  np.testing.assert_array_equal(overlay.palette(5), overlay.palette(64)[:5])
-  assert overlay.palette(0).shape == (0, 3)
+  np.testing.assert_array_equal(
+    colours_lib.palette(5), colours_lib.palette(64)[:5]
+  )
+  assert colours_lib.palette(0).shape == (0, 3)
 
 
 def test_the_first_64_colours_are_far_apart():
-  colours = overlay.palette(64).astype(int)
+  colours = colours_lib.palette(64).astype(int)
   distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
   distance[np.diag_indices(64)] = np.inf
   assert distance[:18, :18].min() > 40
@@ -41,17 +44,18 @@ def test_the_first_64_colours_are_far_apart():
   assert np.linalg.norm(colours - np.array(overlay.GREY), axis=-1).min() > 30
 
 
-def test_pictures_need_no_matplotlib():
+def test_images_need_no_matplotlib():
   # In a process of its own: other tests of this one may have imported it.
   code = (
-    'import sys; from groupvit_jax.viz import overlay; overlay.palette(9); '
+    'import sys; from groupvit_jax.viz import colours, overlay; '
+    'colours.palette(9); '
     "sys.exit('matplotlib' in sys.modules)"
   )
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 def test_colourise_paints_indices_and_greys_the_unknown():
-  colours = overlay.palette(3)
+  colours = colours_lib.palette(3)
   got = overlay.colourise(LABELS, colours)
   np.testing.assert_array_equal(got[0, 2], colours[1])
   np.testing.assert_array_equal(got[1, 1], colours[2])
@@ -59,7 +63,7 @@ def test_colourise_paints_indices_and_greys_the_unknown():
   beyond = overlay.colourise(np.array([[7, -1]]), colours)
   np.testing.assert_array_equal(beyond, [[overlay.GREY] * 2])
   # 255 is unknown even where there are more colours than that.
-  many = overlay.colourise(LABELS, overlay.palette(300))
+  many = overlay.colourise(LABELS, colours_lib.palette(300))
   np.testing.assert_array_equal(many[1, 2], overlay.GREY)
 
 
@@ -100,7 +104,7 @@ def test_overlays_keep_the_colour_of_the_photo():
   photo = np.zeros((40, 40, 3), np.uint8)
   photo[:, :20, 0] = photo[:, 20:, 2] = 200
   labels = np.zeros((40, 40), int)
-  got = overlay.overlay_with_names(photo, labels, ['']).astype(int)
+  got = overlay.class_map(labels, [''], photo).astype(int)
   left, right = got[100, 20], got[100, -20]
   np.testing.assert_array_equal(left - right, [100, 0, -100])
 
@@ -108,17 +112,15 @@ def test_overlays_keep_the_colour_of_the_photo():
 def test_overlay_fits_maps_of_another_size():
   image = np.zeros((8, 8, 3), np.uint8)
   got = overlay.overlay(
-    image, np.array([[0, 1]]), overlay.palette(2), min_side=8
+    image, np.array([[0, 1]]), colours_lib.palette(2), min_side=8
   )
   assert got.shape == (8, 8, 3)
   assert (got[:, 3] == 255).all()
 
 
 def test_groups_have_colours_of_their_own():
-  got = overlay.group_map(np.array([[0, 3]]), min_side=2)
-  colours = overlay.group_palette(64)
-  np.testing.assert_array_equal(got[0, [0, 2]], colours[[0, 3]])
-  off = colours[:32, None].astype(int) - overlay.palette(32)
+  colours = colours_lib.group_palette(64)
+  off = colours[:32, None].astype(int) - colours_lib.palette(32)
   assert np.linalg.norm(off, axis=-1).min() > 15
   apart = np.linalg.norm(colours[:8, None].astype(int) - colours[:8], axis=-1)
   assert apart[~np.eye(8, dtype=bool)].min() > 40
@@ -127,17 +129,17 @@ def test_groups_have_colours_of_their_own():
 @pytest.mark.parametrize('few', [True, False])
 def test_png_keeps_every_pixel(few):
   rng = np.random.default_rng(0)
-  picture = rng.integers(0, 256, (40, 30, 3)).astype(np.uint8)
+  image = rng.integers(0, 256, (40, 30, 3)).astype(np.uint8)
   if few:
-    picture = overlay.palette(200)[rng.integers(0, 200, (40, 30))]
-  np.testing.assert_array_equal(decode(overlay.png_bytes(picture)), picture)
-  uri = overlay.data_uri(picture)
+    image = colours_lib.palette(200)[rng.integers(0, 200, (40, 30))]
+  np.testing.assert_array_equal(decode(overlay.png_bytes(image)), image)
+  uri = overlay.data_uri(image)
   head, data = uri.split(',')
   assert head == 'data:image/png;base64'
-  np.testing.assert_array_equal(decode(base64.b64decode(data)), picture)
+  np.testing.assert_array_equal(decode(base64.b64decode(data)), image)
 
 
-def test_a_narrow_picture_is_not_enlarged_beyond_reason():
+def test_a_narrow_image_is_not_enlarged_beyond_reason():
   assert overlay.enlarge(np.zeros((2, 3000), int), 320).shape == (2, 3000)
   assert overlay.enlarge(np.zeros((1, 1), int), 320).shape == (320, 320)
 
@@ -155,17 +157,17 @@ def test_shrink_averages_down_to_the_longest_side():
 def test_background_is_black_and_shifts_no_colour(count):
   names = ('grass', *(f'c{i}' for i in range(count)))
   for classes, more in ((count, count + 1), (names, ('background', *names))):
-    plain = overlay.class_colours(classes)
-    with_background = overlay.class_colours(more, background=True)
+    plain = colours_lib.class_colours(classes)
+    with_background = colours_lib.class_colours(more, background=True)
     np.testing.assert_array_equal(with_background[1:], plain)
     np.testing.assert_array_equal(with_background[0], [0, 0, 0])
 
 
 def test_stuff_has_natural_colours():
   names = ('cat', 'Grass|lawn', 'water', 'snow', 'lake', 'river')
-  cat, grass, water, snow, lake, river = overlay.class_colours(names).astype(
-    int
-  )
+  cat, grass, water, snow, lake, river = colours_lib.class_colours(
+    names
+  ).astype(int)
   assert grass.argmax() == 1 and water.argmax() == 2 and snow.min() > 225
   assert lake.argmax() == 2  # the colour of rivers, which two cannot have
   assert (river != lake).any()
@@ -174,7 +176,9 @@ def test_stuff_has_natural_colours():
 
 @pytest.mark.parametrize('label_set', ['scenes', 'voc', 'context', 'coco'])
 def test_classes_of_a_benchmark_stay_apart(label_set):
-  colours = overlay.class_colours(label_sets.LABEL_SETS[label_set]).astype(int)
+  colours = colours_lib.class_colours(label_sets.LABEL_SETS[label_set]).astype(
+    int
+  )
   distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
   assert distance[~np.eye(len(colours), dtype=bool)].min() > 20
 
@@ -184,7 +188,7 @@ def test_groups_overlay_has_the_size_of_the_photo():
   groups = np.arange(3).repeat(100)[None].repeat(200, 0)
   got = overlay.groups_overlay(photo, groups)
   assert got.shape == photo.shape
-  want = overlay.overlay(photo, groups, overlay.group_palette(3))
+  want = overlay.overlay(photo, groups, colours_lib.group_palette(3))
   np.testing.assert_array_equal(got, want)
 
 
@@ -196,7 +200,7 @@ def test_a_mask_holds_the_classes(background):
   np.testing.assert_array_equal(np.asarray(image), labels)
   np.testing.assert_array_equal(
     np.asarray(image.convert('RGB')).reshape(-1, 3),
-    overlay.class_colours(256, background),
+    colours_lib.class_colours(256, background),
   )
 
 
@@ -210,4 +214,4 @@ def test_a_mask_of_many_classes_has_16_bits():
 
 
 def test_hex_colour():
-  assert overlay.hex_colour(np.array([0, 15, 255], np.uint8)) == '#000fff'
+  assert colours_lib.hex_colour(np.array([0, 15, 255], np.uint8)) == '#000fff'
