@@ -18,17 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
   common.add_images(parser)
-  common.add_model(parser)
-  common.add_labels(parser)
   # As the released model is measured on ImageNet.
   common.add_templates(parser, 'subset')
-  parser.add_argument(
-    '--top',
-    metavar='N',
-    type=common.positive,
-    default=5,
-    help='classes shown for each image (default: %(default)s)',
-  )
+  text = 'classes shown for each image (default: %(default)s)'
+  common.add_number(parser, '--top', text, default=5)
   parser.add_argument(
     '--json',
     action='store_true',

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
-from groupvit_jax.data.images import SUFFIXES
 from groupvit_jax.text import prompts
 
 _KNOWN = ', '.join(prompts.TEMPLATES)
@@ -44,32 +43,59 @@ class Parser(argparse.ArgumentParser):
     self.exit(2, text)
 
 
+def add_number(
+  parser: argparse._ActionsContainer, flag: str, text: str, **more: Any
+) -> None:
+  """Declares an option that takes a positive number; `text` is its help."""
+  parser.add_argument(flag, metavar='N', type=positive, help=text, **more)
+
+
+def add_path(
+  parser: argparse._ActionsContainer,
+  flag: str,
+  metavar: str,
+  text: str,
+  **more: Any,
+) -> None:
+  """Declares an option or argument that takes paths; `text` is its help."""
+  parser.add_argument(
+    flag, metavar=metavar, type=pathlib.Path, help=text, **more
+  )
+
+
+MODEL = (
+  'a model folder, a training workdir, or any source of `groupvit convert`'
+)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+  """Declares the model and its batch size."""
+  add_path(parser, '--model', 'DIR', MODEL, required=True)
+  text = 'images that go through the network together (default: %(default)s)'
+  add_number(parser, '--batch', text, default=8)
+
+
 def add_images(parser: argparse.ArgumentParser) -> None:
-  """Declares the images that a command works on."""
+  """Declares the images that a command works on, the model and the classes."""
   parser.add_argument(
     'images',
     nargs='+',
     metavar='IMAGE',
     help="files, folders, or patterns in quotes ('photos/*.jpg')",
   )
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-  """Declares the model and its batch size."""
-  parser.add_argument(
-    '--model',
-    required=True,
-    metavar='DIR',
-    type=pathlib.Path,
-    help='a model folder, a training workdir, or any source of `groupvit '
-    'convert`',
+  add_model(parser)
+  group = parser.add_mutually_exclusive_group(required=True)
+  group.add_argument(
+    '--labels',
+    metavar='NAMES',
+    help='class names between commas; a | between names of the same class: '
+    '"person|man|woman,dog"',
   )
-  parser.add_argument(
-    '--batch',
-    type=positive,
-    default=8,
-    metavar='N',
-    help='images that go through the network together (default: %(default)s)',
+  group.add_argument(
+    '--labels-from',
+    metavar='SET',
+    help=f'{", ".join(LABEL_SETS)}, or a text file with a name per line; voc, '
+    'context and coco have a background, voc20 and context59 have none',
   )
 
 
@@ -228,79 +254,44 @@ class Labels(NamedTuple):
   threshold: float | None
 
 
-def add_labels(parser: argparse.ArgumentParser) -> None:
-  """Declares --labels and --labels-from, one of which is required."""
-  group = parser.add_mutually_exclusive_group(required=True)
-  group.add_argument(
-    '--labels',
-    metavar='NAMES',
-    help='class names between commas; a | between names of the same class: '
-    '"person|man|woman,dog"',
-  )
-  group.add_argument(
-    '--labels-from',
-    metavar='SET',
-    help=f'{", ".join(LABEL_SETS)}, or a text file with a name per line; voc, '
-    'context and coco have a background, voc20 and context59 have none',
-  )
-
-
 def read_labels(args: argparse.Namespace) -> Labels:
   """Class names of --labels or --labels-from.
 
   Raises:
     ValueError: none, an empty one, or one that stands twice.
   """
+  name, threshold = args.labels_from, _THRESHOLD
+  option = f'--labels-from {name}'
   if args.labels is not None:
-    names = tuple(' '.join(name.split()) for name in args.labels.split(','))
-    threshold = _THRESHOLD
-    option = '--labels'
-  else:
-    names, threshold = _read_set(args.labels_from)
-    option = f'--labels-from {args.labels_from}'
-  _check(names, option)
-  return Labels(names, threshold)
+    names, option = tuple(args.labels.split(',')), '--labels'
+  elif name in LABEL_SETS:
+    from groupvit_jax.benchmarks import label_sets
 
-
-def _read_set(name: str) -> tuple[tuple[str, ...], float | None]:
-  from groupvit_jax.benchmarks import label_sets
-
-  if name in LABEL_SETS:
     threshold = label_sets.BACKGROUND_THRESHOLDS.get(name)
-    return label_sets.LABEL_SETS[name], threshold
-  path = pathlib.Path(name)
-  if not path.exists():
+    names = label_sets.LABEL_SETS[name]
+  elif pathlib.Path(name).exists():
+    from groupvit_jax.benchmarks import label_sets
+
+    names = label_sets.read_names(pathlib.Path(name))
+  else:
     raise ValueError(
       f'{name} is no label set and no file: choose one of '
       f'{", ".join(LABEL_SETS)}, or give a text file with a name per line'
     )
-  return label_sets.read_names(path), _THRESHOLD
-
-
-def _check(names: tuple[str, ...], option: str) -> None:
-  """Here as well as in the library: it costs nothing before a model loads."""
+  # Here as well as in the library: it costs nothing before a model loads.
+  names = tuple(' '.join(name.split()) for name in names)
   if not any(names):
     raise ValueError(
       f'{option} names no class: give names between commas, as in "dog,grass"'
     )
-  seen = set()
   for name in names:
-    for word in name.split('|'):
-      key = ' '.join(word.split()).lower()
-      if not key:
-        raise ValueError(f'{option} has an empty name: {_around(names, name)}')
-      if key in seen:
-        raise ValueError(
-          f'{option} has {key[:60]!r} twice; each name may stand once'
-        )
-      seen.add(key)
-
-
-def _around(names: tuple[str, ...], name: str) -> str:
-  if name:
-    return f'a part of {name[:60]!r} is empty'
-  place = names.index(name)
-  return f'after {names[place - 1][:60]!r}' if place else 'at the beginning'
+    if '' in prompts.synonyms(name):
+      raise ValueError(f'{option} has an empty name in {",".join(names):.60}')
+  if twice := prompts.repeated(names):
+    raise ValueError(
+      f'{option} has {twice[:60]!r} twice; each name may stand once'
+    )
+  return Labels(names, threshold)
 
 
 class ImageFile(NamedTuple):
@@ -334,6 +325,8 @@ def find_images(
   Raises:
     ValueError: an argument without images, or the results' own folder.
   """
+  from groupvit_jax.data.images import SUFFIXES
+
   images = {}
   for argument in arguments:
     named = list(_named(argument, results, without))
@@ -375,6 +368,8 @@ def _image_paths(
   results: Container[pathlib.Path],
   without: pathlib.Path | None,
 ) -> list[pathlib.Path]:
+  from groupvit_jax.data.images import SUFFIXES
+
   inside = without and without.resolve()
   return sorted(
     path

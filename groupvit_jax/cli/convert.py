@@ -1,7 +1,8 @@
 """`groupvit convert`: weights from elsewhere to a model folder, and back."""
 
 import argparse
-import pathlib
+
+from groupvit_jax.cli import common
 
 _EXAMPLES = """\
 A SOURCE is a .pth file of the original GroupViT, a Hugging Face folder (of
@@ -21,12 +22,8 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    'source', metavar='SOURCE', type=pathlib.Path, help='a file or folder'
-  )
-  parser.add_argument(
-    'out', metavar='OUT', type=pathlib.Path, help='the folder to write'
-  )
+  common.add_path(parser, 'source', 'SOURCE', 'a file or folder')
+  common.add_path(parser, 'out', 'OUT', 'the folder to write')
   parser.add_argument(
     '--to',
     choices=('groupvit_jax', 'huggingface', 'open_clip'),

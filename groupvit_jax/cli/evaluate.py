@@ -1,6 +1,7 @@
 """`groupvit evaluate`: a model on a benchmark, as papers report it."""
 
 import argparse
+import ast
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,23 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=label_sets.BENCHMARK_NAMES,
     help='see below',
   )
-  parser.add_argument(
-    '--data',
-    metavar='DIR',
-    type=pathlib.Path,
-    help='the folder of the benchmark (scenes needs none)',
-  )
+  text = 'the folder of the benchmark (scenes needs none)'
+  common.add_path(parser, '--data', 'DIR', text)
   parser.add_argument(
     '--protocol',
     choices=label_sets.PROTOCOLS,
-    help='of segmentation, see below (default: groupvit)',
+    default=label_sets.PROTOCOLS[0],
+    help='of segmentation, see below (default: %(default)s)',
   )
-  parser.add_argument(
-    '--out',
-    metavar='FILE',
-    type=pathlib.Path,
-    help='write settings, figures and confusion matrix as JSON',
-  )
+  text = 'write settings, figures and confusion matrix as JSON'
+  common.add_path(parser, '--out', 'FILE', text)
   parser.add_argument('--overwrite', action='store_true', help='replace FILE')
   parser.add_argument(
     '--diagnosis',
@@ -82,29 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='one process of several, found through the cluster environment',
   )
-  _add_data(parser)
-  _add_steps(parser)
-
-
-def _add_data(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group('data')
   group.add_argument(
     '--split', metavar='NAME', help='default: the one that papers report on'
   )
-  group.add_argument(
-    '--limit',
-    metavar='N',
-    type=common.positive,
-    help='only the first N images, for a quick look',
+  common.add_number(
+    group, '--limit', 'only the first N images, for a quick look'
   )
   group.add_argument(
     '--skip-bad',
     action='store_true',
     help='skip images that cannot be used, and list them',
   )
-
-
-def _add_steps(parser: argparse.ArgumentParser) -> None:
   group = parser.add_argument_group('steps', 'The defaults are the protocol.')
   group.add_argument(
     '--set',
@@ -114,25 +97,24 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     default=[],
     help='replace a step of the protocol; may be repeated',
   )
-  group.add_argument(
+  common.add_number(
+    group,
     '--size',
-    metavar='N',
-    type=common.positive,
-    help='pixels of the shorter side and of the windows; stride and longer '
-    'side follow (default: 448)',
+    'pixels of the shorter side and of the windows; stride and longer side '
+    'follow (default: 448)',
   )
-  group.add_argument(
+  common.add_path(
+    group,
     '--calibrate',
-    metavar='DIR',
-    type=pathlib.Path,
-    help='find the background by a threshold per class, learned from these '
+    'DIR',
+    'find the background by a threshold per class, learned from these '
     'captioned images; no mask is read',
   )
-  group.add_argument(
+  common.add_path(
+    group,
     '--class-names',
-    metavar='FILE',
-    type=pathlib.Path,
-    help='a name per line in label order, synonyms as person|man|woman',
+    'FILE',
+    'a name per line in label order, synonyms as person|man|woman',
   )
   group.add_argument(
     '--regions',
@@ -140,21 +122,17 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     default=label_sets.MODEL,
     help='how the patches of a model without groups, such as CLIP, are grouped',
   )
-  group.add_argument(
+  common.add_number(
+    group,
     '--num-groups',
-    metavar='K',
-    type=common.positive,
-    help=f'for {" and ".join(label_sets.WITH_NUM_GROUPS)} '
-    f'(default: {label_sets.NUM_GROUPS})',
+    f'for {" and ".join(label_sets.WITH_NUM_GROUPS)} (default: %(default)s)',
+    default=label_sets.NUM_GROUPS,
   )
   group.add_argument(
     '--no-boundary',
     action='store_true',
     help='leave out boundary mIoU, which takes time',
   )
-
-
-_CONSTANTS = {'none': None, 'true': True, 'false': False}
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -179,31 +157,32 @@ def read_settings(settings: Sequence[str]) -> dict[str, Any]:
   return values
 
 
+_CONSTANTS = {'none': 'None', 'true': 'True', 'false': 'False'}
+
+
 def _value(text: str) -> Any:
-  if ',' in text:
-    values = tuple(_value(part.strip()) for part in text.split(','))
-    return values if all(map(_is_number, values)) else text
-  if text.lower() in _CONSTANTS:
-    return _CONSTANTS[text.lower()]
-  for kind in (int, float):
-    try:
-      return kind(text)
-    except ValueError:
-      continue
-  return text
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
+  try:
+    value = ast.literal_eval(_CONSTANTS.get(text.lower(), text))
+  except (ValueError, SyntaxError):
+    return text
+  numbers = value if isinstance(value, tuple) else (value,)
+  plain = all(isinstance(x, int | float | None) for x in numbers)
+  return value if plain else text
 
 
 def run(args: argparse.Namespace) -> int:
-  """Runs the sub-command; returns the exit code."""
-  return measure(args, _fields(args))
+  """Measures, prints a table and writes the report; returns the exit code."""
+  spec = _spec(args)
+  sharding.initialize_distributed(detect=args.distributed)
+  report_file = _open_report(args)
+  try:
+    return _measure(args, spec, report_file)
+  finally:
+    if report_file is not None:
+      report_file.release()
 
 
-def _fields(args: argparse.Namespace) -> dict[str, Any]:
-  """Fields of `build.BenchmarkSpec`."""
+def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
   steps = read_settings(args.settings)
   synthetic = args.benchmark in label_sets.SYNTHETIC
   if args.data is None and not synthetic:
@@ -215,41 +194,22 @@ def _fields(args: argparse.Namespace) -> dict[str, Any]:
   if args.size and args.benchmark not in label_sets.IMAGE_LEVEL:
     overrides = dict(build.at_size(args.size)) | overrides
   names = args.class_names and label_sets.read_names(args.class_names)
-  return {
-    'benchmark': args.benchmark,
-    'folder': None if synthetic else args.data,
-    'split': args.split,
-    'limit': args.limit,
-    'protocol': args.protocol or label_sets.PROTOCOLS[0],
-    'overrides': overrides,
-    'options': {
+  return build.BenchmarkSpec(
+    benchmark=args.benchmark,
+    folder=None if synthetic else args.data,
+    split=args.split,
+    limit=args.limit,
+    protocol=args.protocol,
+    overrides=overrides,
+    options={
       k.removeprefix('data.'): v for k, v in steps.items() if k not in overrides
     },
-    'class_names': names,
-    'regions': args.regions,
-    'num_groups': args.num_groups or label_sets.NUM_GROUPS,
-    'skip_bad': args.skip_bad,
-    'boundary': not args.no_boundary,
-  }
-
-
-def measure(args: argparse.Namespace, fields: Mapping[str, Any]) -> int:
-  """Measures, prints a table and writes the report.
-
-  Args:
-    args: of the command line.
-    fields: of `build.BenchmarkSpec`.
-
-  Returns:
-    The exit code.
-  """
-  sharding.initialize_distributed(detect=args.distributed)
-  report_file = _open_report(args)
-  try:
-    return _measure(args, build.BenchmarkSpec(**fields), report_file)
-  finally:
-    if report_file is not None:
-      report_file.release()
+    class_names=names,
+    regions=args.regions,
+    num_groups=args.num_groups,
+    skip_bad=args.skip_bad,
+    boundary=not args.no_boundary,
+  )
 
 
 def _open_report(

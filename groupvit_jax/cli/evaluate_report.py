@@ -11,7 +11,7 @@ import os
 import pathlib
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -21,12 +21,14 @@ import numpy as np
 
 import groupvit_jax
 from groupvit_jax import files
-from groupvit_jax.convert import folder as model_folder
+from groupvit_jax.convert import tensors
 from groupvit_jax.evaluation import diagnosis, evaluator, metrics
 from groupvit_jax.text import prompts
 
 FORMAT = 1
 _NUMBERS = re.compile(r'\[\n\s*([-+\d.e,\s]+?)\n\s*\]')  # a list of them
+_GAP = r'[,\s]+'
+_KEPT = ('source', 'file', 'license', 'step', 'epoch')  # of the metadata
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'Pillow', 'scikit-learn')
 
 
@@ -135,49 +137,52 @@ def make(
   report = {
     'format': FORMAT,
     'settings': dict(runner.settings),
-    'model': _model(path, model),
+    'model': {
+      'path': os.fspath(path),
+      **{
+        name: model.metadata[name] for name in _KEPT if name in model.metadata
+      },
+      'sha256': files.digest(tensors.flatten(jax.device_get(model.variables))),
+      'image_encoder': model.architecture['image_encoder'],
+    },
     'versions': _versions(),
-    'date': _now(),
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'images': images,
     'skipped': [{'name': n, 'reason': reason} for n, reason in skipped],
     'seconds': round(seconds, 2),
     'images_per_second': round(images / seconds, 3) if seconds else None,
-    'figures': _percent(figures),
+    'figures': evaluator.to_percent(
+      {
+        name: value
+        for name, value in figures.items()
+        if not name.startswith('iou/') and name not in evaluator.COUNTS
+      }
+    ),
   }
   return report | (_segmentation(result) if segmented else {})
 
 
 def as_json(report: Mapping[str, Any]) -> str:
   """The file's text: null for NaN, one line for each row of a matrix."""
-  text = json.dumps(_finite(report), indent=1, ensure_ascii=False)
-  return _NUMBERS.sub(_joined, text) + '\n'
-
-
-def _joined(numbers: re.Match) -> str:
-  return f'[{", ".join(numbers[1].replace(",", " ").split())}]'
-
-
-def _percent(figures: Mapping[str, float]) -> dict[str, float]:
-  shown = {
-    name: value
-    for name, value in figures.items()
-    if not name.startswith('iou/') and name not in evaluator.COUNTS
-  }
-  return evaluator.to_percent(shown)
+  finite = _with_floats(report, lambda x: x if math.isfinite(x) else None)
+  text = json.dumps(finite, indent=1, ensure_ascii=False)
+  return (
+    _NUMBERS.sub(lambda row: f'[{", ".join(re.split(_GAP, row[1]))}]', text)
+    + '\n'
+  )
 
 
 def _segmentation(result: Any) -> dict[str, Any]:
   matrix = result.confusion_matrix
   names = [prompts.shown_name(name) for name in result.class_names]
-  columns = {
-    'iou': metrics.iou(matrix),
-    'accuracy': _ratio(np.diag(matrix), matrix.sum(1)),
-  }
+  pixels, predicted = matrix.sum(1), matrix.sum(0)
+  with np.errstate(invalid='ignore'):
+    accuracy = np.diag(matrix) / pixels  # nan for a class without pixels
+  columns = {'iou': metrics.iou(matrix), 'accuracy': accuracy}
   if result.boundary is not None:
     columns['boundary_iou'] = metrics.boundary_iou(result.boundary)
   if result.oracle_confusion_matrix is not None:
     columns['oracle_iou'] = metrics.iou(result.oracle_confusion_matrix)
-  pixels, predicted = matrix.sum(1), matrix.sum(0)
   classes = [
     {
       'name': name,
@@ -201,7 +206,11 @@ def _segmentation(result: Any) -> dict[str, Any]:
     'class_names': names,
     'background': result.background,
     'classes': classes,
-    'diagnosis': _diagnosis(result),
+    'diagnosis': None
+    if result.oracle_confusion_matrix is None
+    else _with_floats(
+      diagnosis.of_result(result).as_json(), lambda share: 100 * share
+    ),
     **{
       name: getattr(result, name).tolist()
       for name in matrices
@@ -211,37 +220,15 @@ def _segmentation(result: Any) -> dict[str, Any]:
   }
 
 
-def _diagnosis(result: Any) -> dict[str, Any] | None:
-  if result.oracle_confusion_matrix is None:
-    return None
-  return _in_percent(diagnosis.of_result(result).as_json())
-
-
-def _in_percent(value: Any) -> Any:
-  """Plain values whose fractions are shares."""
+def _with_floats(value: Any, change: Callable[[float], Any]) -> Any:
+  """Plain values, their floating numbers changed."""
   if isinstance(value, float):
-    return 100 * value
+    return change(value)
   if isinstance(value, Mapping):
-    return {key: _in_percent(inner) for key, inner in value.items()}
+    return {key: _with_floats(inner, change) for key, inner in value.items()}
   if isinstance(value, list | tuple):
-    return [_in_percent(inner) for inner in value]
+    return [_with_floats(inner, change) for inner in value]
   return value
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  nothing = np.full(len(a), np.nan)
-  return np.divide(a, b, out=nothing, where=b > 0)
-
-
-def _model(path: str | os.PathLike, model: Any) -> dict[str, Any]:
-  arrays = model_folder.tensors.flatten(jax.device_get(model.variables))
-  kept = ('source', 'file', 'license', 'step', 'epoch')
-  return {
-    'path': os.fspath(path),
-    **{name: model.metadata[name] for name in kept if name in model.metadata},
-    'sha256': files.digest(arrays),
-    'image_encoder': model.architecture['image_encoder'],
-  }
 
 
 def _versions() -> dict[str, str]:
@@ -257,21 +244,6 @@ def _versions() -> dict[str, str]:
     'platform': platform.platform(),
     'device': f'{jax.device_count()} x {device.device_kind}',
   }
-
-
-def _now() -> str:
-  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-
-
-def _finite(value: Any) -> Any:
-  """JSON has no NaN."""
-  if isinstance(value, float):
-    return value if math.isfinite(value) else None
-  if isinstance(value, Mapping):
-    return {key: _finite(inner) for key, inner in value.items()}
-  if isinstance(value, list | tuple):
-    return [_finite(inner) for inner in value]
-  return value
 
 
 # What `groupvit evaluate` prints: the classes in a table, then the figures.
@@ -300,45 +272,37 @@ _COLUMNS = {
 
 def text(report: Mapping[str, Any]) -> str:
   """The figures of a report, in percent."""
-  parts = [_head(report)]
-  if report.get('classes'):
-    parts.append(_classes(report['classes']))
-  parts.append(_figures(report['figures']))
-  return '\n\n'.join(parts)
-
-
-def _head(report: Mapping[str, Any]) -> str:
   settings = report['settings']
-  words = [settings['benchmark']]
-  protocol = settings.get('protocol')
-  if protocol:
+  head = [settings['benchmark']]
+  if protocol := settings.get('protocol'):
     changed = protocol['changed']
     other = f', but for {", ".join(changed)}' if changed else ''
-    words.append(f'protocol {protocol["name"]}{other}')
-  count = f'{report["images"]:,} images'
-  if report['skipped']:
-    count += f' ({len(report["skipped"]):,} skipped)'
-  words.append(count)
-  words.append(f'{report["images_per_second"]} images/s')
-  return '; '.join(words)
-
-
-def _classes(classes: Sequence[Mapping[str, Any]]) -> str:
-  columns = [key for key in _COLUMNS if key in classes[0]]
-  width = max(len('class'), *(len(entry['name']) for entry in classes))
-  heads = ''.join(f'{_COLUMNS[key]:>10}' for key in columns)
-  lines = [f'{"class":<{width}}{heads}']
-  for entry in classes:
-    cells = ''.join(f'{_number(entry[key]):>10}' for key in columns)
-    lines.append(f'{entry["name"]:<{width}}{cells}')
-  return '\n'.join(lines)
-
-
-def _figures(figures: Mapping[str, float]) -> str:
-  return '\n'.join(
-    f'{_number(value):>6}  {_FIGURES.get(name, name)}'
-    for name, value in figures.items()
+    head.append(f'protocol {protocol["name"]}{other}')
+  skipped = len(report['skipped'])
+  count = f' ({skipped:,} skipped)' if skipped else ''
+  head.append(f'{report["images"]:,} images{count}')
+  head.append(f'{report["images_per_second"]} images/s')
+  parts = ['; '.join(head)]
+  if classes := report.get('classes'):
+    columns = [key for key in _COLUMNS if key in classes[0]]
+    width = max(len('class'), *(len(entry['name']) for entry in classes))
+    rows = [('class', *(_COLUMNS[key] for key in columns))] + [
+      (entry['name'], *(_number(entry[key]) for key in columns))
+      for entry in classes
+    ]
+    parts.append(
+      '\n'.join(
+        f'{name:<{width}}{"".join(f"{cell:>10}" for cell in cells)}'
+        for name, *cells in rows
+      )
+    )
+  parts.append(
+    '\n'.join(
+      f'{_number(value):>6}  {_FIGURES.get(name, name)}'
+      for name, value in report['figures'].items()
+    )
   )
+  return '\n\n'.join(parts)
 
 
 def _number(value: float | None) -> str:

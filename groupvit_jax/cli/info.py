@@ -1,7 +1,8 @@
 """`groupvit info`: what is in a model folder or any other source of weights."""
 
 import argparse
-import pathlib
+
+from groupvit_jax.cli import common
 
 _EXAMPLES = """\
 examples:
@@ -13,13 +14,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
-  parser.add_argument(
-    'model',
-    metavar='DIR',
-    type=pathlib.Path,
-    help='a model folder, a training workdir, or any source of `groupvit '
-    'convert`',
-  )
+  common.add_path(parser, 'model', 'DIR', common.MODEL)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from PIL import Image
 from groupvit_jax import files
 from groupvit_jax.cli import common, resume
 from groupvit_jax.cli.common import ImageFile
-from groupvit_jax.evaluation.config import REGROUPINGS
-from groupvit_jax.viz import overlay
+from groupvit_jax.evaluation.config import REGROUPINGS, SegmentConfig
 
 if TYPE_CHECKING:
   from groupvit_jax.inference import Segmentation
@@ -58,14 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
   common.add_images(parser)
-  common.add_model(parser)
-  common.add_labels(parser)
-  parser.add_argument(
-    '--out',
-    required=True,
-    metavar='DIR',
-    type=pathlib.Path,
-    help='folder for the results',
+  common.add_path(
+    parser, '--out', 'DIR', 'folder for the results', required=True
   )
   parser.add_argument(
     '--show',
@@ -77,65 +70,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--overwrite', action='store_true', help='replace results in DIR'
   )
-  _add_steps(parser)
-
-
-def _add_steps(parser: argparse.ArgumentParser) -> None:
-  group = parser.add_argument_group(
-    'steps of the inference', 'The defaults are those of the released model.'
+  _add_steps(
+    parser.add_argument_group(
+      'steps of the inference', 'The defaults are those of the released model.'
+    )
   )
+
+
+def _add_steps(group: argparse._ArgumentGroup) -> None:
+  """Options that set a field of `SegmentConfig`, if they are given."""
+  unless_given: dict[str, Any] = {'default': argparse.SUPPRESS}
   group.add_argument(
     '--background',
+    dest='background_threshold',
     metavar='T',
     type=_threshold,
-    default=argparse.SUPPRESS,
     help="threshold in 0..1, or 'none' (default: .95; a label set has its own)",
+    **unless_given,
   )
   common.add_templates(group, 'simple')
   group.add_argument(
     '--slide',
-    action='store_true',
+    dest='mode',
+    action='store_const',
+    const='slide',
     help='sliding windows, as in the benchmarks, not the whole image at once',
+    **unless_given,
   )
-  group.add_argument(
-    '--window',
-    metavar='N',
-    type=common.positive,
-    help='side of the windows in pixels, after scaling (default: the shorter '
-    'side); means --slide',
-  )
-  group.add_argument(
-    '--stride',
-    metavar='N',
-    type=common.positive,
-    help='pixels from a window to the next (default: half of one); means '
-    '--slide',
-  )
-  group.add_argument(
-    '--short-side',
-    metavar='N',
-    type=common.positive,
-    help="pixels that an image's shorter side is scaled to (default: the "
-    "model's own, 448 for the released)",
-  )
+  for flag, text in (
+    (
+      '--window',
+      'side of the windows in pixels, after scaling (default: the shorter '
+      'side); means --slide',
+    ),
+    (
+      '--stride',
+      'pixels from a window to the next (default: half of one); means --slide',
+    ),
+    (
+      '--short-side',
+      "pixels that an image's shorter side is scaled to (default: the model's "
+      'own, 448 for the released)',
+    ),
+  ):
+    common.add_number(group, flag, text, **unless_given)
   group.add_argument(
     '--top-k',
     metavar='K',
-    type=_top_k,
-    default=argparse.SUPPRESS,
+    type=lambda text: None if text == 'all' else common.positive(text),
     help='only the K classes nearest to the whole image may appear; '
     "'all' allows every class (default: the model's own, 5 for the released)",
+    **unless_given,
   )
   group.add_argument(
     '--regroup',
     choices=REGROUPINGS,
     help="'kmeans' remakes the groups from the model's tokens (default: the "
     "model's own, 'none' for the released)",
+    **unless_given,
   )
   group.add_argument(
     '--soft',
-    action='store_true',
+    dest='one_hot',
+    action='store_const',
+    const=False,
     help='mix the groups at every pixel instead of choosing one',
+    **unless_given,
   )
 
 
@@ -163,11 +163,6 @@ def _threshold(text: str) -> float | None:
   return value
 
 
-def _top_k(text: str) -> int | None:
-  """An argparse type."""
-  return None if text == 'all' else common.positive(text)
-
-
 def run(args: argparse.Namespace) -> int:
   """Runs the sub-command; returns the exit code."""
   labels = common.read_labels(args)
@@ -191,18 +186,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _steps(args: argparse.Namespace, threshold: float | None) -> dict[str, Any]:
   """Fields of SegmentConfig that the command line sets."""
-  steps: dict[str, Any] = {
-    'background_threshold': getattr(args, 'background', threshold)
-  }
-  if args.slide or args.window or args.stride:
+  names = [field.name for field in dataclasses.fields(SegmentConfig)]
+  steps = {'background_threshold': threshold}
+  steps |= {name: getattr(args, name) for name in names if name in args}
+  if {'window', 'stride'} & steps.keys():
     steps['mode'] = 'slide'
-  if args.soft:
-    steps['one_hot'] = False
-  for name in ('short_side', 'window', 'stride', 'regroup'):
-    if getattr(args, name):
-      steps[name] = getattr(args, name)
-  if 'top_k' in args:
-    steps['top_k'] = args.top_k
   return steps
 
 
@@ -305,8 +293,6 @@ class _Run:
     return 1 if failed else 0
 
 
-# Results: a function for each kind, from a segmentation to file contents.
-
 _MOST_SCORES = 2 << 30  # of 4 bytes
 
 
@@ -328,72 +314,23 @@ def make(kind: str, result: 'Segmentation', source: str) -> Mapping[str, bytes]:
     text = json.dumps(summary(result, source), indent=1, ensure_ascii=False)
     # Of a name that is not UTF-8, JSON can hold the escaped bytes.
     return {'.json': f'{text}\n'.encode(errors='backslashreplace')}
-  return _MAKERS[kind](result)
-
-
-def _overlay(result: 'Segmentation') -> dict[str, bytes]:
-  return {'_overlay.png': _png(result.overlay())}
-
-
-def _mask(result: 'Segmentation') -> dict[str, bytes]:
-  image = overlay.palette_image(
-    result.labels, result.names, background=result.background
-  )
-  return {'_mask.png': _png(image)}
-
-
-def _pred(result: 'Segmentation') -> dict[str, bytes]:
-  classes = overlay.class_map(
-    result.labels, result.names, background=result.background
-  )
-  return {'_pred.png': _png(Image.fromarray(classes))}
-
-
-def _first_group(result: 'Segmentation') -> dict[str, bytes]:
-  return {'_first_group.png': _groups(result, 0)}
-
-
-def _final_group(result: 'Segmentation') -> dict[str, bytes]:
-  return {'_final_group.png': _groups(result, -1)}
-
-
-def _all_groups(result: 'Segmentation') -> dict[str, bytes]:
-  return {
-    f'_groups_{stage + 1}.png': _groups(result, stage)
-    for stage in range(max(1, len(result.groups)))
-  }
-
-
-def _groups(result: 'Segmentation', stage: int) -> bytes:
-  if not result.groups:
-    raise ValueError('this model does not group: there are no groups to show')
-  groups = overlay.groups_overlay(result.image, result.groups[stage])
-  return _png(Image.fromarray(groups))
-
-
-def _scores(result: 'Segmentation') -> dict[str, bytes]:
-  height, width = result.labels.shape
-  if len(result.names) * height * width > _MOST_SCORES:
-    raise ValueError(
-      f'scores of {len(result.names)} classes at {width} x {height} pixels '
-      'would take more than 8 GB: ask for fewer classes, or reduce the image'
+  if kind == 'scores':
+    count, (height, width) = len(result.names), result.size
+    if count * height * width > _MOST_SCORES:
+      raise ValueError(
+        f'scores of {count} classes at {width} x {height} pixels would take '
+        'more than 8 GB: ask for fewer classes, or reduce the image'
+      )
+    buffer = io.BytesIO()
+    np.savez_compressed(
+      buffer, scores=result.scores, names=np.array(result.names)
     )
-  buffer = io.BytesIO()
-  np.savez_compressed(
-    buffer, scores=result.scores, names=np.array(result.names)
-  )
-  return {'_scores.npz': buffer.getvalue()}
-
-
-_MAKERS: dict[str, Callable[..., dict[str, bytes]]] = {
-  'overlay': _overlay,
-  'mask': _mask,
-  'pred': _pred,
-  'first_group': _first_group,
-  'final_group': _final_group,
-  'all_groups': _all_groups,
-  'scores': _scores,
-}
+    return {'_scores.npz': buffer.getvalue()}
+  if kind == 'all_groups':
+    images = {f'groups_{i}': x for i, x in enumerate(result.all_groups(), 1)}
+  else:
+    images = {kind: getattr(result, kind)()}
+  return {f'_{name}.png': _png(image) for name, image in images.items()}
 
 
 def summary(result: 'Segmentation', source: str) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """`groupvit tokenizer`: trains a tokenizer from captions, or shows its work."""
 
 import argparse
-import pathlib
-from typing import Any
 
 from groupvit_jax.cli import common
 
@@ -30,36 +28,29 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's own commands."""
   group = parser.add_subparsers(metavar='COMMAND', required=True)
-  _add_train(group)
-  _add_show(group)
+  for name, summary, examples, add, run in (
+    ('train', 'train a tokenizer', _TRAIN_EXAMPLES, _add_train, _train),
+    ('show', 'show the tokens of a text', _SHOW_EXAMPLES, _add_show, _show),
+  ):
+    command = group.add_parser(
+      name, help=summary, description=summary, epilog=examples
+    )
+    add(command)
+    command.set_defaults(run=run)
 
 
-def _add_train(commands: Any) -> None:
-  summary = 'train a tokenizer from captions'
-  parser = commands.add_parser(
-    'train', help=summary, description=summary, epilog=_TRAIN_EXAMPLES
+def _add_train(parser: argparse.ArgumentParser) -> None:
+  common.add_path(
+    parser, '--captions', 'FILE', 'text or .jsonl', required=True, nargs='+'
   )
-  parser.add_argument(
-    '--captions',
-    required=True,
-    nargs='+',
-    metavar='FILE',
-    type=pathlib.Path,
-    help='text or .jsonl files',
+  common.add_path(
+    parser, '--out', 'DIR', 'folder for tokenizer.model', required=True
   )
-  parser.add_argument(
-    '--out',
-    required=True,
-    metavar='DIR',
-    type=pathlib.Path,
-    help='folder for tokenizer.model',
-  )
-  parser.add_argument(
+  common.add_number(
+    parser,
     '--vocab-size',
+    'rows of the text embedding, start and end marks included',
     required=True,
-    metavar='N',
-    type=common.positive,
-    help='rows of the text embedding, start and end marks included',
   )
   parser.add_argument(
     '--model-type',
@@ -70,7 +61,6 @@ def _add_train(commands: Any) -> None:
   parser.add_argument(
     '--overwrite', action='store_true', help='replace a tokenizer in DIR'
   )
-  parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -95,11 +85,7 @@ def _train(args: argparse.Namespace) -> None:
   print(f'{model}: {args.vocab_size} ids ({args.model_type})')
 
 
-def _add_show(commands: Any) -> None:
-  summary = 'show the tokens of a text'
-  parser = commands.add_parser(
-    'show', help=summary, description=summary, epilog=_SHOW_EXAMPLES
-  )
+def _add_show(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('text', help='any text, in quotes')
   parser.add_argument(
     '--tokenizer',
@@ -107,14 +93,8 @@ def _add_show(commands: Any) -> None:
     metavar='NAME',
     help="'clip', a .model file or a trained folder (default: %(default)s)",
   )
-  parser.add_argument(
-    '--context-length',
-    type=common.positive,
-    default=77,
-    metavar='L',
-    help='ids that a model reads (default: %(default)s)',
-  )
-  parser.set_defaults(run=_show)
+  text = 'ids that a model reads (default: %(default)s)'
+  common.add_number(parser, '--context-length', text, default=77)
 
 
 def _show(args: argparse.Namespace) -> None:

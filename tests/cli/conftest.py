@@ -13,13 +13,13 @@ import groupvit_jax
 from groupvit_jax import cli
 from groupvit_jax.cli import resume
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.viz import overlay as overlay_lib
+from groupvit_jax.inference.result import Segmentation as Real
 
 LABELS = ('--labels', 'dog,grass|lawn,sky')
 
 
 class Segmentation:
-  """What `Model.segment` returns, with every attribute written out."""
+  """What `Model.segment` returns, with every computed attribute written out."""
 
   def __init__(self, image, names, background):
     self.image, self.background = image, background
@@ -52,12 +52,9 @@ class Segmentation:
   def mean_scores(self):
     return dict.fromkeys(self.areas, 0.75)
 
-  def overlay(self):
-    return Image.fromarray(
-      overlay_lib.overlay_with_names(
-        self.image, self.labels, self.names, background=self.background
-      )
-    )
+  size, overlay, mask = Real.size, Real.overlay, Real.mask
+  pred, all_groups = Real.pred, Real.all_groups
+  first_group, final_group = Real.first_group, Real.final_group
 
 
 class Stub:
@@ -71,7 +68,6 @@ class Stub:
     seen: images of every `segment` call.
     configs: of every call.
     fail: called with every image; may raise.
-    no_groups: whether results have no groups.
     config: the model's own.
   """
 
@@ -79,7 +75,6 @@ class Stub:
     self._capsys = capsys
     self.loaded, self.seen, self.configs, self.calls = [], [], [], []
     self.fail = lambda path: None
-    self.no_groups = False
     self.config = SegmentConfig(background_threshold=0.95)
 
   def load(self, path):
@@ -103,12 +98,9 @@ class Stub:
       if len(name.split()) > 70:
         warnings.warn(f'{name[:40]}... is cut', stacklevel=2)
     background = config.background_threshold is not None
-    results = [
+    return [
       Segmentation(self._open(path), names, background) for path in images
     ]
-    for result in results if self.no_groups else ():
-      result.groups = []
-    return results
 
   def classify(self, images, names, *, templates, batch_size):
     self.calls.append((tuple(names), templates, batch_size))

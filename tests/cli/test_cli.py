@@ -79,27 +79,23 @@ def test_train_keeps_what_is_there(capsys, tmp_path, captions):
   assert model.read_bytes() != before
 
 
-def test_missing_captions(capsys, tmp_path):
-  assert train(tmp_path / 'no.txt', tmp_path / 'tok') == 1
-  assert 'no.txt: No such file' in error_line(capsys)
-  assert not (tmp_path / 'tok').exists()
-
-
-def test_empty_captions(capsys, tmp_path):
-  (tmp_path / 'a.txt').write_text('\n\n')
-  assert train(tmp_path / 'a.txt', tmp_path / 'tok') == 1
-  assert 'no captions' in error_line(capsys)
-
-
-def test_broken_captions(capsys, tmp_path):
-  (tmp_path / 'a.jsonl').write_text('{"caption": "a"}\n{"caption": 1}\n')
-  assert train(tmp_path / 'a.jsonl', tmp_path / 'tok') == 1
-  assert "a.jsonl:2: expected an object with a 'caption'" in error_line(capsys)
-
-
-def test_too_large_a_vocabulary(capsys, tmp_path, captions):
-  assert train(captions, tmp_path / 'tok', size=50_000) == 1
-  assert 'ask for less' in error_line(capsys)
+@pytest.mark.parametrize(
+  ('content', 'size', 'reason'),
+  [
+    (None, 40, 'captions.jsonl: No such file'),
+    ('\n\n', 40, 'no captions'),
+    ('{"caption": "a"}\n{"caption": 1}\n', 40, 'captions.jsonl:2: expected an'),
+    ('{"caption": "a red apple"}\n' * 9, 50_000, 'ask for less'),
+  ],
+)
+def test_captions_that_make_no_tokenizer(
+  capsys, tmp_path, content, size, reason
+):
+  path = tmp_path / 'captions.jsonl'
+  if content is not None:
+    path.write_text(content)
+  assert train(path, tmp_path / 'tok', size=size) == 1
+  assert reason in error_line(capsys)
 
 
 def test_unwritable_folder(capsys, tmp_path, captions):
@@ -169,7 +165,7 @@ def things_that_examples_name(stub, install, monkeypatch):
     describe=str,
   )
   # `evaluate` has tests with a model; here its command lines are read.
-  monkeypatch.setattr(evaluate, 'measure', lambda args, fields: 0)
+  monkeypatch.setattr(evaluate, '_measure', lambda *args: 0)
   for folder in ('my_model', 'runs/demo'):
     pathlib.Path(folder).mkdir(parents=True)
   for path in ('photos/a.jpg', 'photos/b.jpg'):

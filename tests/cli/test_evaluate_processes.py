@@ -16,7 +16,7 @@ COMMANDS = {
   ),
   'classes': ('classes', '--batch', '2'),
   'captions': ('captions', '--batch', '2'),
-  # The second process has a bad picture.
+  # The second process has a bad image.
   'skipped': ('classes', '--batch', '2', '--skip-bad'),
 }
 FAILING = {'failing': ('classes', '--batch', '2')}
@@ -46,11 +46,11 @@ def run_one_of_two_processes(address, index, root):
 
   jax.config.update('jax_disable_most_optimizations', True)
   root = Path(root)
-  told = {}
+  ended = {}
   for name in (*COMMANDS, *FAILING):
     argv = arguments(name, root, root / f'process {index}')
-    told[name] = cli.main([*argv, '--distributed'])
-  print(json.dumps(told))
+    ended[name] = cli.main([*argv, '--distributed'])
+  print(json.dumps(ended))
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,7 @@ def root(tmp_path_factory, evaluation_folders, run_two_processes):
   for name in ('classes', 'skipped', 'failing'):
     evaluation_folders.classified(root / name)
     if name != 'classes':
-      (root / name / 'cat' / '1.png').write_bytes(b'no picture')
+      (root / name / 'cat' / '1.png').write_bytes(b'no image')
   evaluation_folders.captioned(root / 'captions', 5)
   for place in ('alone', 'process 0', 'process 1'):
     (root / place).mkdir()
@@ -76,9 +76,9 @@ def root(tmp_path_factory, evaluation_folders, run_two_processes):
     for name in COMMANDS:
       assert cli.main(arguments(name, root, root / 'alone')) == 0
     jax.config.update('jax_disable_most_optimizations', False)
-  told = run_two_processes(__file__, str(root), seconds=900)
+  ended = run_two_processes(__file__, str(root), seconds=900)
   codes = dict.fromkeys(COMMANDS, 0) | dict.fromkeys(FAILING, 1)
-  assert told == [codes] * 2
+  assert ended == [codes] * 2
   return root
 
 

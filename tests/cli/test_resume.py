@@ -93,7 +93,7 @@ def test_results_of_other_settings_are_not_mixed(stub, capsys):
   assert len(stub.loaded) == 2
 
 
-def test_pictures_of_the_same_name_have_a_result_each(stub):
+def test_images_of_the_same_name_have_a_result_each(stub):
   for name in ('a/x.jpg', 'b/x.jpg', 'c/x.jpg'):
     stub.save(name)
   assert stub.run('a/x.jpg') == 0
