@@ -165,6 +165,7 @@ def _base() -> ml_collections.ConfigDict:
   c.run.checkpoint_every = 500
   c.run.keep = 2  # newest checkpoints on disk
   c.run.pictures = 24  # validation pictures in the report
+  c.run.accept_other_data = False  # resume on data that have changed
 
   # Replaces fields where there is no accelerator, so that this starts and
   # progresses on a laptop too.

@@ -16,11 +16,11 @@ class ConfigError(UserError, ValueError):
 
 
 class WorkdirError(UserError, RuntimeError):
-  """A workdir that is not writable, broken, or of another configuration."""
+  """A workdir that is in use, broken, or of another configuration."""
 
 
-class StorageError(UserError, RuntimeError):
-  """A run cannot be written on: the disk is full, read-only or broken."""
+class StorageError(WorkdirError):
+  """A workdir that cannot be written: its disk is full, read-only or broken."""
 
 
 class SourceError(UserError, RuntimeError):

@@ -15,6 +15,7 @@ from concurrent import futures
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
@@ -105,7 +106,7 @@ def ahead(
 
 
 def digest(
-  arrays: Mapping[str, np.ndarray], record: Mapping[str, Any] | None = None
+  arrays: Mapping[str, ArrayLike], record: Mapping[str, Any] | None = None
 ) -> str:
   """SHA-256 of names, types, shapes and bytes, whatever their order.
 
@@ -115,7 +116,7 @@ def digest(
   """
   sha = hashlib.sha256()
   for name in sorted(arrays):
-    x = arrays[name]
+    x = np.asarray(arrays[name])  # one after the other, from a device
     sha.update(f'{name} {x.dtype} {x.shape}\n'.encode())
     # As bytes: bfloat16 has no buffer of its own.
     sha.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)

@@ -43,6 +43,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 # How config_flags begins a message that goes on with a stack trace.
 _TRACE_FOLLOWS = 'Error whilst parsing config file'
+_PATIENCE = 20.0  # seconds that threads have after a failure
 _PACKAGE = pathlib.Path(__file__).parent
 
 
@@ -64,13 +65,24 @@ def main(unused_argv: list[str]) -> int:
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr, flush=True)
     code = 3 if isinstance(error, errors.StorageError) else 1
-    # Threads of libraries may wait for a disk that does not answer.
-    ending = threading.Timer(20, os._exit, [code])
-    ending.daemon = True
-    ending.start()
+    _end_within(_PATIENCE, code)
     return code
+  except BaseException:
+    _end_within(_PATIENCE, 1)
+    raise
   print(results.as_text(summary, workdir))
   return 0
+
+
+def _end_within(seconds: float, code: int) -> None:
+  """Ends the process in that time, though threads of libraries still wait.
+
+  They may wait for a disk or another process that does not answer, and would
+  hold the accelerator.
+  """
+  ending = threading.Timer(seconds, os._exit, [code])
+  ending.daemon = True
+  ending.start()
 
 
 def _config_flag() -> Any:

@@ -183,10 +183,11 @@ class _Metadata(msgspec.Struct):
   source: str
   file: str
   license: str
-  metrics: dict[str, float] | None = None  # may be infinite
-  notes: list[str] | None = None
-  step: fields.NUMBER | None = None
-  epoch: fields.NUMBER | None = None
+  # May be absent, but not null.
+  metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # or infinite
+  notes: list[str] | msgspec.UnsetType = msgspec.UNSET
+  step: fields.NUMBER | msgspec.UnsetType = msgspec.UNSET
+  epoch: fields.NUMBER | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Config(msgspec.Struct):

@@ -51,7 +51,8 @@ class BadSampleError(ValueError):
   Attributes:
     reason: kind of fault, under which it is counted: 'image_empty',
       'image_format', 'image_damaged', 'image_size', 'image_scans',
-      'image_values', 'caption' or 'record'.
+      'image_values', 'caption', 'record', or 'unreadable': the source raised
+      another error.
   """
 
   def __init__(self, message: str, reason: str):

@@ -30,6 +30,7 @@ from groupvit_jax.data import reading, sampling, sources
 from groupvit_jax.data.augment import Augment
 from groupvit_jax.data.reading import Reader, Source
 from groupvit_jax.data.sampling import Positions
+from groupvit_jax.errors import SourceError
 
 BACKENDS = ('auto', 'tf', 'numpy')
 
@@ -41,6 +42,10 @@ _BATCHES_AHEAD = 2
 _THREADS_FROM = 256 * 96 * 96 * 3
 # How long a full queue waits before it looks whether anyone still listens.
 _PATIENCE = 0.1  # seconds
+# A batch that takes longer never comes: a disk or a network does not answer.
+_LONGEST = 600.0  # seconds
+# How long a closed iterator waits for the thread that makes its batches.
+_FAREWELL = 5.0  # seconds
 
 
 Batcher = Callable[
@@ -135,7 +140,7 @@ def train_batches(
     make = _array_batches if in_memory else _threaded_batches
   batches = make(Work(reader, augment, image_size, positions))
   tokenized = _tokenized(batches, batcher, positions, reader)
-  return TrainIterator(tokenized, positions)
+  return TrainIterator(tokenized, positions, reader.slowest)
 
 
 @functools.cache
@@ -282,12 +287,18 @@ class TrainIterator:
     waited: seconds that `next` has waited for a batch so far.
   """
 
-  def __init__(self, batches: Iterator, positions: Positions):
+  def __init__(
+    self,
+    batches: Iterator,
+    positions: Positions,
+    slowest: Callable[[], str] = str,
+  ):
     self.position = positions.start
     self.bad_samples: collections.Counter[str] = collections.Counter()
     self.seen: collections.Counter[str] = collections.Counter()
     self.waited = 0.0
     self._global_batch = positions.global_batch
+    self._slowest = slowest
     self._queue = queue.Queue(_BATCHES_AHEAD)
     self._stop = threading.Event()
     thread = threading.Thread(
@@ -299,11 +310,6 @@ class TrainIterator:
     # Holds no reference to self: an iterator that nobody keeps is closed.
     self._finalizer = weakref.finalize(self, _shut_down, thread, self._stop)
     thread.start()
-
-  @property
-  def skipped(self) -> int:
-    """Bad samples replaced so far."""
-    return self.bad_samples.total()
 
   def __iter__(self) -> 'TrainIterator':
     return self
@@ -325,9 +331,16 @@ class TrainIterator:
 
   def _wait(self):
     """The next item of the queue; None if it is closed."""
+    end = time.monotonic() + _LONGEST
     while not self._stop.is_set():
       with contextlib.suppress(queue.Empty):
         return self._queue.get(timeout=_PATIENCE)
+      if time.monotonic() > end:
+        sample = self._slowest() or 'the source'
+        return SourceError(
+          f'no batch for {_LONGEST:.0f} s: {sample} is not read to its end; '
+          'does its disk or network answer?'
+        )
     return None
 
   def close(self) -> None:
@@ -366,7 +379,7 @@ def _fill(batches, out, stop):
 def _shut_down(thread, stop):
   stop.set()
   if thread is not threading.current_thread():
-    thread.join(timeout=60)
+    thread.join(_FAREWELL)
 
 
 def eval_batches(

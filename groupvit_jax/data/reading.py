@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from groupvit_jax.data import images as images_lib
 from groupvit_jax.data import sampling
 from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.data.sampling import EpochShuffle, Order
-from groupvit_jax.errors import SourceError
+from groupvit_jax.errors import SourceError, UserError
 
 # Of training images. Phone photos pass; a 30,000 x 30,000 PNG of 1 MB does not.
 MAX_PIXELS = 36_000_000
@@ -38,7 +39,8 @@ class Source(Protocol):
 
   A sample is {'image': encoded bytes or uint8 [h, w, 3], 'caption': str or
   bytes, or several of them}; labelled ones have 'mask', uint8 [h, w].
-  `source[i]` may raise BadSampleError. A source may also have:
+  `source[i]` may raise BadSampleError; any error but a UserError counts as a
+  bad sample. A source may also have:
     name: what messages call it.
     describe(i): what messages call a sample.
     identity(): see `identity`.
@@ -92,6 +94,7 @@ class Reader:
     self.order = order or EpochShuffle(len(source), seed)
     self.bad: collections.Counter[str] = collections.Counter()
     self._reads = 0
+    self._reading: dict[int, tuple[float, int]] = {}  # by thread
     self._lock = threading.Lock()
 
   def read(self, positions: Int64[np.ndarray, 'b']) -> Iterator[Sample]:
@@ -119,20 +122,35 @@ class Reader:
     counts = np.bincount(which, minlength=len(parts)).tolist()
     return dict(zip((name for name, _ in parts), counts, strict=True))
 
+  def slowest(self) -> str:
+    """The sample that has been read for longest, in words; '' without one."""
+    reading = list(self._reading.values())
+    # `describe` may read the file that does not answer.
+    name = source_name(self.source)
+    return f'{name}: sample {min(reading)[1]}' if reading else ''
+
   def _read(self, position, index):
-    rejected = ()
+    rejected, thread = (), threading.get_ident()
     while True:
       with self._lock:
         self._reads += 1
+      self._reading[thread] = (time.monotonic(), index)
       try:
         raw = self.source[index]
         caption = pick_caption(raw['caption'], self.seed, position)
         image = images_lib.decode(raw['image'], max_pixels=MAX_PIXELS)
         return Sample(image, caption, rejected)
-      except BadSampleError as error:
+      except UserError:
+        raise
+      except Exception as error:
+        if not isinstance(error, BadSampleError):
+          text = f'{type(error).__name__}: {error}'
+          error = BadSampleError(text[:300], 'unreadable')
         rejected += (error.reason,)
         self._count(index, error, len(rejected))
         index = self.order.stand_in(position, len(rejected))
+      finally:
+        del self._reading[thread]
 
   def _count(self, index, error, attempts):
     with self._lock:

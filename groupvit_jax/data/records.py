@@ -75,16 +75,24 @@ class TFRecordSource(shards.ShardSource):
 
   def record(self, shard: int, row: list[int]) -> bytes:
     """A serialised tf.train.Example."""
-    return self.read(shard, *row)
+    offset, size = row
+    if size > shards.MAX_IMAGE_BYTES:
+      raise BadSampleError(
+        f'the record has {size:,} bytes, more than {shards.MAX_IMAGE_BYTES:,}',
+        'image_size',
+      )
+    return self.read(shard, offset, size)
 
   def sample(self, shard: int, row: list[int]) -> dict[str, Any]:
     """Reads an image and its captions.
 
     Raises:
-      BadSampleError: a broken record.
+      BadSampleError: a broken record, or one that is too large.
     """
     try:
       features = parse_example(self.record(shard, row))
+    except BadSampleError:
+      raise
     except (ValueError, IndexError) as error:
       raise BadSampleError(f'a broken record ({error})', 'record') from error
     image = features.get(self.image_key) or [b'']

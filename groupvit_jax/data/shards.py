@@ -25,6 +25,9 @@ _T = TypeVar('_T')
 
 _VERSION = 1
 _MOST_OPEN = 256
+
+# A larger member or record is no training image.
+MAX_IMAGE_BYTES = 1 << 27
 # Of remote shards in memory; one is 0.2 MB for 10,000 samples.
 _MOST_TABLES = 256
 MANIFEST = 'manifest.json'  # of `groupvit data convert`

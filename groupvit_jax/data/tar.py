@@ -23,8 +23,7 @@ IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
 BLOCK = tarfile.BLOCKSIZE
 
 _CAPTIONS = ('txt', 'text', 'json')
-# Larger members are no training images, no captions, and no headers.
-_MAX_IMAGE_BYTES = 1 << 27
+# Larger members are no captions, and no headers.
 _MAX_CAPTION_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 1 << 20
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
@@ -70,9 +69,10 @@ class TarSource(shards.ShardSource):
       BadSampleError: a member is too large, or JSON without a caption.
     """
     image_at, image_size, caption_at, caption_size, is_json = row
-    if image_size > _MAX_IMAGE_BYTES:
+    if image_size > shards.MAX_IMAGE_BYTES:
       raise BadSampleError(
-        f'the image has {image_size:,} bytes, more than {_MAX_IMAGE_BYTES:,}',
+        f'the image has {image_size:,} bytes, more than '
+        f'{shards.MAX_IMAGE_BYTES:,}',
         'image_size',
       )
     if caption_size > _MAX_CAPTION_BYTES:

@@ -3,10 +3,11 @@
 The only place where the `data` and `eval` fields of a config are interpreted.
 """
 
+import collections
 import functools
 import importlib.util
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -217,6 +218,9 @@ class Inputs:
         self._train_source, config.seed, _ordering(config)
       )
     self._iterator = None
+    # Bad samples: of this process, and of those before it.
+    self._bad: collections.Counter[str] = collections.Counter()
+    self._bad_before: collections.Counter[str] = collections.Counter()
     self._benchmark = None
     if is_benchmark(config.eval.source):
       self._benchmark = Benchmark(config, self.tokenizer, mesh)
@@ -233,15 +237,32 @@ class Inputs:
     if self._iterator is not None:
       self._iterator.close()
 
+  @functools.cached_property
   def identity(self) -> dict[str, Any]:
     """Tells the training data apart (see `reading.identity`)."""
     return reading.identity(self._train_source)
+
+  def bad_samples(self) -> collections.Counter[str]:
+    """Bad samples that others have replaced in the run so far, by reason.
+
+    Of all processes, which have to call it together.
+    """
+    parts = map(collections.Counter, sharding.gather(self._bad))
+    return sum(parts, self._bad_before)
+
+  def as_meta(self) -> dict[str, Any]:
+    """What the data are, and values for `resume`."""
+    return {'data': self.identity, 'bad_samples': dict(self.bad_samples())}
+
+  def resume(self, meta: Mapping[str, Any]) -> None:
+    """Adds the bad samples that earlier processes of the run have met."""
+    self._bad_before.update(meta.get('bad_samples', {}))
 
   def metrics(self) -> dict[str, float]:
     """Figures of the input so far, of this process.
 
     Returns:
-      `bad_samples`: unusable samples that others have replaced; `share_NAME`:
+      `bad_samples` of all processes, and `bad_samples/REASON`; `share_NAME`:
       of the samples, by the source that they come from; `waiting`: share of
       the time since the last call that the loop has waited for data.
     """
@@ -251,8 +272,10 @@ class Inputs:
     now = time.monotonic()
     marked, waited = self._mark
     self._mark = now, batches.waited
+    bad = self.bad_samples()
     values = {
-      'bad_samples': float(batches.bad_samples.total()),
+      'bad_samples': float(bad.total()),
+      **{f'bad_samples/{reason}': float(n) for reason, n in bad.items()},
       'waiting': (batches.waited - waited) / max(now - marked, 1e-9),
     }
     total = batches.seen.total()
@@ -281,8 +304,14 @@ class Inputs:
         backend=config.data.backend,
       )
     self._mark = time.monotonic(), 0.0
-    place = functools.partial(sharding.shard_batch, mesh=self._mesh)
-    return _one_ahead(map(place, self._iterator))
+    bad = self._iterator.bad_samples
+    # What is bad in the batch ahead does not count yet.
+    batches = (
+      (sharding.shard_batch(batch, self._mesh), bad.copy())
+      for batch in self._iterator
+    )
+    for batch, self._bad in _one_ahead(batches):
+      yield batch
 
   def evaluators(self) -> dict[str, Any]:
     """Returns the evaluators that the config asks for, by name."""

@@ -9,13 +9,10 @@ import functools
 import math
 import os
 import pathlib
-import signal
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
@@ -24,12 +21,20 @@ from clu import parameter_overview
 from groupvit_jax import errors, sharding
 from groupvit_jax.data import on_device
 from groupvit_jax.models import ops
-from groupvit_jax.training import checkpoint, clip, collapse, inputs, results
+from groupvit_jax.training import (
+  checkpoint,
+  clip,
+  collapse,
+  inputs,
+  results,
+  signals,
+)
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import initial as initial_lib
 from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
+from groupvit_jax.training import workdir as workdir_lib
 
 # Share of the time that a step may wait for data before the log says so.
 _MUCH_WAITING = 0.1
@@ -67,8 +72,8 @@ def train_and_evaluate(
   clock = logging_lib.Clock()
   config_lib.check(config)
   config = fit_to_hardware(config)
-  workdir = checkpoint.check_workdir(workdir, config, base)
-  config = choose_operands(config, checkpoint.stored_config(workdir))
+  workdir = workdir_lib.check(workdir, config, base)
+  config = choose_operands(config, workdir_lib.stored_config(workdir))
   if summary := results.finished(workdir, config.num_steps):
     logging.info(
       '%s is a finished run of %d steps and stays as it is; choose another '
@@ -79,9 +84,9 @@ def train_and_evaluate(
     return summary
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
-    stack.enter_context(checkpoint.held(workdir))
-    stack.enter_context(checkpoint.storage_explained(workdir))
-    checkpoint.claim_workdir(workdir, config)
+    stack.enter_context(workdir_lib.held(workdir))
+    stack.enter_context(workdir_lib.storage_explained(workdir))
+    workdir_lib.claim(workdir, config)
     data = stack.enter_context(inputs.Inputs(config, mesh))
     with errors.explained_as(errors.ConfigError):
       vocab_size = data.tokenizer.vocab_size
@@ -93,7 +98,11 @@ def train_and_evaluate(
     restored = checkpoints.restore(state)
     if restored:
       state, meta = restored
+      workdir_lib.check_data(
+        workdir, meta.get('data'), data.identity, config.run.accept_other_data
+      )
       clock.resume(meta)
+      data.resume(meta)
     elif config.get('init_from'):
       state = _started(state, config, vocab_size, initial, mesh)
     # Without a checkpoint nothing of an earlier try counts.
@@ -254,7 +263,7 @@ class Run:
     compiled = False
     if step < config.num_steps:
       logging.info('compiling the training step, which takes up to minutes')
-    with StopRequest() as stop:
+    with signals.StopRequest() as stop:
       while step < config.num_steps:
         batch = next(batches)
         with jax.transfer_guard('disallow'):
@@ -371,58 +380,12 @@ class Run:
       self.log.text(step, 'collapse', event.message)
 
   def _save(self, state: state_lib.TrainState, step: int) -> None:
-    if not _is_finite(state):
+    if not state_lib.is_finite(state):
       raise errors.NonFiniteLossError(
         f'parameters are not finite after step {step}, though the loss is; the '
         f'last checkpoint is step {self.checkpoints.latest}. Lower '
         'optimizer.learning_rate, or lengthen optimizer.warmup_steps'
       )
-    meta = {'position': step * self.config.batch_size}
-    self.checkpoints.save(step, state, meta | self.clock.as_meta())
-
-
-@jax.jit
-def _is_finite(state: Any) -> jax.Array:
-  """Whether all floating numbers of a state are finite."""
-  floats = [
-    x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
-  return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
-
-
-class StopRequest:
-  """Turns Ctrl-C and SIGTERM into a request that the training loop honours.
-
-  A pod's scheduler sends SIGTERM before it takes a machine away; both signals
-  mean: finish this step, save, leave. A second Ctrl-C leaves at once.
-
-  Attributes:
-    requested: whether a signal came inside of the `with` block.
-  """
-
-  def __init__(self) -> None:
-    self.requested = False
-    self._previous: dict[int, Any] = {}
-
-  def __enter__(self) -> 'StopRequest':
-    # Only the main thread may install handlers; elsewhere (a server, a test
-    # runner's worker) the owner of the process decides.
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGINT, signal.SIGTERM):
-        self._previous[number] = signal.signal(number, self._handle)
-    return self
-
-  def __exit__(self, *unused: object) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-    self._previous.clear()
-
-  def _handle(self, number: int, unused_frame: object) -> None:
-    if self.requested and number == signal.SIGINT:
-      raise KeyboardInterrupt
-    self.requested = True
-    logging.warning(
-      '%s: saving a checkpoint after this step, then leaving (Ctrl-C again '
-      'to leave without it)',
-      signal.Signals(number).name,
-    )
+    position = {'position': step * self.config.batch_size}
+    meta = position | self.clock.as_meta() | self.data.as_meta()
+    self.checkpoints.save(step, state, meta)

@@ -173,7 +173,7 @@ def _headline(figures: Mapping[str, Any], notes: Sequence[str]) -> str:
   rest = {
     name: number(value) if is_number(value) else str(value)
     for name, value in figures.items()
-    if name not in used and '/' not in name
+    if name not in used and 'iou/' not in name
   }
   lines = ''.join(f'<p>{text(note)}</p>' for note in notes)
   return (

@@ -192,7 +192,7 @@ def summarise(
     'steps': config.num_steps,
     'batch_size': config.batch_size,
     'seed': config.seed,
-    'bad_samples': int(log.value('train/bad_samples', config.num_steps) or 0),
+    **_bad_samples(config, log),
     'images_per_second': round(speed, 1),
     'train_seconds': round(clock.train_seconds, 1),
     'wall_seconds': round(clock.wall_seconds, 1),
@@ -202,6 +202,20 @@ def summarise(
       for event in events
     ],
   }
+
+
+def _bad_samples(
+  config: config_lib.Config, log: logging_lib.RunLog
+) -> dict[str, int]:
+  """Bad samples that were replaced: `bad_samples`, and `/<reason>` of each."""
+  counts = {
+    name.removeprefix('train/'): int(value)
+    for row in log.rows
+    if row['step'] == config.num_steps
+    for name, value in row.items()
+    if name.startswith('train/bad_samples')
+  }
+  return {'bad_samples': 0} | counts
 
 
 def write(
@@ -262,7 +276,14 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
       f'{until}; the report says what helps'
     )
   if summary.get('bad_samples'):
-    lines.append(f'  {summary["bad_samples"]} bad samples were replaced')
+    reasons = ', '.join(
+      f'{count} {name.removeprefix("bad_samples/")}'
+      for name, count in summary.items()
+      if name.startswith('bad_samples/')
+    )
+    lines.append(
+      f'  {summary["bad_samples"]} bad samples were replaced: {reasons}'
+    )
   lines += [
     f'  {summary["steps"]} steps of {summary["batch_size"]} images, '
     f'{summary["images_per_second"]:.0f} images/s, '

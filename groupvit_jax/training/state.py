@@ -173,3 +173,12 @@ def make_train_step(
     return state, metrics.merge(update)
 
   return train_step
+
+
+@jax.jit
+def is_finite(state: Any) -> jax.Array:
+  """Whether all floating numbers of a state are finite."""
+  floats = [
+    x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))

@@ -15,6 +15,7 @@ from groupvit_jax.errors import ModelError
 from groupvit_jax.training import checkpoint, task
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
+from groupvit_jax.training import workdir as workdir_lib
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ARG = 'demo,size=16,patch=8,width=8,tokens=2x0,groups=2x0'
@@ -43,7 +44,7 @@ def random_variables(config, vocab_size, seed):
 def saved(config, tmp_path_factory):
   """A workdir with checkpoints of steps 5 and 10, and their variables."""
   workdir = tmp_path_factory.mktemp('runs') / 'demo'
-  checkpoint.claim_workdir(checkpoint.check_workdir(workdir, config), config)
+  workdir_lib.claim(workdir_lib.check(workdir, config), config)
   checkpoints = checkpoint.Checkpoints(workdir)
   variables = {}
   for step in (5, 10):

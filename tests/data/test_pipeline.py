@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from groupvit_jax import errors
 from groupvit_jax.data import augment, pipeline, sampling, sources
 
 
@@ -172,18 +173,48 @@ def test_tensorflow_leaves_the_gpu_alone():
   assert not pipeline.tensorflow().config.get_visible_devices('GPU')
 
 
-def test_errors_reach_the_consumer(backend, make, train):
+def test_a_source_without_a_usable_sample_ends_the_batches(
+  backend, make, train
+):
   class Broken(make.listed):
     def __getitem__(self, index):
       raise OSError('the disk is gone')
 
   with (
     train.open(Broken(make.encoded().samples), backend=backend) as batches,
-    pytest.raises(OSError, match='the disk is gone'),
+    pytest.raises(errors.SourceError, match='unreadable; .* the disk is gone'),
   ):
     next(batches)
   with pytest.raises(StopIteration):
     next(batches)
+
+
+def test_a_sample_that_is_never_read_ends_the_batches(
+  backend, make, train, monkeypatch
+):
+  monkeypatch.setattr(pipeline, '_LONGEST', 0.5)
+  monkeypatch.setattr(pipeline, '_FAREWELL', 0.1)
+  answer = threading.Event()
+
+  class Hanging(make.listed):
+    def __getitem__(self, index):
+      answer.wait()
+      return super().__getitem__(index)
+
+  source = Hanging(make.encoded().samples)
+  try:
+    with (
+      train.open(source, backend=backend) as batches,
+      pytest.raises(
+        errors.SourceError, match=r'listed: sample \d+ is not read'
+      ),
+    ):
+      next(batches)
+  finally:
+    answer.set()
+    for thread in threading.enumerate():
+      if thread.name == 'train_batches':
+        thread.join()
 
 
 def test_batcher_errors_reach_the_consumer(make, train):

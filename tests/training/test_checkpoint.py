@@ -1,53 +1,13 @@
-"""Workdirs that cannot be used, and checkpoints that cannot be read."""
+"""Checkpoints that can, or cannot, be read."""
 
 import pathlib
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
 from groupvit_jax import errors
 from groupvit_jax.training import checkpoint
-
-CONFIG = ml_collections.ConfigDict({'seed': 0, 'run': {'keep': 2}})
-
-
-def claim(path, config=CONFIG):
-  workdir = checkpoint.check_workdir(path, config)
-  checkpoint.claim_workdir(workdir, config)
-  return workdir
-
-
-def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
-  (tmp_path / 'file').write_text('not a folder')
-  with pytest.raises(errors.WorkdirError, match='choose another with --workd'):
-    claim(tmp_path / 'file' / 'run')
-
-
-def test_a_workdir_is_claimed_again_by_the_same_config(tmp_path):
-  first = claim(tmp_path / 'a' / 'b')
-  assert claim(tmp_path / 'a' / 'b') == first
-  assert first.is_absolute()
-
-
-def test_a_workdir_without_a_whole_checkpoint_may_change_its_config(tmp_path):
-  claim(tmp_path)
-  other = CONFIG.copy_and_resolve_references()
-  other.seed = 1
-  # Killed within its first save.
-  (tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp').mkdir(parents=True)
-  claim(tmp_path, other)
-  (tmp_path / 'checkpoints' / '2').mkdir()
-  with pytest.raises(errors.WorkdirError, match='seed: 1 -> 0'):
-    claim(tmp_path)
-
-
-def test_a_garbled_config_json_is_an_error_with_a_way_out(tmp_path):
-  (tmp_path / 'config.json').write_text('{half')
-  (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
-  with pytest.raises(errors.WorkdirError, match='not readable as a config'):
-    claim(tmp_path)
 
 
 def save_two(tmp_path: pathlib.Path):

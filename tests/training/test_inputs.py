@@ -124,7 +124,7 @@ def test_a_config_names_its_source(tmp_path, mesh1, source, write):
     batches = data.train_batches(start=0)
     ours = [jax.device_get(next(batches)) for _ in range(3)]
     figures = data.metrics()
-    identity = data.identity()
+    identity = data.identity
   assert ours[0]['image'].shape == (8, 16, 16, 3)
   assert figures['bad_samples'] == 0 and 0 <= figures['waiting'] <= 1
   assert identity['samples'] == (24 if source == 'shards' else 12)
@@ -134,7 +134,7 @@ def test_a_config_names_its_source(tmp_path, mesh1, source, write):
   with inputs.Inputs(made, mesh1) as data:
     batches = data.train_batches(start=16)
     resumed = jax.device_get(next(batches))
-    assert data.identity() == identity
+    assert data.identity == identity
   jax.tree.map(np.testing.assert_array_equal, resumed, ours[2])
 
 

@@ -1,16 +1,19 @@
 """The training loop end to end on small scenes: resume, interrupt, failure."""
 
+import io
 import json
 import logging
 import pathlib
 import re
 import runpy
 import signal
+import tarfile
 import types
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from groupvit_jax import errors
 from groupvit_jax.evaluation import diagnosis
@@ -162,17 +165,21 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
   ]
 
 
+def interrupt_after(wanted, log_step):
+  def log_and_interrupt(self, step, *args):
+    log_step(self, step, *args)
+    if step == wanted:
+      signal.raise_signal(signal.SIGINT)
+
+  return log_and_interrupt
+
+
 def test_a_signal_at_any_moment_of_a_step_finds_its_checkpoint(
   cache, tmp_path, monkeypatch
 ):
-  original = loop.Run._log_step
-
-  def log_and_interrupt(self, step, *args):
-    original(self, step, *args)
-    if step == 1:  # after the loop has looked whether it should stop
-      signal.raise_signal(signal.SIGINT)
-
-  monkeypatch.setattr(loop.Run, '_log_step', log_and_interrupt)
+  # After the loop has looked whether it should stop.
+  interrupted = interrupt_after(1, loop.Run._log_step)
+  monkeypatch.setattr(loop.Run, '_log_step', interrupted)
   config = tiny(cache, 'run.checkpoint_every=100', 'run.eval_every=100')
   with pytest.raises(errors.Interrupted, match='stopped at step 2 of 6'):
     loop.train_and_evaluate(config, tmp_path)
@@ -305,6 +312,62 @@ def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
     _, state, _ = final_state(tmp_path)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state['params']))
     assert step < 5
+
+
+def test_parameters_that_are_not_finite_are_not_saved(cache, tmp_path):
+  """With eps=0 the rows of unused tokens become NaN, and the loss does not."""
+  options = ('optimizer.name=adamw', 'optimizer.eps=0.0', 'eval.source=')
+  config = tiny(cache, *options, 'run.checkpoint_every=1')
+  with pytest.raises(errors.NonFiniteLossError, match='after step 1, though'):
+    loop.train_and_evaluate(config, tmp_path)
+  assert not list((tmp_path / 'checkpoints').iterdir())
+
+
+def write_shard(path, names):
+  """A tar of images and captions; what a caption is, its name says."""
+  image = io.BytesIO()
+  Image.effect_noise((40, 40), 60).convert('RGB').save(image, 'JPEG')
+  with tarfile.open(path, 'w') as archive:
+    for i, name in enumerate(names):
+      bad = name == 'broken'
+      for end, content in (
+        ('jpg', b'<html>' if bad else image.getvalue()),
+        ('txt', b'\0' if name == 'empty' else name.encode()),
+      ):
+        info = tarfile.TarInfo(f'{i:04}.{end}')
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+
+
+def test_bad_samples_are_counted_and_other_data_refused(
+  cache, tmp_path, monkeypatch
+):
+  shard = tmp_path / 'a.tar'
+  names = ['a dog', 'empty', 'broken', 'a bird', 'a cow']
+  write_shard(shard, names)
+  config = tiny(cache, 'data.source=shards', 'eval.source=', 'steps=3')
+  config.data.shards = (str(shard),)
+  with inputs.Inputs(config, loop.sharding.make_mesh()) as data:
+    batches = data.train_batches(start=0)
+    counts = [next(batches) and data.bad_samples() for _ in range(3)][-1]
+  # Nearly ten epochs, and stand-ins that are bad themselves.
+  assert counts.keys() == {'caption', 'image_format'} and counts.total() >= 12
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Run, '_log_step', interrupt_after(1, loop.Run._log_step))
+    with pytest.raises(errors.Interrupted):
+      loop.train_and_evaluate(config, tmp_path / 'run')
+  original = shard.read_bytes()
+  write_shard(shard, names[:-1])
+  with pytest.raises(errors.WorkdirError, match='samples: 5 -> 4'):
+    loop.train_and_evaluate(config, tmp_path / 'run')
+  shard.write_bytes(original)
+  summary = loop.train_and_evaluate(config, tmp_path / 'run')
+  last = rows(tmp_path / 'run')[-1]
+  for reason, count in counts.items():
+    assert summary[f'bad_samples/{reason}'] == count
+    assert last[f'train/bad_samples/{reason}'] == count
+  assert summary['bad_samples'] == counts.total()
 
 
 def test_full_size_is_fitted_to_a_cpu_with_a_word_about_the_demo(caplog):
