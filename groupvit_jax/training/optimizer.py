@@ -13,23 +13,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-RELEASED_BATCH = 4096  # the global batch that the released rates are for
 NAMES = ('adamw', 'muon')
-
-
-def scale_rate(rate: float, global_batch: int) -> float:
-  """Scales a learning rate linearly with the batch (main_group_vit.py).
-
-  The released code scales all three rates this way: base, warm-up, end.
-
-  Args:
-    rate: Learning rate at a global batch of 4096.
-    global_batch: Pairs per update over all devices.
-
-  Returns:
-    The rate for that batch.
-  """
-  return rate * global_batch / RELEASED_BATCH
 
 
 def make_schedule(

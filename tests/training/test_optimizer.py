@@ -53,11 +53,6 @@ def test_schedule_at_the_released_steps():
     np.testing.assert_allclose(schedule(update), rate, rtol=2e-5)
 
 
-def test_rates_scale_with_the_batch():
-  assert optimizer.scale_rate(1.6e-3, 4096) == 1.6e-3
-  assert optimizer.scale_rate(1.6e-3, 512) == pytest.approx(2e-4)
-
-
 def test_a_warmup_longer_than_the_run_is_refused():
   with pytest.raises(ValueError, match='shorten the warm-up or train for'):
     optimizer.make_schedule(1e-3, warmup_steps=10, total_steps=10)
