@@ -147,15 +147,18 @@ def _info(fs, path):
     absent = cause is None or isinstance(cause, FileNotFoundError)
     if absent or getattr(cause, 'status', None) in (404, 410):
       raise
-    raise ConnectionError(str(cause) or type(cause).__name__) from error
+    raise cause from None
 
 
 def read(url: str, patience: Patience = Patience()) -> bytes | None:
-  """A small file; None where there is none."""
+  """A small file; None where there is none.
+
+  A bucket that may not be listed says "forbidden" of what is not there.
+  """
   fs, path = filesystem(url)
   try:
     return retried(lambda: call(fs, 'cat_file', path), url, patience)
-  except FileNotFoundError:
+  except (FileNotFoundError, PermissionError):
     return None
 
 
@@ -204,6 +207,10 @@ def retried(
     except (FileNotFoundError, PermissionError, ImportError):
       raise
     except Exception as error:  # each file system has its own
+      if getattr(error, 'status', None) in (401, 403):
+        raise PermissionError(
+          f'{what}: the server wants credentials'
+        ) from error
       reason = f'{type(error).__name__}: {error}'.rstrip(': ')
     if stop.is_set():
       break

@@ -15,12 +15,15 @@ from groupvit_jax.data import images, remote, sampling, sources, tar
 from groupvit_jax.errors import SourceError
 
 fsspec = pytest.importorskip('fsspec')
-QUICK = remote.Patience(timeout=1.0, tries=4, pause=0.01)
+QUICK = remote.Patience(timeout=2.0, tries=4, pause=0.01)
 
 
 @pytest.fixture(autouse=True)
 def own_index_cache(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+
+
+_CODES = {'fail': 503, 'forbid': 403}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,10 +40,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.server.requests.append((self.command, self.path))
     faults = self.server.faults.get((self.command, self.path), [])
     fault = faults.pop(0) if faults else None
-    if fault == 'fail':
-      return self.send_error(503)
+    if fault in _CODES:
+      return self.send_error(_CODES[fault])
     if fault == 'stall':
-      time.sleep(1.5)
+      time.sleep(2.5)
     if not path.is_file():
       return self.send_error(404)
     data, status = path.read_bytes(), 200
@@ -92,7 +95,7 @@ def test_a_server_with_faults_is_read_to_the_last_byte(
   for i in range(2):
     make.shard(server.folder / f'{i}.tar', 3 * i, 3)
   server.faults = {
-    ('GET', '/0.tar'): [fault, fault],
+    ('GET', '/0.tar'): [fault],
     ('HEAD', '/1.tar'): ['fail'] if fault == 'fail' else [],
   }
   source = tar.TarSource(f'{server.url}/{{0..2}}.tar', cache=cache_of(tmp_path))
@@ -105,6 +108,9 @@ def test_a_server_that_stays_broken_ends_the_run(server, tmp_path, make):
   make.shard(server.folder / '0.tar', 0, 3)
   server.faults = {('GET', '/0.tar'): ['truncate'] * 99}
   with pytest.raises(SourceError, match='0.tar cannot be read, tried 4 times'):
+    tar.TarSource(f'{server.url}/0.tar', cache=cache_of(tmp_path))
+  server.faults = {('GET', '/0.tar'): ['forbid']}
+  with pytest.raises(PermissionError, match='0.tar: .* wants credentials'):
     tar.TarSource(f'{server.url}/0.tar', cache=cache_of(tmp_path))
   with pytest.raises(FileNotFoundError, match='no such address'):
     tar.TarSource(f'{server.url}/5.tar', cache=cache_of(tmp_path))
@@ -119,6 +125,7 @@ def test_lengths_come_from_stats_and_the_manifest(server, tmp_path, make):
   (server.folder / 'b' / 'manifest.json').write_text(
     json.dumps({'shards': {'0.tar': {'samples': 3}}})
   )
+  server.faults = {('GET', '/a/manifest.json'): ['forbid']}
   cache = cache_of(tmp_path)
   source = tar.TarSource(f'{server.url}/{{a,b}}/0.tar', cache=cache)
   assert source.lengths == [4, 3]
