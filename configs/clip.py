@@ -15,7 +15,7 @@ Options follow after commas: `:demo,steps=200,seed=1`; any field works by its
 dotted path. `init_from=FOLDER` begins with the weights of a converted CLIP or
 of another run. The weights are in the workdir: `groupvit ... --model runs/clip`
 and `gv.load('runs/clip')` open it, `groupvit convert runs/clip my_clip` makes a
-model folder of it. Measured results: benchmarks/RESULTS.md.
+model folder of it. docs/clip.md has what was measured.
 """
 
 import pathlib
@@ -30,6 +30,7 @@ ALIASES = {
   'steps': 'num_steps',
   'batch': 'batch_size',
   'size': 'image_size',
+  'patch': 'model.patch_size',
   'width': 'model.width',
   'lr': 'optimizer.learning_rate',
   'examples': 'data.train_examples',
@@ -111,10 +112,10 @@ def _rn50(c) -> None:
 
 
 def _demo(c) -> None:
-  """2 CPU cores, about 3 minutes, data and compilation included."""
+  """2 CPU cores, minutes, data and compilation included."""
   c.image_size = 64
   c.batch_size = 64
-  c.num_steps = 2000
+  c.num_steps = 1000
   c.dtype = 'float32'
   c.matmul_operands = 'auto'
   c.remat = False

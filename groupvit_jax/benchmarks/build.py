@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import zlib
@@ -15,7 +16,12 @@ from jax.sharding import Mesh
 
 from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import classification as image_labels
-from groupvit_jax.benchmarks import image_batches, label_sets, scene_sets
+from groupvit_jax.benchmarks import (
+  clip_sets,
+  image_batches,
+  label_sets,
+  scene_sets,
+)
 from groupvit_jax.benchmarks.label_sets import IMAGE_LEVEL
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import benchmark as benchmark_lib
@@ -29,9 +35,8 @@ from groupvit_jax.evaluation import (
   scoring,
   sizes,
 )
+from groupvit_jax.evaluation import scored as scored_lib
 from groupvit_jax.text import prompts
-
-IMAGENET = 'imagenet'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,8 +370,23 @@ def _make_image_level(
   """Opens the data and prepares the evaluator; arguments of `make`."""
   _check(spec)
   with_captions = spec.benchmark in label_sets.RETRIEVAL
-  templates = _templates(spec, with_captions)
-  examples = open_image_level(spec)
+  opened = None
+  if with_captions:
+    karpathy = spec.benchmark in label_sets.KARPATHY
+    # arXiv 2103.00020, section 3.1.4: one or two points better than none.
+    templates = _templates(spec, ('a photo of {}' if karpathy else '{}',))
+    examples = _open_captions(spec)
+  else:
+    opened = clip_sets.open_labelled(
+      spec.benchmark,
+      spec.folder,
+      spec.split,
+      class_names=spec.class_names,
+      limit=spec.limit,
+      **spec.options,
+    )
+    templates = _templates(spec, opened.templates)
+    examples = opened.images
   batches = image_batches.Batches(
     examples,
     (lambda i, _: i) if with_captions else (lambda _, example: example.label),
@@ -381,7 +401,7 @@ def _make_image_level(
     'image_size': list(encoder.image_size),
     'crop': 'clip' if encoder.clip else 'released',
   }
-  if with_captions:
+  if opened is None:
     captions = [examples.captions(i) for i in range(len(examples))]
     settings['captions'] = sum(map(len, captions))
     evaluator = retrieval.RetrievalEvaluator(
@@ -393,15 +413,20 @@ def _make_image_level(
       open_state=_opener(spec, examples, settings, resume_path),
     )
   else:
-    names = _class_names(spec, examples)
-    settings['class_names'] = list(names)
+    names = spec.class_names or opened.class_names
+    settings |= {'class_names': list(names), 'metric': opened.metric}
     # openai/CLIP averages unit vectors, the released GroupViT raw ones.
     default = 'unit' if encoder.clip else 'raw'
     average = spec.overrides.get('prompt_average', default)
     if average not in ('unit', 'raw'):
       raise ConfigError(f"prompt_average is 'unit' or 'raw', not {average!r}")
     settings['prompt_average'] = average
-    evaluator = classification.ClassificationEvaluator(
+    scored = opened.metric != 'accuracy'
+    evaluator = (
+      functools.partial(scored_lib.ScoreEvaluator, metric=opened.metric)
+      if scored
+      else classification.ClassificationEvaluator
+    )(
       batches,
       names,
       encoder.tokenizer,
@@ -419,25 +444,21 @@ def _make_image_level(
   )
 
 
-def open_image_level(spec: BenchmarkSpec) -> Any:
-  """The labelled or captioned images of an image-level benchmark."""
-  scene_set = {
-    label_sets.SCENE_CROPS: scene_sets.SceneCrops,
-    label_sets.SCENE_CAPTIONS: scene_sets.SceneCaptions,
-  }.get(spec.benchmark)
-  if scene_set:
+def _open_captions(spec: BenchmarkSpec) -> Any:
+  """The captioned images of a retrieval benchmark."""
+  if spec.benchmark == label_sets.SCENE_CAPTIONS:
     options = dict(spec.options)
     count = options.pop('count', spec.limit or scene_sets.COUNT)
     count = min(count, spec.limit or count)
-    return scene_set(spec.split or 'validation', count=count, **options)
-  assert spec.folder is not None  # _check refuses it
-  if spec.benchmark in label_sets.RETRIEVAL:
-    return benchmarks.open_captions(spec.folder, spec.split, limit=spec.limit)
-  return benchmarks.open_labelled_images(
+    return scene_sets.SceneCaptions(
+      spec.split or 'validation', count=count, **options
+    )
+  assert spec.folder is not None  # _check_image_level refuses it
+  return benchmarks.open_captions(
     spec.folder,
     spec.split,
-    class_names=spec.class_names,
     limit=spec.limit,
+    karpathy=spec.benchmark in label_sets.KARPATHY,
   )
 
 
@@ -475,7 +496,7 @@ def _check(spec):
   synthetic = name in label_sets.SYNTHETIC
   if spec.folder is None and not synthetic:
     raise ConfigError(f'{name} needs the folder of its data')
-  if spec.options and not synthetic:
+  if spec.options and name in label_sets.RETRIEVAL and not synthetic:
     raise ConfigError(f'{name} has no option {next(iter(spec.options))!r}')
   known = {'templates'}
   if name not in label_sets.RETRIEVAL:
@@ -492,27 +513,15 @@ def _check(spec):
     raise ConfigError('captions have no classes; leave their names out')
 
 
-def _templates(spec: BenchmarkSpec, with_captions: bool) -> tuple[str, ...]:
-  """Prompt templates; by default CLIP's seven, and none for captions."""
+def _templates(spec: BenchmarkSpec, default: Sequence[str]) -> Sequence[str]:
+  """Prompt templates: the user's, or those of the benchmark."""
   given = spec.overrides.get('templates')
   if given is None:
-    return ('{}',) if with_captions else prompts.SUBSET
-  found = prompts.find_templates(given)
-  if with_captions and len(found) > 1:
+    return default
+  templates = prompts.find_templates(given)
+  if spec.benchmark in label_sets.RETRIEVAL and len(templates) > 1:
     raise ConfigError("captions go into one template, such as 'a photo of {}'")
-  return found
-
-
-def _class_names(spec, examples):
-  if spec.class_names:
-    return spec.class_names
-  named = tuple(examples.class_names) == tuple(benchmarks.IMAGENET_CLASSES)
-  if spec.benchmark == IMAGENET and not named:
-    raise ConfigError(
-      f'{spec.folder} is not named by WordNet ids (n01440764, ...), as '
-      "ImageNet is; for folders with other names take the benchmark 'classes'"
-    )
-  return examples.class_names
+  return templates
 
 
 def labels_fingerprint(spec: BenchmarkSpec, examples: Any) -> list[Any]:

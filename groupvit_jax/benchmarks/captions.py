@@ -80,6 +80,7 @@ def open_captions(
   split: str | None = None,
   *,
   limit: int | None = None,
+  karpathy: bool = False,
 ) -> CaptionSet:
   """Opens captioned images.
 
@@ -92,6 +93,7 @@ def open_captions(
       a folder of that name, None for all; of COCO 'val2017' by default; of
       Karpathy's 'test' by default.
     limit: the first so many images alone.
+    karpathy: only Karpathy's splits, whatever else is there.
 
   Raises:
     SourceError: no such captions, an empty split, an image without a caption,
@@ -100,13 +102,18 @@ def open_captions(
   base.check_limit(limit)
   root = folders.existing(folder)
   coco = root / 'annotations' / f'captions_{split or "val2017"}.json'
-  karpathy = sorted(root.glob(_KARPATHY))
-  if (root / _LIST).is_file():
+  splits = sorted(root.glob(_KARPATHY))
+  if karpathy and not splits:
+    raise SourceError(
+      f"{root} has no dataset*.json of Karpathy's splits "
+      '(dataset_flickr30k.json, dataset_coco.json).'
+    )
+  if (root / _LIST).is_file() and not karpathy:
     place, rows = root, _from_list(root, split)
-  elif coco.is_file():
+  elif coco.is_file() and not karpathy:
     place, rows = _from_coco(root, coco, split or 'val2017')
-  elif karpathy:
-    place, rows = _from_karpathy(root, karpathy[0], split or 'test')
+  elif splits:
+    place, rows = _from_karpathy(root, splits[0], split or 'test')
   else:
     raise SourceError(
       f'{root} has no {_LIST}, no annotations/{coco.name} and no '

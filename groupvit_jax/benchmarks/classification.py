@@ -90,6 +90,10 @@ class LabelledImages:
     """Name of an example."""
     return self._names[index]
 
+  def encoded(self, index: int) -> tuple[pathlib.Path | bytes, int]:
+    """The image of an example as it is stored, and its label."""
+    return self._read(range(len(self))[index])
+
   def __getitem__(self, index: int) -> LabelledImage:
     index = range(len(self))[index]
     source, label = self._read(index)
@@ -220,7 +224,11 @@ def _numbered(
       )
   else:
     names = tuple(class_names or _own_names(given, root))
-    by_name = {_name(name).lower(): i for i, name in enumerate(names)}
+    by_name = {
+      _name(word).lower(): i
+      for i, name in enumerate(names)
+      for word in prompts.synonyms(name)
+    }
     for value in set(given):
       if (place := by_name.get(_name(value).lower())) is not None:
         labels[value] = place

@@ -6,7 +6,7 @@ Errors name what is missing; `open_set` adds how the folder must look.
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -70,7 +70,7 @@ def numbered_lines(path: pathlib.Path) -> list[tuple[int, str]]:
   return found
 
 
-def read_json(path: pathlib.Path, kind: type[_T], what: str) -> _T:
+def read_json(path: pathlib.Path, kind: Any, what: str) -> Any:
   """A JSON file as a msgspec type.
 
   Args:

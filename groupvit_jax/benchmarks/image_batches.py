@@ -25,7 +25,7 @@ class Batches:
   def __init__(
     self,
     examples: Any,
-    label: Callable[[int, Any], int],
+    label: Callable[[int, Any], Any],
     size: tuple[int, int],
     batch_size: int,
     *,
@@ -84,7 +84,8 @@ class Batches:
       self.skipped += [reason for reason in bad if reason]
       yield {
         'image': np.stack(crops),
-        'label': np.asarray(labels, np.int32),
+        # Of several labels an image, padding has as many.
+        'label': np.stack(np.broadcast_arrays(*labels)).astype(np.int32),
         'position': np.asarray(positions, np.int32),
         'mask': np.asarray(mask, np.float32),
       }
@@ -102,7 +103,7 @@ class Batches:
 
   def _read(
     self, place: int
-  ) -> tuple[int, np.ndarray, int, bool, tuple[str, str] | None]:
+  ) -> tuple[int, np.ndarray, Any, bool, tuple[str, str] | None]:
     """Place, image, label, whether it counts, (name, reason) if it is bad."""
     blank = np.zeros((*self._size, 3), np.uint8)
     if place < 0:

@@ -17,8 +17,34 @@ CAPTIONS = 'captions'
 SCENE_CROPS, SCENE_CAPTIONS = 'scene_crops', 'scene_captions'
 # Without a folder.
 SYNTHETIC = ('scenes', 'scenes_things', SCENE_CROPS, SCENE_CAPTIONS)
-RETRIEVAL = (CAPTIONS, SCENE_CAPTIONS)
-IMAGE_LEVEL = ('imagenet', 'classes', SCENE_CROPS, *RETRIEVAL)
+# Retrieval by Karpathy's splits, with CLIP's prompt.
+KARPATHY = ('flickr30k', 'coco_captions')
+RETRIEVAL = (CAPTIONS, *KARPATHY, SCENE_CAPTIONS)
+# The sets of CLIP's paper and the metric of each (arXiv 2103.00020, table 9;
+# figure 13 for ImageNet's variants); `clip_sets` reads them.
+IMAGENET_SHIFTS = (
+  *('imagenet_v2', 'imagenet_r', 'imagenet_a', 'imagenet_sketch', 'objectnet'),
+)
+CLIP_METRICS = {
+  **dict.fromkeys(
+    (
+      *('birdsnap', 'cifar10', 'cifar100', 'clevr_counts', 'country211', 'dtd'),
+      *('eurosat', 'fer2013', 'food101', 'gtsrb', 'kitti', 'mnist', 'pcam'),
+      *('resisc45', 'sst2', 'stanford_cars', 'stl10', 'sun397', 'ucf101'),
+    ),
+    'accuracy',
+  ),
+  **dict.fromkeys(
+    ('caltech101', 'fgvc_aircraft', 'flowers102', 'oxford_pets'),
+    'mean_per_class',
+  ),
+  'hateful_memes': 'roc_auc',
+  'kinetics700': 'mean_top1_top5',
+  'voc2007': 'map_11_point',
+  **dict.fromkeys(IMAGENET_SHIFTS, 'accuracy'),
+}
+CLASSIFICATION = ('imagenet', 'classes', SCENE_CROPS, *CLIP_METRICS)
+IMAGE_LEVEL = (*CLASSIFICATION, *RETRIEVAL)
 BENCHMARK_NAMES = (*SEGMENTATION, *IMAGE_LEVEL)
 
 PROTOCOLS = ('groupvit', 'tcl')

@@ -53,6 +53,7 @@ class Records:
 
   Fields:
     name: data set and split.
+    features: of the data set, as TFDS describes them.
     names: one for each record, as they are numbered.
   """
 
@@ -76,7 +77,7 @@ class Records:
       ) from error
     builder: Any = tfds.builder_from_directory(str(folder))
     self.name = f'{builder.info.name}[{split}]'
-    features = builder.info.features
+    self.features = features = builder.info.features
     absent = [key for key in encoded if key not in features]
     if absent:
       raise SourceError(

@@ -25,6 +25,7 @@ _COMMANDS = {
   'segment': 'find named things in images',
   'classify': 'classify whole images',
   'evaluate': 'measure a model on a benchmark',
+  'probe': 'train linear probes on the features of a model',
   'convert': 'turn weights into a model folder',
   'info': 'show the architecture, parameters and metrics of a model',
   'data': 'prepare pairs for training, or look at them',

@@ -15,12 +15,20 @@ from groupvit_jax.benchmarks import build, calibrate, label_sets
 from groupvit_jax.cli import common, evaluate_report
 from groupvit_jax.evaluation import diagnosis, resume
 
+_CLIP = sorted(label_sets.CLIP_METRICS)
 _EXAMPLES = f"""\
 benchmarks:
   {', '.join(label_sets.SEGMENTATION[:6])},
   {', '.join(label_sets.SEGMENTATION[6:])}   segmentation
   imagenet, classes   classification (class folders, or shards with cls)
+  {', '.join(_CLIP[:8])},
+  {', '.join(_CLIP[8:16])},
+  {', '.join(_CLIP[16:26])},
+  {', '.join(_CLIP[26:])}
+                      the sets of CLIP's paper, by its prompts and metrics
   captions            retrieval (captions.jsonl, or COCO's, or Karpathy's)
+  flickr30k, coco_captions   retrieval in Karpathy's splits, by CLIP's prompt
+  scene_crops, scene_captions   classification and retrieval without data
 docs/benchmarks.md says where to get each, and how its folder must look.
 
 protocols of segmentation: groupvit, the released one (windows of 448,
@@ -41,6 +49,7 @@ examples:
   groupvit evaluate --model my_model --benchmark folder --data photos \\
     --set top_k=none --set background_threshold=0.6 --limit 20
   groupvit evaluate --model my_model --benchmark imagenet --data ILSVRC/val
+  groupvit evaluate --model my_clip --benchmark cifar10 --data cifar10/test
 """
 
 

@@ -259,6 +259,10 @@ _FIGURES = {
   'best_group_jaccard': 'Jaccard index of the best group',
   'top1': 'top-1',
   'top5': 'top-5',
+  'mean_per_class': 'mean accuracy per class',
+  'mean_top1_top5': 'mean of top-1 and top-5',
+  'map_11_point': '11-point mAP',
+  'roc_auc': 'ROC AUC',
   **{f'image_to_text_r{k}': f'image to text, R@{k}' for k in (1, 5, 10)},
   **{f'text_to_image_r{k}': f'text to image, R@{k}' for k in (1, 5, 10)},
 }

@@ -204,6 +204,20 @@ class DualEncoder(nn.Module):
     return unit_norm(self.image_projector(pooled, False))
 
   @_with_operands
+  def image_features(
+    self, images: Float[Array, 'b h w 3']
+  ) -> dict[str, Float[Array, 'b _d']]:
+    """Features of normalised images for a linear probe; no unit vectors.
+
+    Returns:
+      projected (b e): as the projector gives them. pooled (b d): before it.
+    """
+    pooled, _ = self.image(images, train=False)
+    return {
+      'projected': self.image_projector(pooled, False),
+      'pooled': pooled,
+    }
+
   def encode_text(
     self, tokens: Int[Array, 'c l'], normalize: bool = True
   ) -> Float[Array, 'c e']:
@@ -306,7 +320,11 @@ def predict_fns(
   def logit_scale(variables):
     return model.apply(variables, method='logit_scale')
 
+  def features(variables, images):
+    return model.apply(variables, normalize(images), method='image_features')
+
   return {
+    'features': features,
     'image': of_images('encode_image'),
     'text': text,
     'regions': of_images('encode_regions'),

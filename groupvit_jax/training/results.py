@@ -28,6 +28,7 @@ SIDE = 112  # pixels; small images are enlarged to it in TensorBoard
 IMAGE_LEVEL_FIGURES = (
   'top1',
   'top5',
+  'mean_per_class',
   'image_to_text_r1',
   'text_to_image_r1',
 )
