@@ -4,8 +4,8 @@
 
 Training itself sets that variable (huge pages, see `main`).
 
-Times the jit-compiled step of a configuration on one batch that is at hand
-already, and float32 products of 2,048 x 2,048 in the same process, in turns.
+Times the jit-compiled step of a configuration on one batch of scenes that is
+at hand, and float32 products of 2,048 x 2,048 in the same process, in turns.
 Floating-point operations of the step are those that XLA counts in the compiled
 program.
 """
@@ -17,9 +17,9 @@ import time
 import demo
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from groupvit_jax import sharding
+from groupvit_jax.training import inputs, loop
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
@@ -31,12 +31,16 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--config', default='demo', help='as after the colon')
-  parser.add_argument('--vocab', type=int, default=49408)
+  parser.add_argument(
+    '--whole-texts',
+    action='store_true',
+    help='every text of the batch in full, and all rows of the vocabulary',
+  )
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument('--steps', type=int, default=30, help='in each turn')
   args = parser.parse_args()
   config = demo.get_config(args.config)
-  step, flops = make_step(config, args.vocab)
+  step, flops = make_step(config, args.whole_texts)
   a = jnp.ones((SIZE, SIZE))
   product = jax.jit(jnp.matmul)
   seconds, rates = [], []
@@ -54,23 +58,21 @@ def main() -> None:
   )
 
 
-def make_step(config, vocab_size: int):
+def make_step(config, whole_texts: bool = False):
   """Returns a function that runs one more step, and the step's operations."""
+  config.data.train_examples = 4 * config.batch_size
+  config.matmul_operands = loop.choose_operands(config, None).matmul_operands
   mesh = sharding.make_mesh()
-  task = task_lib.TASKS[config.task](config, vocab_size, mesh)
+  data = inputs.Inputs(config, mesh)
+  task = task_lib.TASKS[config.task](config, data.tokenizer.vocab_size, mesh)
   tx, _ = state_lib.make_optimizer(config)
   state = state_lib.create_state(task, tx, config, mesh)
   metrics_class = state_lib.make_train_metrics(task, state, config)
-  rng = np.random.default_rng(0)
-  batch = sharding.shard_batch(
-    {
-      name: rng.integers(0, 255, like.shape).astype(like.dtype)
-      for name, like in state_lib.abstract_batch(
-        config, config.batch_size
-      ).items()
-    },
-    mesh,
-  )
+  with data:
+    used = None if whole_texts else state_lib.used_rows(state, config)
+    batch = next(data.train_batches(0, used))
+  if whole_texts:
+    batch = {name: batch[name] for name in ('image', 'tokens')}
   step = state_lib.make_train_step(task, tx, metrics_class, mesh)
   metrics = jax.device_put(metrics_class.empty(), sharding.replicated(mesh))
   compiled = step.lower(state, metrics, batch).compile()

@@ -136,7 +136,8 @@ class DualEncoder(nn.Module):
   def __call__(
     self,
     images: Float[Array, 'b h w 3'],
-    tokens: Int[Array, 'b t l'],
+    tokens: Int[Array, 'b t l'] | Int[Array, 'u l'],
+    which: Int[Array, 'b t'] | None = None,
     *,
     train: bool = False,
     with_groups: bool = False,
@@ -146,7 +147,10 @@ class DualEncoder(nn.Module):
 
     Args:
       images: already normalised.
-      tokens: t texts for each image: the caption, then any prompted nouns.
+      tokens: t texts for each image: the caption, then any prompted nouns. Or
+        with `which` all of these, each once, cut behind the longest.
+      which: the row of `tokens` that each text is. Its gradient is the sum over
+        its places; projectors, and their batch statistics, see every place.
       train: batch statistics, drop-path, Gumbel noise (rng collections
         'drop_path' and 'gumbel'); make 'batch_stats' mutable.
       with_groups: project the regions too; by the stored statistics, as
@@ -163,9 +167,12 @@ class DualEncoder(nn.Module):
       there is one.
     """
     pooled, out = self.image(images, train=train)
-    batch, t = tokens.shape[:2]
-    texts = self.text(tokens.reshape(batch * t, -1))
-    texts = self.text_projector(texts, train).reshape(batch, t, -1)
+    texts = self.text(tokens.reshape(-1, tokens.shape[-1]))
+    if which is not None:
+      texts = texts[which.reshape(-1)]
+    texts = self.text_projector(texts, train).reshape(
+      len(images), -1, self.embed_dim
+    )
     result = {
       'texts': unit_norm(texts),
       'logit_scale': self.logit_scale(),

@@ -135,8 +135,9 @@ def rounded_product(
 
   On CPUs XLA multiplies such operands by its fast kernels only if their rows,
   and those of the result, lie one after the other in memory (jax 0.10: else it
-  rounds and multiplies in float32, or fails). So x is copied transposed for
-  the gradient of the kernel, and `_in_rows` keeps other layouts away.
+  rounds and multiplies in float32, or fails). So the narrower factor of the
+  kernel's gradient is copied transposed, and `_in_rows` keeps other layouts
+  away.
   """
   return _rounded_forward(x, kernel)[0]
 
@@ -148,10 +149,11 @@ def _rounded_forward(x: Array, kernel: Array) -> tuple[Array, Any]:
 
 def _rounded_backward(operands: Any, g: Array) -> tuple[Array, Array]:
   (x, kernel), g = operands, _rounded(g)
-  return (
-    _accumulated(g, kernel, _ROWS_BY_ROWS),
-    _accumulated(_in_rows(x.T), g, _ROWS_BY_KERNEL),
-  )
+  if x.shape[1] > g.shape[1]:
+    of_kernel = _accumulated(_transposed(g), x, _ROWS_BY_KERNEL).T
+  else:
+    of_kernel = _accumulated(_transposed(x), g, _ROWS_BY_KERNEL)
+  return _accumulated(g, kernel, _ROWS_BY_ROWS), of_kernel
 
 
 rounded_product.defvjp(_rounded_forward, _rounded_backward)
@@ -172,6 +174,15 @@ def _in_rows(x: Array) -> Array:
   if jax.default_backend() != 'cpu':
     return x
   return apart(x.reshape(-1)).reshape(x.shape)
+
+
+def _transposed(x: Array) -> Array:
+  """A transposed copy; on a CPU by one copy, not fused into another loop."""
+  shape = x.shape[::-1]
+  x = apart(apart(x).T)
+  if jax.default_backend() != 'cpu':
+    return x
+  return apart(x.reshape(*shape, 1)).reshape(shape)
 
 
 def faster_operands(rows: int, width: int, hidden: int) -> str:

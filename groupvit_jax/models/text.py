@@ -52,7 +52,12 @@ class TextTransformer(nn.Module):
         'the texts or build the model with a longer context'
       )
     normal = nn.initializers.normal
-    table = self.param('tokens', normal(0.02), (self.vocab_size, self.width))
+    if self.has_variable('params', 'tokens'):
+      # A training step may pass the rows that it uses, and ids among these.
+      table = self.get_variable('params', 'tokens')
+    else:
+      shape = self.vocab_size, self.width
+      table = self.param('tokens', normal(0.02), shape)
     positions = self.param(
       'positions', normal(0.01), (self.context_length, self.width)
     )

@@ -62,7 +62,8 @@ def make_loss(
     out, updates = model.apply(
       variables,
       normalize(batch['image']),
-      batch['tokens'],
+      batch.get('distinct', batch['tokens']),
+      batch.get('which'),
       train=True,
       mutable=['batch_stats'],
     )

@@ -35,7 +35,7 @@ from groupvit_jax.evaluation import (
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.models import resnet
 from groupvit_jax.text import make_tokenizer, prompts
-from groupvit_jax.training import clip
+from groupvit_jax.training import clip, texts
 from groupvit_jax.training import config as config_lib
 
 _WINDOWS = 8  # of a benchmark's images in a device's batch, at most
@@ -282,8 +282,15 @@ class Inputs:
     values |= {f'share_{n}': k / total for n, k in batches.seen.items()}
     return values
 
-  def train_batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
-    """Yields global batches from sample `start` on, one ahead of the step."""
+  def train_batches(
+    self, start: int, used_rows: np.ndarray | None = None
+  ) -> Iterator[dict[str, jax.Array]]:
+    """Yields global batches from sample `start` on, one ahead of the step.
+
+    Args:
+      start: position of the first sample.
+      used_rows: see `texts.Texts`.
+    """
     config = self._config
     with errors.explained_as(errors.ConfigError):
       batcher = captions.CaptionBatcher(
@@ -304,12 +311,17 @@ class Inputs:
         backend=config.data.backend,
       )
     self._mark = time.monotonic(), 0.0
+    complete = texts.Texts(used_rows)
+
+    def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+      batch = complete(batch)
+      rows = {k: batch.pop(k) for k in ('rows',) if k in batch}
+      placed = sharding.shard_batch(batch, self._mesh)
+      return placed | sharding.replicate(rows, self._mesh)
+
     bad = self._iterator.bad_samples
     # What is bad in the batch ahead does not count yet.
-    batches = (
-      (sharding.shard_batch(batch, self._mesh), bad.copy())
-      for batch in self._iterator
-    )
+    batches = ((place(batch), bad.copy()) for batch in self._iterator)
     for batch, self._bad in _one_ahead(batches):
       yield batch
 

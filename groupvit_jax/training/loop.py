@@ -258,7 +258,10 @@ class Run:
     if self._evaluates_at(step) and not self.log.has('eval', step):
       # The untrained model, or where a run was stopped before it could.
       self.evaluate(state)
-    batches = self.data.train_batches(start=step * config.batch_size)
+    batches = self.data.train_batches(
+      start=step * config.batch_size,
+      used_rows=state_lib.used_rows(state, config),
+    )
     metrics = empty()
     compiled = False
     if step < config.num_steps:

@@ -50,7 +50,8 @@ def make(
     out, updates = model.apply(
       variables,
       images,
-      batch['tokens'],
+      batch.get('distinct', batch['tokens']),
+      batch.get('which'),
       train=True,
       with_groups=match_groups or loss.background_weight > 0,
       with_token_embeddings=match_tokens,

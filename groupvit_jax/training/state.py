@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from clu import metrics as clu_metrics
 from flax import struct
 
 from groupvit_jax import sharding
 from groupvit_jax.training import config as config_lib
-from groupvit_jax.training import optimizer
+from groupvit_jax.training import optimizer, texts
 from groupvit_jax.training import task as task_lib
 
 
@@ -135,6 +136,16 @@ def make_train_metrics(
   )
 
 
+def used_rows(
+  state: TrainState, config: config_lib.Config
+) -> np.ndarray | None:
+  """Rows of the vocabulary that have been trained: `texts.Texts.used`."""
+  o = config.optimizer
+  if o.name != 'muon' and o.weight_decay:  # then every row is decayed
+    return None
+  return texts.used_rows(state.params, state.opt_state)
+
+
 def make_train_step(
   task: task_lib.Task,
   tx: optax.GradientTransformation,
@@ -145,7 +156,7 @@ def make_train_step(
 
   State and metrics are donated: a step needs one copy of them, not two. Their
   placement is stated, or the second call would compile anew for the first's
-  results.
+  results. A batch may have what `texts.Texts` adds to it.
   """
 
   @functools.partial(
@@ -155,15 +166,30 @@ def make_train_step(
   )
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
+    whole = state.params, state.opt_state
+    rows = batch.get('rows')
+    params, opt_state = whole
+    if rows is not None:  # the others of the vocabulary stay as they are
+      params, opt_state = texts.map_table(lambda x: x[rows], whole)
+      # Sorted rows keep the end token the highest id.
+      distinct = jnp.searchsorted(rows, batch['distinct'])
+      batch = {**batch, 'distinct': distinct}
 
     def loss_fn(params):
       return task.loss_fn(state.variables | {'params': params}, batch, rng)
 
-    grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(params)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    if rows is not None:
+      params, opt_state = texts.map_table(
+        lambda new, old: old.at[rows].set(new, unique_indices=True),
+        (params, opt_state),
+        whole,
+      )
     state = state.replace(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
     )

@@ -132,8 +132,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 ):
   original = inputs.Inputs.train_batches
 
-  def interrupted(self, start):
-    for number, batch in enumerate(original(self, start)):
+  def interrupted(self, start, used_rows):
+    for number, batch in enumerate(original(self, start, used_rows)):
       if number == 2:
         signal.raise_signal(signal.SIGINT)
       yield batch
@@ -239,8 +239,8 @@ def test_evaluation_is_no_training_time(cache, tmp_path, monkeypatch):
     now[0] += 100
     evaluate(self, state)
 
-  def steps_of_a_second(self, start):
-    for batch in train_batches(self, start):
+  def steps_of_a_second(self, start, used_rows):
+    for batch in train_batches(self, start, used_rows):
       now[0] += 1
       yield batch
 
@@ -382,7 +382,7 @@ def test_training_sees_no_mask(cache, tmp_path):
   with inputs.Inputs(config, mesh) as data:
     assert all('mask' not in data._train_source[i] for i in range(48))
     batch = next(data.train_batches(start=0))
-  assert batch.keys() == {'image', 'tokens'}
+  assert batch.keys() == {'image', 'tokens', 'distinct', 'which'}
   folders = [p.name for p in (cache / 'scenes').iterdir()]
   train_folder = next(f for f in folders if f.startswith('captions_32'))
   features = next((cache / 'scenes' / train_folder).rglob('features.json'))
