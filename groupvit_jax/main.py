@@ -43,7 +43,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 # How config_flags begins a message that goes on with a stack trace.
 _TRACE_FOLLOWS = 'Error whilst parsing config file'
-_PATIENCE = 20.0  # seconds that threads have after a failure
+_PATIENCE = 20.0  # seconds that threads have where a run ends early
 _PACKAGE = pathlib.Path(__file__).parent
 
 
@@ -61,6 +61,7 @@ def main(unused_argv: list[str]) -> int:
     summary = loop.train_and_evaluate(_CONFIG.value, workdir, _base(), initial)
   except errors.Interrupted as stop:
     logging.warning('%s', stop)
+    _end_within(_PATIENCE, 130)
     return 130
   except errors.UserError as error:
     print(f'error: {error}', file=sys.stderr, flush=True)
