@@ -28,6 +28,7 @@ LIMITS = {
   'docs/clip.md': 1200,
   'docs/data.md': 1200,
   'docs/evaluation.md': 1200,
+  'docs/faq.md': 1200,
   'docs/inference.md': 1200,
   'docs/quickstart.md': 1200,
   'docs/reliability.md': 1200,
