@@ -1,12 +1,12 @@
-"""The demo over several seeds, beside a CLIP-style ViT trained as long.
+"""The demo over several seeds, beside ViTs without groups trained as long.
 
   python benchmarks/demo.py --seeds 0 1 2
 
-Runs `configs/gvit_s.py:demo` and its `clip` form (the same blocks without
-groups, patches grouped by k-means: the paper's Table 4 in small) one after
-the other, each in a process of its own, and prints the table of RESULTS.md.
-The ViT's step is cheaper, so a short run measures its speed first, and it
-gets as many steps as fill the seconds that GroupViT has trained.
+Runs `configs/gvit_s.py:demo` and the `BASELINES`, its `clip` form (the same
+blocks without groups, patches grouped by k-means: the paper's Table 4 in
+small), one after the other, each in a process of its own, and prints the table
+of RESULTS.md. The ViT's step is cheaper, so a short run measures its speed
+first, and it gets as many steps as fill the seconds that GroupViT has trained.
 """
 
 import argparse
@@ -24,6 +24,13 @@ from groupvit_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
+BASELINES = {
+  # Every loss of the demo that needs no groups: nouns against the pooled image
+  # and against the best token. Labelled by the same steps as the demo.
+  'same-losses': 'clip,loss.part_weight=1.0,eval.top_k=0',
+  # The paper's: nouns against the pooled image, released inference.
+  'clip': 'clip,eval.one_hot=true,eval.mix_logits=false',
+}
 COLUMNS = (
   'miou',
   'miou_things',
@@ -47,6 +54,9 @@ def main() -> None:
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
   parser.add_argument('--workdir', type=pathlib.Path, default='runs/benchmark')
   parser.add_argument(
+    '--baselines', nargs='*', choices=BASELINES, default=['same-losses']
+  )
+  parser.add_argument(
     '--options', default='', help='further config options, as in ":demo,..."'
   )
   args = parser.parse_args()
@@ -56,18 +66,21 @@ def main() -> None:
     ours = run(f'demo,{options}', args.workdir / f'demo-{seed}')
     rows.append(('GroupViT', seed, ours))
     print_rows(rows[-1:])
-  probe = run(
-    f'demo,clip,{options},steps={PROBE_STEPS}', args.workdir / 'clip-probe'
-  )
-  for seed in args.seeds:
-    options = ','.join(filter(None, [f'seed={seed}', args.options]))
-    ours = next(s for name, at, s in rows if (name, at) == ('GroupViT', seed))
-    steps = same_time(ours, probe)
-    theirs = run(
-      f'demo,clip,{options},steps={steps}', args.workdir / f'clip-{seed}'
+  groupvit = {seed: summary for _, seed, summary in rows}
+  for name in args.baselines:
+    # The options of a baseline stand behind its variant, `clip`.
+    base = ','.join(filter(None, ['demo', BASELINES[name], args.options]))
+    probe = run(
+      f'{base},seed={args.seeds[0]},steps={PROBE_STEPS}',
+      args.workdir / f'{name}-probe',
     )
-    rows.append(('ViT + k-means', seed, theirs))
-    print_rows(rows[-1:])
+    for seed, ours in groupvit.items():
+      steps = same_time(ours, probe)
+      theirs = run(
+        f'{base},seed={seed},steps={steps}', args.workdir / f'{name}-{seed}'
+      )
+      rows.append((f'ViT + k-means, {name}', seed, theirs))
+      print_rows(rows[-1:])
   print(f'\n{environment()}\n')
   print('| model | seed | ' + ' | '.join(COLUMNS) + ' |')
   print('|---' * (len(COLUMNS) + 2) + '|')

@@ -68,6 +68,9 @@ ROWS = {
   'batch_128': 'batch=128,optimizer.reference_batch_size=128',
   'adamw': 'optimizer.name=adamw,lr=1e-3',
   # Without the gate, as GroupViT in the rows above.
+  'learned_groups': (
+    'eval.regroup=none,eval.one_hot=true,eval.mix_logits=false'
+  ),
   'clip_kmeans': 'clip,eval.top_k=0',
   'clip_pixels': 'clip,eval.top_k=0,eval.regions=pixels',
   'clip_parts_kmeans': 'clip,eval.top_k=0,loss.part_weight=1.0',

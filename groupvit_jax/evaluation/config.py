@@ -43,9 +43,9 @@ class SegmentConfig:
     regroup_rounds: of k-means.
     one_hot: each pixel belongs to its strongest region alone; False mixes the
       regions' scores by the soft maps.
-    mix_logits: mix the logarithms of the scores instead, as if cosines were
-      mixed before the softmax: a pixel between two regions keeps what both are
-      sure of. Only without one_hot.
+    mix_logits: mix the logarithms of the scores instead, and make them sum to
+      one: as if cosines were mixed before the softmax (exactly so without a
+      gate). Only without one_hot.
     background_threshold: None for data without a background class. Otherwise
       class 0 is the background, has no prompt, and gets the pixels whose best
       score is below it (released: VOC .95, Context .35, COCO .95).

@@ -236,7 +236,11 @@ def _by_logarithm(config):
 def _unmixed(values, limits, config):
   """Scores b h w k of pixels, their background decided pixel by pixel."""
   if _by_logarithm(config):
-    values = jnp.exp(values)
+    power = config.group_softmax + config.gated_softmax
+    background = config.background_threshold is not None
+    column, logits = values[..., :background], values[..., background:] / power
+    odds = jax.nn.softmax(logits, axis=-1) ** power
+    values = jnp.concatenate([jnp.exp(column), odds], -1)
   if limits is not None:
     below = values[..., 1:].max(-1) < limits[:, None, None]
     values = values.at[..., 0].set(below.astype(values.dtype))

@@ -129,6 +129,19 @@ def test_labels_follow_the_released_steps(
     )
 
 
+def test_mixed_logits_are_those_of_mixed_cosines():
+  found, text = random_regions()
+  config = SegmentConfig(one_hot=False, mix_logits=True, top_k=None)
+  encoded = regions.as_regions(found, (3, 4))
+  scores = scoring.score(encoded, scoring.ClassEmbeddings(text, 7.0), config)
+  got = labelling.class_scores(
+    encoded, scores, Shapes((3, 4), True, 1, (3, 4)), config
+  )
+  cosines = found['stages'][0] @ (found['embeddings'] @ text.T)[:, None]
+  want = jax.nn.softmax(7 * cosines) ** 2
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
 def test_scores_follow_the_released_rule(plain_segmentation):
   found, text = random_regions()
   for config in (SegmentConfig(), SegmentConfig(scale=20.0, top_k=2)):
