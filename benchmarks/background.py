@@ -33,6 +33,7 @@ import groupvit_jax as gv
 from groupvit_jax import files
 from groupvit_jax.benchmarks import build
 from groupvit_jax.evaluation import diagnosis, pamr
+from groupvit_jax.evaluation.evaluator import RunOptions
 
 COLUMNS = {
   'mIoU': 'miou',
@@ -143,7 +144,9 @@ def place(args, path: pathlib.Path, data: str, name: str) -> pathlib.Path:
 def measure(subject: background_rows.Subject, row: background_rows.Row) -> dict:
   """Evaluates one row; the spec is kept with its figures."""
   spec = row.spec(subject)
-  runner = build.make(spec, subject.model.as_encoder(), batch_size=50)
+  runner = build.make(
+    spec, subject.model.as_encoder(), RunOptions(batch_size=50)
+  )
   model = subject.model
   fns = subject.fitted_fns if row.fitted else model.predict_fns
   begin = time.perf_counter()

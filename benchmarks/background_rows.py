@@ -11,7 +11,7 @@ from PIL import Image
 
 from groupvit_jax import benchmarks, scenes
 from groupvit_jax.benchmarks import build, label_sets
-from groupvit_jax.evaluation import calibration, zero_shot
+from groupvit_jax.evaluation import calibration, regions, zero_shot
 from groupvit_jax.evaluation.config import LOWEST
 from groupvit_jax.text import prompts
 
@@ -116,7 +116,13 @@ class Subject:
     )
     fns, variables = self.model.predict_fns, self.model.variables
     text = zero_shot.embed_tokens(fns['text'], variables, tokens)
-    return calibration.best_cosines(fns, variables, self.calibration[0], text)
+    encode = functools.partial(regions.encode_batch, fns['regions'], variables)
+    return np.concatenate(
+      [
+        np.asarray(calibration.best_cosines(encode(images), text))
+        for images in self.calibration[0]
+      ]
+    )
 
   def thresholds(self, each: bool) -> tuple[float, ...]:
     """Of each class, or one for all."""

@@ -31,6 +31,7 @@ import groupvit_jax
 from groupvit_jax import benchmarks
 from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import config, sizes
+from groupvit_jax.evaluation.evaluator import RunOptions
 
 SIZES = ((375, 500), (333, 500), (500, 375), (375, 500))  # of VOC, mostly
 PROMPTS = tuple(
@@ -113,7 +114,9 @@ def _ours(model, data, args, figures):
     boundary=figures,
     diagnosis=figures,
   )
-  runner = build.make(spec, model.as_encoder(), batch_size=args.batch)
+  runner = build.make(
+    spec, model.as_encoder(), RunOptions(batch_size=args.batch)
+  )
 
   def evaluate():
     found = runner.evaluator.evaluate(model.predict_fns, model.variables)

@@ -11,31 +11,23 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
-
 from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import classification as image_labels
-from groupvit_jax.benchmarks import (
-  clip_sets,
-  image_batches,
-  label_sets,
-  scene_sets,
-)
+from groupvit_jax.benchmarks import clip_sets, label_sets, scene_sets
 from groupvit_jax.benchmarks.label_sets import IMAGE_LEVEL
+from groupvit_jax.data import images as images_lib
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import benchmark as benchmark_lib
 from groupvit_jax.evaluation import (
-  classification,
   clustering,
   config,
+  image_level,
   pamr,
-  resume,
-  retrieval,
   scoring,
-  sizes,
+  zero_shot,
 )
 from groupvit_jax.evaluation import scored as scored_lib
+from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.text import prompts
 
 
@@ -58,10 +50,10 @@ class BenchmarkSpec:
       `clustering.GROUPINGS`.
     num_groups: number of groups, for groupings that take one.
     calibration: origin of thresholds in the overrides, for the report.
-    skip_bad: skip and list images that cannot be used.
     boundary: measure boundary mIoU too, which costs time.
     diagnosis: measure mIoU with oracle labels, with a given background, and
       of the best groups.
+    groups, label_groups: see `evaluation.benchmark.Settings`.
   """
 
   benchmark: str
@@ -75,9 +67,12 @@ class BenchmarkSpec:
   regions: str = label_sets.MODEL
   num_groups: int = label_sets.NUM_GROUPS
   calibration: Mapping[str, Any] | None = None
-  skip_bad: bool = False
   boundary: bool = True
   diagnosis: bool = True
+  groups: bool = False
+  label_groups: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def place(self) -> str | None:
@@ -132,38 +127,31 @@ class Runner:
 
   Attributes:
     kind: 'segmentation', 'classification' or 'retrieval'.
-    evaluator: conforms to `evaluation.evaluator.Evaluator`.
+    evaluator: an `evaluation.evaluator.Evaluator`.
     total: number of images.
     settings: everything beside the model that the figures depend on, as plain
       values.
-    skipped: returns (name, reason) of the skipped images.
   """
 
   kind: str
   evaluator: Any
   total: int
   settings: Mapping[str, Any]
-  skipped: Callable[[], Sequence[tuple[str, str]]]
 
 
 def make(
   spec: BenchmarkSpec,
   encoder: Encoder,
-  *,
-  batch_size: int = 8,
-  mesh: Mesh | None = None,
-  resume_path: pathlib.Path | None = None,
-  progress: Callable[[int, int], None] | None = None,
+  options: RunOptions = RunOptions(),
+  examples: Any = None,
 ) -> Runner:
   """Opens the data and prepares the evaluator.
 
   Args:
     spec: the benchmark and its options.
     encoder: properties of the model.
-    batch_size: images or windows in a batch of this process.
-    mesh: splits batches over its axis 'data'.
-    resume_path: file of the resume state; None keeps none.
-    progress: called with the number of finished images and the total.
+    options: how it runs; `origin` is set here.
+    examples: the images, if they are open already; segmentation only.
 
   Returns:
     The runner.
@@ -177,41 +165,29 @@ def make(
       f'there is no benchmark {spec.benchmark!r}; choose one of '
       f'{", ".join(label_sets.BENCHMARK_NAMES)}'
     )
-  options = {
-    'batch_size': batch_size,
-    'mesh': mesh,
-    'resume_path': resume_path,
-    'progress': progress,
-  }
+  options = dataclasses.replace(options, origin={'data': spec.origin})
   with explained_as(ConfigError):
     if spec.benchmark in IMAGE_LEVEL:
-      runner = _make_image_level(spec, encoder, **options)
+      runner = _make_image_level(spec, encoder, options)
     else:
-      runner = _make_segmentation(spec, encoder, **options)
+      runner = _make_segmentation(spec, encoder, options, examples)
   common = {
     'benchmark': spec.benchmark,
     'kind': runner.kind,
     'data': spec.place,
     'split': spec.read_split,
     'limit': spec.limit,
-    'skip_bad': spec.skip_bad,
+    'skip_bad': options.skip_bad,
     'images': runner.total,
   }
   return dataclasses.replace(runner, settings=common | dict(runner.settings))
 
 
 def _make_segmentation(
-  spec: BenchmarkSpec,
-  encoder: Encoder,
-  *,
-  batch_size: int,
-  mesh: Mesh | None,
-  resume_path: pathlib.Path | None,
-  progress: Callable[[int, int], None] | None,
+  spec: BenchmarkSpec, encoder: Encoder, options: RunOptions, examples: Any
 ) -> Runner:
-  """Opens the data and prepares the evaluator; arguments of `make`."""
   grouping = _grouping(spec, encoder)
-  examples = benchmarks.open_set(
+  examples = examples or benchmarks.open_set(
     spec.benchmark,
     spec.folder,
     split=spec.split,
@@ -234,42 +210,29 @@ def _make_segmentation(
       protocol,
       tuple(names),
       examples.background,
-      batch_size=batch_size,
       patch_size=encoder.patch_size,
       grouping=grouping,
       refine=pamr.make() if protocol.refine == 'pamr' else None,
       boundary=spec.boundary,
       diagnosis=spec.diagnosis,
-      skip_bad=spec.skip_bad,
-      data=spec.origin,
+      groups=spec.groups,
+      label_groups=spec.label_groups,
     ),
-    mesh=mesh,
-    resume_path=resume_path,
-    progress=progress,
+    options,
   )
-  return Runner(
-    kind='segmentation',
-    evaluator=evaluator,
-    total=len(examples),
-    settings={
-      'protocol': describe(protocol),
-      # Sizes that the protocol leaves open, resolved.
-      'sizes': dataclasses.asdict(
-        sizes.plan(
-          protocol.segment,
-          protocol.segment.short_side or benchmark_lib.SHORT_SIDE,
-          encoder.patch_size,
-        )
-      ),
-      'class_names': list(names),
-      'background': examples.background,
-      'regions': spec.regions,
-      'num_groups': _num_groups(spec),
-      'options': spec.read_options,
-      'calibration': spec.calibration,
-    },
-    skipped=lambda: (),  # they are in the evaluator's result
-  )
+  used = spec.regions in label_sets.WITH_NUM_GROUPS
+  settings = {
+    'protocol': describe(protocol),
+    # Sizes that the protocol leaves open, resolved.
+    'sizes': dataclasses.asdict(evaluator.plan),
+    'class_names': list(names),
+    'background': examples.background,
+    'regions': spec.regions,
+    'num_groups': spec.num_groups if used else None,
+    'options': spec.read_options,
+    'calibration': spec.calibration,
+  }
+  return Runner('segmentation', evaluator, len(examples), settings)
 
 
 def _overrides(spec, encoder):
@@ -296,12 +259,9 @@ def at_size(side: int) -> Mapping[str, Any]:
   return {'short_side': side, **following}
 
 
-def _num_groups(spec):
-  used = spec.regions in label_sets.WITH_NUM_GROUPS
-  return spec.num_groups if used else None
-
-
-def _grouping(spec, encoder):
+def _grouping(
+  spec: BenchmarkSpec, encoder: Encoder
+) -> clustering.Grouping | None:
   """The grouping of patches; None for a model with groups of its own."""
   if spec.regions == label_sets.MODEL:
     if not encoder.groups:
@@ -315,10 +275,12 @@ def _grouping(spec, encoder):
       f'this model has groups of its own and does not take regions='
       f"{spec.regions!r}; leave regions at 'model'"
     )
-  return clustering.make(spec.regions, num_groups=spec.num_groups)
+  return clustering.Grouping(spec.regions, spec.num_groups)
 
 
-def _check_background(spec, protocol, examples):
+def _check_background(
+  spec: BenchmarkSpec, protocol: config.Protocol, examples: Any
+) -> None:
   """Checks options that depend on the classes, before anything runs."""
   segment = protocol.segment
   if segment.background_prompts and not examples.background:
@@ -334,7 +296,9 @@ def _check_background(spec, protocol, examples):
     )
 
 
-def _prompted_names(spec, protocol, examples):
+def _prompted_names(
+  spec: BenchmarkSpec, protocol: config.Protocol, examples: Any
+) -> Sequence[str]:
   """Class names for the prompts, in label order."""
   known = spec.benchmark in label_sets.BENCHMARK_SETS
   if 'names' in spec.overrides and (spec.class_names or not known):
@@ -359,17 +323,10 @@ def _prompted_names(spec, protocol, examples):
 
 
 def _make_image_level(
-  spec: BenchmarkSpec,
-  encoder: Encoder,
-  *,
-  batch_size: int,
-  mesh: Mesh | None,
-  resume_path: pathlib.Path | None,
-  progress: Callable[[int, int], None] | None,
+  spec: BenchmarkSpec, encoder: Encoder, options: RunOptions
 ) -> Runner:
-  """Opens the data and prepares the evaluator; arguments of `make`."""
-  _check(spec)
   with_captions = spec.benchmark in label_sets.RETRIEVAL
+  _check_image_level(spec, with_captions)
   opened = None
   if with_captions:
     karpathy = spec.benchmark in label_sets.KARPATHY
@@ -387,14 +344,8 @@ def _make_image_level(
     )
     templates = _templates(spec, opened.templates)
     examples = opened.images
-  batches = image_batches.Batches(
-    examples,
-    (lambda i, _: i) if with_captions else (lambda _, example: example.label),
-    encoder.image_size,
-    batch_size,
-    clip=encoder.clip,
-    skip_bad=spec.skip_bad,
-    progress=progress,
+  crop = functools.partial(
+    images_lib.crop, size=encoder.image_size, clip=encoder.clip
   )
   settings: dict[str, Any] = {
     'templates': list(templates),
@@ -404,44 +355,42 @@ def _make_image_level(
   if opened is None:
     captions = [examples.captions(i) for i in range(len(examples))]
     settings['captions'] = sum(map(len, captions))
-    evaluator = retrieval.RetrievalEvaluator(
-      batches,
+    evaluator = image_level.RetrievalEvaluator(
+      examples,
       captions,
       encoder.tokenizer,
+      crop,
       template=templates[0],
-      mesh=mesh,
-      open_state=_opener(spec, examples, settings, resume_path),
+      identity=settings,
+      options=options,
     )
-  else:
-    names = spec.class_names or opened.class_names
-    settings |= {'class_names': list(names), 'metric': opened.metric}
-    # openai/CLIP averages unit vectors, the released GroupViT raw ones.
-    default = 'unit' if encoder.clip else 'raw'
-    average = spec.overrides.get('prompt_average', default)
-    if average not in ('unit', 'raw'):
-      raise ConfigError(f"prompt_average is 'unit' or 'raw', not {average!r}")
-    settings['prompt_average'] = average
-    scored = opened.metric != 'accuracy'
-    evaluator = (
-      functools.partial(scored_lib.ScoreEvaluator, metric=opened.metric)
-      if scored
-      else classification.ClassificationEvaluator
-    )(
-      batches,
-      names,
-      encoder.tokenizer,
-      templates,
-      normalize_each=average == 'unit',
-      mesh=mesh,
-      open_state=_opener(spec, examples, settings, resume_path),
-    )
-  return Runner(
-    kind='retrieval' if with_captions else 'classification',
-    evaluator=evaluator,
-    total=len(examples),
-    settings=settings,
-    skipped=lambda: batches.skipped,
+    return Runner('retrieval', evaluator, len(examples), settings)
+  names = spec.class_names or opened.class_names
+  # openai/CLIP averages unit vectors, the released GroupViT raw ones.
+  default = 'unit' if encoder.clip else 'raw'
+  average = spec.overrides.get('prompt_average', default)
+  if average not in ('unit', 'raw'):
+    raise ConfigError(f"prompt_average is 'unit' or 'raw', not {average!r}")
+  settings |= {
+    'class_names': list(names),
+    'metric': opened.metric,
+    'prompt_average': average,
+  }
+  identity = dict(settings)
+  if options.resume_path is not None:
+    identity['labels'] = labels_fingerprint(spec, examples)
+  kind = image_level.ClassificationEvaluator
+  if opened.metric != 'accuracy':
+    kind = functools.partial(scored_lib.ScoreEvaluator, metric=opened.metric)
+  evaluator = kind(
+    examples,
+    zero_shot.tokenize_classes(encoder.tokenizer, names, templates),
+    crop,
+    normalize_each=average == 'unit',
+    identity=identity,
+    options=options,
   )
+  return Runner('classification', evaluator, len(examples), settings)
 
 
 def _open_captions(spec: BenchmarkSpec) -> Any:
@@ -462,54 +411,24 @@ def _open_captions(spec: BenchmarkSpec) -> Any:
   )
 
 
-def _opener(
-  spec: BenchmarkSpec,
-  examples: Any,
-  settings: Mapping[str, Any],
-  path: pathlib.Path | None,
-) -> Callable[[Any], resume.ResumeState]:
-  """Returns a function that opens the resume state, given the variables.
-
-  Several processes take batches in step, and could not if one of them had
-  fewer images left: they keep no state.
-  """
-  if path is None or jax.process_count() > 1:
-    return lambda variables: resume.ResumeState()
-  names = [examples.name(i) for i in range(len(examples))]
-  settings = dict(settings) | {
-    'data': spec.origin,
-    'images': resume.fingerprint(names),
-  }
-  # Retrieval keeps vectors of images, which no caption changes.
-  if spec.benchmark not in label_sets.RETRIEVAL:
-    settings['labels'] = labels_fingerprint(spec, examples)
-
-  def opened(variables):
-    weights = resume.checksum(variables)
-    return resume.ResumeState(path, settings | {'weights': weights})
-
-  return opened
-
-
-def _check(spec):
+def _check_image_level(spec: BenchmarkSpec, with_captions: bool) -> None:
+  """Refuses options of segmentation."""
   name = spec.benchmark
   synthetic = name in label_sets.SYNTHETIC
   if spec.folder is None and not synthetic:
     raise ConfigError(f'{name} needs the folder of its data')
   if spec.options and name in label_sets.RETRIEVAL and not synthetic:
     raise ConfigError(f'{name} has no option {next(iter(spec.options))!r}')
-  known = {'templates'}
-  if name not in label_sets.RETRIEVAL:
-    known.add('prompt_average')
+  known = ['templates'] if with_captions else ['prompt_average', 'templates']
   others = [key for key in spec.overrides if key not in known]
   if others:
     raise ConfigError(
       f'{others[0]!r} is an option of segmentation; {name} takes '
-      f'{" and ".join(sorted(known))}'
+      f'{" and ".join(known)}'
     )
   if spec.regions != label_sets.MODEL:
     raise ConfigError(f'{name} is an image-level benchmark, without regions')
-  if spec.class_names and name in label_sets.RETRIEVAL:
+  if spec.class_names and with_captions:
     raise ConfigError('captions have no classes; leave their names out')
 
 

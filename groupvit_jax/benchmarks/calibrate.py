@@ -1,17 +1,18 @@
 """Background thresholds for a benchmark, from captioned images."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
-from groupvit_jax import benchmarks, files, sharding
-from groupvit_jax.benchmarks import build, image_batches, label_sets
+from groupvit_jax import benchmarks, files
+from groupvit_jax.benchmarks import build, label_sets
+from groupvit_jax.data import images as images_lib
 from groupvit_jax.errors import ConfigError, explained_as
 from groupvit_jax.evaluation import calibration, zero_shot
 from groupvit_jax.evaluation import config as config_lib
+from groupvit_jax.evaluation.evaluator import RunOptions
 
 # Thresholds no longer change by then, and a folder may hold a million images.
 MOST = 1000
@@ -24,8 +25,7 @@ def calibrate(
   variables: Any,
   folder: str | os.PathLike,
   *,
-  batch_size: int = 8,
-  progress: Callable[[int, int], None] | None = None,
+  options: RunOptions = RunOptions(),
 ) -> build.BenchmarkSpec:
   """Gives every class of a benchmark a cosine threshold of its own.
 
@@ -39,8 +39,7 @@ def calibrate(
     variables: their first argument.
     folder: captioned images, as `benchmarks.open_captions` takes them. The
       first 1,000 count.
-    batch_size: images in a batch of this process.
-    progress: called with the number of finished images and the total.
+    options: how it runs; nothing is resumed or skipped.
 
   Returns:
     The spec with the thresholds and their origin set.
@@ -61,20 +60,18 @@ def calibrate(
   images = benchmarks.open_captions(folder, limit=MOST)
   captions = [images.captions(i) for i in range(len(images))]
   side = settings['sizes']['window']
-  batches = image_batches.Batches(
-    images,
-    lambda place, _: place,
-    (side, side),
-    batch_size,
-    clip=True,  # the shorter side becomes that of a window, as there
-    progress=progress,
-  )
   names = settings['class_names'][1:]
   tokens = zero_shot.tokenize_classes(
     encoder.tokenizer, names, settings['protocol']['templates']
   )
-  text = zero_shot.embed_tokens(predict_fns['text'], variables, tokens)
-  values = _values(batches, predict_fns, variables, text, len(images))
+  evaluator = calibration.BestCosines(
+    images,
+    tokens,
+    # The shorter side becomes that of a window, as there.
+    functools.partial(images_lib.crop, size=(side, side), clip=True),
+    options,
+  )
+  values = evaluator.evaluate(predict_fns, variables)
   with explained_as(ConfigError):
     named = calibration.mentions(captions, names)
     values = calibration.from_captions(values, named)
@@ -107,18 +104,3 @@ def _check(spec):
     raise ConfigError(
       f'calibration finds the background itself; leave {min(taken)} out'
     )
-
-
-def _values(batches, predict_fns, variables, text, count):
-  """A row for each image, those of other processes as well."""
-  places = []
-
-  def images():
-    for batch in batches():
-      places.extend(batch['position'].tolist())
-      yield batch['image']
-
-  values = calibration.best_cosines(predict_fns, variables, images(), text)
-  mine = [[i, row] for i, row in zip(places, values.tolist(), strict=True)]
-  rows = dict(row for part in sharding.gather(mine) for row in part)
-  return np.asarray([rows[i] for i in range(count)], np.float32)

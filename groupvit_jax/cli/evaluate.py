@@ -2,18 +2,19 @@
 
 import argparse
 import ast
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import tqdm
-from jax.sharding import Mesh
 
 from groupvit_jax import sharding
 from groupvit_jax.benchmarks import build, calibrate, label_sets
 from groupvit_jax.cli import common, evaluate_report
 from groupvit_jax.evaluation import diagnosis, resume
+from groupvit_jax.evaluation.evaluator import RunOptions
 
 _CLIP = sorted(label_sets.CLIP_METRICS)
 _EXAMPLES = f"""\
@@ -193,6 +194,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
   steps = read_settings(args.settings)
+  _check_image_level(args)
   synthetic = args.benchmark in label_sets.SYNTHETIC
   if args.data is None and not synthetic:
     raise ValueError(
@@ -200,7 +202,7 @@ def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
       'describes its layout'
     )
   overrides = {k: v for k, v in steps.items() if not k.startswith('data.')}
-  if args.size and args.benchmark not in label_sets.IMAGE_LEVEL:
+  if args.size:
     overrides = dict(build.at_size(args.size)) | overrides
   names = args.class_names and label_sets.read_names(args.class_names)
   return build.BenchmarkSpec(
@@ -216,9 +218,18 @@ def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
     class_names=names,
     regions=args.regions,
     num_groups=args.num_groups,
-    skip_bad=args.skip_bad,
     boundary=not args.no_boundary,
   )
+
+
+def _check_image_level(args: argparse.Namespace) -> None:
+  """Refuses options that would seem to have changed what is measured."""
+  given = [n for n in ('protocol', 'size', 'calibrate') if getattr(args, n)]
+  if given and args.benchmark in label_sets.IMAGE_LEVEL:
+    raise ValueError(
+      f'--{given[0]} is an option of segmentation, and {args.benchmark} '
+      'compares images as a whole: leave it out'
+    )
 
 
 def _open_report(
@@ -249,20 +260,30 @@ def _measure(
   _check_data(args.data)
   _check_data(args.calibrate)
   model = inference.load(args.model)
-  calibrated = args.benchmark not in label_sets.IMAGE_LEVEL and args.calibrate
-  if calibrated:
-    spec = _calibrated(args, spec, model)
+  variables = model.variables
+  if mesh is not None:
+    variables = sharding.replicate(variables, mesh)
+  options = RunOptions(batch_size=args.batch, mesh=mesh)
+  if args.calibrate:
+    with _Bar('calibrating') as bar:
+      spec = calibrate.calibrate(
+        spec,
+        model.as_encoder(),
+        model.predict_fns,
+        variables,
+        args.calibrate,
+        options=dataclasses.replace(options, progress=bar.show),
+      )
   with _Bar() as bar:
-    runner = build.make(
-      spec,
-      model.as_encoder(),
-      batch_size=_batch_size(args, mesh),
-      mesh=mesh,
+    options = dataclasses.replace(
+      options,
       resume_path=args.out and evaluate_report.state_path(args.out),
       progress=bar.show,
+      skip_bad=args.skip_bad,
     )
+    runner = build.make(spec, model.as_encoder(), options)
     try:
-      result = _evaluate(runner, model, mesh)
+      result = runner.evaluator.evaluate(model.predict_fns, variables)
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if not jax.process_index():
@@ -284,31 +305,6 @@ def _check_data(data: pathlib.Path | None) -> None:
   pattern = data is not None and any(mark in str(data) for mark in '*{')
   if data is not None and not pattern and not data.expanduser().exists():
     raise ValueError(f'{data}: there is no such folder or shard')
-
-
-def _calibrated(
-  args: argparse.Namespace, spec: build.BenchmarkSpec, model: Any
-) -> build.BenchmarkSpec:
-  with _Bar('calibrating') as bar:
-    return calibrate.calibrate(
-      spec,
-      model.as_encoder(),
-      model.predict_fns,
-      model.variables,
-      args.calibrate,
-      batch_size=args.batch,
-      progress=bar.show,
-    )
-
-
-def _evaluate(runner: build.Runner, model: Any, mesh: Mesh | None) -> Any:
-  """The evaluator's result: figures by name, or a `BenchmarkResult`."""
-  variables = model.variables
-  if mesh is not None:
-    variables = sharding.replicate(variables, mesh)
-  if runner.kind == 'segmentation':
-    return runner.evaluator.evaluate(model.predict_fns, variables)
-  return dict(runner.evaluator.run(model.predict_fns, variables))
 
 
 class _Bar:
@@ -340,16 +336,7 @@ class _Bar:
     self._bar.update(done - self._bar.n)
 
 
-def _batch_size(args: argparse.Namespace, mesh: Mesh | None) -> int:
-  """Of this process; image-level benchmarks share it out over its devices."""
-  if mesh is None or args.benchmark not in label_sets.IMAGE_LEVEL:
-    return args.batch
-  return sharding.fit_batch_size(args.batch) // jax.process_count()
-
-
 def _interrupted(args: argparse.Namespace) -> str:
-  if args.benchmark in label_sets.IMAGE_LEVEL and jax.process_count() > 1:
-    return f'interrupted; {args.benchmark} starts again next time'
   if args.out is None:
     return 'interrupted; with --out FILE it could be resumed'
   state = resume.process_path(evaluate_report.state_path(args.out))

@@ -122,18 +122,13 @@ def make(
     path: of the model.
     model: an `inference.Model`.
     runner: the `build.Runner`.
-    result: a `BenchmarkResult`, or figures by name.
+    result: of its evaluator.
 
   Returns:
     Plain values.
   """
   segmented = runner.kind == 'segmentation'
-  figures = dict(result.figures()) if segmented else dict(result)
-  skipped = result.skipped if segmented else runner.skipped()
-  seconds = (
-    result.seconds if segmented else runner.evaluator.resume_state.seconds
-  )
-  images = int(figures['images'])
+  images, seconds = result.images, result.seconds
   report = {
     'format': FORMAT,
     'settings': dict(runner.settings),
@@ -148,13 +143,13 @@ def make(
     'versions': _versions(),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'images': images,
-    'skipped': [{'name': n, 'reason': reason} for n, reason in skipped],
+    'skipped': [{'name': n, 'reason': reason} for n, reason in result.skipped],
     'seconds': round(seconds, 2),
     'images_per_second': round(images / seconds, 3) if seconds else None,
     'figures': evaluator.to_percent(
       {
         name: value
-        for name, value in figures.items()
+        for name, value in result.figures()
         if not name.startswith('iou/') and name not in evaluator.COUNTS
       }
     ),

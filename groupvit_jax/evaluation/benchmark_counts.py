@@ -9,61 +9,26 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from groupvit_jax.evaluation import labelling, metrics, regrouping
+from groupvit_jax.evaluation import labelling, metrics, regrouping, resize
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.evaluation.metrics import Tally
 from groupvit_jax.evaluation.regions import Regions
 from groupvit_jax.evaluation.resize import Upsampling
-from groupvit_jax.evaluation.scoring import ClassEmbeddings, Scores, score
+from groupvit_jax.evaluation.scoring import (
+  ClassEmbeddings,
+  Scores,
+  score,
+  similarity,
+)
 from groupvit_jax.evaluation.sizes import Shapes
 
 # Jaccard indices are summed as whole hundred-thousandths, so that no order of
 # summing changes them; int32 holds 21,000 windows of a batch.
 JACCARD_UNIT = 100_000
-
-
-def group_class_counts(
-  groups: Int[Array, 'b h w'],
-  label: Int[Array, 'b h w'],
-  num_groups: int,
-  num_classes: int,
-  mask: Array | None = None,
-) -> Int[Array, 'b g c']:
-  """How many pixels of each true class each group of each image holds.
-
-  Args:
-    groups: the group of each pixel.
-    label: the true class of each pixel; 255 and out of range count nothing.
-    num_groups: g.
-    num_classes: c.
-    mask: b, 0 for padded examples, which count nothing.
-
-  Returns:
-    int32 counts.
-  """
-  return metrics.joint_counts(groups, label, (num_groups, num_classes), mask)
-
-
-def oracle_confusion(counts: Int[Array, 'b g c']) -> Int[Array, 'c c']:
-  """The confusion matrix if every group were named by its majority class.
-
-  Paper, section 4.3 ("oracle labels"; 73.7 mIoU on VOC against 52.3 by text).
-  A tie goes to the lower class; a group without counted pixels adds nothing.
-
-  Args:
-    counts: from `group_class_counts`.
-
-  Returns:
-    int32 [truth, prediction], summed over the batch.
-  """
-  name = jax.nn.one_hot(counts.argmax(-1), counts.shape[-1], dtype=jnp.int32)
-  return jnp.einsum('bgt,bgp->tp', counts, name)
 
 
 def best_group_jaccard(groups: Int[Array, 'b n g c']) -> Int[Array, '2 c']:
@@ -104,12 +69,6 @@ def _hundred_thousandths(
   return share + (2 * rest >= whole)
 
 
-def usage(counts: Int[Array, 'b g c']) -> Float[Array, 'b g']:
-  """The share of each image's counted pixels that each group holds."""
-  pixels = counts.sum(-1).astype(jnp.float32)
-  return pixels / jnp.maximum(pixels.sum(-1, keepdims=True), 1.0)
-
-
 def effective_number(share: Array | np.ndarray) -> Array:
   """exp(entropy) of shares that sum to one over the last axis.
 
@@ -127,44 +86,15 @@ class GroundTruth(NamedTuple):
     label: integers b H W; 255 is ignored, and is the padding.
     sizes: int32 b 2, (h, w) of every image.
     widths: int32 b, of the bands along borders.
-    output: from the scaled images to these sizes.
+    output: from the scaled images to these sizes; None if they are equal.
     mask: b, 0 for images that are padding.
   """
 
   label: Any
   sizes: Any
   widths: Any
-  output: Upsampling
+  output: Upsampling | None
   mask: Any
-
-
-@flax.struct.dataclass
-class BenchmarkCounts:
-  """Counts that add up over batches, processes and interruptions.
-
-  Attributes:
-    confusion: c c, ground truth against prediction.
-    images: images.
-    blank: those of them that have no pixel that counts.
-    given_background: c c, with the background taken from the ground truth.
-    oracle: c c, with every group named by the ground truth.
-    jaccard: 2 c, see `best_group_jaccard`.
-    boundary: 3 c, see `metrics.counts`.
-  """
-
-  confusion: Any
-  images: Any
-  blank: Any
-  given_background: Any = None
-  oracle: Any = None
-  jaccard: Any = None
-  boundary: Any = None
-
-  def merge(self, other: 'BenchmarkCounts') -> 'BenchmarkCounts':
-    """The counts of two disjoint sets of images."""
-    return jax.tree.map(
-      Tally.merge, self, other, is_leaf=lambda x: isinstance(x, Tally)
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +107,7 @@ class Counter:
     background: whether class 0 of the ground truth is the background.
     diagnosis: also count oracle, given background and the best groups.
     boundary: also count along borders.
+    groups: also count how groups share windows.
     refine: None, or (rgb b H W 3 in 0..1, scores b H W k, valid b H W) ->
       scores, at the size that the network saw.
   """
@@ -186,6 +117,7 @@ class Counter:
   background: bool
   diagnosis: bool = True
   boundary: bool = True
+  groups: bool = False
   refine: Callable[[Array, Array, Array], Array] | None = None
 
   def count(
@@ -195,7 +127,7 @@ class Counter:
     truth: GroundTruth,
     shapes: Shapes,
     images: Array | None,
-  ) -> BenchmarkCounts:
+  ) -> dict[str, Array]:
     """Counts one batch.
 
     Args:
@@ -206,7 +138,10 @@ class Counter:
       images: uint8 b H W 3, the scaled images; only `refine` needs them.
 
     Returns:
-      The counts.
+      int32 counts by name, that add up over batches: confusion (c c, ground
+      truth against prediction), blank (images without a pixel that counts);
+      given_background and oracle (c c), jaccard (2 c, `best_group_jaccard`);
+      boundary (3 c, `metrics.counts`); and the sums of `_shares`.
     """
     truth = truth._replace(label=truth.label.astype(jnp.int32))
     regions = regrouping.apply(regions, self.config)
@@ -218,23 +153,24 @@ class Counter:
     label, foreground = labelling.best_classes(
       pixels, truth.output, self.config, background=self.background
     )
-    real = truth.mask > 0
-    blank = (truth.label == metrics.IGNORE).all((1, 2))
-    tables = {
+    blank = (truth.label == metrics.IGNORE).all((1, 2)) & (truth.mask > 0)
+    counts = {
       'confusion': self._confusion(truth, label),
-      'images': real.sum(dtype=jnp.int32),
-      'blank': (real & blank).sum(dtype=jnp.int32),
+      'blank': blank.sum(dtype=jnp.int32),
     }
+    if self.diagnosis or self.groups:
+      groups = self._group_counts(regions, truth, shapes)
     if self.diagnosis:
       if self.background:
         given = jnp.where(truth.label == 0, 0, foreground)
-        tables['given_background'] = self._confusion(truth, given)
-      groups = self._group_counts(regions, truth, shapes)
+        counts['given_background'] = self._confusion(truth, given)
       best = self._oracle(regions, groups, truth, shapes)
-      tables['oracle'] = self._confusion(truth, best)
-      tables['jaccard'] = best_group_jaccard(groups)
+      counts['oracle'] = self._confusion(truth, best)
+      counts['jaccard'] = best_group_jaccard(groups)
+    if self.groups:
+      counts |= _shares(groups, regions.image, classes.vectors)
     if self.boundary:
-      tables['boundary'] = metrics.counts(
+      counts['boundary'] = metrics.counts(
         truth.label,
         label,
         truth.sizes,
@@ -242,9 +178,7 @@ class Counter:
         self.num_classes,
         truth.mask,
       )
-    return BenchmarkCounts(
-      **{name: Tally.from_counts(value) for name, value in tables.items()}
-    )
+    return counts
 
   def _refined(self, scores, places, images):
     top, left, height, width = jnp.moveaxis(places, -1, 0)
@@ -255,9 +189,9 @@ class Counter:
     return self.refine(images.astype(jnp.float32) / 255, scores, valid)
 
   def _confusion(self, truth, prediction):
-    return metrics.confusion_counts(
-      truth.label, prediction, self.num_classes, truth.mask
-    )
+    size = self.num_classes, self.num_classes
+    tables = metrics.joint_counts(truth.label, prediction, size, truth.mask)
+    return tables.sum(0)
 
   def _group_counts(self, regions, truth, shapes):
     """Pixels of every true class in every group of every window, b n g c.
@@ -265,29 +199,28 @@ class Counter:
     A pixel of the ground truth counts for the group of the pixel nearest to it
     in the scaled image.
     """
-    rows, columns = (
-      jnp.where(taps.weight < 0.5, taps.first, taps.second)
-      for taps in truth.output
-    )
-    nearest = jax.vmap(lambda x, rows, columns: x[rows][:, columns])
-    num_groups = regions.embeddings.shape[2]
+    size = regions.embeddings.shape[2], self.num_classes
 
     def step(carry, window):
       groups, place = window
       groups, inside = labelling.place_window(
         groups.astype(jnp.int32), place, shapes.scaled
       )
-      groups = nearest(jnp.where(inside, groups, -1), rows, columns)
-      return carry, group_class_counts(
-        groups, truth.label, num_groups, self.num_classes, truth.mask
-      )
+      groups = jnp.where(inside, groups, -1)
+      if truth.output is not None:
+        groups = resize.nearest(groups, truth.output)
+      return carry, metrics.joint_counts(groups, truth.label, size, truth.mask)
 
     maps = labelling.pixel_maps(regions, shapes.window)
     each = maps, jnp.moveaxis(regions.places, 1, 0)
     return jnp.moveaxis(labelling.scan(step, None, each)[1], 0, 1)
 
   def _oracle(self, regions, groups, truth, shapes):
-    """Labels by the same steps, with groups labelled by the ground truth."""
+    """Labels by the same steps, with groups labelled by the ground truth.
+
+    Paper, section 4.3 ("oracle labels"; 73.7 mIoU on VOC against 52.3 by text).
+    A tie goes to the lower class.
+    """
     names = jax.nn.one_hot(groups.argmax(-1), self.num_classes)
     # A group without counted pixels has no name.
     names *= groups.any(-1, keepdims=True)
@@ -295,3 +228,35 @@ class Counter:
     plain = SegmentConfig(top_k=names.shape[2], one_hot=self.config.one_hot)
     pixels = labelling.merge_windows(regions, Scores(names), shapes, plain)
     return labelling.best_classes(pixels, truth.output, plain)[0]
+
+
+def _shares(
+  groups: Int[Array, 'b n g c'],
+  image: Float[Array, 'b n e'],
+  vectors: Float[Array, 'k *s e'],
+) -> dict[str, Array]:
+  """Sums over the windows that have a counted pixel.
+
+  Args:
+    groups: pixels of every true class in every group.
+    image: the pooled embedding of each window.
+    vectors: of the classes; without those of a background, if k < c.
+
+  Returns:
+    windows, their number; usage, g shares of a window's pixels; used, effective
+    numbers of groups; recall, of a window's classes by its pooled embedding.
+  """
+  pixels = groups.sum(-1).astype(jnp.float32)
+  share = pixels / jnp.maximum(pixels.sum(-1, keepdims=True), 1.0)
+  counted = pixels.any(-1)
+  present = (groups.sum(2) > 0)[..., -vectors.shape[0] :]
+  recall = metrics.recall_at_k(
+    similarity(image, vectors).reshape(-1, vectors.shape[0]),
+    present.reshape(-1, vectors.shape[0]),
+  )
+  return {
+    'windows': counted.sum(dtype=jnp.int32),
+    'usage': share.sum((0, 1)),
+    'used': (effective_number(share) * counted).sum(),
+    'recall': (recall.reshape(counted.shape) * counted).sum(),
+  }

@@ -7,16 +7,25 @@ whose captions name the class.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.evaluation import regions as regions_lib
-from groupvit_jax.evaluation import scoring
+from groupvit_jax.evaluation import scoring, zero_shot
+from groupvit_jax.evaluation.evaluator import (
+  LabelledSet,
+  Output,
+  PredictFns,
+  RunOptions,
+  Totals,
+)
+from groupvit_jax.evaluation.image_level import Crop, ImageLevelEvaluator
+from groupvit_jax.evaluation.regions import Regions
 
 # Images that the threshold of all classes together is worth: a class seen in
 # few images takes its threshold from all.
@@ -27,34 +36,56 @@ _ENDINGS = (('y', 'ies'), ('f', 'ves'), ('fe', 'ves'), ('us', 'i'), ('', 'es'))
 _SAME = re.compile(r'[^a-z0-9]+')
 
 
-def best_cosines(
-  predict_fns: Mapping[str, Callable[..., Any]],
-  variables: Any,
-  images: Iterable[Any],
-  vectors: Float[Array, 'c *s e'],
-) -> Float[np.ndarray, 'n c']:
+class BestCosines(ImageLevelEvaluator):
   """Every class's highest cosine among the groups of each image.
 
-  Args:
-    predict_fns: 'regions'.
-    variables: its first argument.
-    images: batches, uint8 b h w 3; few shapes.
-    vectors: of the classes, from `zero_shot.embed_tokens`.
-
-  Returns:
-    A row for each image. Groups without a token do not count.
+  `evaluate` returns float32 n c, a row for each image. Groups without a token
+  do not count.
   """
-  encode = regions_lib.encode_batch
-  return np.concatenate(
-    [
-      np.asarray(_best(encode(predict_fns['regions'], variables, x), vectors))
-      for x in images
-    ]
-  )
+
+  def __init__(
+    self,
+    examples: LabelledSet,
+    tokens: Int[np.ndarray, 'c *s t l'],
+    crop: Crop,
+    options: RunOptions,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      examples: the images.
+      tokens: prompts of the classes, from `zero_shot.tokenize_classes`.
+      crop: gives images the size of a window.
+      options: see `RunOptions`.
+    """
+    super().__init__(examples, crop, {}, options)
+    self._tokens = tokens
+
+  def _measurer(
+    self, predict_fns: PredictFns, variables: Any
+  ) -> Callable[[Sequence[Any]], Output]:
+    text_fn, regions_fn = predict_fns['text'], predict_fns['regions']
+    vectors = zero_shot.embed_tokens(text_fn, variables, self._tokens)
+
+    def measure(images):
+      encoded = regions_lib.encode_batch(
+        regions_fn, variables, self._batch(images)
+      )
+      return Output({}, best_cosines(encoded, vectors))
+
+    return measure
+
+  def _result(
+    self, totals: Totals, predict_fns: PredictFns, variables: Any
+  ) -> Float[np.ndarray, 'n c']:
+    return np.stack([totals.rows[i] for i in sorted(totals.rows)])
 
 
 @jax.jit
-def _best(regions, vectors):
+def best_cosines(
+  regions: Regions, vectors: Float[Array, 'c *s e']
+) -> Float[Array, 'b c']:
+  """Every class's highest cosine among the groups of each image."""
   cosines = scoring.similarity(regions.embeddings[:, 0], vectors)
   maps = regions.stages[-1][:, 0]
   groups = maps.reshape(len(maps), -1, maps.shape[-1])
@@ -113,7 +144,7 @@ def from_captions(
   images. Captions leave things out, which moves the threshold up a little.
 
   Args:
-    values: from `best_cosines`.
+    values: from `BestCosines`.
     named: from `mentions`.
     prior: images that the threshold of all classes together is worth.
 

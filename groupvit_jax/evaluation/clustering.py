@@ -4,13 +4,14 @@ The paper's Table 4: the patch features of a CLIP-trained ViT, clustered and
 evaluated in the same way as GroupViT.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent import futures
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -98,62 +99,36 @@ def _squares(a, b):
 _THREADS = min(8, os.cpu_count() or 1)
 
 
-@runtime_checkable
-class Grouping(Protocol):
-  """Groups the tokens of one image, on the host."""
-
-  def __call__(
-    self,
-    features: np.ndarray,
-    grid: tuple[int, int],
-    num_groups: int,
-    seed: int,
-  ) -> np.ndarray:
-    """Returns the group (0..) of each token, integers [n].
-
-    Args:
-      features: unit vectors [n, e].
-      grid: (h, w) of the tokens, row by row; h * w = n.
-      num_groups: how many at most; a method may have its own idea.
-      seed: the same seed gives the same groups.
-    """
-    ...
+# Each groups the tokens of one image, unit vectors n e, into `num_groups` at
+# most, or as many as it finds itself, and returns the group (0..) of each. The
+# same seed gives the same groups.
 
 
-def pixels(
-  features: np.ndarray, grid: tuple[int, int], num_groups: int, seed: int
-) -> np.ndarray:
+def pixels(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
   """Every token is a region of its own ("pixel-wise", 20.1 on VOC)."""
-  del grid, num_groups, seed
+  del num_groups, seed
   return np.arange(len(features))
 
 
-def kmeans(
-  features: np.ndarray, grid: tuple[int, int], num_groups: int, seed: int
-) -> np.ndarray:
+def kmeans(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
   """k-means by cosine (25.0 on VOC with k = 8: NVlabs/GroupViT #33)."""
-  del grid, seed
+  del seed
   points = np.asarray(features, np.float32)[None]
   real = np.ones(points.shape[:2], bool)
   return np.asarray(regrouping.kmeans(points, real, num_groups))[0]
 
 
-def mean_shift(
-  features: np.ndarray, grid: tuple[int, int], num_groups: int, seed: int
-) -> np.ndarray:
+def mean_shift(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
   """Mean-shift (20.7 on VOC), which chooses the number of groups itself."""
-  del grid, num_groups, seed
+  del num_groups, seed
   return mean_shift_clusters(features)
 
 
-def spectral(
-  features: np.ndarray, grid: tuple[int, int], num_groups: int, seed: int
-) -> np.ndarray:
+def spectral(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
   """scikit-learn's spectral clustering (19.7 on VOC), its own affinity.
 
   That is exp(-|x - y|^2), of unit vectors exp(-2 (1 - cosine)).
   """
-  del grid
   from sklearn import cluster  # noqa: PLC0415  (extra 'train')
 
   if len(features) <= num_groups:
@@ -162,7 +137,7 @@ def spectral(
   return method.fit_predict(features)
 
 
-GROUPINGS: Mapping[str, Grouping] = {
+GROUPINGS: Mapping[str, Callable[[np.ndarray, int, int], np.ndarray]] = {
   'pixels': pixels,
   'kmeans': kmeans,
   'mean_shift': mean_shift,
@@ -170,112 +145,91 @@ GROUPINGS: Mapping[str, Grouping] = {
 }
 
 
-def make(
-  name: str, *, num_groups: int = 8, seed: int = 0
-) -> Callable[..., dict[str, Any]]:
-  """What evaluators take as `grouping`.
-
-  Args:
-    name: a key of `GROUPINGS`.
-    num_groups: groups per image, for methods that take it (paper: 8).
-    seed: of the methods' random starts.
-
-  Returns:
-    (regions_fn, variables, images, sizes=None) -> regions with one stage of
-    hard maps.
-
-  Raises:
-    ValueError: for an unknown name.
-    ImportError: the method needs scikit-learn, which is not installed.
-  """
-  if name not in GROUPINGS:
-    raise ValueError(
-      f'Unknown grouping {name!r}; choose one of {sorted(GROUPINGS)}.'
-    )
-  if name == 'spectral' and importlib.util.find_spec('sklearn') is None:
-    raise ImportError(
-      f"The grouping {name!r} needs: pip install 'groupvit_jax[train]'"
-    )
-  return functools.partial(
-    group_regions, GROUPINGS[name], num_groups=num_groups, seed=seed
-  )
-
-
-def group_regions(
-  grouping: Grouping,
-  regions_fn: Callable[..., Any],
-  variables: Any,
-  images: Any,
-  sizes: Any = None,
-  *,
-  num_groups: int = 8,
-  seed: int = 0,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Grouping:
   """Regions of images from the patch features of any dual encoder.
 
-  Args:
-    grouping: groups one image's tokens.
-    regions_fn: predict_fns['regions'] of a model without maps: image b e,
-      embeddings b n e (patch features), grid (h, w).
-    variables: its first argument.
-    images: uint8 b h w 3.
-    sizes: b 2, (height, width) of images in the top left corners of their
-      padded shape; None if all fill it.
-    num_groups: groups per image.
-    seed: the same for every image, so that a figure does not depend on how
-      images are batched.
-
-  Returns:
-    image b e; embeddings b g e, the mean of each group's unit features at unit
-    length (zero for an empty group); stages, one map b h w g of zeros and ones
-    (zeros beyond an image); with sizes, grids.
-
-  Raises:
-    ValueError: if the model returns maps of its own, or in a multi-process run.
+  Attributes:
+    name: a key of `GROUPINGS`.
+    num_groups: groups per image, for methods that take it (paper: 8).
+    seed: of the methods' random starts; the same for every image, so that a
+      figure does not depend on how images are batched.
   """
-  if jax.process_count() > 1:
-    raise ValueError(
-      'Grouping on the host needs all images in one process; evaluate this '
-      'baseline with a single process.'
-    )
-  outputs = _features(regions_fn, variables, images, sizes)
-  outputs = jax.device_get(outputs)
-  grid = tuple(map(int, outputs['grid']))
-  features = _unit(np.asarray(outputs['embeddings'], np.float32))
-  count = len(features)
-  grids = np.asarray(outputs.get('grids', [grid] * count))
 
-  def group(tokens, real):
-    height, width = map(int, real)
-    inner = tokens.reshape(*grid, -1)[:height, :width]
-    groups = np.full(grid, -1)
-    inner = grouping(
-      inner.reshape(height * width, -1), (height, width), num_groups, seed
-    )
-    groups[:height, :width] = inner.reshape(height, width)
-    return groups.reshape(-1)
+  name: str
+  num_groups: int = 8
+  seed: int = 0
 
-  with (
-    # Of fewer distinct features than groups: then there are fewer groups. (Out
-    # here because filters of warnings are not a thread's own.)
-    warnings.catch_warnings(),
-    futures.ThreadPoolExecutor(_THREADS) as pool,
-  ):
-    warnings.simplefilter('ignore')
-    assigned = np.stack(list(pool.map(group, features, grids)))
-  # A static number of groups, or each batch would compile anew: all tokens,
-  # `num_groups`, or a power of two if the method chooses the number.
-  groups = features.shape[1] if grouping is pixels else num_groups
-  if (most := int(assigned.max()) + 1) > groups:
-    groups = 1 << (most - 1).bit_length()
-  member = (assigned[..., None] == np.arange(groups)).astype(np.float32)
-  regions = {
-    'image': np.asarray(outputs['image']),
-    # The direction of the sum is that of the mean.
-    'embeddings': _unit(np.einsum('bng,bne->bge', member, features)),
-    'stages': (member.reshape(count, *grid, groups),),
-  }
-  return regions if sizes is None else regions | {'grids': grids}
+  def __post_init__(self):
+    if self.name not in GROUPINGS:
+      raise ValueError(
+        f'Unknown grouping {self.name!r}; choose one of {sorted(GROUPINGS)}.'
+      )
+    if self.name == 'spectral' and importlib.util.find_spec('sklearn') is None:
+      raise ImportError(
+        f"The grouping {self.name!r} needs: pip install 'groupvit_jax[train]'"
+      )
+
+  def __call__(
+    self,
+    regions_fn: Callable[..., Any],
+    variables: Any,
+    images: Any,
+    sizes: Any = None,
+  ) -> dict[str, Any]:
+    """Encodes images, and groups their patch features on the host.
+
+    Args:
+      regions_fn: predict_fns['regions'] of a model without maps: image b e,
+        embeddings b n e (patch features), grid (h, w).
+      variables: its first argument.
+      images: uint8 b h w 3.
+      sizes: b 2, (height, width) of images in the top left corners of their
+        padded shape; None if all fill it.
+
+    Returns:
+      image b e; embeddings b g e, the mean of each group's unit features at
+      unit length (zero for an empty group); stages, one map b h w g of zeros
+      and ones (zeros beyond an image); with sizes, grids.
+
+    Raises:
+      ValueError: if the model returns maps of its own.
+    """
+    outputs = jax.device_get(_features(regions_fn, variables, images, sizes))
+    height, width = map(int, outputs['grid'])
+    features = _unit(np.asarray(outputs['embeddings'], np.float32))
+    count = len(features)
+    grids = np.asarray(outputs.get('grids', [(height, width)] * count))
+
+    def group(tokens, grid):
+      inner = tokens.reshape(height, width, -1)[: grid[0], : grid[1]]
+      groups = np.full((height, width), -1)
+      groups[: grid[0], : grid[1]] = GROUPINGS[self.name](
+        inner.reshape(-1, inner.shape[-1]), self.num_groups, self.seed
+      ).reshape(grid)
+      return groups.reshape(-1)
+
+    with (
+      # Of fewer distinct features than groups: then there are fewer groups.
+      # (Out here because filters of warnings are not a thread's own.)
+      warnings.catch_warnings(),
+      futures.ThreadPoolExecutor(_THREADS) as pool,
+    ):
+      warnings.simplefilter('ignore')
+      assigned = np.stack(list(pool.map(group, features, grids)))
+    # A static number of groups, or each batch would compile anew: all tokens,
+    # `num_groups`, or a power of two if the method chooses the number.
+    groups = features.shape[1] if self.name == 'pixels' else self.num_groups
+    if (most := int(assigned.max()) + 1) > groups:
+      groups = 1 << (most - 1).bit_length()
+    member = (assigned[..., None] == np.arange(groups)).astype(np.float32)
+    regions = {
+      'image': np.asarray(outputs['image']),
+      # The direction of the sum is that of the mean.
+      'embeddings': _unit(np.einsum('bng,bne->bge', member, features)),
+      'stages': (member.reshape(count, height, width, groups),),
+    }
+    return regions if sizes is None else regions | {'grids': grids}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -258,7 +258,7 @@ def take(table: Array, index: Integer[Array, 'b h w']) -> Array:
 
 def best_classes(
   pixels: PixelScores,
-  output: Upsampling,
+  output: Upsampling | None,
   config: SegmentConfig,
   *,
   background: bool = False,
@@ -267,7 +267,7 @@ def best_classes(
 
   Args:
     pixels: from `merge_windows`.
-    output: from the scaled images to the output sizes.
+    output: from the scaled images to the output sizes; None if they are equal.
     config: reads `final_softmax`.
     background: whether class 0 is the background.
 
@@ -285,25 +285,28 @@ def best_classes(
     return label, scores[..., 1:].argmax(-1) + 1
 
   look_up = jax.vmap(lambda x, index: x[index])
-  if jax.default_backend() != 'cpu':
-    found = resize.upsample(pixels.scores, output, best)
-  elif pixels.groups is None:
-    flat = pixels.scores.reshape(len(pixels.scores), -1, pixels.scores.shape[3])
-    found = resize.upsample_labels(
-      functools.partial(look_up, flat), best(pixels.scores), output, best
-    )
+  groups, scores = pixels.groups, pixels.scores
+  if output is not None and jax.default_backend() != 'cpu':
+    labels = resize.upsample(scores, output, best)
+  elif groups is None:
+    labels = best(scores)
+    flat = scores.reshape(len(scores), -1, scores.shape[3])
+    if output is not None:
+      at = functools.partial(look_up, flat)
+      labels = resize.upsample_labels(at, labels, output, best)
   else:
-    groups = pixels.groups.astype(jnp.int32)
-    flat = groups.reshape(len(groups), -1)
-    found = resize.upsample_labels(
-      lambda index: look_up(pixels.table, look_up(flat, index)),
-      jax.tree.map(
-        lambda best: look_up(best[:, 0], groups), best(pixels.table[:, None])
-      ),
-      output,
-      best,
+    labels = jax.tree.map(
+      lambda best: look_up(best[:, 0], groups), best(pixels.table[:, None])
     )
-  return jax.tree.map(lambda index: look_up(pixels.classes, index), found)
+    flat = groups.reshape(len(groups), -1)
+    if output is not None:
+      labels = resize.upsample_labels(
+        lambda index: look_up(pixels.table, look_up(flat, index)),
+        labels,
+        output,
+        best,
+      )
+  return jax.tree.map(lambda index: look_up(pixels.classes, index), labels)
 
 
 def _softmax(scores, left_out, floor):
@@ -361,20 +364,8 @@ def _rule(config):
 @functools.partial(jax.jit, static_argnames=('shapes', 'config'))
 def _label(regions, scores, shapes, output, config, valid):
   regions = regions._replace(stages=regions.stages[-1:])
-  if output is None and config.one_hot and not config.final_softmax:
-    # The same labels without a score per pixel and class.
-    maps = pixel_maps(regions, shapes.window)[0]
-    best = scores.classes[:, 0].argmax(-1).astype(jnp.int32)
-    return take(best[..., None], maps)[..., 0]
   pixels = merge_windows(regions, scores, shapes, config, valid)
-  if output is None:
-    output = _identity(pixels.scores)
   return best_classes(pixels, output, config)[0].astype(jnp.int32)
-
-
-def _identity(scores):
-  batch, shape = scores.shape[0], scores.shape[1:3]
-  return resize.upsampling([shape] * batch, [shape] * batch, shape)
 
 
 def winning_scores(
@@ -407,6 +398,14 @@ def class_scores(
 def _class_scores(regions, scores, shapes, config):
   regions = regions._replace(stages=regions.stages[-1:])
   return merge_windows(regions, scores, shapes, config).scores
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'stage'))
+def stage_groups(
+  regions: Regions, size: tuple[int, int], stage: int
+) -> Int[Array, 'b h w']:
+  """The strongest group of each pixel, of images of one window."""
+  return pixel_maps(regions, size, stage=stage)[0].astype(jnp.int32)
 
 
 upsampled = jax.jit(lambda scores, output: resize.upsample(scores, output))

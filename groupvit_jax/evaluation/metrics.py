@@ -1,130 +1,21 @@
 """Metrics that count under a mask: confusion matrices, IoU, top-k, recall.
 
-Sums are kept on the device as integers, so that a figure never depends on
-batch size, padding or the number of devices.
+Counts are integers, so that a figure never depends on batch size, padding, the
+number of devices or processes, or on where a run was interrupted.
 """
 
-import functools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics as clu_metrics
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax import IGNORE
-
-# Counts are integers, so that they never depend on batch size, padding, the
-# number of devices or processes, or on where a run was interrupted. A cell of a
-# confusion matrix may pass 2^31 pixels (ImageNet-S: 10^10), and int64 is off by
-# default in JAX: count in two int32 limbs of base 2^30.
-_LIMB_BITS = 30
-
-
-@flax.struct.dataclass
-class Tally:
-  """An array of counts, exact up to 2^61 per cell.
-
-  Attributes:
-    low: int32, counts modulo 2^30.
-    high: int32, counts divided by 2^30.
-  """
-
-  # Any: JAX rebuilds pytrees with placeholders that are not arrays.
-  low: Any
-  high: Any
-
-  @classmethod
-  def from_counts(cls, counts: Int[Array, '*n']) -> 'Tally':
-    """The tally of one batch's counts (int32, not negative)."""
-    return cls(low=counts % 2**_LIMB_BITS, high=counts // 2**_LIMB_BITS)
-
-  def merge(self, other: 'Tally') -> 'Tally':
-    """Adds the counts of two disjoint sets, with the carry."""
-    low = self.low + other.low
-    return type(self)(
-      low=low % 2**_LIMB_BITS,
-      high=self.high + other.high + low // 2**_LIMB_BITS,
-    )
-
-  def compute(self) -> np.ndarray:
-    """The counts on the host, int64."""
-    high = np.asarray(self.high, np.int64) << _LIMB_BITS
-    return np.asarray(high + np.asarray(self.low, np.int64))
-
-
-@flax.struct.dataclass
-class ConfusionMatrix(Tally, clu_metrics.Metric):
-  """Counts of pixels; rows ground truth, columns prediction.
-
-  Use `ConfusionMatrix.of(num_classes)`, then clu's protocol
-  (`from_model_output`, `merge`, `compute`); `compute` gives int64 [c, c].
-  """
-
-  num_classes: ClassVar[int] = 0
-
-  @staticmethod
-  def of(num_classes: int) -> type['ConfusionMatrix']:
-    """The metric's class for `num_classes` classes (the same one each time)."""
-    return _confusion_class(num_classes)
-
-  @classmethod
-  def from_model_output(
-    cls,
-    *,
-    label: Int[Array, '*b'],
-    prediction: Int[Array, '*b'],
-    mask: Array | None = None,
-    **_: Any,
-  ) -> 'ConfusionMatrix':
-    """Counts one batch.
-
-    Args:
-      label: true classes; `IGNORE` and anything out of range counts nothing.
-      prediction: predicted classes, the same shape.
-      mask: b, 1 for real examples and 0 for padding; None means all real.
-
-    Returns:
-      The metric of this batch (at most 2^31 pixels).
-    """
-    return cls.from_counts(
-      confusion_counts(label, prediction, cls.num_classes, mask)
-    )
-
-  @classmethod
-  def empty(cls) -> 'ConfusionMatrix':
-    """A matrix of zeros."""
-    return cls.from_counts(
-      jnp.zeros((cls.num_classes, cls.num_classes), jnp.int32)
-    )
-
-
-@functools.lru_cache
-def _confusion_class(num_classes: int) -> type[ConfusionMatrix]:
-  # One class per size: jit caches by type, a fresh one would recompile.
-  count = num_classes
-
-  @flax.struct.dataclass
-  class Sized(ConfusionMatrix):
-    num_classes: ClassVar[int] = count
-
-  return Sized
-
-
-def confusion_counts(
-  label: Int[Array, '*b'],
-  prediction: Int[Array, '*b'],
-  num_classes: int,
-  mask: Array | None = None,
-) -> Int[Array, 'c c']:
-  """int32 counts of one batch, [label, prediction]; see `ConfusionMatrix`."""
-  counts = joint_counts(label, prediction, (num_classes, num_classes), mask)
-  return counts.sum(0)
+from groupvit_jax.evaluation import resize
 
 
 def joint_counts(
@@ -164,7 +55,7 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
   wrong = (label != IGNORE) & ((label < 0) | (label >= num_classes))
   if wrong.any():
     raise ValueError(
-      f'Truth holds label {label[wrong].flat[0]}, but there are '
+      f'The ground truth holds label {label[wrong].flat[0]}, but there are '
       f'{num_classes} classes (0 to {num_classes - 1}; {IGNORE} is ignored). '
       'Check that the class list belongs to this data.'
     )
@@ -315,12 +206,9 @@ def _window_sums(marks, rows, columns):
   sums = jnp.pad(sums, ((0, 0), (1, 0), (1, 0)))
   rows = [jnp.clip(index, 0, sums.shape[1] - 1) for index in rows]
   columns = [jnp.clip(index, 0, sums.shape[2] - 1) for index in columns]
-  strips = _rows(sums, rows[1]) - _rows(sums, rows[0])
-  return _columns(strips, columns[1]) - _columns(strips, columns[0])
-
-
-_rows = jax.vmap(lambda x, index: x[index])
-_columns = jax.vmap(lambda x, index: x[:, index])
+  first, end = (resize.take_rows(sums, index) for index in rows)
+  first, end = (resize.take_columns(end - first, index) for index in columns)
+  return end - first
 
 
 def counts(
@@ -360,6 +248,4 @@ def counts(
 def boundary_iou(counts: Int[np.ndarray, '3 c']) -> np.ndarray:
   """Boundary IoU per class from summed `counts`; NaN where there is no band."""
   both, labels, predicted = np.asarray(counts, np.float64)
-  union = labels + predicted - both
-  out = np.full(union.shape, np.nan)
-  return np.divide(both, union, out=out, where=union > 0)
+  return _divide(both, labels + predicted - both)

@@ -63,7 +63,7 @@ def encode(
     count: b, a static number; what is missing is black.
     limit: windows that go through the network together; at least `count` do.
     mesh: splits batches over its axis 'data'.
-    grouping: for models whose regions have no maps (see `clustering.make`).
+    grouping: for models whose regions have no maps (see `clustering.Grouping`).
 
   Returns:
     Regions of b images.
@@ -157,7 +157,7 @@ def as_regions(
     raise ValueError(
       "predict_fns['regions'] returned no maps (stages is empty): this model "
       'does not group. Give the evaluator a grouping, such as '
-      "grouping=clustering.make('kmeans')."
+      "grouping=clustering.Grouping('kmeans')."
     )
   count = found['image'].shape[0]
   grid = found['stages'][-1].shape[1:3]

@@ -172,9 +172,9 @@ def upsample(
   step = -(-height // blocks)
 
   def block(rows):
-    above, below = (_rows(scores, index) for index in rows[:2])
+    above, below = (take_rows(scores, index) for index in rows[:2])
     mixed = lerp(above, below, rows.weight[:, :, None, None])
-    left, right = (_columns(mixed, index) for index in output.columns[:2])
+    left, right = (take_columns(mixed, index) for index in output.columns[:2])
     weight = output.columns.weight[:, None, :, None]
     return function(lerp(left, right, weight))
 
@@ -228,7 +228,7 @@ def upsample_labels(
   )
 
   def enlarged(x):  # each output pixel's upper left neighbour, in tiles
-    x = _columns(_rows(x, rows.first), columns.first)
+    x = take_columns(take_rows(x, rows.first), columns.first)
     x = x.reshape(batch, down, _TILE[0], across, _TILE[1])
     return x.swapaxes(2, 3).reshape(batch, count, *_TILE)
 
@@ -248,8 +248,8 @@ def upsample_labels(
     tiles = jax.lax.dynamic_slice_in_dim(numbers, i * step, step, 1)
     y = (tiles // across)[..., None] * _TILE[0] + jnp.arange(_TILE[0])
     x = (tiles % across)[..., None] * _TILE[1] + jnp.arange(_TILE[1])
-    top, bottom, lower = (_rows(taps, y)[..., None] for taps in rows)
-    left, right, later = (_rows(taps, x)[..., None, :] for taps in columns)
+    top, bottom, lower = (take_rows(taps, y)[..., None] for taps in rows)
+    left, right, later = (take_rows(taps, x)[..., None, :] for taps in columns)
     lower, later = lower[..., None], later[..., None]
     first = lerp(
       pixels(top * source + left), pixels(bottom * source + left), lower
@@ -286,8 +286,16 @@ def _borders(labels: Int[Array, 'b h w']) -> Bool[Array, 'b h w']:
   return differ | (labels != right) | (labels != beyond)
 
 
-_rows = jax.vmap(lambda scores, index: scores[index])
-_columns = jax.vmap(lambda scores, index: scores[:, index])
+take_rows = jax.vmap(lambda x, index: x[index])
+take_columns = jax.vmap(lambda x, index: x[:, index])
+
+
+def nearest(pixels: Array, output: Upsampling) -> Array:
+  """Pixels b h w at the output sizes, each the nearest one."""
+  y, x = (
+    jnp.where(taps.weight < 0.5, taps.first, taps.second) for taps in output
+  )
+  return take_columns(take_rows(pixels, y), x)
 
 
 def resize_maps(

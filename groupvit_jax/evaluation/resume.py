@@ -223,10 +223,7 @@ class ResumeState:
   ) -> None:
     if self.done.issuperset(positions):
       return
-    total = {
-      name: self.counts.get(name, 0) + np.asarray(value, np.int64)
-      for name, value in counts.items()
-    }
+    total = added(self.counts, counts)
     kept = {} if rows is None else dict(zip(positions, rows, strict=True))
     done = self.done.union(positions)
     self.counts, self.rows, self.done = total, self.rows | kept, done
@@ -235,6 +232,18 @@ class ResumeState:
     """Deletes the file, once its result is kept elsewhere."""
     if self._log is not None:
       self._log.path.unlink(missing_ok=True)
+
+
+def added(
+  total: Mapping[str, np.ndarray], counts: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Counts by name, added up: int64 arrays, or float64 for fractions."""
+  result = {}
+  for name, value in counts.items():
+    value = np.asarray(value)
+    wide = np.int64 if value.dtype.kind in 'iu' else np.float64
+    result[name] = np.asarray(total.get(name, 0) + value.astype(wide))
+  return result
 
 
 def process_path(path: str | os.PathLike) -> pathlib.Path:

@@ -4,6 +4,7 @@ The only place where the `data` and `eval` fields of a config are interpreted.
 """
 
 import collections
+import dataclasses
 import functools
 import importlib.util
 import time
@@ -27,12 +28,8 @@ from groupvit_jax.data import (
   sources,
   tar,
 )
-from groupvit_jax.evaluation import (
-  clustering,
-  metrics,
-  segmentation_evaluator,
-)
-from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.data import images as images_lib
+from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.models import resnet
 from groupvit_jax.text import make_tokenizer, prompts
 from groupvit_jax.training import clip, texts
@@ -41,13 +38,15 @@ from groupvit_jax.training import config as config_lib
 _WINDOWS = 8  # of a benchmark's images in a device's batch, at most
 
 
-class Benchmark:
-  """A benchmark that a run is evaluated on as it trains.
+class Evaluation:
+  """What a run is evaluated on as it trains: scenes, or a benchmark.
 
-  `eval.source=NAME:PATH`; by the evaluators of `groupvit evaluate`, in the same
-  process and on the same weights.
+  By the evaluators of `groupvit evaluate`, in the same process and on the same
+  weights.
 
   Attributes:
+    kind: 'segmentation', 'classification' or 'retrieval'.
+    evaluator: see `evaluation.evaluator.Evaluator`.
     class_names: for display; () for image-level benchmarks.
   """
 
@@ -62,42 +61,33 @@ class Benchmark:
     Raises:
       ConfigError, SourceError: there is no such benchmark, or no data.
     """
-    self._config = config
-    self._tokenizer = tokenizer
+    self._side = config.image_size
     self._spec = _spec(config)
-    self._runner = build.make(
+    scenes = config.eval.source == 'scenes'
+    self._examples = _Scenes(config) if scenes else None
+    runner = build.make(
       self._spec,
       _encoder(config, tokenizer),
-      batch_size=_batch_size(config, self._spec),
-      mesh=mesh,
+      RunOptions(batch_size=_batch_size(config, self._spec), mesh=mesh),
+      self._examples,
     )
-    self._segmented = self._runner.kind == 'segmentation'
-    names = self._runner.settings['class_names'] if self._segmented else ()
+    self.kind, self.evaluator = runner.kind, runner.evaluator
+    names = runner.settings['class_names'] if self._segments else ()
     self.class_names = tuple(map(prompts.shown_name, names))
 
-  def evaluators(self) -> dict[str, Any]:
-    """The evaluator, by the kind of benchmark."""
-    return {self._runner.kind: self._runner.evaluator}
+  @property
+  def _segments(self) -> bool:
+    return self.kind == 'segmentation'
 
-  def predictor(self, grouping: Any) -> Any:
+  def predictor(self) -> Any:
     """Segments images for the report; None for image-level benchmarks."""
-    if not self._segmented:
-      return None
-    protocol = self._runner.evaluator.settings.protocol
-    return segmentation_evaluator.SegmentationEvaluator(
-      lambda: (),
-      self._runner.settings['class_names'],
-      self._tokenizer,
-      protocol.templates,
-      protocol.segment,
-      grouping=grouping,
-    )
+    return self.evaluator if self._segments else None
 
   def pictures(self, count: int) -> dict[str, Any]:
     """The first usable images as squares of the training size."""
-    if not self._segmented:
+    if not self._segments:
       return {}
-    examples = benchmarks.open_set(
+    examples = self._examples or benchmarks.open_set(
       self._spec.benchmark,
       self._spec.folder,
       **self._spec.options,
@@ -110,38 +100,74 @@ class Benchmark:
         example = examples[i]
       except errors.ImageError:
         continue  # reported when it is evaluated
-      side = self._config.image_size
-      arrays['image'].append(_square(example.image, side, 'BILINEAR'))
+      arrays['image'].append(_square(example.image, self._side, 'BILINEAR'))
       label = example.label.astype(np.uint8)  # 171 classes and 255 at most
-      arrays['label'].append(_square(label, side, 'NEAREST'))
-      arrays['caption'].append(example.name)
+      arrays['label'].append(_square(label, self._side, 'NEAREST'))
+      caption = self._examples.caption(i) if self._examples else example.name
+      arrays['caption'].append(caption)
     return {
       name: values if name == 'caption' else np.stack(values)
       for name, values in arrays.items()
     }
 
 
-def is_benchmark(source: str) -> bool:
-  """Whether an `eval.source` names a benchmark and its folder."""
-  return ':' in source or source in build.IMAGE_LEVEL
+class _Scenes:
+  """The validation scenes of a run, kept in memory or on disk."""
+
+  class_names = label_sets.LABEL_SETS['scenes']
+  background = False
+
+  def __init__(self, config: config_lib.Config):
+    with errors.explained_as(errors.SourceError):
+      self._source = _scenes('validation', config.eval.examples, config)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def name(self, index: int) -> str:
+    return f'scene {index}'
+
+  def caption(self, index: int) -> str:
+    caption = self._source[index]['caption']
+    return caption if isinstance(caption, str) else caption[0]
+
+  def __getitem__(self, index: int) -> benchmarks.Example:
+    sample = self._source[index]
+    image = np.asarray(images_lib.decode(sample['image']))
+    return benchmarks.Example(
+      self.name(index), image, sample['mask'].astype(np.int32)
+    )
 
 
 def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
   name, _, folder = config.eval.source.partition(':')
-  whole = name in build.IMAGE_LEVEL
-  overrides: dict[str, Any] = {}
-  if not whole:
-    side = config.eval.short_side or config.image_size
-    overrides = {**build.at_size(side)}
-  return build.BenchmarkSpec(
+  spec = build.BenchmarkSpec(
     benchmark=name,
     folder=folder or None,
     limit=config.eval.examples or None,
     protocol=config.eval.protocol,
-    overrides=overrides,
-    regions='model' if whole else config.eval.regions,
+    regions=config.eval.regions,
     num_groups=num_groups(config),
     boundary=False,
+  )
+  if name in build.IMAGE_LEVEL:
+    return dataclasses.replace(spec, regions='model')
+  if config.eval.source != 'scenes':
+    side = config.eval.short_side or config.image_size
+    return dataclasses.replace(spec, overrides=build.at_size(side))
+  return dataclasses.replace(
+    spec,
+    overrides={
+      **build.at_size(config.image_size),
+      'mode': 'whole',
+      'final_softmax': False,
+      'templates': prompts.TEMPLATES[config.eval.templates],
+    },
+    groups=True,
+    label_groups={
+      'things': label_sets.LABEL_SETS['scenes_things'],
+      'grounds': label_sets.LABEL_SETS['scenes_grounds'],
+    },
   )
 
 
@@ -165,11 +191,12 @@ def _encoder(
 
 
 def _batch_size(config: config_lib.Config, spec: build.BenchmarkSpec) -> int:
-  """Images of a batch are split over devices; each device has its windows."""
-  if spec.benchmark in build.IMAGE_LEVEL:
-    return config.eval.batch_size // jax.process_count()
+  """Images that go together on each device."""
+  each = max(1, config.eval.batch_size // jax.device_count())
+  if spec.groups or spec.benchmark in build.IMAGE_LEVEL:
+    return each
   # Scores have the size of the ground truth, not of training images.
-  return min(_WINDOWS, max(1, config.eval.batch_size // jax.device_count()))
+  return min(_WINDOWS, each)
 
 
 def _square(pixels, side, resample):
@@ -221,14 +248,10 @@ class Inputs:
     # Bad samples: of this process, and of those before it.
     self._bad: collections.Counter[str] = collections.Counter()
     self._bad_before: collections.Counter[str] = collections.Counter()
-    self._benchmark = None
-    if is_benchmark(config.eval.source):
-      self._benchmark = Benchmark(config, self.tokenizer, mesh)
-      self.class_names = self._benchmark.class_names
-    else:
-      self.class_names = (
-        label_sets.LABEL_SETS['scenes'] if config.eval.source else ()
-      )
+    self._evaluation = None
+    if config.eval.source:
+      self._evaluation = Evaluation(config, self.tokenizer, mesh)
+    self.class_names = self._evaluation.class_names if self._evaluation else ()
 
   def __enter__(self) -> 'Inputs':
     return self
@@ -326,64 +349,20 @@ class Inputs:
       yield batch
 
   def evaluators(self) -> dict[str, Any]:
-    """Returns the evaluators that the config asks for, by name."""
-    if self._benchmark:
-      return self._benchmark.evaluators()
-    if not self._config.eval.source:
+    """Returns the evaluators that the config asks for, by kind."""
+    if self._evaluation is None:
       return {}
-    return {'segmentation': self._scenes_evaluator}
+    return {self._evaluation.kind: self._evaluation.evaluator}
 
   def predictor(self) -> Any:
     """Returns the evaluator that segments `pictures`; None without any."""
-    if self._benchmark:
-      return self._benchmark.predictor(_grouping(self._config))
-    return self._scenes_evaluator if self._config.eval.source else None
-
-  @functools.cached_property
-  def _scenes_evaluator(self):
-    config = self._config
-    return segmentation_evaluator.SegmentationEvaluator(
-      self.validation_batches,
-      self.class_names,
-      self.tokenizer,
-      prompts.TEMPLATES[config.eval.templates],
-      SegmentConfig(**config_lib.own_steps(config.eval)),
-      label_groups={
-        'things': label_sets.LABEL_SETS['scenes_things'],
-        'grounds': label_sets.LABEL_SETS['scenes_grounds'],
-      },
-      grouping=_grouping(config),
-      mesh=self._mesh,
-    )
-
-  def validation_batches(self) -> Iterator[dict[str, np.ndarray]]:
-    """Yields one pass over the validation images with their labels."""
-    config = self._config
-    return pipeline.eval_batches(
-      self._validation_source,
-      sampling.Positions.of_process(config.eval.batch_size),
-      ignore=metrics.IGNORE,
-    )
+    return self._evaluation and self._evaluation.predictor()
 
   def pictures(self, count: int) -> dict[str, Any]:
     """Returns the first `count` validation images, fewer if there are."""
-    if not self._config.eval.source or not count:
+    if self._evaluation is None or not count:
       return {}
-    if self._benchmark:
-      return self._benchmark.pictures(count)
-    source = self._validation_source
-    examples = [source[i] for i in range(min(count, len(source)))]
-    return {
-      'image': np.stack([e['image'] for e in examples]),
-      'label': np.stack([e['mask'] for e in examples]),
-      'caption': [_first(e['caption']) for e in examples],
-    }
-
-  @functools.cached_property
-  def _validation_source(self):
-    config = self._config
-    with errors.explained_as(errors.SourceError):
-      return _scenes('validation', config.eval.examples, config)
+    return self._evaluation.pictures(count)
 
 
 def _train_source(config):
@@ -475,18 +454,6 @@ def _scenes(split, count, config):
 def _absent(packages: Iterable[str]) -> list[str]:
   """Which of the packages are not installed (without importing them)."""
   return [name for name in packages if importlib.util.find_spec(name) is None]
-
-
-def _grouping(config):
-  """How patches are grouped; None for a model that groups by itself."""
-  name = config.eval.regions
-  if name == 'model':
-    return None
-  return clustering.make(name, num_groups=num_groups(config))
-
-
-def _first(caption: Any) -> str:
-  return caption if isinstance(caption, str) else caption[0]
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:

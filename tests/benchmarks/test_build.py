@@ -1,7 +1,6 @@
 """From a spec to a runner: images in batches, class names, groups."""
 
 import io
-import itertools
 import json
 import tarfile
 
@@ -11,14 +10,10 @@ import numpy as np
 import pytest
 
 from groupvit_jax import benchmarks, files
-from groupvit_jax.benchmarks import build, image_batches
+from groupvit_jax.benchmarks import build
 from groupvit_jax.benchmarks.classification import LabelledImages
-from groupvit_jax.errors import (
-  ConfigError,
-  ImageError,
-  SourceError,
-  WorkdirError,
-)
+from groupvit_jax.errors import ConfigError, WorkdirError
+from groupvit_jax.evaluation.evaluator import RunOptions
 
 
 @pytest.fixture
@@ -31,42 +26,9 @@ def classes(stubs, evaluation_folders, tmp_path):
   return evaluation_folders.classified(tmp_path / 'classes', stubs.NAMES)
 
 
-def batches(folder, **options):
-  return image_batches.Batches(
-    benchmarks.open_labelled_images(folder),
-    lambda _, example: example.label,
-    (8, 8),
-    4,
-    **options,
-  )
-
-
-def test_every_image_comes_once_and_padding_last(stubs, classes):
-  told = []
-  start = batches(classes, progress=lambda *now: told.append(now))
-  for _ in range(2):  # two passes
-    found = list(start())
-    assert [b['image'].shape for b in found] == [(4, 8, 8, 3)] * 4
-    labels = np.concatenate([b['label'] for b in found])
-    mask = np.concatenate([b['mask'] for b in found])
-    assert mask.tolist() == [1.0] * 14 + [0.0] * 2
-    assert sorted(labels[:14]) == sorted([*range(7)] * 2)
-  assert told == [(4, 14), (8, 14), (12, 14), (14, 14)] * 2
-
-
-def test_bad_images_stop_or_are_listed(stubs, classes):
-  (classes / 'dog' / '1.png').write_bytes(b'no picture')
-  with pytest.raises(ImageError, match=r'dog/1\.png is not an image'):
-    list(batches(classes)())
-  start = batches(classes, skip_bad=True)
-  for _ in range(2):
-    mask = np.concatenate([b['mask'] for b in start()])
-    assert mask.sum() == 13
-    ((name, reason),) = start.skipped
-    assert name == 'dog/1.png' and 'is not an image' in reason
-
-
-def test_a_file_that_goes_away_is_a_bad_image(stubs, classes, monkeypatch):
+def test_a_file_that_goes_away_is_a_bad_image(
+  stubs, encoder, classes, monkeypatch
+):
   """An OSError of a reader, such as of a shard that is removed."""
   read = LabelledImages.__getitem__
 
@@ -76,19 +38,13 @@ def test_a_file_that_goes_away_is_a_bad_image(stubs, classes, monkeypatch):
     return read(self, index)
 
   monkeypatch.setattr(LabelledImages, '__getitem__', gone)
+  spec, fns = build.BenchmarkSpec('classes', classes), stubs.Stub().predict_fns
   with pytest.raises(OSError, match='shard 7 is gone'):
-    list(batches(classes)())
-  start = batches(classes, skip_bad=True)
-  assert sum(b['mask'].sum() for b in start()) == 13
-  assert start.skipped == [('dog/1.png', 'shard 7 is gone')]
-
-
-def test_a_set_without_a_good_picture_names_the_first(stubs, classes):
-  for path in classes.glob('*/*.png'):
-    path.write_bytes(b'no picture')
-  told = r'None of the 14 images can be used; the first: .*\.png is not an im'
-  with pytest.raises(SourceError, match=told):
-    list(batches(classes, skip_bad=True)())
+    build.make(spec, encoder).evaluator.evaluate(fns, stubs.PERFECT)
+  runner = build.make(spec, encoder, RunOptions(skip_bad=True))
+  result = runner.evaluator.evaluate(fns, stubs.PERFECT)
+  assert result.images == 13
+  assert result.skipped == (('dog/1.png', 'shard 7 is gone'),)
 
 
 @pytest.mark.parametrize('layout', ['list', 'shards'])
@@ -117,38 +73,9 @@ def test_the_fingerprint_changes_with_the_labels(
   assert fingerprint(2) != before
 
 
-def test_processes_share_the_images(stubs, classes, monkeypatch):
-  """The same number of batches each, every image in one of them."""
-  seen = []
-  for process in range(3):
-    monkeypatch.setattr('jax.process_count', lambda: 3)
-    monkeypatch.setattr('jax.process_index', lambda process=process: process)
-    # Not to the end, where they tell each other what they skipped.
-    found = list(itertools.islice(batches(classes)(), 2))
-    assert len(found) == 2  # of 14, the first takes 5
-    seen += [
-      label
-      for b in found
-      for label, real in zip(b['label'], b['mask'], strict=True)
-      if real
-    ]
-  assert sorted(seen) == sorted([*range(7)] * 2)
-
-
-def test_a_pass_leaves_out_what_is_done(stubs, classes):
-  told = []
-  start = batches(classes, progress=lambda *now: told.append(now))
-  found = list(start({0, 1, 2, 3, 4, 5, 6, 7, 13}))
-  positions = np.concatenate([b['position'] for b in found]).tolist()
-  assert positions == [8, 9, 10, 11, 12, -1, -1, -1]
-  assert np.concatenate([b['mask'] for b in found]).sum() == 5
-  assert told == [(13, 14), (14, 14)]
-  assert not list(start(set(range(14))))
-
-
 def test_a_runner_of_an_image_level_benchmark(stubs, encoder, classes):
   spec = build.BenchmarkSpec('classes', classes, limit=6)
-  runner = build.make(spec, encoder, batch_size=4)
+  runner = build.make(spec, encoder, RunOptions(batch_size=4))
   assert (runner.kind, runner.total) == ('classification', 6)
   # The stub recognises class k by its shade of red.
   figures = dict(runner.evaluator.run(stubs.Stub().predict_fns, {'shift': 0}))
@@ -189,7 +116,7 @@ def test_clip_averages_unit_vectors_of_prompts(
     'classes', classes, overrides={'templates': templates, **overrides}
   )
   encoder = build.Encoder(class_tokens, (8, 8), 1, clip=clip)
-  runner = build.make(spec, encoder, batch_size=14)
+  runner = build.make(spec, encoder, RunOptions(batch_size=14))
   assert runner.settings['prompt_average'] == average
   vectors = jnp.repeat(
     jnp.eye(len(stubs.NAMES)), 2, 0
@@ -339,7 +266,7 @@ def test_another_folder_does_not_go_on(
         diagnosis=False,
       ),
       encoder,
-      resume_path=tmp_path / 'state',
+      RunOptions(resume_path=tmp_path / 'state'),
     )
     if name == 'one':
       runner.evaluator.evaluate(stub.predict_fns, stubs.PERFECT)

@@ -10,7 +10,8 @@ import groupvit_jax as gv
 from groupvit_jax import cli, errors
 from groupvit_jax.benchmarks import build, calibrate
 from groupvit_jax.data import images
-from groupvit_jax.evaluation import calibration, zero_shot
+from groupvit_jax.evaluation import calibration, regions, zero_shot
+from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.text import prompts
 
 SIDE = 16
@@ -61,13 +62,16 @@ def values(evaluation_folders, places, model):
   tokens = zero_shot.tokenize_classes(model.tokenizer, NAMES, prompts.SIMPLE)
   fns, variables = model.predict_fns, model.variables
   text = zero_shot.embed_tokens(fns['text'], variables, tokens)
-  return calibration.best_cosines(fns, variables, [batch], text)
+  encoded = regions.encode_batch(fns['regions'], variables, batch)
+  return np.asarray(calibration.best_cosines(encoded, text))
 
 
 def test_thresholds_are_those_of_the_captions(
   evaluation_folders, places, model
 ):
-  found = calibrated(model, spec(places), places['captions'], batch_size=4)
+  found = calibrated(
+    model, spec(places), places['captions'], options=RunOptions(batch_size=4)
+  )
   rows = map(
     json.loads, (places['captions'] / 'captions.jsonl').read_text().splitlines()
   )

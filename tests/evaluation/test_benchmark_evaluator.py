@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from groupvit_jax import errors
+from groupvit_jax import errors, sharding
 from groupvit_jax.evaluation import resume
-from groupvit_jax.evaluation.evaluator import Evaluator
+from groupvit_jax.evaluation.benchmark import counting
+from groupvit_jax.evaluation.regions import encoders_compiled
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
@@ -36,7 +37,6 @@ def same(one, two):
 
 def test_right_by_design_is_one_and_wrong_is_zero(stubs, runs, stub):
   runner = runs.evaluator()
-  assert isinstance(runner, Evaluator)
   figures = dict(runner.run(stub.predict_fns, stubs.PERFECT))
   for name in (
     'miou',
@@ -83,7 +83,7 @@ def test_a_background_by_threshold_by_prompt_and_given(stubs, runs, stub):
     class_names=('sand', *stubs.NAMES[1:]),
     options={'background_threshold': None},
   )
-  assert words.programs.counter.num_classes == len(stubs.NAMES)
+  assert words.counter.num_classes == len(stubs.NAMES)
 
 
 @pytest.fixture
@@ -117,9 +117,10 @@ def test_what_a_model_has_learned_as_background(stubs, learned, runs):
 def test_nothing_compiles_for_another_picture(stubs, runs):
   stub = stubs.Stub()
   first = runs.evaluator(runs.bands(18))
-  encoders, counters = first.programs.compiled
+  compiled = counting(first.counter, None)._cache_size
+  encoders, counters = encoders_compiled(), compiled()
   first.evaluate(stub.predict_fns, stubs.PERFECT)
-  after = first.programs.compiled
+  after = encoders_compiled(), compiled()
   # One window for all; a program per grid of windows and size of truth.
   assert after[0] - encoders == 1
   assert after[1] - counters <= 3
@@ -127,7 +128,7 @@ def test_nothing_compiles_for_another_picture(stubs, runs):
   for seed in (1, 2):
     for variables in (stubs.PERFECT, stubs.WORST):
       runs.evaluator(runs.bands(18, seed)).evaluate(stub.predict_fns, variables)
-  assert first.programs.compiled == after
+  assert (encoders_compiled(), compiled()) == after
   assert stub.traces['regions'] == 1
 
 
@@ -205,8 +206,8 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(
     return interrupt_at_line(
       place,
       lambda: runner.evaluate(stub.predict_fns, stubs.PERFECT),
-      ('benchmark.py', 'resume.py'),
-      ('_start', '_save', 'add'),
+      ('evaluator.py', 'resume.py'),
+      ('start', '_save', 'add', 'append', '_count'),
     )
 
   place = 1
@@ -214,7 +215,8 @@ def test_an_interruption_at_any_line_counts_no_picture_twice(
     if path.exists():
       settings, *lines = path.read_text().splitlines()
       state = resume.ResumeState(path, json.loads(settings))
-      assert state.counts['images'] == len(state.done), place
+      pixels = state.counts['confusion'].sum()
+      assert pixels == 64 * len(state.done), place
       path.unlink()
     place += 1
   assert place > 30
@@ -224,7 +226,9 @@ def test_a_resume_state_of_other_data_is_refused(stubs, runs, stub, tmp_path):
   """Scenes of two seeds have the same names."""
   path = tmp_path / 'state.jsonl'
   for data, told in (({'seed': 0}, None), ({'seed': 1}, 'with other data ')):
-    runner = runs.evaluator(runs.bands(4), resume_path=path, data=data)
+    runner = runs.evaluator(
+      runs.bands(4), resume_path=path, origin={'data': data}
+    )
     if told is None:
       runner.evaluate(stub.predict_fns, stubs.PERFECT)
       continue
@@ -256,7 +260,7 @@ def test_bad_pictures_are_named_or_listed(stubs, runs, stub):
   )
   for i, reason in (
     (1, 'wide: the image is 11 x 8 pixels and its labels 9 x 8; give'),
-    (2, 'picture 2: Truth holds label 7, but there are 7 classes'),
+    (2, 'picture 2: The ground truth holds label 7, but there are 7 classes'),
     (4, 'thread is 400 x 1 pixels: too long and thin'),
   ):
     with pytest.raises(errors.ImageError, match=reason):
@@ -316,7 +320,7 @@ def test_truth_without_a_pixel_that_counts_is_told(stubs, runs, stub):
     example.label[:] = 255
   with pytest.warns(UserWarning, match='2 of 4 images have no pixel that c'):
     result = runs.evaluator(examples).evaluate(stub.predict_fns, stubs.PERFECT)
-  assert result.images == 4 and result.blank == 2
+  assert result.images == 4
   with pytest.raises(errors.SourceError, match='No pixel of the 2 images co'):
     runs.evaluator(examples[:2]).evaluate(stub.predict_fns, stubs.PERFECT)
 
@@ -367,3 +371,65 @@ def test_scores_are_refined_where_the_network_saw(stubs, runs, stub):
   for example in examples:
     np.add.at(mirrored, (example.label, 6 - example.label), 1)
   np.testing.assert_array_equal(result.confusion_matrix, mirrored)
+
+
+WHOLE = {'mode': 'whole', 'window': None, 'stride': None}
+
+
+def test_groups_are_counted_by_the_image(stubs, runs, stub):
+  image = np.zeros((8, 8, 3), np.uint8)
+  image[:, :4], image[:, 4:] = 3, 4  # half dog, half boat
+  examples = [
+    runs.Example(name, image, image[..., 0].astype(np.int32)) for name in 'ab'
+  ]
+  runner = runs.evaluator(
+    examples, options=WHOLE, groups=True, label_groups=stubs.GROUPS
+  )
+  result = runner.evaluate(stub.predict_fns, stubs.PERFECT)
+  np.testing.assert_allclose(result.group_usage, [0, 0, 0, 0.5, 0.5, 0, 0])
+  figures = dict(result.figures())
+  assert figures['groups_in_use'] == pytest.approx(2.0)
+  assert figures['groups_per_image'] == pytest.approx(2.0)
+  assert figures['groups_winning'] == 2.0
+  assert figures['largest_share'] == 0.5
+  assert figures['miou_things'] == figures['image_recall'] == 1.0
+  # Classes that do not occur leave the means.
+  assert 'miou_grounds' not in figures and 'iou/grass' not in figures
+  figures = dict(runner.run(stub.predict_fns, stubs.WORST))
+  assert figures['oracle_miou_things'] == 1.0
+  assert figures['miou_things'] == 0.0 and figures['image_recall'] < 1.0
+
+
+def test_the_oracle_names_each_group_by_its_majority(stubs, runs, stub):
+  (example,) = runs.bands(1, widths=(8,))
+  seen = example.image[..., 0]
+  example.label[:5] = 6  # most pixels of every group are something else
+  result = runs.evaluator([example], options=WHOLE).evaluate(
+    stub.predict_fns, stubs.PERFECT
+  )
+  want = np.zeros((7, 7), int)
+  np.add.at(want, (example.label, np.full_like(example.label, 6)), 1)
+  np.testing.assert_array_equal(result.oracle_confusion_matrix, want)
+  want = np.zeros((7, 7), int)
+  np.add.at(want, (example.label, seen), 1)
+  np.testing.assert_array_equal(result.confusion_matrix, want)
+
+
+def test_images_are_segmented_for_looking_at(stubs, runs, stub, mesh8):
+  images = np.stack([x.image for x in runs.bands(3, widths=(8,))[:2]])
+  variables = sharding.replicate(stubs.PERFECT, mesh8)
+  for runner, given in (
+    (runs.evaluator(), stubs.PERFECT),
+    (runs.evaluator(mesh=mesh8), variables),
+  ):
+    shown = runner.predict(stub.predict_fns, given, images)
+    np.testing.assert_array_equal(shown['prediction'], images[..., 0])
+    first, final = shown['groups']
+    np.testing.assert_array_equal(first, 2 * images[..., 0].astype(int))
+    np.testing.assert_array_equal(final, images[..., 0])
+
+
+def test_a_model_without_groups_needs_a_grouping(stubs, runs):
+  runner = runs.evaluator(runs.bands(2))
+  with pytest.raises(ValueError, match='this model does not group'):
+    runner.evaluate(stubs.Stub(grouped=False).predict_fns, stubs.PERFECT)

@@ -9,7 +9,6 @@ import sklearn.metrics
 
 from groupvit_jax.evaluation import benchmark_counts, labelling, metrics, resize
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.evaluation.metrics import Tally
 from groupvit_jax.evaluation.regions import Regions
 from groupvit_jax.evaluation.sizes import Shapes
 
@@ -93,8 +92,8 @@ def test_the_width_is_that_of_the_original():
 def test_best_groups_against_sklearn():
   rng = np.random.default_rng(2)
   truth, groups = (rng.integers(0, n, (2, 12, 13)) for n in (4, 3))
-  counts = benchmark_counts.group_class_counts(
-    jnp.asarray(groups), jnp.asarray(truth), 3, CLASSES
+  counts = metrics.joint_counts(
+    jnp.asarray(groups), jnp.asarray(truth), (3, CLASSES)
   )
   # Two windows of one picture.
   shown, total = np.asarray(benchmark_counts.best_group_jaccard(counts[None]))
@@ -141,13 +140,10 @@ def test_frequency_weighted_iou_against_sklearn():
   assert np.isnan(metrics.frequency_weighted_iou(np.zeros((2, 2))))
 
 
-def test_tallies_pass_32_bits():
-  tally = Tally.from_counts(jnp.asarray([2**31 - 1, 0, 7]))
-  for _ in range(3):
-    tally = tally.merge(tally)
-  found = tally.compute()
-  assert found.dtype == np.int64
-  assert found.tolist() == [8 * (2**31 - 1), 0, 56]
+def test_effective_number_of_groups():
+  share = jnp.array([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
+  found = np.asarray(benchmark_counts.effective_number(share))
+  assert found == pytest.approx([4.0, 1.0, 2.0], rel=1e-6)
 
 
 @pytest.mark.parametrize('step', [2**20, 300])

@@ -220,6 +220,6 @@ def test_the_best_value_of_a_picture_leaves_empty_groups_out():
   maps = np.array(regions['stages'][0])
   maps[..., -1] = 0  # the last group wins nothing
   regions['stages'] = (jnp.asarray(maps),)
-  fns = {'regions': lambda v, x: regions}
-  got = calibration.best_cosines(fns, {}, [np.zeros((4, 8, 8, 3))], text)
+  encoded = regions_lib.as_regions(regions, (8, 8))
+  got = calibration.best_cosines(encoded, text)
   np.testing.assert_allclose(got, cosines[:, :-1].max(1), atol=1e-6)

@@ -7,47 +7,43 @@ import sklearn.cluster
 
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import clustering
-from groupvit_jax.evaluation.segmentation_evaluator import SegmentationEvaluator
+
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+WHOLE = {'mode': 'whole', 'window': None, 'stride': None}
 
 
-def make_evaluator(stubs, name, start=None, mesh=None, **kwargs):
-  return SegmentationEvaluator(
-    start or stubs.batches(num_images=6, batch_size=4),
-    stubs.NAMES,
-    stubs.tokenizer,
-    stubs.TEMPLATES,
-    label_groups=stubs.GROUPS,
-    grouping=clustering.make(name, **kwargs),
-    mesh=mesh,
+def make_evaluator(runs, grouping, count=6, **options):
+  return runs.evaluator(
+    runs.bands(count, widths=(8,)),
+    options=WHOLE,
+    grouping=grouping,
+    boundary=False,
+    **options,
   )
 
 
 @pytest.mark.parametrize('name', clustering.GROUPINGS)
-def test_perfect_and_worst_features(stubs, name):
+def test_perfect_and_worst_features(runs, stubs, name):
   stub = stubs.Stub(grouped=False)
-  # Pictures have three classes; spectral clustering has to be told.
-  runner = make_evaluator(
-    stubs, name, num_groups=3 if name == 'spectral' else 4
-  )
+  # Images have three classes; spectral clustering has to be told.
+  grouping = clustering.Grouping(name, 3 if name == 'spectral' else 4)
+  runner = make_evaluator(runs, grouping)
   figures = dict(runner.run(stub.predict_fns, stubs.PERFECT))
-  assert figures['miou'] == 1.0
-  assert figures['oracle_miou'] == 1.0
+  assert figures['miou'] == figures['oracle_miou'] == 1.0
   figures = dict(runner.run(stub.predict_fns, stubs.WORST))
-  assert figures['miou'] == 0.0
-  assert figures['oracle_miou'] == 1.0
-  # Two passes, two batches each: traced once, compiled once.
+  assert figures['miou'] == 0.0 and figures['oracle_miou'] == 1.0
   assert stub.traces['regions'] == 1
-  assert runner._measure._cache_size() == 1
+  images = np.stack([x.image for x in runs.bands(2, widths=(8,))])
+  shown = runner.predict(stub.predict_fns, stubs.PERFECT, images)
+  np.testing.assert_array_equal(shown['prediction'], images[..., 0])
+  assert len(shown['groups']) == 1
 
 
-def test_too_few_groups_cannot_be_perfect(stubs):
-  stub = stubs.Stub(grouped=False)
-  figures = dict(
-    make_evaluator(stubs, 'kmeans', num_groups=2).run(
-      stub.predict_fns, stubs.PERFECT
-    )
-  )
-  assert figures['oracle_miou'] < 1.0  # three classes a picture, two groups
+def test_too_few_groups_cannot_be_perfect(runs, stubs):
+  runner = make_evaluator(runs, clustering.Grouping('kmeans', 2))
+  fns = stubs.Stub(grouped=False).predict_fns
+  # Three classes an image, two groups.
+  assert dict(runner.run(fns, stubs.PERFECT))['oracle_miou'] < 1.0
 
 
 @pytest.mark.parametrize('name', ['kmeans', 'mean_shift', 'spectral'])
@@ -57,23 +53,23 @@ def test_clusters_are_separated_and_seeded(name):
   features = np.eye(3, 16)[truth] + 0.05 * rng.normal(size=(60, 16))
   features /= np.linalg.norm(features, axis=-1, keepdims=True)
   group = clustering.GROUPINGS[name]
-  got = group(features, (6, 10), 3, 0)
+  got = group(features, 3, 0)
   pairs = {(t, g) for t, g in zip(truth, got, strict=True)}
   assert len(pairs) == len(set(got)) == 3  # one cluster for each centre
-  np.testing.assert_array_equal(got, group(features, (6, 10), 3, 0))
+  np.testing.assert_array_equal(got, group(features, 3, 0))
 
 
 @pytest.mark.parametrize('name', clustering.GROUPINGS)
 def test_equal_and_few_features_are_grouped_as_well(name):
   group = clustering.GROUPINGS[name]
   equal = np.ones((12, 4)) / 2
-  assert group(equal, (3, 4), 8, 0).shape == (12,)
+  assert group(equal, 8, 0).shape == (12,)
   few = np.eye(3, 4)
-  found = group(few, (1, 3), 8, 0)
+  found = group(few, 8, 0)
   assert found.shape == (3,) and found.min() >= 0
 
 
-def test_mean_shift_finds_its_own_number():
+def test_mean_shift_finds_its_own_number(monkeypatch):
   # More than it is told: the maps grow to a power of two, once.
   truth = np.repeat(np.arange(5), 6)
   features = np.eye(5, 8)[truth][None].astype(np.float32)
@@ -86,13 +82,13 @@ def test_mean_shift_finds_its_own_number():
       'grid': (5, 6),
     }
 
-  got = clustering.group_regions(
-    lambda *_: truth, regions_fn, None, np.zeros((1, 5, 6, 3)), num_groups=4
-  )
+  monkeypatch.setitem(clustering.GROUPINGS, 'known', lambda *_: truth)
+  group = clustering.Grouping('known', 4)
+  got = group(regions_fn, None, np.zeros((1, 5, 6, 3)))
   assert got['embeddings'].shape == (1, 8, 8)
   assert got['stages'][0].shape == (1, 5, 6, 8)
   points = np.eye(3)[[0, 1, 2] * 10]
-  assert len(set(clustering.mean_shift(points, (5, 6), 1, 0))) == 3
+  assert len(set(clustering.mean_shift(points, 1, 0))) == 3
 
 
 @pytest.mark.parametrize('spread', [0.05, 0.3])
@@ -110,7 +106,7 @@ def test_mean_shift_is_that_of_sklearn(spread):
 
 
 def test_padding_is_in_no_group():
-  """A picture in a larger canvas is grouped as it is alone."""
+  """An image in a larger padded shape is grouped as it is alone."""
   rng = np.random.default_rng(2)
   tokens = rng.normal(size=(2, 4, 6, 5)).astype(np.float32)
 
@@ -125,7 +121,7 @@ def test_padding_is_in_no_group():
     }
     return regions if sizes is None else regions | {'grids': sizes}
 
-  group = clustering.make('kmeans', num_groups=3)
+  group = clustering.Grouping('kmeans', 3)
   sizes = np.array([[3, 4], [4, 6]])
   padded = group(regions_fn, None, np.zeros((2, 4, 6, 3)), sizes)
   alone = group(regions_fn, None, np.zeros((1, 3, 4, 3)))
@@ -137,7 +133,9 @@ def test_padding_is_in_no_group():
   np.testing.assert_array_equal(padded['grids'], sizes)
 
 
-def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
+def test_region_embedding_is_the_mean_of_unit_features_at_unit_length(
+  monkeypatch,
+):
   features = np.random.default_rng(1).normal(size=(1, 6, 5)).astype(np.float32)
   assigned = np.array([0, 0, 1, 1, 1, 3])
 
@@ -149,9 +147,9 @@ def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
       'grid': (2, 3),
     }
 
-  got = clustering.group_regions(
-    lambda *_: assigned, regions_fn, None, np.zeros((1, 2, 3, 3)), num_groups=4
-  )
+  monkeypatch.setitem(clustering.GROUPINGS, 'known', lambda *_: assigned)
+  group = clustering.Grouping('known', 4)
+  got = group(regions_fn, None, np.zeros((1, 2, 3, 3)))
   unit = features[0] / np.linalg.norm(features[0], axis=-1, keepdims=True)
   mean = unit[2:5].mean(0)
   np.testing.assert_allclose(
@@ -164,42 +162,23 @@ def test_region_embedding_is_the_mean_of_unit_features_at_unit_length():
   np.testing.assert_array_equal(maps.sum(-1), np.ones((1, 2, 3)))
 
 
-def test_pictures_of_a_model_without_groups_can_be_shown(stubs):
-  images = next(iter(stubs.batches()()))['image']
-  runner = make_evaluator(stubs, 'pixels')
-  shown = runner.predict(
-    stubs.Stub(grouped=False).predict_fns, stubs.PERFECT, images
-  )
-  np.testing.assert_array_equal(shown['prediction'], images[..., 0])
-  assert len(shown['groups']) == 1
-
-
-def test_any_number_of_pictures_can_be_shown_on_a_mesh(stubs, mesh8):
-  images = next(iter(stubs.batches(num_images=3, batch_size=3)()))['image']
-  runner = make_evaluator(stubs, 'kmeans', mesh=mesh8)
-  variables = sharding.replicate(stubs.PERFECT, mesh8)
-  shown = runner.predict(
-    stubs.Stub(grouped=False).predict_fns, variables, images
-  )
-  np.testing.assert_array_equal(shown['prediction'], images[..., 0])
-
-
-def test_the_same_on_eight_devices(stubs, mesh8):
-  stub = stubs.Stub(grouped=False)
-  start = stubs.batches(num_images=11, batch_size=8)
-  one = make_evaluator(stubs, 'kmeans', start).evaluate(
-    stub.predict_fns, stubs.PERFECT
-  )
-  eight = make_evaluator(stubs, 'kmeans', start, mesh8).evaluate(
-    stub.predict_fns, sharding.replicate(stubs.PERFECT, mesh8)
+def test_the_same_on_eight_devices(runs, stubs, mesh8):
+  fns, grouping = stubs.Stub(grouped=False).predict_fns, 'kmeans'
+  one, eight = (
+    make_evaluator(
+      runs, clustering.Grouping(grouping), 11, mesh=mesh, batch_size=1
+    ).evaluate(fns, variables)
+    for mesh, variables in (
+      (None, stubs.PERFECT),
+      (mesh8, sharding.replicate(stubs.PERFECT, mesh8)),
+    )
   )
   np.testing.assert_array_equal(one.confusion_matrix, eight.confusion_matrix)
 
 
-def test_says_what_is_wrong(stubs):
+def test_says_what_is_wrong(runs, stubs):
   with pytest.raises(ValueError, match=r"Unknown grouping 'watershed'.*kmeans"):
-    clustering.make('watershed')
+    clustering.Grouping('watershed')
+  runner = make_evaluator(runs, clustering.Grouping('kmeans'))
   with pytest.raises(ValueError, match='This model groups by itself'):
-    make_evaluator(stubs, 'kmeans').evaluate(
-      stubs.Stub().predict_fns, stubs.PERFECT
-    )
+    runner.evaluate(stubs.Stub().predict_fns, stubs.PERFECT)

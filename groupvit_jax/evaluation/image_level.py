@@ -1,0 +1,292 @@
+"""Zero-shot classification and retrieval: images as a whole against texts.
+
+Top-1 and top-5 accuracy, as the paper reports for ImageNet (appendix C.1);
+recall at 1, 5 and 10 of images by captions and of captions by images, as CLIP
+reports for Flickr30k and COCO (Radford et al. 2021, table 13).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from groupvit_jax import sharding
+from groupvit_jax.evaluation import metrics, scoring, zero_shot
+from groupvit_jax.evaluation.evaluator import (
+  Evaluator,
+  Item,
+  LabelledSet,
+  Output,
+  PredictFns,
+  RunOptions,
+  Totals,
+)
+
+# From an image of any size to the square that the model is given.
+Crop = Callable[[UInt8[np.ndarray, 'h w 3']], UInt8[np.ndarray, 'H W 3']]
+
+_ROWS = 256  # of the table of similarities, at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLevelResult:
+  """Figures of an image-level benchmark.
+
+  Attributes:
+    shares: in 0..1, by name.
+    counts: what they were measured on, by name.
+    images, skipped, seconds: see `evaluator.Totals`.
+  """
+
+  shares: Mapping[str, float]
+  counts: Mapping[str, int]
+  images: int
+  skipped: tuple[tuple[str, str], ...]
+  seconds: float
+
+  def figures(self) -> Iterator[tuple[str, float]]:
+    """(name, figure) pairs."""
+    yield from self.shares.items()
+    for name, count in self.counts.items():
+      yield name, float(count)
+
+
+class ImageLevelEvaluator(Evaluator):
+  """Images that are cropped and go through the network as a whole."""
+
+  def __init__(
+    self,
+    examples: LabelledSet,
+    crop: Crop,
+    identity: Mapping[str, Any],
+    options: RunOptions,
+  ):
+    """Reads nothing yet.
+
+    Args:
+      examples: the images.
+      crop: gives each the size of the model.
+      identity: plain values that the counts depend on.
+      options: see `RunOptions`.
+    """
+    super().__init__(examples, options)
+    self._crop, self._own_identity = crop, identity
+
+  def _identity(self) -> Mapping[str, Any]:
+    return self._own_identity
+
+  def _prepare(self, position: int) -> Item:
+    example = self._examples[position]
+    return Item(None, (self._crop(example.image), example))
+
+  def _batch(self, images: Sequence[Any]) -> UInt8[ArrayLike, 'b h w 3']:
+    """A full batch, padded by black images; on a mesh, split over it."""
+    pixels = np.stack([image for image, _ in images])
+    missing = self._together(None) - len(pixels)
+    return self._placed(np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0))))
+
+  def _placed(self, tree: Any) -> Any:
+    return tree if self.mesh is None else sharding.shard_batch(tree, self.mesh)
+
+
+class ClassificationEvaluator(ImageLevelEvaluator):
+  """Top-k accuracy: an image gets the nearest class embedding."""
+
+  def __init__(
+    self,
+    examples: LabelledSet,
+    tokens: Int[np.ndarray, 'c *s t l'],
+    crop: Crop,
+    *,
+    top_k: Sequence[int] = (1, 5),
+    normalize_each: bool = False,
+    identity: Mapping[str, Any] | None = None,
+    options: RunOptions = RunOptions(),
+  ):
+    """Reads nothing yet.
+
+    Args:
+      examples: images with a `label` each, in 0..c-1.
+      tokens: prompts of the classes, from `zero_shot.tokenize_classes`.
+      crop, identity, options: see `ImageLevelEvaluator`.
+      top_k: each k is reported as top<k>.
+      normalize_each: see `embeddings.average_prompts`.
+    """
+    super().__init__(examples, crop, identity or {}, options)
+    self._tokens, self._top_k = tokens, tuple(top_k)
+    self._normalize_each = normalize_each
+
+  def _text(
+    self, predict_fns: PredictFns, variables: Any
+  ) -> Float[Array, 'c *s e']:
+    return zero_shot.embed_tokens(
+      predict_fns['text'],
+      variables,
+      self._tokens,
+      normalize_each=self._normalize_each,
+    )
+
+  def _measurer(
+    self, predict_fns: PredictFns, variables: Any
+  ) -> Callable[[Sequence[Any]], Output]:
+    text = self._text(predict_fns, variables)
+    hits = _hits(predict_fns['image'], self._top_k, self.mesh)
+
+    def measure(images):
+      pixels = self._batch(images)
+      label = np.full(len(pixels), -1, np.int32)  # of padding
+      label[: len(images)] = [example.label for _, example in images]
+      right = hits(variables, text, pixels, self._placed(label))
+      return Output({'hits': right})
+
+    return measure
+
+  def _result(
+    self, totals: Totals, predict_fns: PredictFns, variables: Any
+  ) -> ImageLevelResult:
+    hits, images, *rest = totals.counts['hits'].tolist(), *totals[2:]
+    shares = {
+      f'top{k}': right / images
+      for k, right in zip(self._top_k, hits, strict=True)
+    }
+    return ImageLevelResult(shares, {'images': images}, images, *rest)
+
+
+@functools.lru_cache(maxsize=64)
+def _hits(
+  image_fn: Callable[..., Any], top_k: tuple[int, ...], mesh: Mesh | None
+) -> Callable[..., Any]:
+  """Compiled: how many of a batch are right, for each k."""
+
+  def count(variables, text, images, label):
+    scores = scoring.similarity(image_fn(variables, images), text)
+    # Padding has a label that no class has.
+    return jnp.stack(
+      [
+        metrics.top_k_correct(scores, label, k).sum(dtype=jnp.int32)
+        for k in top_k
+      ]
+    )
+
+  return jit_whole(count, mesh)
+
+
+def jit_whole(
+  function: Callable[..., Any], mesh: Mesh | None
+) -> Callable[..., Any]:
+  """Compiles a function whose results lie whole on every device."""
+  whole = None if mesh is None else sharding.replicated(mesh)
+  return jax.jit(function, out_shardings=whole)
+
+
+class RetrievalEvaluator(ImageLevelEvaluator):
+  """Recall at k over a set of images with several captions each.
+
+  Figures: 'image_to_text_r<k>', share of the images with a caption of theirs
+  among the k nearest captions; 'text_to_image_r<k>', share of the captions with
+  their image among the k nearest images. Skipped images are left out, with
+  their captions.
+  """
+
+  def __init__(
+    self,
+    examples: LabelledSet,
+    captions: Sequence[Sequence[str]],
+    tokenizer: Callable[[Sequence[str]], np.ndarray],
+    crop: Crop,
+    *,
+    template: str = '{}',
+    identity: Mapping[str, Any] | None = None,
+    options: RunOptions = RunOptions(),
+  ):
+    """Prepares the captions.
+
+    Args:
+      examples: the images.
+      captions: those of each image, at least one.
+      tokenizer: texts -> int32 [n, l].
+      crop, identity, options: see `ImageLevelEvaluator`.
+      template: what captions are put into (CLIP: 'a photo of {}').
+    """
+    super().__init__(examples, crop, identity or {}, options)
+    # The image of each caption.
+    self._owner = np.repeat(np.arange(len(captions)), list(map(len, captions)))
+    self._tokens = zero_shot.tokenize_texts(
+      tokenizer, [text for texts in captions for text in texts], template
+    )
+
+  def _measurer(
+    self, predict_fns: PredictFns, variables: Any
+  ) -> Callable[[Sequence[Any]], Output]:
+    encode = _encoder(predict_fns['image'], self.mesh)
+    return lambda images: Output({}, encode(variables, self._batch(images)))
+
+  def _result(
+    self, totals: Totals, predict_fns: PredictFns, variables: Any
+  ) -> ImageLevelResult:
+    places = np.array(sorted(totals.rows))
+    images = np.stack([totals.rows[place] for place in places.tolist()])
+    kept = np.flatnonzero(np.isin(self._owner, places))
+    texts = zero_shot.embed_tokens(
+      predict_fns['text'], variables, self._tokens[kept]
+    )
+    # The row of `images` that each caption belongs to.
+    owner = np.searchsorted(places, self._owner[kept]).astype(np.int32)
+    images = images, np.arange(len(places), dtype=np.int32)
+    texts, shares = (texts, owner), {}
+    for name, queries, candidates in (
+      ('image_to_text', images, texts),
+      ('text_to_image', texts, images),
+    ):
+      most = min(10, len(candidates[1]))
+      first = np.asarray(_first_hits(*queries, *candidates, most))
+      for k in (1, 5, 10):
+        shares[f'{name}_r{k}'] = float((first < min(k, most)).mean())
+    counts = {'images': len(places), 'captions': len(kept)}
+    return ImageLevelResult(shares, counts, *totals[2:])
+
+
+@functools.lru_cache(maxsize=64)
+def _encoder(
+  image_fn: Callable[..., Any], mesh: Mesh | None
+) -> Callable[..., Any]:
+  return jit_whole(image_fn, mesh)
+
+
+@functools.partial(jax.jit, static_argnames='most')
+def _first_hits(
+  queries: Float[Array, 'n e'],
+  query_owner: Int[Array, 'n'],
+  candidates: Float[Array, 'm e'],
+  candidate_owner: Int[Array, 'm'],
+  most: int,
+) -> Int[Array, 'n']:
+  """The rank, from 0, of the first candidate with the query's owner.
+
+  Ties go to the lower index, so that constant embeddings are no success.
+
+  Args:
+    queries: unit vectors.
+    query_owner: the image of each query.
+    candidates: unit vectors.
+    candidate_owner: the image of each candidate.
+    most: candidates looked at.
+
+  Returns:
+    Ranks; `most` where none of the nearest has the owner.
+  """
+
+  def of_row(row):
+    query, owner = row
+    _, best = jax.lax.top_k(scoring.similarity(query, candidates), most)
+    right = candidate_owner[best] == owner
+    return jnp.where(right.any(), right.argmax(), most)
+
+  return jax.lax.map(of_row, (queries, query_owner), batch_size=_ROWS)
