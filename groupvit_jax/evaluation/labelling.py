@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from groupvit_jax.evaluation import resize
+from groupvit_jax.evaluation import resize, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.regions import Regions
 from groupvit_jax.evaluation.resize import Upsampling
@@ -199,6 +200,9 @@ def _kept_classes(
   return kept[:, : top_k * windows + first]
 
 
+_look_up = jax.vmap(lambda x, index: x[index])
+
+
 def place_window(
   window: Array, places: Int[Array, 'b 4'], shape: tuple[int, int]
 ) -> tuple[Array, Bool[Array, 'b H W']]:
@@ -284,7 +288,6 @@ def best_classes(
       return label, label
     return label, scores[..., 1:].argmax(-1) + 1
 
-  look_up = jax.vmap(lambda x, index: x[index])
   groups, scores = pixels.groups, pixels.scores
   if output is not None and jax.default_backend() != 'cpu':
     labels = resize.upsample(scores, output, best)
@@ -292,21 +295,21 @@ def best_classes(
     labels = best(scores)
     flat = scores.reshape(len(scores), -1, scores.shape[3])
     if output is not None:
-      at = functools.partial(look_up, flat)
+      at = functools.partial(_look_up, flat)
       labels = resize.upsample_labels(at, labels, output, best)
   else:
     labels = jax.tree.map(
-      lambda best: look_up(best[:, 0], groups), best(pixels.table[:, None])
+      lambda best: _look_up(best[:, 0], groups), best(pixels.table[:, None])
     )
     flat = groups.reshape(len(groups), -1)
     if output is not None:
       labels = resize.upsample_labels(
-        lambda index: look_up(pixels.table, look_up(flat, index)),
+        lambda index: _look_up(pixels.table, _look_up(flat, index)),
         labels,
         output,
         best,
       )
-  return jax.tree.map(lambda index: look_up(pixels.classes, index), labels)
+  return jax.tree.map(lambda index: _look_up(pixels.classes, index), labels)
 
 
 def _softmax(scores, left_out, floor):
@@ -327,7 +330,8 @@ def label(
 ) -> Int[Array, 'b H W']:
   """A class per pixel.
 
-  Compiled once per shapes and the few fields of the config that matter here.
+  Compiled once per shapes, the few fields of the config that matter here, and
+  a bucket of classes.
 
   Args:
     regions: from step 1.
@@ -342,12 +346,23 @@ def label(
     int32 classes, 0 being the background if the config has one. Anything beyond
     the output sizes.
   """
-  return _label(regions, scores, shapes, output, _rule(config), valid)
+  kept, classes = _contenders(scores, config)
+  rule = _rule(config, top_k=None)
+  if config.final_softmax:
+    rule = _rule(config, top_k=config.top_k)
+  else:
+    valid = None  # only the softmax counts the classes that are left out
+  return _label(
+    _last_stage(regions), kept, shapes, output, rule, classes, valid
+  )
 
 
-def _rule(config):
+def _last_stage(regions):
+  return regions._replace(stages=regions.stages[-1:])
+
+
+def _rule(config, **changes):
   read = (
-    'top_k',
     'one_hot',
     'mix_logits',
     'group_softmax',
@@ -357,15 +372,50 @@ def _rule(config):
   threshold = None if config.background_threshold is None else 0.0
   return SegmentConfig(
     background_threshold=threshold,
-    **{name: getattr(config, name) for name in read},
+    **{name: getattr(config, name) for name in read} | changes,
   )
 
 
+def _contenders(
+  scores: Scores, config: SegmentConfig
+) -> tuple[Scores, Int[np.ndarray, 'b m']]:
+  """Drops classes that win no pixel, whatever is averaged or interpolated.
+
+  Those are never above the best class of some region. Of 171 classes few are
+  left, and programs are compiled for few numbers of classes.
+
+  Returns:
+    Scores of m classes, and which these are. All of them for mmseg's softmax,
+    and where pixels decide what is background.
+  """
+  table = np.asarray(scores.classes)
+  count = table.shape[-1]
+  index = np.arange(count)
+  if config.final_softmax or scores.limits is not None:
+    return scores, np.broadcast_to(index, (len(table), count))
+  kept = []
+  for rows in table.reshape(len(table), -1, count):
+    best = np.unique(rows.argmax(-1))
+    ahead, others = rows[:, best, None], rows[:, None]
+    # Equals go to the first.
+    never = (ahead > others) | ((ahead == others) & (best[:, None] < index))
+    # The first may be the background, and have a threshold in its place.
+    kept.append(np.flatnonzero(~never.all(0).any(0) | (index == 0)))
+  most = min(count, sizes.bucket(max(map(len, kept)), smallest=4))
+  classes = np.full((len(table), most), count)
+  for row, own in zip(classes, kept, strict=True):
+    row[: len(own)] = own
+  fill = ((0, 0),) * 3 + ((0, 1),)
+  table = np.pad(table, fill, constant_values=config.floor)
+  table = np.take_along_axis(table, classes[:, None, None, :], -1)
+  return scores._replace(classes=table), classes
+
+
 @functools.partial(jax.jit, static_argnames=('shapes', 'config'))
-def _label(regions, scores, shapes, output, config, valid):
-  regions = regions._replace(stages=regions.stages[-1:])
+def _label(regions, scores, shapes, output, config, classes, valid):
   pixels = merge_windows(regions, scores, shapes, config, valid)
-  return best_classes(pixels, output, config)[0].astype(jnp.int32)
+  labels = best_classes(pixels, output, config)[0]
+  return _look_up(jnp.asarray(classes), labels).astype(jnp.int32)
 
 
 def winning_scores(
@@ -376,12 +426,16 @@ def winning_scores(
   config: SegmentConfig,
 ) -> Float[Array, 'b H W']:
   """The highest score of every pixel; arguments of `label`."""
-  return _winning(regions, scores, shapes, output, _rule(config))
+  kept, _ = _contenders(
+    scores, dataclasses.replace(config, final_softmax=False)
+  )
+  return _winning(
+    _last_stage(regions), kept, shapes, output, _rule(config, top_k=None)
+  )
 
 
 @functools.partial(jax.jit, static_argnames=('shapes', 'config'))
 def _winning(regions, scores, shapes, output, config):
-  regions = regions._replace(stages=regions.stages[-1:])
   pixels = merge_windows(regions, scores, shapes, config)
   return resize.upsample(pixels.scores, output, lambda scores: scores.max(-1))
 
@@ -390,13 +444,12 @@ def class_scores(
   regions: Regions, scores: Scores, shapes: Shapes, config: SegmentConfig
 ) -> Float[Array, 'b h w k']:
   """The score of every class at every pixel that the network saw."""
-  every = dataclasses.replace(_rule(config), top_k=None)
-  return _class_scores(regions, scores, shapes, every)
+  rule = _rule(config, top_k=None)
+  return _class_scores(_last_stage(regions), scores, shapes, rule)
 
 
 @functools.partial(jax.jit, static_argnames=('shapes', 'config'))
 def _class_scores(regions, scores, shapes, config):
-  regions = regions._replace(stages=regions.stages[-1:])
   return merge_windows(regions, scores, shapes, config).scores
 
 
