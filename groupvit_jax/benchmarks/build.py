@@ -290,10 +290,9 @@ def _check_background(
       f'{examples.class_names[0]!r}; leave it out'
     )
   # They need a background_threshold, which only data with a background take.
-  if segment.class_thresholds is not None and examples.background:
-    scoring.check_thresholds(
-      len(segment.class_thresholds), len(examples.class_names) - 1
-    )
+  thresholds = segment.class_thresholds
+  if isinstance(thresholds, tuple) and examples.background:
+    scoring.check_thresholds(len(thresholds), len(examples.class_names) - 1)
 
 
 def _prompted_names(

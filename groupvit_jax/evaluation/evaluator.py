@@ -321,7 +321,11 @@ class Evaluator(abc.ABC):
       )
     return Totals(
       counts,
-      {i: np.float32(row) for part in parts for i, row in part['rows']},
+      {
+        i: np.array(row, np.float32)
+        for part in parts
+        for i, row in part['rows']
+      },
       images,
       tuple(skipped),
       max(part['seconds'] for part in parts),

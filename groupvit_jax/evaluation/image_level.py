@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from groupvit_jax import sharding
@@ -86,7 +85,7 @@ class ImageLevelEvaluator(Evaluator):
     example = self._examples[position]
     return Item(None, (self._crop(example.image), example))
 
-  def _batch(self, images: Sequence[Any]) -> UInt8[ArrayLike, 'b h w 3']:
+  def _batch(self, images: Sequence[Any]) -> Any:
     """A full batch, padded by black images; on a mesh, split over it."""
     pixels = np.stack([image for image, _ in images])
     missing = self._together(None) - len(pixels)
@@ -151,12 +150,12 @@ class ClassificationEvaluator(ImageLevelEvaluator):
   def _result(
     self, totals: Totals, predict_fns: PredictFns, variables: Any
   ) -> ImageLevelResult:
-    hits, images, *rest = totals.counts['hits'].tolist(), *totals[2:]
+    images = totals.images
     shares = {
-      f'top{k}': right / images
-      for k, right in zip(self._top_k, hits, strict=True)
+      f'top{k}': int(right) / images
+      for k, right in zip(self._top_k, totals.counts['hits'], strict=True)
     }
-    return ImageLevelResult(shares, {'images': images}, images, *rest)
+    return ImageLevelResult(shares, {'images': images}, *totals[2:])
 
 
 @functools.lru_cache(maxsize=64)
