@@ -153,7 +153,7 @@ class SegmentConfig:
 
   def _check_background(self):
     threshold = self.background_threshold is not None
-    thresholds = self.class_thresholds
+    thresholds: Any = self.class_thresholds
     refuses = thresholds is not None or self.learned_background
     if refuses and not (threshold and self.one_hot):
       raise ValueError(

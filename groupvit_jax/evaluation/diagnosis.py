@@ -124,7 +124,7 @@ def diagnose(
   wrong = confusion - np.diag(np.diag(confusion))
   total = max(int(wrong.sum()), 1)
   objects = slice(int(background), None)
-  given = metrics.miou(given_background) if background else None
+  given = metrics.miou(np.asarray(given_background)) if background else None
   return Diagnosis(
     miou=metrics.miou(confusion),
     oracle_miou=metrics.miou(oracle),
@@ -148,7 +148,8 @@ def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
   Raises:
     ValueError: it was evaluated without what a diagnosis needs.
   """
-  read = result.get if isinstance(result, Mapping) else vars(result).get
+  fields = result if isinstance(result, Mapping) else vars(result)
+  read: Any = fields.get
   oracle = read('oracle_confusion_matrix')
   if oracle is None:
     raise ValueError(
@@ -279,5 +280,5 @@ def _parts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
   ]
 
 
-def _percent(share: float) -> str:
-  return f'{100 * share:.1f}'
+def _percent(share: float | None) -> str:
+  return '' if share is None else f'{100 * share:.1f}'

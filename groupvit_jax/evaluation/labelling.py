@@ -69,7 +69,8 @@ def pixel_maps(
   """
 
   def step(_, each):
-    maps = resize.resize_maps(*each, window)
+    maps, grids, sizes = each
+    maps = resize.resize_maps(maps, grids, sizes, window)
     small = jnp.uint8 if maps.shape[-1] <= 256 else jnp.int32
     return None, maps.argmax(-1).astype(small)
 
@@ -108,7 +109,7 @@ def merge_windows(
   scores: Scores,
   shapes: Shapes,
   config: SegmentConfig,
-  valid: Bool[ArrayLike, 'c'] | None = None,
+  valid: Bool[Array | np.ndarray, 'c'] | None = None,
 ) -> PixelScores:
   """Scores of every pixel of the scaled images, averaged over windows.
 

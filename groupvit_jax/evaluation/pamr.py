@@ -80,13 +80,13 @@ def pamr(
   """
   sizes = jnp.stack([valid.any(2).sum(1), valid.any(1).sum(1)], axis=1)
   reach = max(dilations)
-  weights = _weights(_extended(rgb, sizes, reach), dilations, scores.shape[1:3])
+  size = scores.shape[1], scores.shape[2]
+  weights = _weights(_extended(rgb, sizes, reach), dilations, size)
 
   def step(_, scores):
     around = _neighbours(_extended(scores, sizes, reach), dilations, scores)
-    return sum(
-      weights[..., i : i + 1] * x for i, x in enumerate(around)
-    ).astype(scores.dtype)
+    total = sum(weights[..., i : i + 1] * x for i, x in enumerate(around))
+    return jnp.asarray(total, scores.dtype)
 
   return jax.lax.fori_loop(0, iterations, step, scores)
 
@@ -118,7 +118,7 @@ def _neighbours(
       extended,
       (y * dilation, x * dilation),
       max(dilations),
-      centre.shape[1:3],
+      (centre.shape[1], centre.shape[2]),
     )
     for dilation in dilations
     for y, x in _AROUND

@@ -139,7 +139,8 @@ def _encode(regions_fn, variables, images, sizes=None):
 
 def encoders_compiled() -> int:
   """Number of encoder programs so far."""
-  return _encode._cache_size()
+  program: Any = _encode
+  return program._cache_size()
 
 
 def as_regions(

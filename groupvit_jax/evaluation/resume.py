@@ -263,5 +263,6 @@ def checksum(tree: Any) -> int:
   """Checksum that changes with any weight; the arrays are local ones."""
   value = 0
   for leaf in jax.tree.leaves(tree):
-    value = zlib.crc32(np.ascontiguousarray(leaf), value)
+    array: Any = np.ascontiguousarray(leaf)
+    value = zlib.crc32(array, value)
   return value

@@ -171,7 +171,7 @@ def shapes(scaled: Size, plan: Plan) -> Shapes:
   places = windows(scaled, plan)
   window = padded_window(places[0][2:], plan)
   whole = window
-  if plan.window:
+  if plan.window and plan.stride:
     down, across = (len({place[i] for place in places}) for i in (0, 1))
     whole = (
       plan.window + (down - 1) * plan.stride,
