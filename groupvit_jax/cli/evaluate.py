@@ -70,8 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--protocol',
     choices=label_sets.PROTOCOLS,
-    default=label_sets.PROTOCOLS[0],
-    help='of segmentation, see below (default: %(default)s)',
+    help='of segmentation, see below (default: groupvit)',
   )
   text = 'write settings, figures and confusion matrix as JSON'
   common.add_path(parser, '--out', 'FILE', text)
@@ -210,7 +209,7 @@ def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
     folder=None if synthetic else args.data,
     split=args.split,
     limit=args.limit,
-    protocol=args.protocol,
+    protocol=args.protocol or label_sets.PROTOCOLS[0],
     overrides=overrides,
     options={
       k.removeprefix('data.'): v for k, v in steps.items() if k not in overrides
