@@ -402,7 +402,7 @@ def _contenders(
     never = (ahead > others) | ((ahead == others) & (best[:, None] < index))
     # The first may be the background, and have a threshold in its place.
     kept.append(np.flatnonzero(~never.all(0).any(0) | (index == 0)))
-  most = min(count, sizes.bucket(max(map(len, kept)), smallest=4))
+  most = min(count, sizes.bucket(max(map(len, kept)), smallest=8))
   classes = np.full((len(table), most), count)
   for row, own in zip(classes, kept, strict=True):
     row[: len(own)] = own
