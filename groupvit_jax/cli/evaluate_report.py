@@ -187,11 +187,6 @@ def _segmentation(result: Any) -> dict[str, Any]:
     }
     for i, name in enumerate(names)
   ]
-  matrices = (
-    'confusion_matrix',
-    'oracle_confusion_matrix',
-    'given_background_confusion_matrix',
-  )
   counts = {
     'boundary_counts': result.boundary,
     'best_group_counts': result.jaccard,
@@ -208,7 +203,7 @@ def _segmentation(result: Any) -> dict[str, Any]:
     ),
     **{
       name: getattr(result, name).tolist()
-      for name in matrices
+      for name in diagnosis.MATRICES
       if getattr(result, name) is not None
     },
     **{name: x.tolist() for name, x in counts.items() if x is not None},
@@ -251,6 +246,11 @@ _FIGURES = {
   'boundary_miou': 'boundary mIoU',
   'oracle_miou': 'mIoU, groups labelled by the ground truth (oracle)',
   'given_background_miou': 'mIoU, background given by the ground truth',
+  'class_list_miou': 'mIoU, only the classes that an image shows compete',
+  'tokens_miou': 'mIoU, tokens labelled one by one',
+  'learned_miou': 'mIoU, learned groups',
+  'learned_oracle_miou': 'mIoU, learned groups labelled by the ground truth',
+  'zero_classes': 'share of classes that are never found',
   'best_group_jaccard': 'Jaccard index of the best group',
   'top1': 'top-1',
   'top5': 'top-5',

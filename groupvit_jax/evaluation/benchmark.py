@@ -20,6 +20,7 @@ from jaxtyping import Array, Integer
 
 from groupvit_jax import errors, sharding
 from groupvit_jax.evaluation import (
+  diagnosis,
   labelling,
   metrics,
   regions,
@@ -68,8 +69,9 @@ class Settings:
     grouping: for models without groups (see `clustering.Grouping`).
     refine: see `benchmark_counts.Counter`.
     boundary: also measure along borders.
-    diagnosis: also measure what oracle labels and a given background would
-      bring, and how well the best groups fit.
+    diagnosis: also measure what oracle labels, a given background and the true
+      list of classes would bring, how well the best groups fit, and what tokens
+      and learned groups reach by themselves.
     groups: also measure how groups share images, and how well the pooled
       embedding names an image's classes.
     label_groups: names of classes by group, reported as miou_<group>.
@@ -104,6 +106,12 @@ class BenchmarkResult:
       the ground truth; None without one.
     oracle_confusion_matrix: the same, with every group named by the ground
       truth.
+    class_list_confusion_matrix: the same, with only the classes that an image
+      shows competing for it.
+    tokens_confusion_matrix: the same, with every token labelled by itself; None
+      if regions have no tokens, or are refused one by one.
+    learned_confusion_matrix, learned_oracle_confusion_matrix: the same, of the
+      learned groups; None unless they are remade.
     jaccard: int64 2 c, by true class: windows that show it, and the sum of the
       best group's Jaccard index in hundred-thousandths.
     boundary: int64 3 c, pixels in both bands along borders, in the ground
@@ -123,6 +131,10 @@ class BenchmarkResult:
   seconds: float = 0.0
   given_background_confusion_matrix: np.ndarray | None = None
   oracle_confusion_matrix: np.ndarray | None = None
+  class_list_confusion_matrix: np.ndarray | None = None
+  tokens_confusion_matrix: np.ndarray | None = None
+  learned_confusion_matrix: np.ndarray | None = None
+  learned_oracle_confusion_matrix: np.ndarray | None = None
   jaccard: np.ndarray | None = None
   boundary: np.ndarray | None = None
   group_usage: np.ndarray | None = None
@@ -163,9 +175,14 @@ class BenchmarkResult:
       yield 'boundary_miou', metrics.mean_of_present(by_class)
     if oracle is not None:
       yield 'oracle_miou', metrics.miou(oracle)
+      yield 'zero_classes', diagnosis.zero_classes(matrix)
     if self.given_background_confusion_matrix is not None:
       given = self.given_background_confusion_matrix
       yield 'given_background_miou', metrics.miou(given)
+    for name in ('class_list', 'tokens', 'learned', 'learned_oracle'):
+      other = getattr(self, f'{name}_confusion_matrix')
+      if other is not None:
+        yield f'{name}_miou', metrics.miou(other)
     if self.jaccard is not None:
       yield 'best_group_jaccard', self.best_group_jaccard
     if self.group_usage is not None:
@@ -181,6 +198,9 @@ class BenchmarkResult:
       yield f'miou_{name}', metrics.miou(matrix, classes)
       if oracle is not None:
         yield f'oracle_miou_{name}', metrics.miou(oracle, classes)
+      if self.tokens_confusion_matrix is not None:
+        tokens = self.tokens_confusion_matrix
+        yield f'tokens_miou_{name}', metrics.miou(tokens, classes)
     for name, value in zip(self.class_names, metrics.iou(matrix), strict=True):
       yield f'iou/{name}', value
     yield 'images', self.images
@@ -368,8 +388,9 @@ class BenchmarkEvaluator(Evaluator):
     )
 
   def _regions_fn(self, predict_fns):
-    regroups = self.counter.config.regroup != 'none'
-    return regrouping.regions_fn(predict_fns, regroups)
+    config = self.counter.config
+    tokens = self.settings.diagnosis or config.regroup != 'none'
+    return regrouping.regions_fn(predict_fns, tokens)
 
   def _classes(self, predict_fns, variables):
     return scoring.ClassEmbeddings(
@@ -382,7 +403,10 @@ class BenchmarkEvaluator(Evaluator):
     return {
       'protocol': dataclasses.asdict(settings.protocol),
       'classes': settings.class_names,
-      'measures': [settings.diagnosis, settings.boundary],
+      'measures': [
+        settings.diagnosis and list(diagnosis.MATRICES),
+        settings.boundary,
+      ],
       'grouping': repr(settings.grouping),
     }
 
@@ -467,6 +491,10 @@ class BenchmarkEvaluator(Evaluator):
       seconds=totals.seconds,
       given_background_confusion_matrix=counts.get('given_background'),
       oracle_confusion_matrix=counts.get('oracle'),
+      **{
+        f'{name}_confusion_matrix': counts.get(name)
+        for name in ('class_list', 'tokens', 'learned', 'learned_oracle')
+      },
       jaccard=counts.get('jaccard'),
       boundary=counts.get('boundary'),
       **shares,

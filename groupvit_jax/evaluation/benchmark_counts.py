@@ -140,19 +140,24 @@ class Counter:
     Returns:
       int32 counts by name, that add up over batches: confusion (c c, ground
       truth against prediction), blank (images without a pixel that counts);
-      given_background and oracle (c c), jaccard (2 c, `best_group_jaccard`);
-      boundary (3 c, `metrics.counts`); and the sums of `_shares`.
+      given_background and oracle (c c), jaccard (2 c, `best_group_jaccard`),
+      and the confusions of `_others`; boundary (3 c, `metrics.counts`); and the
+      sums of `_shares`.
     """
     truth = truth._replace(label=truth.label.astype(jnp.int32))
-    regions = regrouping.apply(regions, self.config)
-    scores = score(regions, classes, self.config)
-    pixels = labelling.merge_windows(regions, scores, shapes, self.config)
-    if self.refine is not None:
-      refined = self._refined(pixels.scores, regions.places, images)
-      pixels = pixels._replace(scores=refined, groups=None)
-    label, foreground = labelling.best_classes(
-      pixels, truth.output, self.config, background=self.background
-    )
+
+    def labels(regions, classes, config):
+      scores = score(regions, classes, config)
+      pixels = labelling.merge_windows(regions, scores, shapes, config)
+      if self.refine is not None:
+        refined = self._refined(pixels.scores, regions.places, images)
+        pixels = pixels._replace(scores=refined, groups=None)
+      return labelling.best_classes(
+        pixels, truth.output, config, background=self.background
+      )
+
+    learned, regions = regions, regrouping.apply(regions, self.config)
+    label, foreground = labels(regions, classes, self.config)
     blank = (truth.label == metrics.IGNORE).all((1, 2)) & (truth.mask > 0)
     counts = {
       'confusion': self._confusion(truth, label),
@@ -164,9 +169,22 @@ class Counter:
       if self.background:
         given = jnp.where(truth.label == 0, 0, foreground)
         counts['given_background'] = self._confusion(truth, given)
-      best = self._oracle(regions, groups, truth, shapes)
+      best = self._oracle(regions, groups, truth, shapes, self.config.one_hot)
       counts['oracle'] = self._confusion(truth, best)
       counts['jaccard'] = best_group_jaccard(groups)
+      present = groups.any((1, 2))[:, -classes.vectors.shape[0] :]
+      listed = classes._replace(valid=present)
+      no_gate = dataclasses.replace(self.config, top_k=None)
+      found, _ = labels(regions, listed, no_gate)
+      counts['class_list'] = self._confusion(truth, found)
+      for name, rule in self._others(learned).items():
+        others = regrouping.of_tokens(learned) if name == 'tokens' else learned
+        found, _ = labels(others, classes, rule)
+        counts[name] = self._confusion(truth, found)
+      if 'learned' in counts:
+        groups_of = self._group_counts(learned, truth, shapes)
+        best = self._oracle(learned, groups_of, truth, shapes, True)
+        counts['learned_oracle'] = self._confusion(truth, best)
     if self.groups:
       counts |= _shares(groups, regions.image, classes.vectors)
     if self.boundary:
@@ -179,6 +197,24 @@ class Counter:
         truth.mask,
       )
     return counts
+
+  def _others(self, learned: Regions) -> dict[str, SegmentConfig]:
+    """Rules that a diagnosis compares with: of the tokens, of learned groups.
+
+    Rules that refuse regions are of the regions that they were made for, so
+    there tokens are not measured.
+    """
+    config, others = self.config, {}
+    refuses = config.learned_background or config.class_thresholds is not None
+    if learned.tokens is not None and not refuses:
+      others['tokens'] = dataclasses.replace(
+        config, regroup='none', one_hot=False, mix_logits=True
+      )
+    if config.regroup != 'none':
+      others['learned'] = dataclasses.replace(
+        config, regroup='none', one_hot=True
+      )
+    return others
 
   def _refined(self, scores, places, images):
     top, left, height, width = jnp.moveaxis(places, -1, 0)
@@ -215,7 +251,7 @@ class Counter:
     each = maps, jnp.moveaxis(regions.places, 1, 0)
     return jnp.moveaxis(labelling.scan(step, None, each)[1], 0, 1)
 
-  def _oracle(self, regions, groups, truth, shapes):
+  def _oracle(self, regions, groups, truth, shapes, one_hot):
     """Labels by the same steps, with groups labelled by the ground truth.
 
     Paper, section 4.3 ("oracle labels"; 73.7 mIoU on VOC against 52.3 by text).
@@ -225,7 +261,7 @@ class Counter:
     # A group without counted pixels has no name.
     names *= groups.any(-1, keepdims=True)
     # A window has as many names as groups at most.
-    plain = SegmentConfig(top_k=names.shape[2], one_hot=self.config.one_hot)
+    plain = SegmentConfig(top_k=names.shape[2], one_hot=one_hot)
     pixels = labelling.merge_windows(regions, Scores(names), shapes, plain)
     return labelling.best_classes(pixels, truth.output, plain)[0]
 

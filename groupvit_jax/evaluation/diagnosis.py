@@ -1,4 +1,4 @@
-"""Where errors come from: borders, words or background, and which words.
+"""Where errors come from: borders, labels or background, and which labels.
 
 Read off the confusion matrices of one evaluation, so it can be had of a result
 on disk as well.
@@ -15,6 +15,25 @@ from jaxtyping import Integer
 from groupvit_jax.evaluation import metrics
 
 Matrix = Integer[np.ndarray, 'c c']
+
+# Figures of other rules; see `Diagnosis`.
+FIGURES = (
+  'class_list_miou',
+  'tokens_miou',
+  'learned_miou',
+  'learned_oracle_miou',
+  'zero_classes',
+)
+# Fields of a result: as measured, and under other rules.
+MATRICES = (
+  'confusion_matrix',
+  'oracle_confusion_matrix',
+  'given_background_confusion_matrix',
+  'class_list_confusion_matrix',
+  'tokens_confusion_matrix',
+  'learned_confusion_matrix',
+  'learned_oracle_confusion_matrix',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +70,13 @@ class Diagnosis:
     oracle_miou: with every group labelled by the ground truth.
     given_background_miou: with the background taken from the ground truth; None
       without that class.
+    class_list_miou: with only the classes that each image shows competing for
+      it. The rest of the labelling error is confusion among them. This and the
+      next three are None if they were not measured.
+    tokens_miou: with every token labelled by itself, without groups.
+    learned_miou, learned_oracle_miou: of the learned groups, each pixel in one
+      of them; None unless the groups were remade from tokens.
+    zero_classes: share of the classes in the ground truth whose IoU is 0.
     missed: wrong pixels of an object that were called background, as a share of
       all wrong pixels; None without that class.
     invented: the same of background that was called an object.
@@ -61,6 +87,11 @@ class Diagnosis:
   miou: float
   oracle_miou: float
   given_background_miou: float | None
+  class_list_miou: float | None
+  tokens_miou: float | None
+  learned_miou: float | None
+  learned_oracle_miou: float | None
+  zero_classes: float
   missed: float | None
   invented: float | None
   misnamed: float
@@ -93,9 +124,7 @@ class Diagnosis:
 def diagnose(
   class_names: Sequence[str],
   background: bool,
-  confusion: Matrix,
-  oracle: Matrix,
-  given_background: Matrix | None = None,
+  matrices: Mapping[str, Matrix | None],
   *,
   pairs: int = 10,
 ) -> Diagnosis:
@@ -104,31 +133,40 @@ def diagnose(
   Args:
     class_names: c names.
     background: whether class 0 is the background.
-    confusion: counted pixels, rows ground truth, columns prediction.
-    oracle: the same, with every group labelled by the ground truth.
-    given_background: the same, with the background of the ground truth.
+    matrices: counted pixels, rows ground truth, columns prediction, by a name
+      in `MATRICES`. The first two have to be there, and the third if there is a
+      background.
     pairs: how many confusions at most.
 
   Returns:
     The diagnosis.
 
   Raises:
-    ValueError: a set with a background lacks `given_background`.
+    ValueError: a matrix is missing.
   """
-  if background and given_background is None:
-    raise ValueError(
-      'A set with a background needs given_background as well; evaluate with '
-      'diagnosis=True.'
-    )
-  confusion = np.asarray(confusion, np.int64)
+  for name in MATRICES[: 2 + background]:
+    if matrices.get(name) is None:
+      raise ValueError(
+        f'This evaluation has no {name}; evaluate again with diagnosis=True.'
+      )
+  mious = {
+    name: None if matrix is None else metrics.miou(matrix)
+    for name, matrix in matrices.items()
+  }
+  confusion = np.asarray(matrices['confusion_matrix'], np.int64)
   wrong = confusion - np.diag(np.diag(confusion))
   total = max(int(wrong.sum()), 1)
   objects = slice(int(background), None)
-  given = metrics.miou(np.asarray(given_background)) if background else None
+  given = mious['given_background_confusion_matrix'] if background else None
   return Diagnosis(
     miou=metrics.miou(confusion),
-    oracle_miou=metrics.miou(oracle),
+    oracle_miou=mious['oracle_confusion_matrix'],
     given_background_miou=given,
+    **{
+      f'{name}_miou': mious.get(f'{name}_confusion_matrix')
+      for name in ('class_list', 'tokens', 'learned', 'learned_oracle')
+    },
+    zero_classes=zero_classes(confusion),
     missed=float(wrong[1:, 0].sum() / total) if background else None,
     invented=float(wrong[0, 1:].sum() / total) if background else None,
     misnamed=float(wrong[objects, objects].sum() / total),
@@ -140,9 +178,8 @@ def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
   """`diagnose` of a `BenchmarkResult`, or of what a JSON file holds of one.
 
   Args:
-    result: an object, or a mapping, with class_names, background,
-      confusion_matrix, oracle_confusion_matrix and
-      given_background_confusion_matrix.
+    result: an object, or a mapping, with class_names, background and
+      `MATRICES`.
     pairs: how many confusions at most.
 
   Raises:
@@ -150,21 +187,18 @@ def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
   """
   fields = result if isinstance(result, Mapping) else vars(result)
   read: Any = fields.get
-  oracle = read('oracle_confusion_matrix')
-  if oracle is None:
-    raise ValueError(
-      'This evaluation did not measure what oracle labels would bring; '
-      'evaluate again with diagnosis=True.'
-    )
-  given = read('given_background_confusion_matrix')
+  matrices = {
+    name: np.asarray(read(name)) for name in MATRICES if read(name) is not None
+  }
   return diagnose(
-    read('class_names'),
-    read('background'),
-    np.asarray(read('confusion_matrix')),
-    np.asarray(oracle),
-    None if given is None else np.asarray(given),
-    pairs=pairs,
+    read('class_names'), read('background'), matrices, pairs=pairs
   )
+
+
+def zero_classes(confusion: Matrix) -> float:
+  """The share of the classes in the ground truth whose IoU is 0."""
+  shown = np.asarray(confusion).any(1)
+  return float((np.diag(confusion)[shown] == 0).mean()) if shown.any() else 0.0
 
 
 def _confusions(names, confusion, wrong, total, pairs):
@@ -208,6 +242,7 @@ def confusion_costs(confusion: Matrix) -> np.ndarray:
 
 
 _PARTS = ('part of the error', 'mIoU', 'which is')
+_OTHERS = ('measured otherwise', '%', 'which means')
 _PAIRS = ('truth', 'called', 'of its pixels', 'of all errors', 'costs mIoU')
 
 
@@ -240,6 +275,7 @@ def _row(cells: Sequence[str], tag: str) -> str:
 def _tables(diagnosis: Diagnosis) -> Iterator[tuple[Sequence[str], list]]:
   """(head, rows) of each table."""
   yield _PARTS, _parts(diagnosis)
+  yield _OTHERS, _others(diagnosis)
   if diagnosis.confusions:
     yield (
       _PAIRS,
@@ -277,6 +313,37 @@ def _parts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
       f"mIoU {given} with the truth's background - mIoU",
     ),
     ('wrong pixels', '', shares),
+  ]
+
+
+def _others(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
+  learned = diagnosis.learned_oracle_miou
+  oracle = '' if learned is None else f' Their oracle: {_percent(learned)}.'
+  rows = {
+    'mIoU, true class list': (
+      diagnosis.class_list_miou,
+      'Only the classes that an image shows compete for its pixels: the gain '
+      'over mIoU is what confusion with absent classes costs.',
+    ),
+    'mIoU, single tokens': (
+      diagnosis.tokens_miou,
+      'Every token is labelled by itself: above mIoU, the groups lose what the '
+      'tokens know.',
+    ),
+    'mIoU, learned groups': (
+      diagnosis.learned_miou,
+      'Pixels belong to the groups that the model has learned, not to those '
+      f'remade from its tokens.{oracle}',
+    ),
+    'classes never found': (
+      diagnosis.zero_classes,
+      'The share of the classes in the ground truth whose IoU is 0.',
+    ),
+  }
+  return [
+    (name, _percent(value), meaning)
+    for name, (value, meaning) in rows.items()
+    if value is not None
   ]
 
 

@@ -25,6 +25,9 @@ from groupvit_jax.evaluation.regions import Regions
 # floor of -1, where 1e-9 would be lost to rounding).
 _QUIET, _QUIET_COSINES = 1e-9, 1e-2
 
+# The logit of a class that does not compete; finite, for none may compete.
+_NEVER = -1e30
+
 # Fields of a config that `score` does not read, or reads as an array.
 _UNREAD = {
   name: getattr(SegmentConfig(), name)
@@ -51,7 +54,8 @@ class ClassEmbeddings(NamedTuple):
       or c s e, of the s names of each class.
     logit_scale: multiplies the cosines unless the config sets another
       (exponentiated).
-    valid: bool c, False for padding; None if all are classes.
+    valid: bool c, False for padding; None if all are classes. Or bool b c, the
+      classes that compete in each image; there may be none.
   """
 
   vectors: Any
@@ -115,6 +119,8 @@ def score(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(rule, regions, classes, threshold):
+  if classes.valid is not None and classes.valid.ndim == 2:
+    classes = classes._replace(valid=classes.valid[:, None])  # b n c
   cosines = similarity(regions.embeddings, classes.vectors)
   allowed = _gate(regions.image, classes, rule)[..., None, :]
   scores = _class_scores(cosines, allowed, classes, rule)
@@ -187,8 +193,8 @@ def _class_scores(cosines, allowed, classes, rule):
     return jnp.where(allowed, cosines, -1.0)
   logits = cosines * classes.logit_scale
   if classes.valid is not None:
-    logits = jnp.where(classes.valid, logits, -jnp.inf)
-  gated = jnp.where(allowed, logits, -jnp.inf)
+    logits = jnp.where(classes.valid[..., None, :], logits, _NEVER)
+  gated = jnp.where(allowed, logits, _NEVER)
   scores = jnp.where(allowed, 1.0, 0.0)
   if rule.group_softmax:
     scores = scores * jax.nn.softmax(logits, axis=-1)

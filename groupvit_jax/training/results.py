@@ -40,17 +40,14 @@ _FIGURES = (
   'oracle_miou',
   'oracle_miou_things',
   'oracle_miou_grounds',
+  *diagnosis.FIGURES,
+  'tokens_miou_things',
   'pixel_accuracy',
   'image_recall',
   'groups_in_use',
   'groups_per_image',
   'groups_winning',
   'largest_share',
-)
-_MATRICES = (
-  'confusion_matrix',
-  'oracle_confusion_matrix',
-  'given_background_confusion_matrix',
 )
 
 
@@ -76,7 +73,7 @@ def write_confusion(workdir: pathlib.Path, step: int, result: Any) -> None:
     step: of the evaluation.
     result: a `SegmentationResult` or `BenchmarkResult`.
   """
-  matrices = {name: getattr(result, name, None) for name in _MATRICES}
+  matrices = {name: getattr(result, name, None) for name in diagnosis.MATRICES}
   text = json.dumps(
     {
       'step': step,

@@ -10,6 +10,7 @@ import sklearn.metrics
 from groupvit_jax.evaluation import benchmark_counts, labelling, metrics, resize
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.regions import Regions
+from groupvit_jax.evaluation.scoring import ClassEmbeddings, score
 from groupvit_jax.evaluation.sizes import Shapes
 
 CLASSES = 5
@@ -195,3 +196,81 @@ def merge(scores, config):
     Shapes(window=(1, 3), full=True, count=2, scaled=(1, 6)),
     config,
   )
+
+
+RULES = (
+  'confusion',
+  'oracle',
+  'class_list',
+  'tokens',
+  'learned',
+  'learned_oracle',
+)
+
+
+def test_a_diagnosis_compares_rules_by_hand():
+  """Four tokens of one pixel each; two learned groups that mix them up."""
+  label = jnp.array([[[0, 0, 1, 2]]])
+  tokens = jnp.eye(4)[jnp.array([0, 0, 1, 2])]
+  # The first three are one group; the other looks like class 3, not there.
+  groups = jnp.array([[1.0, 0.2, 0, 0], [0, 0, 0.6, 0.8]])
+  maps = jnp.eye(2)[jnp.array([0, 0, 0, 1])]
+  found = Regions(
+    image=jnp.ones((1, 1, 4)) / 2,
+    embeddings=groups[None, None],
+    stages=(maps[None, None, None],),
+    grids=jnp.array([[[1, 4]]]),
+    places=jnp.array([[[0, 0, 1, 4]]]),
+    tokens=tokens[None, None],
+  )
+  truth = benchmark_counts.GroundTruth(
+    label, jnp.array([[1, 4]]), jnp.array([1]), None, jnp.ones(1)
+  )
+
+  def labels(config):
+    counts = benchmark_counts.Counter(config, 4, False).count(
+      found,
+      ClassEmbeddings(jnp.eye(4), 10.0),
+      truth,
+      Shapes((1, 4), True, 1, (1, 4)),
+      None,
+    )
+    # The first pixel of class 0 stands for both.
+    return {
+      name: [int(matrix[t].argmax()) for t in (0, 1, 2)]
+      for name, matrix in counts.items()
+      if name in RULES
+    }
+
+  by_groups = labels(SegmentConfig(top_k=None))
+  assert by_groups == {
+    'confusion': [0, 0, 3],
+    'oracle': [0, 0, 2],
+    'class_list': [0, 0, 2],
+    'tokens': [0, 1, 2],
+  }
+  by_tokens = labels(
+    SegmentConfig(top_k=None, regroup='kmeans', regroup_number=3)
+  )
+  assert by_tokens == {
+    'confusion': [0, 1, 2],
+    'oracle': [0, 1, 2],
+    'class_list': [0, 1, 2],
+    'tokens': [0, 1, 2],
+    'learned': [0, 0, 3],
+    'learned_oracle': [0, 0, 2],
+  }
+
+
+def test_no_class_of_an_image_may_compete():
+  """Then all that has a background is background, and nothing is NaN."""
+  cosines = jax.random.normal(jax.random.key(0), (2, 1, 3, 4))
+  found = Regions(jnp.ones((2, 1, 4)), cosines, (), None, None)
+  valid = jnp.array([[True, False, True, False], [False] * 4])
+  classes = ClassEmbeddings(jnp.eye(4), 5.0, valid)
+  for threshold in (None, 0.5):
+    config = SegmentConfig(background_threshold=threshold, top_k=2)
+    scores = np.asarray(score(found, classes, config).classes)
+    assert np.isfinite(scores).all()
+    assert (scores[1].argmax(-1) == 0).all()
+    assert set(scores[0, ..., -4:].argmax(-1).ravel()) <= {0, 2}

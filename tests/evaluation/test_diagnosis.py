@@ -24,6 +24,8 @@ def result(**changes):
     'confusion_matrix': random_matrix(0),
     'oracle_confusion_matrix': random_matrix(1) + np.diag([900] * 4),
     'given_background_confusion_matrix': random_matrix(2),
+    'class_list_confusion_matrix': random_matrix(4) + np.diag([60] * 4),
+    'tokens_confusion_matrix': np.diag([9, 9, 9, 9]) + 1,
   }
   return types.SimpleNamespace(**fields | changes)
 
@@ -48,6 +50,29 @@ def test_the_parts_are_differences_of_mious():
   wrong = given.confusion_matrix.copy()
   np.fill_diagonal(wrong, 0)
   assert found.missed == pytest.approx(wrong[1:, 0].sum() / wrong.sum())
+
+
+def test_other_rules_stand_beside_the_measured_one():
+  matrix = np.diag([50, 50, 0, 0])
+  matrix[2, 1] = 20  # dogs are all called cats, and there are no birds
+  given = result(confusion_matrix=matrix)
+  found = diagnosis.of_result(given)
+  assert found.zero_classes == pytest.approx(1 / 3)
+  # Each class: 10 right, 3 of it and 3 others wrong.
+  assert found.tokens_miou == pytest.approx(10 / 16)
+  want = metrics.miou(given.class_list_confusion_matrix)
+  assert found.class_list_miou == want
+  assert found.learned_miou is None and found.learned_oracle_miou is None
+  text = diagnosis.as_text(found)
+  assert '| mIoU, single tokens | 62.5 | Every token' in text
+  assert '| classes never found | 33.3 |' in text
+  assert 'learned groups' not in text
+  remade = result(
+    learned_confusion_matrix=matrix, learned_oracle_confusion_matrix=matrix
+  )
+  found = diagnosis.of_result(remade)
+  assert found.learned_miou == found.learned_oracle_miou == metrics.miou(matrix)
+  assert 'Their oracle: ' in diagnosis.as_html(found)
 
 
 @pytest.mark.parametrize('absent', [(), (2,)])
@@ -113,19 +138,22 @@ def test_names_cannot_break_a_page():
     diagnosis.of_result(result(class_names=names), pairs=16)
   )
   assert '<td>&lt;b&gt;cat&lt;/b&gt;</td>' in page and '<b>' not in page
-  assert page.count('<table') == page.count('</table>') == 2
+  assert page.count('<table') == page.count('</table>') == 3
 
 
 def test_a_perfect_segmentation_has_nothing_to_say():
   perfect = np.diag([5, 5, 5, 0])
-  found = diagnosis.diagnose(NAMES, True, perfect, perfect, perfect)
+  matrices = dict.fromkeys(diagnosis.MATRICES[:3], perfect)
+  found = diagnosis.diagnose(NAMES, True, matrices)
   assert found.labelling == found.background == 0
   assert not found.confusions
   assert diagnosis.confusion_costs(np.zeros((2, 2), int)).sum() == 0
 
 
 def test_what_was_not_measured_is_asked_for():
-  with pytest.raises(ValueError, match='evaluate again with diagnosis=True'):
+  with pytest.raises(
+    ValueError, match='no oracle_confusion_matrix; evaluate again'
+  ):
     diagnosis.of_result(result(oracle_confusion_matrix=None))
-  with pytest.raises(ValueError, match='needs given_background as well'):
+  with pytest.raises(ValueError, match='no given_background_confusion_matrix'):
     diagnosis.of_result(result(given_background_confusion_matrix=None))
