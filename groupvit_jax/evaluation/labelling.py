@@ -386,13 +386,16 @@ def _contenders(
   left, and programs are compiled for few numbers of classes.
 
   Returns:
-    Scores of m classes, and which these are. All of them for mmseg's softmax,
-    and where pixels decide what is background.
+    Scores of m classes, and which these are. All of them where a pixel's
+    scores are summed, and where pixels decide what is background.
   """
   table = np.asarray(scores.classes)
   count = table.shape[-1]
   index = np.arange(count)
-  if config.final_softmax or scores.limits is not None:
+  summed = config.final_softmax or (
+    _by_logarithm(config) and not config.one_hot
+  )
+  if summed or scores.limits is not None:
     return scores, np.broadcast_to(index, (len(table), count))
   kept = []
   for rows in table.reshape(len(table), -1, count):
