@@ -124,7 +124,7 @@ class Diagnosis:
 def diagnose(
   class_names: Sequence[str],
   background: bool,
-  matrices: Mapping[str, Matrix | None],
+  matrices: Mapping[str, Matrix],
   *,
   pairs: int = 10,
 ) -> Diagnosis:
@@ -145,14 +145,11 @@ def diagnose(
     ValueError: a matrix is missing.
   """
   for name in MATRICES[: 2 + background]:
-    if matrices.get(name) is None:
+    if name not in matrices:
       raise ValueError(
         f'This evaluation has no {name}; evaluate again with diagnosis=True.'
       )
-  mious = {
-    name: None if matrix is None else metrics.miou(matrix)
-    for name, matrix in matrices.items()
-  }
+  mious = {name: metrics.miou(matrix) for name, matrix in matrices.items()}
   confusion = np.asarray(matrices['confusion_matrix'], np.int64)
   wrong = confusion - np.diag(np.diag(confusion))
   total = max(int(wrong.sum()), 1)
