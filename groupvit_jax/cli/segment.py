@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
 def _steps(args: argparse.Namespace, threshold: float | None) -> dict[str, Any]:
   """Fields of SegmentConfig that the command line sets."""
   names = [field.name for field in dataclasses.fields(SegmentConfig)]
-  steps = {'background_threshold': threshold}
+  steps: dict[str, Any] = {'background_threshold': threshold}
   steps |= {name: getattr(args, name) for name in names if name in args}
   if {'window', 'stride'} & steps.keys():
     steps['mode'] = 'slide'

@@ -144,8 +144,9 @@ def _info(fs, path):
   except FileNotFoundError as error:
     # fsspec's HTTP says so of every failure, and gives the true one as cause.
     cause = error.__cause__
-    absent = cause is None or isinstance(cause, FileNotFoundError)
-    if absent or getattr(cause, 'status', None) in (404, 410):
+    if cause is None or isinstance(cause, FileNotFoundError):
+      raise
+    if getattr(cause, 'status', None) in (404, 410):
       raise
     raise cause from None
 

@@ -81,7 +81,12 @@ def test_a_config_builds_the_same_model_through_json(arg):
   architecture = task.architecture(config, 500)
   written = json.loads(json.dumps(architecture))
   assert written == architecture
-  model = build.build(written, dtype=config.dtype, remat=config.remat)
+  model = build.build(
+    written,
+    dtype=config.dtype,
+    remat=config.remat,
+    matmul_operands=config.matmul_operands,
+  )
   assert model == task.TASKS[config.task](config, 500).model
 
 
