@@ -45,12 +45,7 @@ ALIASES = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config of `arg`, such as 'demo,steps=200'."""
-  names, options = config_lib.parse_arg(arg, VARIANTS)
-  config = _base()
-  for name in names:
-    VARIANTS[name](config)
-  config_lib.apply_options(config, options, ALIASES)
-  return config
+  return config_lib.from_arg(arg, _base(), VARIANTS, ALIASES)
 
 
 def _base() -> ml_collections.ConfigDict:

@@ -7,7 +7,7 @@ one command (big_vision's `parse_arg` habit).
 import ast
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -47,6 +47,30 @@ _KINDS = {
   bool: 'true or false',
   str: 'text',
 }
+
+
+def from_arg(
+  arg: str | None,
+  config: Config,
+  variants: Mapping[str, Callable[[Config], None]],
+  aliases: Mapping[str, str],
+) -> Config:
+  """Changes a config as `demo,steps=200` says; what `get_config` returns.
+
+  Args:
+    arg: the text after the colon of `--config=FILE:arg`; None means none.
+    config: the config without variants and options, changed in place.
+    variants: functions by name that change a config.
+    aliases: short names of fields, see `apply_options`.
+
+  Raises:
+    ConfigError: an unknown variant or field, or a value of another type.
+  """
+  names, options = parse_arg(arg, variants)
+  for name in names:
+    variants[name](config)
+  apply_options(config, options, aliases)
+  return config
 
 
 def parse_arg(
