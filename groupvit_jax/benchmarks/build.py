@@ -26,7 +26,6 @@ from groupvit_jax.evaluation import (
   scoring,
   zero_shot,
 )
-from groupvit_jax.evaluation import scored as scored_lib
 from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.text import prompts
 
@@ -380,7 +379,7 @@ def _make_image_level(
     identity['labels'] = labels_fingerprint(spec, examples)
   kind = image_level.ClassificationEvaluator
   if opened.metric != 'accuracy':
-    kind = functools.partial(scored_lib.ScoreEvaluator, metric=opened.metric)
+    kind = functools.partial(image_level.ScoreEvaluator, metric=opened.metric)
   evaluator = kind(
     examples,
     zero_shot.tokenize_classes(encoder.tokenizer, names, templates),

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int
 
-from groupvit_jax import files, sharding
+from groupvit_jax import embeddings, files, sharding
 from groupvit_jax.benchmarks import (
   clip_sets,
   label_sets,
@@ -27,6 +27,7 @@ from groupvit_jax.evaluation import (
   image_metrics,
   linear_probe,
   resume,
+  scoring,
   zero_shot,
 )
 
@@ -218,17 +219,19 @@ def run(
         mesh=mesh,
       ),
     )
-  text = zero_shot.embed_tokens(
+  text = zero_shot.class_embeddings(
     predict_fns['text'],
     variables,
-    zero_shot.tokenize_classes(
-      encoder.tokenizer, opened.class_names, opened.templates
-    ),
+    encoder.tokenizer,
+    opened.class_names,
+    opened.templates,
     normalize_each=encoder.clip,
   )
   metric = image_metrics.METRICS[opened.metric]
   test = found['test']
-  scores = _cosines(test.projected, np.asarray(text))
+  scores = np.asarray(
+    scoring.similarity(embeddings.unit_norm(test.projected), text)
+  )
   result: dict[str, Any] = {
     'benchmark': spec.benchmark,
     'metric': opened.metric,
@@ -334,13 +337,3 @@ def _crop(encoder: Encoder) -> Callable[[np.ndarray], np.ndarray]:
     return images_lib.crop(image, encoder.image_size, clip=encoder.clip)
 
   return crop
-
-
-def _cosines(
-  features: Float32[np.ndarray, 'n e'], text: np.ndarray
-) -> Float32[np.ndarray, 'n c']:
-  """Cosines with each class; of synonyms the nearest counts."""
-  unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-  if text.ndim == 3:
-    return np.einsum('ne,cse->ncs', unit, text).max(2)
-  return unit @ text.T

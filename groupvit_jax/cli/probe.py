@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
   """Runs the sub-command."""
   import jax
 
-  from groupvit_jax import inference, sharding
+  from groupvit_jax import files, inference, sharding
   from groupvit_jax.benchmarks import label_sets, probe
   from groupvit_jax.cli import evaluate
 
@@ -153,7 +153,9 @@ def run(args: argparse.Namespace) -> None:
     from groupvit_jax.viz import probe_chart
 
     result['model'] = str(args.model)
-    (args.out / 'probe.json').write_text(json.dumps(result, indent=2) + '\n')
+    files.write_atomically(
+      args.out / 'probe.json', json.dumps(result, indent=2) + '\n'
+    )
     probe_chart.draw(result, args.out / 'probe.png')
     print(f'written to {args.out}')
 

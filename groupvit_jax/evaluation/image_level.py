@@ -1,8 +1,9 @@
 """Zero-shot classification and retrieval: images as a whole against texts.
 
-Top-1 and top-5 accuracy, as the paper reports for ImageNet (appendix C.1);
-recall at 1, 5 and 10 of images by captions and of captions by images, as CLIP
-reports for Flickr30k and COCO (Radford et al. 2021, table 13).
+Top-1 and top-5 accuracy, as the paper reports for ImageNet (appendix C.1); the
+metrics of the other sets of CLIP's paper (`image_metrics`); recall at 1, 5 and
+10 of images by captions and of captions by images, as CLIP reports for
+Flickr30k and COCO (Radford et al. 2021, table 13).
 """
 
 import dataclasses
@@ -17,7 +18,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from groupvit_jax import sharding
-from groupvit_jax.evaluation import metrics, scoring, zero_shot
+from groupvit_jax.evaluation import (
+  image_metrics,
+  metrics,
+  scoring,
+  zero_shot,
+)
 from groupvit_jax.evaluation.evaluator import (
   Evaluator,
   Item,
@@ -174,15 +180,66 @@ def _hits(
       ]
     )
 
-  return jit_whole(count, mesh)
+  return _jit_whole(count, mesh)
 
 
-def jit_whole(
+def _jit_whole(
   function: Callable[..., Any], mesh: Mesh | None
 ) -> Callable[..., Any]:
   """Compiles a function whose results lie whole on every device."""
   whole = None if mesh is None else sharding.replicated(mesh)
   return jax.jit(function, out_shardings=whole)
+
+
+class ScoreEvaluator(ClassificationEvaluator):
+  """One of `image_metrics.METRICS`, of the scores of all images.
+
+  A label is an integer, or an array with a value for each class.
+  """
+
+  def __init__(self, *arguments: Any, metric: str, **options: Any):
+    """Reads nothing yet; arguments of `ClassificationEvaluator`."""
+    super().__init__(*arguments, **options)
+    self._metric = metric
+
+  def _measurer(
+    self, predict_fns: PredictFns, variables: Any
+  ) -> Callable[[Sequence[Any]], Output]:
+    text = self._text(predict_fns, variables)
+    score = _scores(predict_fns['image'], self.mesh)
+
+    def measure(images):
+      pixels = self._batch(images)
+      label = np.stack([np.atleast_1d(x.label) for _, x in images])
+      label = np.pad(label, ((0, len(pixels) - len(label)), (0, 0)))
+      label = self._placed(label.astype(np.float32))
+      return Output({}, score(variables, text, pixels, label))
+
+    return measure
+
+  def _result(
+    self, totals: Totals, predict_fns: PredictFns, variables: Any
+  ) -> ImageLevelResult:
+    rows = np.stack([totals.rows[i] for i in sorted(totals.rows)])
+    scores, labels = np.split(rows, [len(self._tokens)], axis=1)
+    labels = labels.astype(np.int32)
+    labels = labels[:, 0] if labels.shape[1] == 1 else labels
+    share = image_metrics.METRICS[self._metric](scores, labels)
+    counts = {'images': len(rows)}
+    return ImageLevelResult({self._metric: share}, counts, *totals[2:])
+
+
+@functools.lru_cache(maxsize=64)
+def _scores(
+  image_fn: Callable[..., Any], mesh: Mesh | None
+) -> Callable[..., Any]:
+  """Compiled: the scores of a batch, and its labels behind them."""
+
+  def score(variables, text, images, label):
+    scores = scoring.similarity(image_fn(variables, images), text)
+    return jnp.concatenate([scores, label], axis=1)
+
+  return _jit_whole(score, mesh)
 
 
 class RetrievalEvaluator(ImageLevelEvaluator):
@@ -256,7 +313,7 @@ class RetrievalEvaluator(ImageLevelEvaluator):
 def _encoder(
   image_fn: Callable[..., Any], mesh: Mesh | None
 ) -> Callable[..., Any]:
-  return jit_whole(image_fn, mesh)
+  return _jit_whole(image_fn, mesh)
 
 
 @functools.partial(jax.jit, static_argnames='most')

@@ -89,10 +89,12 @@ def class_embeddings(
   tokenizer: Callable[[Sequence[str]], np.ndarray],
   names: Sequence[str],
   templates: Sequence[str],
+  *,
+  normalize_each: bool = False,
 ) -> Float[Array, 'c *s e']:
   """A unit vector per class name; see `tokenize_classes`, `embed_tokens`."""
   tokens = tokenize_classes(tokenizer, names, templates)
-  return embed_tokens(text_fn, variables, tokens)
+  return embed_tokens(text_fn, variables, tokens, normalize_each=normalize_each)
 
 
 def embed_tokens(
