@@ -25,10 +25,9 @@ from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
 from groupvit_jax.data import augment as augment_lib
-from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import reading, sampling, sources
+from groupvit_jax.data import sampling, sources
 from groupvit_jax.data.augment import Augment
-from groupvit_jax.data.reading import Reader, Source
+from groupvit_jax.data.reading import Reader
 from groupvit_jax.data.sampling import Positions
 from groupvit_jax.errors import SourceError
 
@@ -380,49 +379,3 @@ def _shut_down(thread, stop):
   stop.set()
   if thread is not threading.current_thread():
     thread.join(_FAREWELL)
-
-
-def eval_batches(
-  source: Source, positions: Positions, *, ignore: int
-) -> Iterator[dict[str, np.ndarray]]:
-  """One epoch of images with their label maps, in order.
-
-  Args:
-    source: samples of one size, with masks.
-    positions: which samples this process takes. All processes yield equally
-      many batches.
-    ignore: label of padding.
-
-  Yields:
-    Dict: 'image' uint8 [b, h, w, 3]; 'label' int32 [b, h, w]; 'mask' float32
-    [b], 1 for a real sample, 0 for padding at the end.
-
-  Raises:
-    ValueError: a sample without a mask, or an image that does not decode.
-  """
-  count = len(source)
-  for number in range(-(-count // positions.global_batch)):
-    samples = [
-      _labelled(source, position)
-      for position in positions.batch(number).tolist()
-      if position < count
-    ]
-    # A process may have nothing but padding in the last batch.
-    height, width = (samples or [_labelled(source, 0)])[0][1].shape
-    image = np.zeros((positions.batch_size, height, width, 3), np.uint8)
-    label = np.full(image.shape[:3], ignore, np.int32)
-    mask = np.zeros(len(image), np.float32)
-    for i, sample in enumerate(samples):
-      image[i], label[i] = sample
-      mask[i] = 1
-    yield {'image': image, 'label': label, 'mask': mask}
-
-
-def _labelled(source, index):
-  sample, name = source[index], reading.sample_name(source, index)
-  if 'mask' not in sample:
-    raise ValueError(f'{name} has no mask, which evaluation needs.')
-  try:
-    return np.asarray(images_lib.decode(sample['image'])), sample['mask']
-  except images_lib.BadSampleError as error:
-    raise ValueError(f'{name}: {error}') from error

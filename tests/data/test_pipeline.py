@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import errors
-from groupvit_jax.data import augment, pipeline, sampling, sources
+from groupvit_jax.data import augment, pipeline, sources
 
 
 @pytest.mark.parametrize('kind', ['encoded', 'arrays'])
@@ -262,48 +262,3 @@ def test_the_interpreter_exits_with_batches_open(backend):
     print(next(batches)['image'].shape)
   """)
   assert printed == '(4, 8, 8, 3)'
-
-
-def labelled(make, count):
-  masks = np.arange(count, dtype=np.uint8)[:, None, None]
-  return sources.ArraySource(
-    np.stack([make.noise(i, 8, 8) for i in range(count)]),
-    ['x'] * count,
-    np.broadcast_to(masks, (count, 8, 8)),
-  )
-
-
-def test_evaluation_is_one_padded_epoch(make):
-  source, positions = labelled(make, 5), sampling.Positions(0, 3)
-  batches = list(pipeline.eval_batches(source, positions, ignore=255))
-  assert [b['mask'].tolist() for b in batches] == [[1, 1, 1], [1, 1, 0]]
-  joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
-  np.testing.assert_array_equal(joined['image'][:5], source.images)
-  np.testing.assert_array_equal(joined['label'][:5], source.masks)
-  assert joined['label'].dtype == np.int32
-  assert (joined['label'][5] == 255).all() and not joined['image'][5].any()
-
-
-def test_evaluation_shares_samples_between_processes(make):
-  """Each sample once; equally many batches, even for who has fewer."""
-  source = labelled(make, 7)
-  shares = [sampling.Positions(0, 2, i, 3) for i in range(3)]
-  parts = [list(pipeline.eval_batches(source, p, ignore=255)) for p in shares]
-  assert {len(part) for part in parts} == {2}
-  seen = [
-    int(label[0, 0])
-    for part in parts
-    for batch in part
-    for label, real in zip(batch['label'], batch['mask'], strict=True)
-    if real
-  ]
-  assert sorted(seen) == list(range(7))
-
-
-def test_evaluation_names_what_is_wrong(make):
-  positions = sampling.Positions(0, 2)
-  with pytest.raises(ValueError, match='arrays: sample 0 has no mask'):
-    next(pipeline.eval_batches(make.arrays(), positions, ignore=255))
-  torn = make.listed([{'image': b'x', 'mask': np.zeros((2, 2))}])
-  with pytest.raises(ValueError, match='listed: sample 0: .* not an image'):
-    next(pipeline.eval_batches(torn, positions, ignore=255))
