@@ -1,0 +1,59 @@
+"""Notebooks, executed as a user runs them."""
+
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='session')
+def execute_notebook():
+  """Function of a notebook's file and lines behind its cell of parameters.
+
+  It checks that the notebook is committed without outputs, and returns it
+  executed; all other cells run as they are committed.
+  """
+  nbclient = pytest.importorskip('nbclient')
+  nbformat = pytest.importorskip('nbformat')
+  for needed in ('ipykernel', 'matplotlib'):
+    pytest.importorskip(needed)
+
+  def execute(path, *lines):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == 'code']
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    nbformat.validate(notebook)
+    (cell,) = [c for c in code if 'parameters' in c.metadata.get('tags', ())]
+    cell.source = '\n'.join([cell.source, *lines])
+    environment = os.environ | {
+      'PYTHONPATH': str(ROOT),
+      'JAX_PLATFORMS': 'cpu',
+      # One device, compiled quickly: what takes the time here is compiling.
+      'XLA_FLAGS': '--xla_backend_optimization_level=0 '
+      '--xla_llvm_disable_expensive_passes=true',
+    }
+    client = nbclient.NotebookClient(
+      notebook,
+      timeout=300,
+      kernel_name='python3',
+      resources={'metadata': {'path': str(path.parent)}},
+    )
+    client.execute(env=environment)
+    return notebook
+
+  return execute
+
+
+@pytest.fixture(scope='session')
+def cell_outputs():
+  """Function of a notebook and a cell's id: its text, and number of figures."""
+
+  def outputs(notebook, cell_id):
+    (cell,) = [c for c in notebook.cells if c.id == cell_id]
+    printed = ''.join(o.text for o in cell.outputs if o.get('name') == 'stdout')
+    drawn = sum('image/png' in o.get('data', {}) for o in cell.outputs)
+    return printed, drawn
+
+  return outputs
