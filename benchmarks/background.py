@@ -193,7 +193,7 @@ def tell(data: str, found: Mapping[str, Sequence[dict]]) -> None:
     print(f'\nThe error of `released`, first model: {", ".join(shown)}')
     for pair in told['confusions'][:5]:
       print(
-        f'- {pair["truth"]} called {pair["prediction"]}: '
+        f'- {pair["label"]} called {pair["prediction"]}: '
         f'{100 * pair["of_errors"]:.1f} % of all errors'
       )
   print()

@@ -124,7 +124,7 @@ class Counter:
     self,
     regions: Regions,
     classes: ClassEmbeddings,
-    truth: GroundTruth,
+    target: GroundTruth,
     shapes: Shapes,
     images: Array | None,
   ) -> dict[str, Array]:
@@ -133,7 +133,7 @@ class Counter:
     Args:
       regions: of b images.
       classes: without the background if the config has a threshold.
-      truth: of the same images.
+      target: of the same images.
       shapes: of the images; static.
       images: uint8 b H W 3, the scaled images; only `refine` needs them.
 
@@ -144,57 +144,57 @@ class Counter:
       and the confusions of `_others`; boundary (3 c, `metrics.counts`); and the
       sums of `_shares`.
     """
-    truth = truth._replace(label=truth.label.astype(jnp.int32))
+    target = target._replace(label=target.label.astype(jnp.int32))
 
-    def labels(regions, classes, config):
+    def predict(regions, classes, config):
       scores = score(regions, classes, config)
       pixels = labelling.merge_windows(regions, scores, shapes, config)
       if self.refine is not None:
         refined = self._refined(pixels.scores, regions.places, images)
         pixels = pixels._replace(scores=refined, groups=None)
       return labelling.best_classes(
-        pixels, truth.output, config, background=self.background
+        pixels, target.output, config, background=self.background
       )
 
     learned, regions = regions, regrouping.apply(regions, self.config)
-    label, foreground = labels(regions, classes, self.config)
-    blank = (truth.label == metrics.IGNORE).all((1, 2)) & (truth.mask > 0)
+    label, foreground = predict(regions, classes, self.config)
+    blank = (target.label == metrics.IGNORE).all((1, 2)) & (target.mask > 0)
     counts = {
-      'confusion': self._confusion(truth, label),
+      'confusion': self._confusion(target, label),
       'blank': blank.sum(dtype=jnp.int32),
     }
     if self.diagnosis or self.groups:
-      groups = self._group_counts(regions, truth, shapes)
+      groups = self._group_counts(regions, target, shapes)
     if self.diagnosis:
       if self.background:
-        given = jnp.where(truth.label == 0, 0, foreground)
-        counts['given_background'] = self._confusion(truth, given)
-      best = self._oracle(regions, groups, truth, shapes, self.config.one_hot)
-      counts['oracle'] = self._confusion(truth, best)
+        given = jnp.where(target.label == 0, 0, foreground)
+        counts['given_background'] = self._confusion(target, given)
+      best = self._oracle(regions, groups, target, shapes, self.config.one_hot)
+      counts['oracle'] = self._confusion(target, best)
       counts['jaccard'] = best_group_jaccard(groups)
       present = groups.any((1, 2))[:, -classes.vectors.shape[0] :]
       listed = classes._replace(valid=present)
       no_gate = dataclasses.replace(self.config, top_k=None)
-      found, _ = labels(regions, listed, no_gate)
-      counts['class_list'] = self._confusion(truth, found)
+      found, _ = predict(regions, listed, no_gate)
+      counts['class_list'] = self._confusion(target, found)
       for name, rule in self._others(learned).items():
         others = regrouping.of_tokens(learned) if name == 'tokens' else learned
-        found, _ = labels(others, classes, rule)
-        counts[name] = self._confusion(truth, found)
+        found, _ = predict(others, classes, rule)
+        counts[name] = self._confusion(target, found)
       if 'learned' in counts:
-        groups_of = self._group_counts(learned, truth, shapes)
-        best = self._oracle(learned, groups_of, truth, shapes, True)
-        counts['learned_oracle'] = self._confusion(truth, best)
+        groups_of = self._group_counts(learned, target, shapes)
+        best = self._oracle(learned, groups_of, target, shapes, True)
+        counts['learned_oracle'] = self._confusion(target, best)
     if self.groups:
       counts |= _shares(groups, regions.image, classes.vectors)
     if self.boundary:
       counts['boundary'] = metrics.counts(
-        truth.label,
+        target.label,
         label,
-        truth.sizes,
-        truth.widths,
+        target.sizes,
+        target.widths,
         self.num_classes,
-        truth.mask,
+        target.mask,
       )
     return counts
 
@@ -224,12 +224,12 @@ class Counter:
     valid = (y < ends[0][:, None])[:, :, None] & (x < ends[1][:, None])[:, None]
     return self.refine(images.astype(jnp.float32) / 255, scores, valid)
 
-  def _confusion(self, truth, prediction):
+  def _confusion(self, target, prediction):
     size = self.num_classes, self.num_classes
-    tables = metrics.joint_counts(truth.label, prediction, size, truth.mask)
+    tables = metrics.joint_counts(target.label, prediction, size, target.mask)
     return tables.sum(0)
 
-  def _group_counts(self, regions, truth, shapes):
+  def _group_counts(self, regions, target, shapes):
     """Pixels of every true class in every group of every window, b n g c.
 
     A pixel of the ground truth counts for the group of the pixel nearest to it
@@ -243,15 +243,17 @@ class Counter:
         groups.astype(jnp.int32), place, shapes.scaled
       )
       groups = jnp.where(inside, groups, -1)
-      if truth.output is not None:
-        groups = resize.nearest(groups, truth.output)
-      return carry, metrics.joint_counts(groups, truth.label, size, truth.mask)
+      if target.output is not None:
+        groups = resize.nearest(groups, target.output)
+      return carry, metrics.joint_counts(
+        groups, target.label, size, target.mask
+      )
 
     maps = labelling.pixel_maps(regions, shapes.window)
     each = maps, jnp.moveaxis(regions.places, 1, 0)
     return jnp.moveaxis(labelling.scan(step, None, each)[1], 0, 1)
 
-  def _oracle(self, regions, groups, truth, shapes, one_hot):
+  def _oracle(self, regions, groups, target, shapes, one_hot):
     """Labels by the same steps, with groups labelled by the ground truth.
 
     Paper, section 4.3 ("oracle labels"; 73.7 mIoU on VOC against 52.3 by text).
@@ -263,7 +265,7 @@ class Counter:
     # A window has as many names as groups at most.
     plain = SegmentConfig(top_k=names.shape[2], one_hot=one_hot)
     pixels = labelling.merge_windows(regions, Scores(names), shapes, plain)
-    return labelling.best_classes(pixels, truth.output, plain)[0]
+    return labelling.best_classes(pixels, target.output, plain)[0]
 
 
 def _shares(

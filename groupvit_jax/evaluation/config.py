@@ -276,7 +276,7 @@ def make(
   Args:
     name: a key of `PROTOCOLS`.
     benchmark: such as 'voc21'; one that is unknown gets the protocol's default.
-    background: whether the truth has a background class; None knows it of the
+    background: whether the labels have a background class; None knows it of the
       common benchmarks, and of no other.
     **overrides: values by field: 'templates' (a list, or a name in
       `prompts.TEMPLATES`), 'names', 'refine', or one of `SegmentConfig`, with

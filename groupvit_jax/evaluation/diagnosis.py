@@ -41,17 +41,17 @@ class Confusion:
   """Pixels of one class that were given to another.
 
   Attributes:
-    truth, prediction: names of the true and the predicted class.
+    label, prediction: names of the true and the predicted class.
     pixels: how many.
-    of_truth: their share in the pixels of the true class.
+    of_label: their share in the pixels of the true class.
     of_errors: their share in all wrong pixels.
     cost: mIoU that would be gained if they were right.
   """
 
-  truth: str
+  label: str
   prediction: str
   pixels: int
-  of_truth: float
+  of_label: float
   of_errors: float
   cost: float
 
@@ -201,12 +201,12 @@ def zero_classes(confusion: Matrix) -> float:
 def _confusions(names, confusion, wrong, total, pairs):
   cost = confusion_costs(confusion)
   order = np.argsort(-cost, axis=None, kind='stable')[:pairs]
-  truth = np.maximum(confusion.sum(1), 1)
+  pixels_of = np.maximum(confusion.sum(1), 1)
   confusions = []
   for t, p in zip(*np.unravel_index(order, cost.shape), strict=True):
     if wrong[t, p]:
       pixels = int(wrong[t, p])
-      shares = pixels / int(truth[t]), pixels / total
+      shares = pixels / int(pixels_of[t]), pixels / total
       confusions.append(
         Confusion(names[t], names[p], pixels, *shares, float(cost[t, p]))
       )
@@ -240,7 +240,13 @@ def confusion_costs(confusion: Matrix) -> np.ndarray:
 
 _PARTS = ('part of the error', 'mIoU', 'which is')
 _OTHERS = ('measured otherwise', '%', 'which means')
-_PAIRS = ('truth', 'called', 'of its pixels', 'of all errors', 'costs mIoU')
+_PAIRS = (
+  'ground truth',
+  'called',
+  'of its pixels',
+  'of all errors',
+  'costs mIoU',
+)
 
 
 def as_text(diagnosis: Diagnosis) -> str:
@@ -278,9 +284,9 @@ def _tables(diagnosis: Diagnosis) -> Iterator[tuple[Sequence[str], list]]:
       _PAIRS,
       [
         (
-          pair.truth,
+          pair.label,
           pair.prediction,
-          f'{_percent(pair.of_truth)} %',
+          f'{_percent(pair.of_label)} %',
           f'{_percent(pair.of_errors)} %',
           _percent(pair.cost),
         )
@@ -307,7 +313,7 @@ def _parts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     (
       'background',
       _percent(diagnosis.background),
-      f"mIoU {given} with the truth's background - mIoU",
+      f'mIoU {given} with the true background - mIoU',
     ),
     ('wrong pixels', '', shares),
   ]

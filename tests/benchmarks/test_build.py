@@ -51,8 +51,8 @@ def test_a_file_that_goes_away_is_a_bad_image(
 def test_the_fingerprint_changes_with_the_labels(
   evaluation_folders, tmp_path, layout
 ):
-  evaluation_folders.picture(tmp_path / 'a.png', 0)
-  picture = (tmp_path / 'a.png').read_bytes()
+  evaluation_folders.write_image(tmp_path / 'a.png', 0)
+  image = (tmp_path / 'a.png').read_bytes()
 
   def fingerprint(label):
     if layout == 'list':
@@ -60,7 +60,7 @@ def test_the_fingerprint_changes_with_the_labels(
       (tmp_path / 'labels.jsonl').write_text(line)
     else:
       with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
-        for name, data in (('a.png', picture), ('a.cls', b'%d' % label)):
+        for name, data in (('a.png', image), ('a.cls', b'%d' % label)):
           member = tarfile.TarInfo(name)
           member.size = len(data)
           tar.addfile(member, io.BytesIO(data))

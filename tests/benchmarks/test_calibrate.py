@@ -26,7 +26,7 @@ def places(evaluation_folders, tmp_path_factory):
     'photos': evaluation_folders.segmented(root / 'photos'),
     'captions': evaluation_folders.captioned(root / 'captions', 6),
   }
-  places['pictures'] = places['captions'] / 'images'
+  places['images'] = places['captions'] / 'images'
   return places
 
 
@@ -56,9 +56,9 @@ def calibrated(model, spec, folder, **options):
 
 
 def values(evaluation_folders, places, model):
-  """Every class's best cosine in each picture, all pictures at once."""
-  pictures = evaluation_folders.pictures(places['pictures'])
-  batch = np.stack([images.crop(p, (SIDE, SIDE), clip=True) for p in pictures])
+  """Every class's best cosine in each image, all images at once."""
+  photos = evaluation_folders.read_images(places['images'])
+  batch = np.stack([images.crop(p, (SIDE, SIDE), clip=True) for p in photos])
   tokens = zero_shot.tokenize_classes(model.tokenizer, NAMES, prompts.SIMPLE)
   fns, variables = model.predict_fns, model.variables
   text = zero_shot.embed_tokens(fns['text'], variables, tokens)
@@ -124,7 +124,7 @@ def test_the_command_measures_with_them(places, model, tmp_path, monkeypatch):
     ({'regions': 'kmeans'}, 'captions', 'groups of their own'),
     ({'class_names': ('background', *'wxyz')}, 'captions', 'No caption names'),
     ({}, 'nowhere', 'nowhere'),
-    ({}, 'pictures', 'captions'),
+    ({}, 'images', 'captions'),
   ],
 )
 def test_what_cannot_be_calibrated(places, model, fields, folder, reason):

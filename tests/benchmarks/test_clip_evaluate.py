@@ -36,7 +36,7 @@ def one_hot(places):
   return jnp.eye(WIDTH)[places.astype(jnp.int32)]
 
 
-def picture(path, predicted):
+def write_image(path, predicted):
   """An image that the stub takes for a class."""
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(np.full((9, 12, 3), predicted, np.uint8)).save(path)
@@ -50,9 +50,9 @@ def measure(benchmark, folder, **options):
 
 
 def test_mean_accuracy_per_class(tmp_path):
-  picture(tmp_path / 'Abyssinian' / 'a.png', 0)
-  picture(tmp_path / 'Abyssinian' / 'b.png', 1)
-  picture(tmp_path / 'Bengal' / 'a.png', 1)
+  write_image(tmp_path / 'Abyssinian' / 'a.png', 0)
+  write_image(tmp_path / 'Abyssinian' / 'b.png', 1)
+  write_image(tmp_path / 'Bengal' / 'a.png', 1)
   figures, settings = measure('oxford_pets', tmp_path)
   assert figures == {'mean_per_class': 0.75, 'images': 3}
   assert settings['templates'] == ['a photo of a {}, a type of pet.']
@@ -61,7 +61,7 @@ def test_mean_accuracy_per_class(tmp_path):
 
 def test_accuracy_and_the_users_templates(tmp_path):
   for name, predicted in (('cat', 3), ('dog', 5), ('frog', 5)):
-    picture(tmp_path / name / 'a.png', predicted)
+    write_image(tmp_path / name / 'a.png', predicted)
   figures, settings = measure(
     'cifar10', tmp_path, overrides={'templates': 'simple'}
   )
@@ -72,7 +72,7 @@ def test_accuracy_and_the_users_templates(tmp_path):
 def test_roc_auc_of_a_list(tmp_path):
   lines = []
   for i, (label, predicted) in enumerate(((1, 1), (1, 0), (0, 0), (0, 0))):
-    picture(tmp_path / f'{i}.png', predicted)
+    write_image(tmp_path / f'{i}.png', predicted)
     lines.append(json.dumps({'image': f'{i}.png', 'label': label}))
   (tmp_path / 'labels.jsonl').write_text('\n'.join(lines))
   figures, _ = measure('hateful_memes', tmp_path)
@@ -87,13 +87,13 @@ def test_11_point_precision_of_voc(tmp_path):
     text = ''.join(f'{j:06d} {1 if j == i else -1}\n' for j in range(20))
     (main / f'{name}_test.txt').write_text(text)
   for i in range(20):
-    picture(tmp_path / 'JPEGImages' / f'{i:06d}.jpg', i)
+    write_image(tmp_path / 'JPEGImages' / f'{i:06d}.jpg', i)
   figures, _ = measure('voc2007', tmp_path)
   assert figures == {'map_11_point': 1.0, 'images': 20}
 
 
 def test_synonyms_count_as_their_class(tmp_path):
-  picture(tmp_path / 'happy' / 'a.png', 3)
+  write_image(tmp_path / 'happy' / 'a.png', 3)
   found = clip_sets.open_set('fer2013', tmp_path, order='names')
   assert found.class_names[found[0].label] == 'happy|smiling'
 
@@ -109,7 +109,7 @@ def test_karpathys_splits_and_clips_prompt(tmp_path):
   path = tmp_path / 'dataset_flickr30k.json'
   path.write_text(json.dumps({'images': images}))
   for i in (1, 2):
-    picture(tmp_path / 'images' / f'{i}.png', i - 1)
+    write_image(tmp_path / 'images' / f'{i}.png', i - 1)
   figures, texts = measure_captions(tmp_path)
   assert texts == ['a photo of a cat', 'a photo of a dog']
   assert figures['image_to_text_r1'] == figures['text_to_image_r1'] == 1
@@ -131,6 +131,6 @@ def measure_captions(folder):
 
 
 def test_options_of_readers_are_checked(tmp_path):
-  picture(tmp_path / 'cat' / 'a.png', 0)
+  write_image(tmp_path / 'cat' / 'a.png', 0)
   with pytest.raises(ConfigError, match="cifar10 has no option 'size'"):
     measure('cifar10', tmp_path, options={'size': 3})

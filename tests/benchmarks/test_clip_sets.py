@@ -42,7 +42,7 @@ COUNTS = {
 }
 
 
-def picture(path, seed=0):
+def write_image(path, seed=0):
   path.parent.mkdir(parents=True, exist_ok=True)
   pixels = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
   Image.fromarray(pixels).save(path)
@@ -64,14 +64,14 @@ def test_tables_are_whole():
 
 def test_folders_by_name_by_number_and_in_order(tmp_path):
   for i, name in enumerate(('automobile', 'Airplane', 'dog')):
-    picture(tmp_path / 'names' / 'test' / name / 'a.png', i)
-    picture(tmp_path / 'numbers' / f'{(1, 0, 5)[i]:02d}' / 'a.png', i)
+    write_image(tmp_path / 'names' / 'test' / name / 'a.png', i)
+    write_image(tmp_path / 'numbers' / f'{(1, 0, 5)[i]:02d}' / 'a.png', i)
   for folder, split in (('names', 'test'), ('numbers', None)):
     found = clip_sets.open_set('cifar10', tmp_path / folder, split)
     assert sorted(found[i].label for i in range(3)) == [0, 1, 5]
     assert found.class_names[1] == 'automobile'
   for name in ('neg', 'pos'):
-    picture(tmp_path / 'sst' / name / 'a.png')
+    write_image(tmp_path / 'sst' / name / 'a.png')
   with pytest.raises(SourceError, match='data.order=sorted'):
     clip_sets.open_set('sst2', tmp_path / 'sst')
   found = clip_sets.open_set('sst2', tmp_path / 'sst', order='sorted')
@@ -82,14 +82,14 @@ def test_folders_by_name_by_number_and_in_order(tmp_path):
 
 def test_eurosat_is_known_by_its_own_names(tmp_path):
   for name in ('AnnualCrop', 'SeaLake'):
-    picture(tmp_path / name / 'a.png')
+    write_image(tmp_path / name / 'a.png')
   found = clip_sets.open_set('eurosat', tmp_path)
   called = [found.class_names[found[i].label] for i in range(2)]
   assert called == ['annual crop land', 'lake or sea']
 
 
 def test_lists_name_or_number_their_classes(tmp_path):
-  picture(tmp_path / 'a.png')
+  write_image(tmp_path / 'a.png')
   line = {'image': 'a.png', 'label': 1}
   (tmp_path / 'labels.jsonl').write_text(json.dumps(line) + '\n')
   found = clip_sets.open_set('hateful_memes', tmp_path)
@@ -98,7 +98,7 @@ def test_lists_name_or_number_their_classes(tmp_path):
 
 def test_variants_of_imagenet(tmp_path):
   for name in ('n01443537', 'n01440764'):
-    picture(tmp_path / 'r' / name / 'a.png')
+    write_image(tmp_path / 'r' / name / 'a.png')
   found = clip_sets.open_set('imagenet_r', tmp_path / 'r')
   # Predictions are among the classes that occur.
   assert found.class_names == ('tench', 'goldfish')
@@ -106,14 +106,14 @@ def test_variants_of_imagenet(tmp_path):
   found = clip_sets.open_set('imagenet_sketch', tmp_path / 'r')
   assert len(found.class_names) == 1000
   for name in ('0', '10', '2'):
-    picture(tmp_path / 'v2' / name / 'a.png')
+    write_image(tmp_path / 'v2' / name / 'a.png')
   found = clip_sets.open_set('imagenet_v2', tmp_path / 'v2')
   assert sorted(found[i].label for i in range(3)) == [0, 2, 10]
 
 
 def test_objectnet_as_downloaded(tmp_path):
   for name in ('chair', 'helmet', 'plate'):
-    picture(tmp_path / 'images' / name / 'a.png')
+    write_image(tmp_path / 'images' / name / 'a.png')
   mappings = {
     'folder_to_objectnet_label': {
       'chair': 'Chair',
@@ -140,7 +140,7 @@ def test_voc_2007_has_several_labels(tmp_path):
     rows = zip(('000001', '000004'), values, strict=True)
     text = ''.join(f'{image} {value:2d}\n' for image, value in rows)
     (main / f'{name}_test.txt').write_text(text)
-  picture(tmp_path / 'JPEGImages' / '000001.jpg')
+  write_image(tmp_path / 'JPEGImages' / '000001.jpg')
   found = clip_sets.open_set('voc2007', tmp_path)
   assert found[0].label[names.index('dog')] == 1
   assert found.labels[1, names.index('dog')] == 0

@@ -28,7 +28,7 @@ def folder(name: str) -> pathlib.Path:
 
 
 def classes(examples, count=None) -> collections.Counter:
-  """Pictures in which each class occurs, all of them or the first ones."""
+  """Images in which each class occurs, all of them or the first ones."""
   found = collections.Counter()
   for i in range(count or len(examples)):
     example = examples[i]

@@ -491,7 +491,7 @@ def test_captions_count_as_they_are_in_the_end(
     patch.setattr(CaptionSet, '__getitem__', stopped)
     assert run(places, *args, out, data=data) == 130
   listed = data / 'captions.jsonl'
-  listed.write_text(listed.read_text().replace('picture 1', 'a sea'))
+  listed.write_text(listed.read_text().replace('image 1', 'a sea'))
   whole = tmp_path / 'whole.json'
   for each in (whole, out):
     assert run(places, *args, each, data=data) == 0

@@ -121,7 +121,7 @@ def test_nothing_compiles_for_another_picture(stubs, runs):
   encoders, counters = encoders_compiled(), compiled()
   first.evaluate(stub.predict_fns, stubs.PERFECT)
   after = encoders_compiled(), compiled()
-  # One window for all; a program per grid of windows and size of truth.
+  # One window for all; a program per grid of windows and size of labels.
   assert after[0] - encoders == 1
   assert after[1] - counters <= 3
   assert stub.traces['regions'] == 1
@@ -134,7 +134,7 @@ def test_nothing_compiles_for_another_picture(stubs, runs):
 
 def test_batches_and_devices_change_nothing(stubs, runs, stub, mesh8):
   examples = runs.bands(11, widths=(8,))
-  # Some truth that the stub does not see, for a matrix that is not diagonal.
+  # Some labels that the stub does not see, for a matrix that is not diagonal.
   for i, example in enumerate(examples):
     example.label[i % 8 // 2, :] = 255 if i % 2 else 3
   one = runs.evaluator(examples, batch_size=1).evaluate(
@@ -162,7 +162,7 @@ def test_a_crash_resumes_where_it_was(stubs, runs, stub, tmp_path):
   )
   broken = runs.Examples(runs.bands(18), bad=[15])
   runner = runs.evaluator(broken, resume_path=path, resume_every=4)
-  with pytest.raises(errors.ImageError, match='picture 15 is not an image'):
+  with pytest.raises(errors.ImageError, match='image 15 is not an image'):
     runner.evaluate(stub.predict_fns, stubs.PERFECT)
   held = counted(path)
   assert 8 <= len(held) <= 15
@@ -260,7 +260,7 @@ def test_bad_pictures_are_named_or_listed(stubs, runs, stub):
   )
   for i, reason in (
     (1, 'wide: the image is 11 x 8 pixels and its labels 9 x 8; give'),
-    (2, 'picture 2: The ground truth holds label 7, but there are 7 classes'),
+    (2, 'image 2: The ground truth holds label 7, but there are 7 classes'),
     (4, 'thread is 400 x 1 pixels: too long and thin'),
   ):
     with pytest.raises(errors.ImageError, match=reason):
@@ -268,8 +268,8 @@ def test_bad_pictures_are_named_or_listed(stubs, runs, stub):
   runner = runs.evaluator(runs.Examples(examples, bad=[5]), skip_bad=True)
   result = runner.evaluate(stub.predict_fns, stubs.PERFECT)
   assert [name for name, _ in result.skipped] == [
-    'picture 2',
-    'picture 5',
+    'image 2',
+    'image 5',
     'thread',
     'wide',
   ]
@@ -294,7 +294,7 @@ def test_what_was_skipped_is_tried_again(stubs, runs, stub, tmp_path):
   broken = runs.Examples(runs.bands(6), bad=[2, 4])
   runner = runs.evaluator(broken, resume_path=path, skip_bad=True)
   assert len(runner.evaluate(stub.predict_fns, stubs.PERFECT).skipped) == 2
-  with pytest.raises(errors.ImageError, match='picture 2 is not an image'):
+  with pytest.raises(errors.ImageError, match='image 2 is not an image'):
     runs.evaluator(broken, resume_path=path).evaluate(
       stub.predict_fns, stubs.PERFECT
     )
@@ -302,7 +302,7 @@ def test_what_was_skipped_is_tried_again(stubs, runs, stub, tmp_path):
   runner = runs.evaluator(mended, resume_path=path, skip_bad=True)
   result = runner.evaluate(stub.predict_fns, stubs.PERFECT)
   assert sorted(mended.read) == [2, 4]
-  assert [name for name, _ in result.skipped] == ['picture 4']
+  assert [name for name, _ in result.skipped] == ['image 4']
   assert result.images == 5
   whole = runs.evaluator(runs.bands(6), resume_path=path).evaluate(
     stub.predict_fns, stubs.PERFECT
@@ -354,7 +354,7 @@ def test_scores_are_refined_where_the_network_saw(stubs, runs, stub):
 
   def refine(rgb, scores, valid):
     seen.append((rgb.shape, scores.shape, valid.shape))
-    # The picture is what was given, and scores beyond it are nothing.
+    # The image is what was given, and scores beyond it are nothing.
     classes = jnp.round(rgb[..., 0] * 255)
     right = jnp.take_along_axis(
       jnp.round(scores), jnp.zeros((*classes.shape, 1), int), -1

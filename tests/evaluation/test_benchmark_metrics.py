@@ -61,16 +61,16 @@ def test_boundary_iou_follows_its_definition():
   sizes = [*SIZES[:2], (1, 1)]
   both, union = np.zeros(CLASSES), np.zeros(CLASSES)
   for i, size in enumerate(sizes[:2]):
-    truth = blobs(rng, size, 4)
-    truth[rng.random(size) < 0.02] = 255
-    guess = np.roll(truth, 2, axis=1)
+    true = blobs(rng, size, 4)
+    true[rng.random(size) < 0.02] = 255
+    guess = np.roll(true, 2, axis=1)
     guess[guess == 255] = 3
-    labels[i, : size[0], : size[1]] = truth
+    labels[i, : size[0], : size[1]] = true
     predictions[i, : size[0], : size[1]] = guess
     for c in range(CLASSES):
-      a, b = (band(x == c, metrics.width(size)) for x in (truth, guess))
-      both[c] += (a & b & (truth != 255)).sum()
-      union[c] += ((a | b) & (truth != 255)).sum()
+      a, b = (band(x == c, metrics.width(size)) for x in (true, guess))
+      both[c] += (a & b & (true != 255)).sum()
+      union[c] += ((a | b) & (true != 255)).sum()
   counts = metrics.counts(
     jnp.asarray(labels),
     jnp.asarray(predictions),
@@ -92,14 +92,14 @@ def test_the_width_is_that_of_the_original():
 
 def test_best_groups_against_sklearn():
   rng = np.random.default_rng(2)
-  truth, groups = (rng.integers(0, n, (2, 12, 13)) for n in (4, 3))
+  true, groups = (rng.integers(0, n, (2, 12, 13)) for n in (4, 3))
   counts = metrics.joint_counts(
-    jnp.asarray(groups), jnp.asarray(truth), (3, CLASSES)
+    jnp.asarray(groups), jnp.asarray(true), (3, CLASSES)
   )
-  # Two windows of one picture.
+  # Two windows of one image.
   shown, total = np.asarray(benchmark_counts.best_group_jaccard(counts[None]))
   want = np.zeros(CLASSES)
-  for label, group in zip(truth, groups, strict=True):
+  for label, group in zip(true, groups, strict=True):
     for c in range(4):
       want[c] += max(
         sklearn.metrics.jaccard_score(
@@ -131,11 +131,11 @@ def test_shares_are_rounded_in_whole_numbers():
 
 def test_frequency_weighted_iou_against_sklearn():
   rng = np.random.default_rng(3)
-  truth = rng.choice(4, 500, p=[0.6, 0.3, 0.1, 0])
-  guess = np.where(rng.random(500) < 0.3, rng.integers(0, 4, 500), truth)
-  confusion = sklearn.metrics.confusion_matrix(truth, guess, labels=range(5))
+  true = rng.choice(4, 500, p=[0.6, 0.3, 0.1, 0])
+  guess = np.where(rng.random(500) < 0.3, rng.integers(0, 4, 500), true)
+  confusion = sklearn.metrics.confusion_matrix(true, guess, labels=range(5))
   want = sklearn.metrics.jaccard_score(
-    truth, guess, labels=range(4), average='weighted'
+    true, guess, labels=range(4), average='weighted'
   )
   assert metrics.frequency_weighted_iou(confusion) == pytest.approx(want)
   assert np.isnan(metrics.frequency_weighted_iou(np.zeros((2, 2))))
@@ -223,7 +223,7 @@ def test_a_diagnosis_compares_rules_by_hand():
     places=jnp.array([[[0, 0, 1, 4]]]),
     tokens=tokens[None, None],
   )
-  truth = benchmark_counts.GroundTruth(
+  true = benchmark_counts.GroundTruth(
     label, jnp.array([[1, 4]]), jnp.array([1]), None, jnp.ones(1)
   )
 
@@ -231,7 +231,7 @@ def test_a_diagnosis_compares_rules_by_hand():
     counts = benchmark_counts.Counter(config, 4, False).count(
       found,
       ClassEmbeddings(jnp.eye(4), 10.0),
-      truth,
+      true,
       Shapes((1, 4), True, 1, (1, 4)),
       None,
     )

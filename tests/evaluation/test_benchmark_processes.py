@@ -22,7 +22,7 @@ def test_two_processes_equal_one(runs, stubs, tmp_path, run_two_processes):
   for told, failure in zip(found, failures, strict=True):
     np.testing.assert_array_equal(told['confusion'], whole.confusion_matrix)
     assert told['images'] == 9 and told['states'] == 2
-    assert told['error'].startswith(f'{failure}picture 3 is not an image')
+    assert told['error'].startswith(f'{failure}image 3 is not an image')
 
 
 def test_one_process_has_nothing_to_gather():

@@ -49,12 +49,12 @@ def test_too_few_groups_cannot_be_perfect(runs, stubs):
 @pytest.mark.parametrize('name', ['kmeans', 'mean_shift', 'spectral'])
 def test_clusters_are_separated_and_seeded(name):
   rng = np.random.default_rng(0)
-  truth = np.repeat(np.arange(3), 20)
-  features = np.eye(3, 16)[truth] + 0.05 * rng.normal(size=(60, 16))
+  labels = np.repeat(np.arange(3), 20)
+  features = np.eye(3, 16)[labels] + 0.05 * rng.normal(size=(60, 16))
   features /= np.linalg.norm(features, axis=-1, keepdims=True)
   group = clustering.GROUPINGS[name]
   got = group(features, 3, 0)
-  pairs = {(t, g) for t, g in zip(truth, got, strict=True)}
+  pairs = {(t, g) for t, g in zip(labels, got, strict=True)}
   assert len(pairs) == len(set(got)) == 3  # one cluster for each centre
   np.testing.assert_array_equal(got, group(features, 3, 0))
 
@@ -71,8 +71,8 @@ def test_equal_and_few_features_are_grouped_as_well(name):
 
 def test_mean_shift_finds_its_own_number(monkeypatch):
   # More than it is told: the maps grow to a power of two, once.
-  truth = np.repeat(np.arange(5), 6)
-  features = np.eye(5, 8)[truth][None].astype(np.float32)
+  labels = np.repeat(np.arange(5), 6)
+  features = np.eye(5, 8)[labels][None].astype(np.float32)
 
   def regions_fn(variables, images):
     return {
@@ -82,7 +82,7 @@ def test_mean_shift_finds_its_own_number(monkeypatch):
       'grid': (5, 6),
     }
 
-  monkeypatch.setitem(clustering.GROUPINGS, 'known', lambda *_: truth)
+  monkeypatch.setitem(clustering.GROUPINGS, 'known', lambda *_: labels)
   group = clustering.Grouping('known', 4)
   got = group(regions_fn, None, np.zeros((1, 5, 6, 3)))
   assert got['embeddings'].shape == (1, 8, 8)

@@ -97,10 +97,10 @@ def test_pairs_come_by_their_cost():
   matrix[1, 2], matrix[3, 0] = 40, 20
   found = diagnosis.of_result(result(confusion_matrix=matrix), pairs=5)
   first, second = found.confusions
-  assert (first.truth, first.prediction, first.pixels) == ('cat', 'dog', 40)
-  assert first.of_truth == pytest.approx(40 / 90)
+  assert (first.label, first.prediction, first.pixels) == ('cat', 'dog', 40)
+  assert first.of_label == pytest.approx(40 / 90)
   assert first.of_errors == pytest.approx(40 / 60)
-  assert (second.truth, second.prediction) == ('bird', 'background')
+  assert (second.label, second.prediction) == ('bird', 'background')
   assert first.cost > second.cost > 0
 
 
@@ -118,7 +118,7 @@ def test_it_reads_what_it_writes_and_says_it_in_words():
   found = diagnosis.of_result(given)
   stored = json.loads(json.dumps(found.as_json()))
   assert stored['labelling_error'] == found.labelling
-  assert stored['confusions'][0]['truth'] == found.confusions[0].truth
+  assert stored['confusions'][0]['label'] == found.confusions[0].label
   on_disk = json.loads(
     json.dumps(
       vars(given),
@@ -129,7 +129,7 @@ def test_it_reads_what_it_writes_and_says_it_in_words():
   text = diagnosis.as_text(found)
   assert f'| grouping | {100 * found.grouping:.1f} |' in text
   worst = found.confusions[0]
-  assert f'| {worst.truth} | {worst.prediction} |' in text
+  assert f'| {worst.label} | {worst.prediction} |' in text
 
 
 def test_names_cannot_break_a_page():

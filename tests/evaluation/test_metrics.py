@@ -14,35 +14,35 @@ CLASSES = 5
 
 def random_maps(seed, shape=(8, 6, 7)):
   rng = np.random.default_rng(seed)
-  truth = rng.integers(0, CLASSES, shape)
-  truth[rng.random(shape) < 0.1] = metrics.IGNORE
-  return truth, rng.integers(0, CLASSES, shape)
+  label = rng.integers(0, CLASSES, shape)
+  label[rng.random(shape) < 0.1] = metrics.IGNORE
+  return label, rng.integers(0, CLASSES, shape)
 
 
-def confusion(truth, prediction, mask=None):
+def confusion(label, prediction, mask=None):
   mask = None if mask is None else jnp.asarray(mask)
   return metrics.joint_counts(
-    jnp.asarray(truth), jnp.asarray(prediction), (CLASSES, CLASSES), mask
+    jnp.asarray(label), jnp.asarray(prediction), (CLASSES, CLASSES), mask
   ).sum(0)
 
 
 def test_confusion_and_iou_agree_with_sklearn():
-  truth, prediction = random_maps(0)
-  valid = truth != metrics.IGNORE
-  got = confusion(truth, prediction)
+  label, prediction = random_maps(0)
+  valid = label != metrics.IGNORE
+  got = confusion(label, prediction)
   want = sklearn.metrics.confusion_matrix(
-    truth[valid], prediction[valid], labels=range(CLASSES)
+    label[valid], prediction[valid], labels=range(CLASSES)
   )
   np.testing.assert_array_equal(got, want)
   jaccard = sklearn.metrics.jaccard_score(
-    truth[valid], prediction[valid], average=None
+    label[valid], prediction[valid], average=None
   )
   np.testing.assert_allclose(metrics.iou(got), jaccard, rtol=1e-12)
   assert metrics.miou(got) == pytest.approx(jaccard.mean())
-  accuracy = sklearn.metrics.accuracy_score(truth[valid], prediction[valid])
+  accuracy = sklearn.metrics.accuracy_score(label[valid], prediction[valid])
   assert metrics.pixel_accuracy(got) == pytest.approx(accuracy)
   balanced = sklearn.metrics.balanced_accuracy_score(
-    truth[valid], prediction[valid]
+    label[valid], prediction[valid]
   )
   assert metrics.mean_accuracy(got) == pytest.approx(balanced)
 
@@ -55,12 +55,12 @@ def test_rows_are_truth_and_columns_prediction():
 
 
 def test_masked_examples_equal_the_subset_without_them():
-  truth, prediction = random_maps(1)
+  label, prediction = random_maps(1)
   mask = np.array([1, 0, 1, 1, 0, 1, 1, 0], np.float32)
   kept = mask.astype(bool)
   np.testing.assert_array_equal(
-    confusion(truth, prediction, mask),
-    confusion(truth[kept], prediction[kept]),
+    confusion(label, prediction, mask),
+    confusion(label[kept], prediction[kept]),
   )
 
 
@@ -72,7 +72,7 @@ def test_classes_absent_from_truth_and_prediction_leave_the_mean():
   assert metrics.miou(counts) == pytest.approx((0.75 + 1.0 + 0.0) / 3)
   assert metrics.miou(counts, [1, 3]) == 1.0
   assert np.isnan(metrics.miou(counts, [3]))
-  # mAcc is over the classes of the truth alone: 0 and 1.
+  # mAcc is over the classes of the ground truth alone: 0 and 1.
   assert metrics.mean_accuracy(counts) == pytest.approx((0.75 + 1.0) / 2)
 
 
@@ -84,12 +84,12 @@ def test_nothing_counted_is_nan_not_an_error():
 
 
 def test_counting_is_the_same_on_eight_devices(mesh8):
-  truth, prediction = random_maps(3)
+  label, prediction = random_maps(3)
   mask = np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32)
-  batch = sharding.shard_batch((truth, prediction, mask), mesh8)
+  batch = sharding.shard_batch((label, prediction, mask), mesh8)
   count = jax.jit(lambda b: confusion(*b))
   np.testing.assert_array_equal(
-    count(batch), confusion(truth, prediction, mask)
+    count(batch), confusion(label, prediction, mask)
   )
   # Pixels stay where they are: only tables are summed over the devices.
   assert 'all-gather' not in count.lower(batch).compile().as_text()

@@ -1,4 +1,4 @@
-"""Static shapes for pictures and class lists: filling up changes nothing."""
+"""Static shapes for images and class lists: filling up changes nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def unit(*shape, seed):
 def test_filled_up_classes_take_no_part(name, fill):
   image, groups = unit(2, 6, seed=1), unit(2, 3, 6, seed=2)
   text = unit(6, 6, seed=3)
-  # The very picture is the most tempting class there can be.
+  # The very image is the most tempting class there can be.
   rows = (
     jnp.stack(4 * [image[0]]) if fill == 'image' else jnp.full((4, 6), fill)
   )

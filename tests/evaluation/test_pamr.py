@@ -11,7 +11,7 @@ DILATIONS = (1, 2, 5)
 
 
 def by_pixel(rgb, scores, iterations, dilations):
-  """One picture, float64, by the definition alone."""
+  """One image, float64, by the definition alone."""
   height, width = rgb.shape[:2]
 
   def at(x, row, column):
@@ -87,7 +87,7 @@ def test_what_lies_beyond_a_picture_changes_nothing(tiny):
 
 
 def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
-  # The picture's edge is at column 6, that of the scores at column 8.
+  # The image's edge is at column 6, that of the scores at column 8.
   rgb = np.zeros((1, 12, 12, 3), np.float32)
   rgb[:, :, 6:] = 1.0
   rgb += 0.02 * np.random.default_rng(0).random(rgb.shape, np.float32)

@@ -1,4 +1,4 @@
-"""Sizes of pictures: scaling, canvases, windows and batches."""
+"""Sizes of images: scaling, canvases, windows and batches."""
 
 import zlib
 
@@ -179,8 +179,8 @@ def test_batches_keep_canvases_apart():
 
 
 def test_paste():
-  pictures = [np.full((2, 3, 3), 7, np.uint8), np.full((4, 1, 3), 9, np.uint8)]
-  pasted = sizes.pad_images(pictures, (4, 4), 4)
+  images = [np.full((2, 3, 3), 7, np.uint8), np.full((4, 1, 3), 9, np.uint8)]
+  pasted = sizes.pad_images(images, (4, 4), 4)
   assert pasted.shape == (4, 4, 4, 3)
   assert pasted.sum() == 3 * (6 * 7 + 4 * 9)
   assert (pasted[0, :2, :3] == 7).all() and (pasted[1, :, :1] == 9).all()

@@ -17,7 +17,7 @@ COLLAPSED = np.zeros((B, G, N), np.float32)
 COLLAPSED[:, 1] = 1
 # Token n belongs to group n % G.
 EVEN = np.tile(np.eye(G, dtype=np.float32)[:, np.arange(N) % G], (B, 1, 1))
-# Each picture is one group, two groups in the batch.
+# Each image is one group, two groups in the batch.
 ONE_EACH = np.zeros((B, G, N), np.float32)
 ONE_EACH[0, 0] = ONE_EACH[1, 3] = 1
 

@@ -87,7 +87,7 @@ def test_one_picture_by_hand(tiny):
 
 
 def test_each_noun_takes_its_best_group_by_hand(tiny):
-  # Two pictures of two groups; every noun equals one group of its picture.
+  # Two images of two groups; every noun equals one group of its image.
   groups = jnp.eye(4).reshape(2, 2, 4)
   loss = multi_label_loss(groups, groups, 2.0)
   to_text = np.log(2 * np.exp(2.0) + 2) - 2
@@ -156,7 +156,7 @@ def test_extreme_logits_are_finite(tiny, form, matched, with_ids):
 
 @pytest.mark.parametrize('form', ['released', 'paper'])
 def test_an_equal_id_in_another_picture_is_not_pushed_away(tiny, form):
-  # Two pictures of the same thing, each named by the same word: perfect
+  # Two images of the same thing, each named by the same word: perfect
   # embeddings cost log 2 as distinct texts and nothing as one text.
   same = jnp.ones((2, 1, 1))
   tiny.assert_close(

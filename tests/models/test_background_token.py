@@ -60,7 +60,7 @@ def test_the_loss_is_its_definition_chunked_and_sharded(tiny, mesh8):
 
 
 def test_it_finds_the_level_between_what_is_there_and_what_is_not(tiny):
-  # Nouns are axes; every picture has groups at .7 of its own two and .3 of all
+  # Nouns are axes; every image has groups at .7 of its own two and .3 of all
   # others: level .5 parts them, wherever the vector points.
   axes = np.eye(8, dtype=np.float32)
   own = np.array([[i, (i + 1) % 8] for i in range(8)], np.int32)

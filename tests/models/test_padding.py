@@ -1,4 +1,4 @@
-"""A padded picture gives what it gives alone, whatever lies in its padding."""
+"""A padded image gives what it gives alone, whatever lies in its padding."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def canvas(images, sizes, fill):
 
 
 class Padded:
-  """A model, its regions of padded pictures, and how often it was traced."""
+  """A model, its regions of padded images, and how often it was traced."""
 
   def __init__(self, tiny, encoder):
     self._tiny = tiny

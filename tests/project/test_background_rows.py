@@ -55,7 +55,7 @@ def test_a_row_is_a_question_of_its_own(name):
 
 
 def test_a_background_is_learned_after_training():
-  # Of three nouns, each picture has its own in one group and none in another.
+  # Of three nouns, each image has its own in one group and none in another.
   axes = np.eye(4, dtype=np.float32)
   own = np.arange(30) % 3
   embeddings = np.stack([0.8 * axes[own] + 0.1, axes[np.full(30, 3)]], 1)

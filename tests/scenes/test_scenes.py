@@ -1,6 +1,6 @@
 """The embedded data set: the same everywhere, honest, and well described.
 
-Pictures are judged by their statistics; by eye they are judged in review.
+Images are judged by their statistics; by eye they are judged in review.
 """
 
 import collections
@@ -145,7 +145,7 @@ def test_random_choices_keep_to_their_odds():
   assert Rng([0.999]).weighted((('a', 1), ('b', 1))) == 'b'
 
 
-# Pictures.
+# Images.
 
 
 def test_classes_are_enough_and_masks_hold_what_the_layout_says(many):
@@ -192,7 +192,7 @@ def test_no_ground_is_a_flat_colour(many):
         inside.append(pixels.mean(-1).std())
         means.append(pixels.mean(0))
     assert np.median(inside) > 6, f'{name} has texture'
-    assert np.std(means, 0).max() > 8, f'{name} varies between pictures'
+    assert np.std(means, 0).max() > 8, f'{name} varies between images'
 
 
 def test_no_thing_is_a_flat_colour(many):
@@ -204,7 +204,7 @@ def test_no_thing_is_a_flat_colour(many):
         inside.append(pixels.astype(float).std(0).max())
         means.append(pixels.mean(0))
     assert np.median(inside) > 20, f'{name} has parts, pattern and shading'
-    assert np.std(means, 0).max() > 12, f'{name} varies between pictures'
+    assert np.std(means, 0).max() > 12, f'{name} varies between images'
 
 
 def test_colour_alone_does_not_name_a_thing(many):

@@ -9,7 +9,7 @@ from groupvit_jax.scenes import tfds_builder
 
 VERSION = '2.0.0'
 CAPTIONS = '8d4186053ac36184'
-# Of the first pictures, in which every class occurs. Means, as the last bit of
+# Of the first images, in which every class occurs. Means, as the last bit of
 # a pixel may differ between machines.
 MEANS = """
    69.11 114.62  86.22  97.97 202.31 156.97  90.34  92.21

@@ -103,7 +103,7 @@ def test_page_shows_everything():
     'Devices',
   ):
     assert words in shown.text, words
-  # 2 images of 5 views; 2 strips of an image, 3 maps at 3 steps, the truth.
+  # 2 images of 5 views; 2 strips: an image, 3 maps at 3 steps, its labels.
   assert len(shown.all('img')) == 2 * 5 + 2 * (1 + 3 * 3 + 1)
 
 
