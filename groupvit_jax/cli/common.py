@@ -64,13 +64,14 @@ def add_path(
 
 
 MODEL = (
-  'a model folder, a training workdir, or any source of `groupvit convert`'
+  'a model folder, a training workdir, any source of `groupvit convert`, or a '
+  'name on the Hugging Face hub: nvidia/groupvit-gcc-yfcc (@REVISION pins it)'
 )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
   """Declares the model and its batch size."""
-  add_path(parser, '--model', 'DIR', MODEL, required=True)
+  add_path(parser, '--model', 'MODEL', MODEL, required=True)
   text = 'images that go through the network together (default: %(default)s)'
   add_number(parser, '--batch', text, default=8)
 

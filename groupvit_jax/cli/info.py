@@ -1,4 +1,4 @@
-"""`groupvit info`: what is in a model folder or any other source of weights."""
+"""`groupvit info`: what is in a model."""
 
 import argparse
 
@@ -8,13 +8,14 @@ _EXAMPLES = """\
 examples:
   groupvit info my_model
   groupvit info runs/demo
+  groupvit info nvidia/groupvit-gcc-yfcc
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
-  common.add_path(parser, 'model', 'DIR', common.MODEL)
+  common.add_path(parser, 'model', 'MODEL', common.MODEL)
 
 
 def run(args: argparse.Namespace) -> None:

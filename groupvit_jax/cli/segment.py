@@ -196,6 +196,10 @@ def _steps(args: argparse.Namespace, threshold: float | None) -> dict[str, Any]:
 
 def _identity(model: pathlib.Path) -> list[Any]:
   """Path, sizes and times of the weights: results must not mix models."""
+  if not model.exists():
+    from groupvit_jax import convert
+
+    model = convert.find(model)
   patterns = ('*.safetensors', '*.bin', '*.pt', '*.pth', 'checkpoints/*')
   weights = [model] if model.is_file() else []
   for pattern in patterns if model.is_dir() else ():

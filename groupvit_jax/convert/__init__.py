@@ -18,7 +18,7 @@ from groupvit_jax.convert.export import (
   save_open_clip,
 )
 from groupvit_jax.convert.folder import Converted, describe
-from groupvit_jax.convert.load import load_source
+from groupvit_jax.convert.load import find, load_source
 from groupvit_jax.errors import ModelError
 
 FORMATS = ('groupvit_jax', 'huggingface', 'open_clip')
@@ -28,6 +28,7 @@ __all__ = [
   'Converted',
   'convert',
   'describe',
+  'find',
   'load_source',
   'save_huggingface',
   'save_open_clip',

@@ -339,7 +339,9 @@ def own_tokenizer(folder: pathlib.Path) -> str | None:
       file of this machine.
   """
   path = folder / TOKENIZER
-  if path.is_symlink():
+  # The hub's cache keeps all files in one folder, and links to them.
+  blobs = folder.parent.parent / 'blobs'
+  if path.is_symlink() and path.resolve().parent != blobs.resolve():
     raise ModelError(f'{path} is a link; put the file itself there')
   return str(path) if path.is_file() else None
 

@@ -11,7 +11,13 @@ import numpy as np
 from msgspec import Meta
 
 from groupvit_jax import files
-from groupvit_jax.convert import architecture, fields, tensors, torch_files
+from groupvit_jax.convert import (
+  architecture,
+  fields,
+  hub,
+  tensors,
+  torch_files,
+)
 from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.convert.architecture import Hints
 from groupvit_jax.convert.export import OURS
@@ -43,7 +49,8 @@ def load_source(path: str | os.PathLike) -> Converted:
       a Hugging Face folder of GroupViT or CLIP, or a file of weights (.pth,
       .pt, .bin, .safetensors) of the original GroupViT, of either of those, or
       of OpenAI's CLIP (its archives, open_clip's checkpoints). A file's
-      config.json or open_clip_config.json is looked for beside it.
+      config.json or open_clip_config.json is looked for beside it. Or the name
+      of a model on the hub, see `find`.
 
   Returns:
     The model, with what inference needs.
@@ -51,12 +58,7 @@ def load_source(path: str | os.PathLike) -> Converted:
   Raises:
     ModelError: there is none, or it cannot be read as one; says why.
   """
-  path = files.expanded(path).absolute()
-  if not path.exists():
-    raise ModelError(
-      f'there is no {path}; give a folder or file on this machine (models are '
-      'not downloaded)'
-    )
+  path = find(path)
   if path.name == model_folder.WEIGHTS and model_folder.is_model_folder(
     path.parent
   ):
@@ -67,6 +69,39 @@ def load_source(path: str | os.PathLike) -> Converted:
     if model_folder.is_model_folder(path):
       return model_folder.read(path)
   return from_state(torch_files.read_state_dict(path))
+
+
+def find(path: str | os.PathLike) -> pathlib.Path:
+  """The local path of a model, after a download if it is a name on the hub.
+
+  Args:
+    path: a file or folder; else, if there is none, 'owner/name' of a model on
+      the hub, with '@revision' (a branch, tag or commit) or its main branch.
+      That is converted once, and kept in ~/.cache/groupvit_jax/models.
+
+  Raises:
+    ModelError: it is neither; or the hub refuses it or cannot be reached.
+  """
+  local = files.expanded(path).absolute()
+  if local.exists():
+    return local
+  if not hub.is_name(str(path)):
+    raise ModelError(
+      f'there is no {local}; give a folder or file on this machine, or a name '
+      'on the Hugging Face hub, such as nvidia/groupvit-gcc-yfcc'
+    )
+  snapshot = hub.resolve(str(path))
+  if snapshot.kept.is_dir():
+    return snapshot.kept
+  folder = hub.download(snapshot)
+  if model_folder.is_model_folder(folder) or hub.is_offline():
+    return folder  # offline, a file that the conversion reads may be absent
+  converted = from_state(torch_files.read_state_dict(folder))
+  converted.metadata['file'] = f'{snapshot.name}@{snapshot.commit}'
+  try:
+    return model_folder.write(snapshot.kept, converted, overwrite=True)
+  except ModelError:
+    return folder  # a home that is full or read-only is no reason to fail
 
 
 # The workdir of a training run: its config and its newest good checkpoint.

@@ -24,7 +24,7 @@ _WRAPPERS = ('model', 'state_dict', 'model_state_dict')
 # have no end.
 _MOST_VALUES = 100_000
 # What Hugging Face names weights, the safe form first.
-_WHOLE = (
+WHOLE = (
   'model.safetensors',
   'pytorch_model.bin',
   'open_clip_model.safetensors',
@@ -109,26 +109,33 @@ class _Index(msgspec.Struct):
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   """The files of weights in a folder: one, or the shards of an index."""
-  for name in _WHOLE:
+  for name in WHOLE:
     if (folder / name).is_file():
       return [folder / name]
     index = folder / f'{name}.index.json'
     if index.is_file():
-      content = fields.parse(fields.read_json(index), _Index, str(index))
-      # Names only: an index must not point out of its folder.
-      found = [
-        folder / pathlib.PurePath(shard).name
-        for shard in sorted(set(content.weight_map.values()))
-      ]
+      found = [folder / shard for shard in shards(index)]
       if missing := [path.name for path in found if not path.is_file()]:
         raise ModelError(f'{folder} lacks {", ".join(missing)} of {index.name}')
-      if not found:
-        raise ModelError(f'{index} names no files')
       return found
   raise ModelError(
-    f'{folder} holds no model: neither {" nor ".join(_WHOLE)} (nor an index of '
+    f'{folder} holds no model: neither {" nor ".join(WHOLE)} (nor an index of '
     'one) beside config.json, nor the checkpoints of a training run'
   )
+
+
+def shards(index: pathlib.Path) -> list[str]:
+  """Names of the files that an index spreads weights over.
+
+  Raises:
+    ModelError: it is no index, or names no files.
+  """
+  content = fields.parse(fields.read_json(index), _Index, str(index))
+  # Names only: an index must not point out of its folder.
+  names = {pathlib.PurePath(path).name for path in content.weight_map.values()}
+  if not names:
+    raise ModelError(f'{index} names no files')
+  return sorted(names)
 
 
 def read(

@@ -9,6 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache as cache_lib
 from jax.typing import DTypeLike
 
 from groupvit_jax import convert, files
+from groupvit_jax.convert import hub
 from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation.config import SegmentConfig
@@ -16,8 +17,6 @@ from groupvit_jax.inference.model import RELEASED, Model
 from groupvit_jax.inference.regions import ImageRegions
 from groupvit_jax.inference.result import Segmentation
 from groupvit_jax.inference.text import LabelError
-
-_CACHE = '~/.cache/groupvit_jax/compiled'
 
 __all__ = [
   'RELEASED',
@@ -42,7 +41,9 @@ def load(
 
   Args:
     path: a model folder, or any other source that `groupvit convert` accepts:
-      original `.pth` files, Hugging Face folders, CLIP, a training workdir.
+      original `.pth` files, Hugging Face folders, CLIP, a training workdir. Or
+      a name on the Hugging Face hub, 'nvidia/groupvit-gcc-yfcc', perhaps with
+      '@revision': downloaded and converted once.
     dtype: of the computation; parameters and results are float32.
     compilation_cache: where compiled programs are kept for the next process:
       True for ~/.cache/groupvit_jax/compiled (unless JAX was given a place),
@@ -66,8 +67,7 @@ def _keep_compiled(folder: str | os.PathLike | bool) -> None:
     config: Any = jax.config  # options are attributes only at run time
     if config.jax_compilation_cache_dir:
       return
-    root = os.environ.get('XDG_CACHE_HOME')
-    folder = f'{root}/groupvit_jax/compiled' if root else _CACHE
+    folder = hub.cache('compiled')
   folder = files.expanded(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
