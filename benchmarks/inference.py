@@ -130,7 +130,7 @@ class Pair:
     scores = self._peer.scores(theirs, self._text).cpu().numpy()
     first = theirs['stages'][0].float().cpu().numpy().argmax(1)
     assigned = ours['stages'][0].argmax(-1).reshape(first.shape)
-    found = [len(r.areas) for r in results]
+    found = [len(r.areas()) for r in results]
     texts = [prompts.fill('a photo of a {}.', name) for name in NAMES]
     return (
       _difference(self._model.encode_text(texts), self._text),

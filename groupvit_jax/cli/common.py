@@ -76,7 +76,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   add_number(parser, '--batch', text, default=8)
 
 
-def add_images(parser: argparse.ArgumentParser) -> None:
+def add_images(
+  parser: argparse.ArgumentParser, need_labels: bool = True
+) -> None:
   """Declares the images that a command works on, the model and the classes."""
   parser.add_argument(
     'images',
@@ -85,7 +87,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     help="files, folders, or patterns in quotes ('photos/*.jpg')",
   )
   add_model(parser)
-  group = parser.add_mutually_exclusive_group(required=True)
+  group = parser.add_mutually_exclusive_group(required=need_labels)
   group.add_argument(
     '--labels',
     metavar='NAMES',

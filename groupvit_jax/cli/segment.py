@@ -24,16 +24,16 @@ KINDS = {
   'overlay': 'the image with its classes in colour, their names, a legend',
   'mask': 'a PNG whose pixels are the classes: palette, above 256 16-bit grey',
   'pred': 'the classes alone, in colour, with names and a legend',
-  'first_group': 'the groups of the first grouping stage',
-  'final_group': 'the groups of the last stage, which get the names',
-  'all_groups': 'the groups of every stage, a file each',
+  'groups': 'the groups of every stage, a file each; the last get the names',
   'scores': 'an npz: scores [class, height, width] and names',
   'json': 'areas, boxes, mean scores and COCO run lengths of the classes',
 }
+_EARLIER = ('first_group', 'final_group', 'all_groups')  # names of groups
 
 _EXAMPLES = """\
 --show takes one or several of these, between commas:
 {kinds}
+Without --labels or --labels-from, the groups are shown.
 
 Class 0 is the background: pixels whose best score is below --background, or
 there is no background with --background none.
@@ -42,21 +42,23 @@ The same command resumes a run that was interrupted: images that are done are
 skipped.
 
 examples:
-  groupvit segment photo.jpg --model my_model --labels "dog,grass,sky" --out out
+  groupvit segment photo.jpg --model my_model --out out
+  groupvit segment photo.jpg --model nvidia/groupvit-gcc-yfcc --out out \\
+    --labels "dog,grass,sky"
   groupvit segment photos --model my_model --labels-from voc --out voc \\
     --show overlay,mask,json --batch 16
-  groupvit segment "photos/*.jpg" --model my_model --out groups --slide \\
-    --labels "person|man|woman,dog" --background none --show all_groups
+  groupvit segment "photos/*.jpg" --model my_model --out slide --slide \\
+    --labels "person|man|woman,dog" --background none --show overlay,groups
 """
 _EXAMPLES = _EXAMPLES.format(
-  kinds='\n'.join(f'  {kind:<12} {text}' for kind, text in KINDS.items())
+  kinds='\n'.join(f'  {kind:<8} {text}' for kind, text in KINDS.items())
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's arguments."""
   parser.epilog = _EXAMPLES
-  common.add_images(parser)
+  common.add_images(parser, need_labels=False)
   common.add_path(
     parser, '--out', 'DIR', 'folder for the results', required=True
   )
@@ -64,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--show',
     metavar='KINDS',
     type=_kinds,
-    default=['overlay'],
-    help='what to write (default: overlay)',
+    help='what to write (default: overlay; without labels, groups)',
   )
   parser.add_argument(
     '--overwrite', action='store_true', help='replace results in DIR'
@@ -144,8 +145,9 @@ def _kinds(text: str) -> list[str]:
   chosen = [kind.strip() for kind in text.split(',')]
   unknown = [kind for kind in chosen if kind not in KINDS]
   if unknown:
+    now = "'groups' has those of every stage; " * (unknown[0] in _EARLIER)
     raise argparse.ArgumentTypeError(
-      f'{unknown[0]!r} is none of {", ".join(KINDS)}'
+      f'{now}{unknown[0]!r} is none of {", ".join(KINDS)}'
     )
   return list(dict.fromkeys(chosen))
 
@@ -165,7 +167,14 @@ def _threshold(text: str) -> float | None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the sub-command; returns the exit code."""
-  labels = common.read_labels(args)
+  labels = common.Labels((), None)
+  if args.labels is not None or args.labels_from is not None:
+    labels = common.read_labels(args)
+  args.show = args.show or (['overlay'] if labels.names else ['groups'])
+  if not labels.names and args.show != ['groups']:
+    raise ValueError(
+      f'--show {",".join(args.show)} needs class names: add --labels "dog,cat"'
+    )
   steps = _steps(args, labels.threshold)
   images = common.find_images(
     args.images, resume.EarlierResults(), without=args.out
@@ -233,16 +242,17 @@ class _Run:
     model = inference.load(args.model)
     config = dataclasses.replace(model.config, **steps)
 
-    def segment(chunk: Sequence[ImageFile]) -> list['Segmentation']:
-      results = model.segment(
-        [str(image.path) for image in chunk],
+    def segment(chunk: Sequence[ImageFile]) -> Any:
+      paths = [str(image.path) for image in chunk]
+      if not names:
+        return model.encode(paths, config, batch_size=args.batch)
+      return model.segment(
+        paths,
         list(names),
         config,
         templates=common.templates(args),
         batch_size=args.batch,
       )
-      assert isinstance(results, list)  # as the images are
-      return results
 
     # Resolved: the folder that a link points to may still have to be made.
     args.out.resolve().mkdir(parents=True, exist_ok=True)
@@ -263,7 +273,13 @@ class _Run:
         again = 'the same command' + ' without --overwrite' * args.overwrite
         raise KeyboardInterrupt(f'interrupted; {again} resumes it') from None
 
-  def _write(self, image: ImageFile, result: 'Segmentation') -> None:
+  def _write(self, image: ImageFile, result: Any) -> None:
+    if getattr(result, 'unsure', False):
+      common.complain(
+        f'{image.path}: the model is unsure, no class stands out (entropy '
+        f'{result.entropy:.2f} of 1): are these words for it?',
+        'warning',
+      )
     stem = self._folder.stem(image)
     made, errors = {}, []
     for kind in self._folder.missing(image, self._args.show):
@@ -300,12 +316,12 @@ class _Run:
 _MOST_SCORES = 2 << 30  # of 4 bytes
 
 
-def make(kind: str, result: 'Segmentation', source: str) -> Mapping[str, bytes]:
+def make(kind: str, result: Any, source: str) -> Mapping[str, bytes]:
   """The files of a kind of result.
 
   Args:
     kind: one of `KINDS`.
-    result: an `inference.Segmentation`.
+    result: an `inference.Segmentation`; for 'groups' also `ImageRegions`.
     source: the image's path, for json.
 
   Returns:
@@ -330,8 +346,9 @@ def make(kind: str, result: 'Segmentation', source: str) -> Mapping[str, bytes]:
       buffer, scores=result.scores, names=np.array(result.names)
     )
     return {'_scores.npz': buffer.getvalue()}
-  if kind == 'all_groups':
-    images = {f'groups_{i}': x for i, x in enumerate(result.all_groups(), 1)}
+  if kind == 'groups':
+    stages = range(len(result.groups))
+    images = {f'groups_{i + 1}': result.groups_overlay(i) for i in stages}
   else:
     images = {kind: getattr(result, kind)()}
   return {f'_{name}.png': _png(image) for name, image in images.items()}
@@ -345,17 +362,19 @@ def summary(result: 'Segmentation', source: str) -> dict[str, Any]:
     source: the image's path.
 
   Returns:
-    Size and names; for every class in the image its id (the mask's value),
-    name, area in pixels, share of the image, box [x, y, width, height], mean
-    score over its pixels (none for the background), and mask as COCO's RLE.
+    Size, names and entropy (see `Segmentation`); for every class in the image
+    its id (the mask's value), name, area in pixels, share of the image, box [x,
+    y, width, height], mean score over its pixels (none for the background), and
+    mask as COCO's RLE.
   """
   from pycocotools import mask as coco
 
   height, width = result.labels.shape
+  areas, boxes = result.areas(), result.boxes()
   classes = []
   for i, name in enumerate(result.names):
     mask = result.labels == i
-    if name not in result.areas:
+    if name not in areas:
       continue
     rle = coco.encode(np.asfortranarray(mask, np.uint8))
     # pycocotools declares text, and makes bytes.
@@ -363,10 +382,10 @@ def summary(result: 'Segmentation', source: str) -> dict[str, Any]:
     entry = {
       'id': i,
       'name': name,
-      'area': result.areas[name],
-      'share': round(result.areas[name] / mask.size, 6),
-      'box': list(result.boxes[name]),
-      'score': round(result.mean_scores[name], 6),
+      'area': areas[name],
+      'share': round(areas[name] / mask.size, 6),
+      'box': list(boxes[name]),
+      'score': round(result.mean_scores()[name], 6),
       'rle': {'size': [height, width], 'counts': counts},
     }
     if result.background and i == 0:
@@ -378,6 +397,7 @@ def summary(result: 'Segmentation', source: str) -> dict[str, Any]:
     'height': height,
     'names': list(result.names),
     'background': result.background,
+    'entropy': round(result.entropy, 6),
     'classes': classes,
   }
 

@@ -36,7 +36,9 @@ class Converted:
     preprocessing: mean and std (of pixels in 0..1), short_side (pixels), and
       fields of `SegmentConfig` that a run of one's own was evaluated with.
     metadata: source (what it was read from), file (its name), license, and
-      where known metrics (name to number), step or epoch, notes (sentences).
+      where known data (that it was trained on), classes (of the data), words
+      (all that its captions name), metrics (name to number) on a benchmark,
+      step or epoch, notes (sentences).
   """
 
   architecture: dict[str, Any]
@@ -95,7 +97,15 @@ def describe(converted: Converted) -> str:
   ]
   reached = [f'{k} {metadata[k]:,}' for k in ('step', 'epoch') if k in metadata]
   figures = [f'{k} {x:.4g}' for k, x in (metadata.get('metrics') or {}).items()]
-  for name, texts in (('trained until', reached), ('metrics', figures)):
+  if figures and 'benchmark' in metadata:
+    figures[-1] += f' (on {metadata["benchmark"]})'
+  data = [metadata['data']] if 'data' in metadata else []
+  for name, texts in (
+    ('trained on', data),
+    ('its classes', metadata.get('classes', ())),
+    ('trained until', reached),
+    ('metrics', figures),
+  ):
     lines += [(name, ', '.join(texts))] if texts else []
   lines += [('note', note) for note in metadata.get('notes', ())]
   # Others wrote some of it: nothing that a terminal would obey.
@@ -155,7 +165,7 @@ A model that matches images, and regions of them, with words.
 import groupvit_jax as gv
 
 model = gv.load('path/of/this/folder')
-segmentation = model.segment('photo.jpg', ['dog', 'grass', 'sky'])
+segmentation = model.segment('photo.jpg', {words})
 ```
 
 ## License
@@ -188,6 +198,10 @@ class _Metadata(msgspec.Struct):
   notes: list[str] | msgspec.UnsetType = msgspec.UNSET
   step: fields.NUMBER | msgspec.UnsetType = msgspec.UNSET
   epoch: fields.NUMBER | msgspec.UnsetType = msgspec.UNSET
+  data: str | msgspec.UnsetType = msgspec.UNSET
+  benchmark: str | msgspec.UnsetType = msgspec.UNSET
+  classes: list[str] | msgspec.UnsetType = msgspec.UNSET
+  words: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Config(msgspec.Struct):
@@ -269,6 +283,7 @@ def write(
     lines = [line.split(':', 1) for line in describe(converted).splitlines()]
     card = _CARD.format(
       rows='\n'.join(f'| {a.strip()} | {b.strip()} |' for a, b in lines),
+      words=converted.metadata.get('classes', ['sky', 'grass', 'dog'])[-3:],
       **{name: converted.metadata[name] for name in ('file', 'license')},
     )
     # File names may hold bytes that are not valid in any encoding.

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from groupvit_jax import files
+from groupvit_jax import files, scenes
 from groupvit_jax.convert import (
   architecture,
   fields,
@@ -139,6 +139,7 @@ def _read_workdir(workdir: pathlib.Path) -> Converted:
     short_side = config['image_size']
     mean, std = on_device.NORMALIZATIONS[clip_training.normalization(config)]
     steps = config_lib.own_steps(config['eval'])
+    trained_on = _trained_on(config)
   except (KeyError, TypeError) as error:
     raise ModelError(
       f'{workdir}/config.json lacks {error}; it is of another version'
@@ -160,8 +161,25 @@ def _read_workdir(workdir: pathlib.Path) -> Converted:
       'license': _OWN,
       'step': step,
       'metrics': _metrics(workdir / 'summary.json', step),
+      **trained_on,
     },
   )
+
+
+def _trained_on(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The data of a run, the words of its captions if few, its benchmark."""
+  data, evaluation, found = config['data'], config['eval'], {}
+  source = data['source']
+  if evaluation['source']:
+    count = evaluation['examples'] or 'all'
+    found['benchmark'] = f'{evaluation["source"]}, {count} images'
+  if source != 'scenes':
+    names = ' '.join(data.get('shards') or data.get('tfds') or ())
+    return found | {'data': f'{source}: {names}'}
+  found['data'] = f'scenes, {data["train_examples"]:,} synthetic images'
+  if not config.get('init_from'):
+    found |= {'classes': [*scenes.CLASS_NAMES], 'words': scenes.vocabulary()}
+  return found
 
 
 def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:

@@ -1,26 +1,29 @@
-"""Results of segmentation: labels, scores, groups, and images of them.
+"""Results of segmentation: labels, scores, and images of them.
 
 Everything at the image's own size is computed when it is first asked for.
 """
 
 import dataclasses
 import functools
-import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
 from groupvit_jax.evaluation import labelling, resize, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
-from groupvit_jax.evaluation.regions import Regions
 from groupvit_jax.evaluation.scoring import Scores
 from groupvit_jax.viz import overlay as overlay_lib
 
-# Numbers that a step works on: 4 MB stay in a cache; 64 MB took four times as
-# long.
-_CHUNK = 2**20
+if TYPE_CHECKING:
+  from groupvit_jax.inference.regions import ImageRegions
+
 _CLASSES = 8  # that are upsampled together
+# Entropy above which a result is unsure. Of a model trained on `scenes`, 24
+# scenes have at most .13 for their own 19 classes, and .43 in the median (.15
+# to .67) for eight words it never met; without training .98 and more.
+UNSURE = 0.35
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -28,30 +31,42 @@ class Segmentation:
   """A segmented image.
 
   Attributes:
-    image: its RGB pixels, as they were read (turned upright, say).
+    encoded: the image and its groups.
     names: of the classes, in the order of labels and scores; of synonyms the
       first. With a background, names[0] is 'background'.
     background: whether class 0 is the background.
-    regions: what was encoded, a batch of one.
-    region_scores: of the same; classes beyond `names` are padding.
-    scaled: (h, w) at which the network saw the image.
-    shapes: the padded shapes of that.
+    region_scores: of `encoded.regions`; classes beyond `names` are padding.
     config: how labels follow from regions and scores.
+    entropy: of the classes of a group, averaged over the image: 0 where one
+      class has all the probability, 1 where all are alike.
   """
 
-  image: UInt8[np.ndarray, 'h w 3']
+  encoded: 'ImageRegions'
   names: tuple[str, ...]
   background: bool
-  regions: Regions
   region_scores: Scores
-  scaled: sizes.Size
-  shapes: sizes.Shapes
   config: SegmentConfig
+  entropy: float
+
+  @property
+  def unsure(self) -> bool:
+    """Whether no class stands out: untrained, or not the words for it."""
+    return self.entropy > UNSURE
+
+  @property
+  def image(self) -> UInt8[np.ndarray, 'h w 3']:
+    """Its RGB pixels, as they were read (turned upright, say)."""
+    return self.encoded.image
 
   @property
   def size(self) -> tuple[int, int]:
     """(H, W) of the image."""
     return self.image.shape[:2]
+
+  @property
+  def groups(self) -> list[Int32[np.ndarray, 'h w']]:
+    """See `ImageRegions.groups`."""
+    return self.encoded.groups
 
   @functools.cached_property
   def labels(self) -> Int32[np.ndarray, 'h w']:
@@ -83,20 +98,6 @@ class Segmentation:
       out[start : start + _CLASSES] = some[: len(out) - start]
     return out
 
-  @functools.cached_property
-  def groups(self) -> list[Int32[np.ndarray, 'h w']]:
-    """The strongest group of each pixel, for every grouping stage.
-
-    The groups of the last stage are those that got names. With sliding windows
-    a pixel shows the window that it is most central in, and the groups of
-    window i are numbered from i times their number.
-    """
-    return [
-      _stage_groups(maps[0], self.regions, self.scaled, self.size)
-      for maps in self.regions.stages
-    ]
-
-  @functools.cached_property
   def areas(self) -> dict[str, int]:
     """Pixels of each class that was found."""
     counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
@@ -104,13 +105,12 @@ class Segmentation:
       name: int(n) for name, n in zip(self.names, counts, strict=True) if n
     }
 
-  @functools.cached_property
   def boxes(self) -> dict[str, tuple[int, int, int, int]]:
     """(x, y, width, height) around each class that was found, in pixels."""
     boxes = {}
     for i, name in enumerate(self.names):
-      if name in self.areas:
-        mask = self.labels == i
+      mask = self.labels == i
+      if mask.any():
         x, y = (np.flatnonzero(mask.any(axis)) for axis in (0, 1))
         boxes[name] = (
           int(x[0]),
@@ -120,16 +120,19 @@ class Segmentation:
         )
     return boxes
 
-  @functools.cached_property
   def mean_scores(self) -> dict[str, float]:
     """Mean score of each class that was found, over the pixels it won."""
+    return self._mean_scores
+
+  @functools.cached_property
+  def _mean_scores(self):
     won = labelling.winning_scores(*self._label_inputs, self.config)
     total = np.bincount(
       self.labels.ravel(), self._cut(won).ravel(), len(self.names)
     )
     return {
       name: float(total[self.names.index(name)] / area)
-      for name, area in self.areas.items()
+      for name, area in self.areas().items()
     }
 
   def overlay(self, max_side: int | None = 2048) -> Image.Image:
@@ -141,7 +144,7 @@ class Segmentation:
         self.image,
         background=self.background,
         max_side=max_side,
-        scores=self.mean_scores,
+        scores=self.mean_scores(),
       )
     )
 
@@ -158,28 +161,18 @@ class Segmentation:
       self.labels, self.names, background=self.background
     )
 
-  def first_group(self, max_side: int | None = 2048) -> Image.Image:
-    """The image with the groups of the first stage in colour."""
-    return self.all_groups(max_side)[0]
-
-  def final_group(self, max_side: int | None = 2048) -> Image.Image:
-    """The image with the groups that got names in colour."""
-    return self.all_groups(max_side)[-1]
-
-  def all_groups(self, max_side: int | None = 2048) -> list[Image.Image]:
-    """The same for every stage."""
-    return [
-      Image.fromarray(
-        overlay_lib.groups_overlay(self.image, groups, max_side=max_side)
-      )
-      for groups in self.groups
-    ]
+  def groups_overlay(
+    self, stage: int = -1, max_side: int | None = 2048
+  ) -> Image.Image:
+    """See `ImageRegions.groups_overlay`."""
+    return self.encoded.groups_overlay(stage, max_side)
 
   @functools.cached_property
   def _label_inputs(self):
-    shape = sizes.output_shape(self.size, self.shapes.scaled)
-    output = resize.upsampling([self.scaled], [self.size], shape)
-    return self.regions, self.region_scores, self.shapes, output
+    encoded = self.encoded
+    shape = sizes.output_shape(self.size, encoded.shapes.scaled)
+    output = resize.upsampling([encoded.scaled], [self.size], shape)
+    return encoded.regions, self.region_scores, encoded.shapes, output
 
   def _cut(self, pixels):
     """Of a padded batch of one: the image, as a numpy copy."""
@@ -190,67 +183,3 @@ class Segmentation:
   def __repr__(self) -> str:
     height, width = self.size
     return f'Segmentation({width} x {height}, names={list(self.names)})'
-
-
-def _stage_groups(maps, regions, scaled, size):
-  """The strongest group of each pixel, from soft maps n h w g.
-
-  The groups of window i are numbered from i times their number.
-  """
-  out = np.zeros(size, np.int32)
-  places = regions.places[0].tolist()
-  starts = [sorted({place[axis] for place in places}) for axis in (0, 1)]
-  for i, (place, grid) in enumerate(zip(places, regions.grids[0], strict=True)):
-    owned, tokens = zip(
-      *(
-        _owned(starts[axis], place[axis], place[2 + axis], scaled[axis], side)
-        for axis, side in enumerate(size)
-      ),
-      strict=True,
-    )
-    rows, columns = (
-      token * (count / side) - 0.5
-      for token, count, side in zip(tokens, grid, place[2:], strict=True)
-    )
-    best = strongest(maps[i, : grid[0], : grid[1]], rows, columns)
-    out[np.ix_(*owned)] = best + i * maps.shape[3]
-  return out
-
-
-def _owned(starts, start, length, scaled, size):
-  """Along one side: the pixels that a window owns, and their places in it.
-
-  Neighbouring windows share their overlap half and half.
-  """
-  places = (np.arange(size) + 0.5) * (scaled / size)
-  bounds = [(b + a + length) / 2 for a, b in itertools.pairwise(starts)]
-  owner = np.searchsorted(bounds, places, side='right')
-  mine = np.flatnonzero(owner == starts.index(start))
-  return mine, places[mine] - start
-
-
-def strongest(
-  maps: Float[np.ndarray, 'h w g'],
-  rows: Float[np.ndarray, 'H'],
-  columns: Float[np.ndarray, 'W'],
-) -> Int32[np.ndarray, 'H W']:
-  """The group with the largest share at places between tokens.
-
-  Args:
-    maps: soft maps on the token grid.
-    rows, columns: places in tokens, 0 at the centre of the first.
-
-  Returns:
-    Groups; shares are interpolated bilinearly.
-  """
-  top, bottom, down = resize.neighbours(rows, maps.shape[0])
-  left, right, across = resize.neighbours(columns, maps.shape[1])
-  out = np.empty((len(rows), len(columns)), np.int32)
-  step = max(1, _CHUNK // (4 * max(len(columns), 1) * maps.shape[2]))
-  for start in range(0, len(rows), step):
-    part = slice(start, start + step)
-    weight = down[part, None, None]
-    mixed = resize.lerp(maps[top[part]], maps[bottom[part]], weight)
-    mixed = resize.lerp(mixed[:, left], mixed[:, right], across[:, None])
-    out[part] = mixed.argmax(-1)
-  return out

@@ -80,6 +80,30 @@ def read_classes(
   return classes
 
 
+def warn_of_unmet(
+  classes: Sequence[Sequence[str]], words: Sequence[str]
+) -> None:
+  """Warns of classes that no caption of a model's training named.
+
+  Args:
+    classes: the names of each.
+    words: names in its captions; empty if nobody knows them.
+  """
+  known = {part for word in words for part in word.split()}
+  unmet = [
+    names[0]
+    for names in classes
+    if known and not any(known.issuperset(x.lower().split()) for x in names)
+  ]
+  if unmet:
+    warnings.warn(
+      f'this model was trained on few words and has never met '
+      f'{", ".join(unmet):.200}: it will call something so all the same; '
+      '`groupvit info` shows the classes that it knows',
+      stacklevel=2,
+    )
+
+
 class TextEncoder:
   """Texts to unit vectors, which are cached.
 

@@ -4,7 +4,12 @@ Pure numpy and Pillow, from a seed; it needs no file, network or TensorFlow.
 """
 
 from groupvit_jax.scenes.generator import Scene, generate, split_seed
-from groupvit_jax.scenes.layout import CLASS_NAMES, GROUNDS, THINGS
+from groupvit_jax.scenes.layout import (
+  CLASS_NAMES,
+  GROUNDS,
+  THINGS,
+  vocabulary,
+)
 from groupvit_jax.scenes.parallel import Arrays, generate_chunks, generate_many
 
 __all__ = [
@@ -17,4 +22,5 @@ __all__ = [
   'generate_chunks',
   'generate_many',
   'split_seed',
+  'vocabulary',
 ]

@@ -104,6 +104,16 @@ PALETTES = {
 }
 
 
+def vocabulary() -> list[str]:
+  """Names of classes and colours as captions write them, sorted."""
+  synonyms = sum(SYNONYMS.values(), ())
+  grounds = sum(GROUND_WORDS.values(), ())
+  plurals = map(plural, THINGS)
+  return sorted(
+    {*CLASS_NAMES, *plurals, *sum(synonyms, ()), *grounds, *COLOURS}
+  )
+
+
 def plural(word: str) -> str:
   """Plural of a class name."""
   return PLURALS.get(word, word + 's')

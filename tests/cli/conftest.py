@@ -13,6 +13,7 @@ import groupvit_jax
 from groupvit_jax import cli
 from groupvit_jax.cli import resume
 from groupvit_jax.evaluation.config import SegmentConfig
+from groupvit_jax.inference.regions import ImageRegions as Regions
 from groupvit_jax.inference.result import Segmentation as Real
 
 LABELS = ('--labels', 'dog,grass|lawn,sky')
@@ -32,13 +33,12 @@ class Segmentation:
     self.scores = np.stack([self.labels == i for i in range(len(self.names))])
     self.scores = self.scores.astype(np.float32) * 0.75
     self.groups = [self.labels * 2 + 1, self.labels]
+    self.entropy = 0.5 if 'nothing' in names else 0.25
 
-  @property
   def areas(self):
     counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
     return {n: int(k) for n, k in zip(self.names, counts, strict=True) if k}
 
-  @property
   def boxes(self):
     found = {}
     for i, name in enumerate(self.names):
@@ -48,13 +48,13 @@ class Segmentation:
         found[name] = (int(x.min()), int(y.min()), *size)
     return found
 
-  @property
   def mean_scores(self):
-    return dict.fromkeys(self.areas, 0.75)
+    return dict.fromkeys(self.areas(), 0.75)
 
-  size, overlay, mask = Real.size, Real.overlay, Real.mask
-  pred, all_groups = Real.pred, Real.all_groups
-  first_group, final_group = Real.first_group, Real.final_group
+  size = property(lambda self: self.image.shape[:2])
+  overlay, mask = Real.overlay, Real.mask
+  pred, unsure = Real.pred, Real.unsure
+  groups_overlay = Regions.groups_overlay
 
 
 class Stub:
@@ -101,6 +101,11 @@ class Stub:
     return [
       Segmentation(self._open(path), names, background) for path in images
     ]
+
+  def encode(self, images, config, *, batch_size):
+    return self.segment(
+      images, ['a'], config, templates='simple', batch_size=batch_size
+    )
 
   def classify(self, images, names, *, templates, batch_size):
     self.calls.append((tuple(names), templates, batch_size))

@@ -91,7 +91,7 @@ def test_what_is_written_belongs_together(model, tmp_path, monkeypatch):
   coco = pytest.importorskip('pycocotools.mask', reason='decodes the masks')
   monkeypatch.chdir(tmp_path)
   noise((90, 50)).save('photo.png')
-  kinds = 'overlay,mask,pred,first_group,final_group,all_groups,scores,json'
+  kinds = 'overlay,mask,pred,groups,scores,json'
   assert segment(model, 'photo.png', '--show', kinds, '--background', '.4') == 0
   labels = np.asarray(Image.open('out/photo_mask.png'))
   with np.load('out/photo_scores.npz') as file:
@@ -108,7 +108,7 @@ def test_what_is_written_belongs_together(model, tmp_path, monkeypatch):
     if found['id']:
       mean = scores[found['id']][mask].mean()
       assert found['score'] == pytest.approx(mean, abs=1e-5)
-  for name in ('overlay', 'pred', 'first_group', 'final_group', 'groups_2'):
+  for name in ('overlay', 'pred', 'groups_1', 'groups_2'):
     assert Image.open(f'out/photo_{name}.png').mode == 'RGB'
 
 

@@ -26,9 +26,8 @@ def test_one_image(stub, capsys):
 
 def test_every_kind(stub):
   assert stub.run('photo.jpg', '--show', ','.join(segment.KINDS)) == 0
-  kinds = [kind for kind in segment.KINDS if kind not in ('all_groups',)]
   assert stub.written() == {
-    *(f'photo_{k}.png' for k in kinds if k not in ('scores', 'json')),
+    *('photo_overlay.png', 'photo_mask.png', 'photo_pred.png'),
     *('photo_groups_1.png', 'photo_groups_2.png'),
     *('photo_scores.npz', 'photo.json'),
   }
@@ -37,15 +36,27 @@ def test_every_kind(stub):
   mask = Image.open('out/photo_mask.png')
   np.testing.assert_array_equal(np.asarray(mask), labels)
   assert mask.mode == 'P'
-  groups = [
-    pathlib.Path(f'out/photo_{name}.png').read_bytes()
-    for name in ('first_group', 'groups_1', 'final_group', 'groups_2')
-  ]
-  assert groups[0] == groups[1] != groups[2] == groups[3]
   with np.load('out/photo_scores.npz') as scores:
     assert scores['scores'].shape == (4, 40, 60)
     assert scores['scores'].dtype == np.float32
     assert list(scores['names']) == ['background', 'dog', 'grass', 'sky']
+
+
+def test_without_labels_the_groups_are_shown(stub, capsys):
+  assert stub.run('photo.jpg', labels=()) == 0
+  assert stub.written() == {'photo_groups_1.png', 'photo_groups_2.png'}
+  capsys.readouterr()
+  assert stub.run('photo.jpg', '--show', 'mask', labels=(), out='new') == 1
+  assert 'needs class names' in capsys.readouterr().err
+
+
+def test_an_unsure_image_is_told(stub, capsys):
+  labels = ('--labels', 'nothing,else')
+  assert stub.run('photo.jpg', '--show', 'json', labels=labels) == 0
+  assert 'photo.jpg: the model is unsure' in capsys.readouterr().err
+  assert (
+    json.loads(pathlib.Path('out/photo.json').read_text())['entropy'] == 0.5
+  )
 
 
 def test_json(stub):

@@ -87,13 +87,20 @@ def test_the_newest_checkpoint_is_loaded(workdir, saved, config):
   assert own['top_k'] is None and own['regroup'] == 'kmeans'
   assert not own['one_hot'] and own['mix_logits']
   assert converted.metadata['metrics'] == {'miou': 31.5}
-  assert 'step 10' in convert.describe(converted)
+  shown = convert.describe(converted)
+  assert 'step 10' in shown and 'miou 31.5 (on scenes, 400 images)' in shown
+  assert 'scenes, 30,000 synthetic images' in shown and 'mushroom' in shown
+  assert 'tree leaves' in converted.metadata['words']
 
 
 def test_a_run_becomes_a_model_folder(workdir, saved, tmp_path):
   message = convert.convert(workdir, tmp_path / 'model')
   assert 'trained by groupvit_jax' in message
-  assert_same(convert.load_source(tmp_path / 'model').variables, saved[1][10])
+  again = convert.load_source(tmp_path / 'model')
+  assert_same(again.variables, saved[1][10])
+  assert {'data', 'words', 'benchmark', 'classes'} < again.metadata.keys()
+  card = (tmp_path / 'model' / 'README.md').read_text()
+  assert "['leaf', 'mushroom', 'starfish']" in card
   # `demo` is the tied form, for which their class has no place.
   with pytest.raises(ModelError, match='group_residual=False'):
     convert.convert(workdir, tmp_path / 'hf', to='huggingface')

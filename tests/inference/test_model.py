@@ -112,7 +112,7 @@ def test_a_padded_image_is_segmented_like_the_unpadded_one(
   for image in (photo(40, 57), photo(61, 44, 1)):
     found = model.segment(image, NAMES, config)
     check(found, reference(plain_segmentation, model, image, config))
-    classes |= set(found.areas)
+    classes |= set(found.areas())
   assert len(classes) > 1, 'a test without borders tests little'
 
 
@@ -191,7 +191,7 @@ def test_sliding_windows_are_averaged(plain_segmentation, model):
     count[:, left : left + 32] += 1
   scores = plain_segmentation.resized(total / count, (40, 70))
   found = model.segment(image, NAMES, config)
-  assert found.regions.places.shape == (1, 3, 4)
+  assert found.encoded.regions.places.shape == (1, 3, 4)
   check(found, scores)
   assert [g.shape for g in found.groups] == [(40, 70)] * 2
 
@@ -255,7 +255,7 @@ def test_regions_answer_again_without_the_network(model, monkeypatch):
 
 def test_mean_scores_are_those_of_the_pixels_won(model):
   found = model.segment(photo(40, 57), NAMES)
-  for name, mean in found.mean_scores.items():
+  for name, mean in found.mean_scores().items():
     own = found.scores[found.names.index(name)]
     won = own[found.labels == found.names.index(name)]
     assert mean == pytest.approx(won.mean(), abs=1e-5)
@@ -449,26 +449,48 @@ def test_load_is_at_the_package_and_keeps_compiled_programs(
     groupvit_jax.lode  # noqa: B018
 
 
+def test_entropy_tells_an_unsure_image(plain_segmentation, model):
+  """That of the groups' softmax, by area; near 1 if classes are alike."""
+  image = photo(32, 32)
+  found = model.segment(image, NAMES)
+  regions = regions_of(model, image)
+  odds = plain_segmentation.softmax(
+    model.scale * np.asarray(regions['embeddings'][0] @ text_of(model).T)
+  )
+  areas = np.asarray(regions['stages'][-1][0]).mean((0, 1))
+  wanted = -areas @ (odds * np.log(odds)).sum(-1) / np.log(len(NAMES))
+  assert found.entropy == pytest.approx(wanted, abs=1e-3)
+  assert found.unsure == (wanted > 0.35)
+  assert model.segment(image, ['dog']).entropy == 0
+
+
+def test_words_that_the_model_never_met_are_told(tiny_inference):
+  metadata = tiny_inference.source().metadata | {'words': ['a lawn', 'cat']}
+  model = inference.Model(tiny_inference.source(metadata=metadata))
+  with pytest.warns(UserWarning, match='never met dog, sky: it will call'):
+    model.classify(photo(33, 33), ['dog', 'grass|Lawn', 'sky', 'cat'])
+
+
 def test_results_in_figures_and_images(model):
   image = photo(40, 57)
   found = model.segment(image, NAMES)
-  assert sum(found.areas.values()) == 40 * 57
-  for name, (x, y, width, height) in found.boxes.items():
+  assert sum(found.areas().values()) == 40 * 57
+  for name, (x, y, width, height) in found.boxes().items():
     where = found.labels == found.names.index(name)
-    assert where.sum() == found.areas[name]
+    assert where.sum() == found.areas()[name]
     inside = where[y : y + height, x : x + width]
     assert inside.sum() == where.sum()
     assert inside[0].any() and inside[-1].any()
     assert inside[:, 0].any() and inside[:, -1].any()
     mean = found.scores[found.names.index(name)][where].mean()
-    assert found.mean_scores[name] == pytest.approx(mean, abs=1e-5)
+    assert found.mean_scores()[name] == pytest.approx(mean, abs=1e-5)
   mask = found.mask()
   assert mask.mode == 'P'
   np.testing.assert_array_equal(np.asarray(mask), found.labels)
-  for image in (found.overlay(), found.pred(), *found.all_groups()):
+  stages = [found.groups_overlay(i) for i in range(len(found.groups))]
+  for image in (found.overlay(), found.pred(), *stages):
     assert image.mode == 'RGB' and image.width >= 57
-  assert found.first_group() == found.all_groups()[0]
-  assert found.final_group() == found.all_groups()[-1]
+  assert model.encode(image).groups_overlay() == stages[-1] != stages[0]
   assert found.labels is found.labels  # computed once
   with pytest.raises(dataclasses.FrozenInstanceError):
     found.names = ()
