@@ -269,7 +269,7 @@ def cold(folder: pathlib.Path, rounds: int) -> None:
       for seconds in (first, second):
         out = scratch / 'out'
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, '-m', 'groupvit_jax.cli', 'segment', photo]
+        command = [sys.executable, '-m', 'groupvit_jax', 'segment', photo]
         command += ['--model', model, '--labels', ','.join(NAMES)]
         begin = time.perf_counter()
         subprocess.run(

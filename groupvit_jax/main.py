@@ -1,4 +1,6 @@
-"""Trains a model: python -m groupvit_jax.main --config=F --workdir=W.
+"""Trains a model: groupvit train --config=F --workdir=W.
+
+`python -m groupvit_jax.main` is the same.
 
 Flags and error messages only; the work is in `loop.train_and_evaluate`, which
 a notebook or a test calls as well.
@@ -117,10 +119,11 @@ def _initial(path: str | None) -> Any:
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses flags; a mistake in them is one line and exit code 2."""
+  if {'--help', '-help', '-h'} & set(argv):
+    print(_help())
+    sys.exit(0)
   try:
     args = flags.FLAGS(argv)
-    if flags.FLAGS.help:
-      return args
     if _CONFIG.value is None:
       raise flags.Error(
         'say what to train, such as --config=configs/gvit_s.py:demo; --help '
@@ -135,6 +138,18 @@ def _parse_flags(argv: list[str]) -> list[str]:
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
   return args
+
+
+def _help(path: str = 'configs/gvit_s.py') -> str:
+  """The flags, and the variants and options of the configs, where they are."""
+  parts = [__doc__.partition('\n\n')[0], flags.FLAGS.main_module_help()]
+  if os.path.isfile(path):
+    config = runpy.run_path(path)
+    names = [f'  {a:<9} {field}' for a, field in config['ALIASES'].items()]
+    parts += [f'{path}: {config["__doc__"]}']
+    parts += ['\n'.join(['Short names of fields:', *names])]
+    parts += [f'{path} has all fields, each with a comment.']
+  return '\n\n'.join(part.strip() for part in parts)
 
 
 def _check_tuples() -> None:

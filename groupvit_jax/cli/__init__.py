@@ -22,6 +22,7 @@ from groupvit_jax.cli import common
 OK, FAILED, INTERRUPTED = 0, 1, 130  # argparse adds 2, a wrong command line
 
 _COMMANDS = {
+  'train': 'train a model: `python -m groupvit_jax.main` by a shorter name',
   'segment': 'find named things in images',
   'classify': 'classify whole images',
   'evaluate': 'measure a model on a benchmark',
@@ -34,10 +35,11 @@ _COMMANDS = {
 
 _EXAMPLES = """\
 examples:
+  groupvit train --config=configs/gvit_s.py:demo --workdir=runs/demo
   groupvit convert group_vit_gcc_yfcc_30e-879422e0.pth my_model
   groupvit info my_model
-  groupvit segment photo.jpg --model my_model --labels "dog,grass,sky" \\
-    --out out
+  groupvit segment photo.jpg --model nvidia/groupvit-gcc-yfcc --out out \\
+    --labels "dog,grass,sky"
   groupvit classify photo.jpg --model my_model --labels "a cat,a dog"
   groupvit evaluate --model my_model --benchmark voc21 --data VOC2012
   groupvit tokenizer show "a photo of a cat"
@@ -58,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code (a wrong command line exits at once with code 2).
   """
-  args = _parse(sys.argv[1:] if argv is None else argv)
+  argv = sys.argv[1:] if argv is None else argv
+  if argv and argv[0] == 'train':  # its flags are absl's, in its own process
+    command = [sys.executable, '-m', 'groupvit_jax.main', *argv[1:]]
+    os.execv(sys.executable, command)
+  args = _parse(argv or ['--help'])
   if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's stream is not
     # File names may hold bytes that are not valid in any encoding.
     sys.stdout.reconfigure(errors='backslashreplace')

@@ -43,7 +43,7 @@ skipped.
 
 examples:
   groupvit segment photo.jpg --model my_model --out out
-  groupvit segment photo.jpg --model nvidia/groupvit-gcc-yfcc --out out \\
+  groupvit segment photo.jpg --model nvidia/groupvit-gcc-yfcc --out named \\
     --labels "dog,grass,sky"
   groupvit segment photos --model my_model --labels-from voc --out voc \\
     --show overlay,mask,json --batch 16

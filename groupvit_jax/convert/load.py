@@ -207,7 +207,7 @@ def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
     return {}
   if summary.get('steps') != step:
     return {}
-  shown = ('miou', 'oracle_miou', 'pixel_accuracy', 'train_loss')
+  shown = ('miou', 'oracle_miou', 'pixel_accuracy')
   return {
     name: summary[name] for name in shown if summary.get(name) is not None
   }

@@ -75,6 +75,6 @@ def _keep_compiled(folder: str | os.PathLike | bool) -> None:
     return  # a read-only home costs time, and is no reason to fail
   jax.config.update('jax_compilation_cache_dir', str(folder))
   # Its default passes over what compiles in less than a second.
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   # JAX decides at the first compilation of a process whether there is a cache.
   cache_lib.reset_cache()

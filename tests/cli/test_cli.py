@@ -1,5 +1,6 @@
 """The `groupvit` command: what it prints, and how it fails."""
 
+import functools
 import os
 import pathlib
 import re
@@ -123,7 +124,6 @@ def test_interrupt(capsys, monkeypatch, tmp_path, captions):
 @pytest.mark.parametrize(
   'argv',
   [
-    [],
     ['fly'],
     ['tokenizer'],
     ['tokenizer', 'show'],
@@ -166,7 +166,7 @@ def things_that_examples_name(stub, install, monkeypatch):
   )
   # `evaluate` has tests with a model; here its command lines are read.
   monkeypatch.setattr(evaluate, '_measure', lambda *args: 0)
-  for folder in ('my_model', 'runs/demo'):
+  for folder in ('my_model', 'runs/demo', 'nvidia/groupvit-gcc-yfcc'):
     pathlib.Path(folder).mkdir(parents=True)
   for path in ('photos/a.jpg', 'photos/b.jpg'):
     stub.save(path)
@@ -189,7 +189,7 @@ def things_that_examples_name(stub, install, monkeypatch):
 @pytest.mark.usefixtures('things_that_examples_name')
 def test_examples_in_the_help_work(capsys, command):
   text = help_of(capsys, *command).replace('\\\n', ' ')
-  examples = re.findall(r'^  groupvit (.+)$', text, re.MULTILINE)
+  examples = re.findall(r'^  groupvit (?!train)(.+)$', text, re.MULTILINE)
   assert examples
   words = [f'{a}{b}{c}' for a in 'abcdefgh' for b in 'aeiou' for c in 'klmnrst']
   pathlib.Path('captions.txt').write_text('\n'.join(words))
@@ -202,6 +202,19 @@ def test_examples_in_the_help_work(capsys, command):
     if 'a.jsonl' in argv:
       argv = ['captions.txt' if a == 'a.jsonl' else a for a in argv]
     assert cli.main(argv + ['--overwrite'] * ('train' in argv)) == 0
+
+
+def test_train_is_the_training_program_and_tells_variants_and_options():
+  command = [sys.executable, '-m', 'groupvit_jax', 'train']
+  run = functools.partial(
+    subprocess.run, capture_output=True, text=True, cwd=ROOT
+  )
+  told = run([*command, '--help'])
+  assert told.returncode == 0, told.stderr
+  for part in ('--workdir', '  gcc_yfcc  ', 'examples  data.train_examples'):
+    assert part in told.stdout
+  assert run(command).returncode == 2
+  assert 'usage: groupvit' in run(command[:-1]).stdout
 
 
 def test_as_a_process():

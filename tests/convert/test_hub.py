@@ -214,7 +214,7 @@ def test_the_command_by_the_environment_alone(server, tmp_path):
   folder = convert.save_huggingface(clip, tmp_path / 'clip')
   server.files[name] = {p.name: p.read_bytes() for p in folder.iterdir()}
   done = subprocess.run(
-    [sys.executable, '-m', 'groupvit_jax.cli', 'info', name],
+    [sys.executable, '-m', 'groupvit_jax', 'info', name],
     env=os.environ
     | {
       'HF_ENDPOINT': server.address,

@@ -101,7 +101,7 @@ def run(command: list[str], machine) -> subprocess.CompletedProcess:
 def test_segment(files, machine, tmp_path):
   run(
     [
-      *('groupvit_jax.cli', 'segment', str(files / 'photo.png')),
+      *('groupvit_jax', 'segment', str(files / 'photo.png')),
       *('--model', str(files / 'model'), '--labels', 'fish,grass,water'),
       *('--out', str(tmp_path / 'out')),
     ],
@@ -113,7 +113,7 @@ def test_segment(files, machine, tmp_path):
 @pytest.mark.slow
 def test_convert(files, machine, tmp_path):
   out = tmp_path / 'out'
-  run(['groupvit_jax.cli', 'convert', str(files / 'model'), str(out)], machine)
+  run(['groupvit_jax', 'convert', str(files / 'model'), str(out)], machine)
   assert (out / 'model.safetensors').is_file()
 
 

@@ -211,7 +211,7 @@ def test_any_name_in_an_ascii_locale(folder, name):
     [
       sys.executable,
       '-m',
-      'groupvit_jax.cli',
+      'groupvit_jax',
       'convert',
       source,
       source + b'2',

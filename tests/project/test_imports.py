@@ -32,6 +32,7 @@ LAYERS = (
   ('convert',),
   ('inference',),
   ('cli', 'main'),
+  ('__main__',),
 )
 
 # What a base installation lacks. `[train]` brings some of it, for speed and
