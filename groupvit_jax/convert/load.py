@@ -94,7 +94,7 @@ def find(path: str | os.PathLike) -> pathlib.Path:
   if snapshot.kept.is_dir():
     return snapshot.kept
   folder = hub.download(snapshot)
-  if model_folder.is_model_folder(folder) or hub.is_offline():
+  if model_folder.is_model_folder(folder) or not snapshot.online:
     return folder  # offline, a file that the conversion reads may be absent
   converted = from_state(torch_files.read_state_dict(folder))
   converted.metadata['file'] = f'{snapshot.name}@{snapshot.commit}'
