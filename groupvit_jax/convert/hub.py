@@ -121,9 +121,7 @@ def _find(name: str, file: str, revision: str) -> Snapshot | None:
   import huggingface_hub  # takes half a second
   from huggingface_hub import constants, errors
 
-  path = huggingface_hub.try_to_load_from_cache(
-    name, file, revision=revision, cache_dir=constants.HF_HUB_CACHE
-  )
+  path = huggingface_hub.try_to_load_from_cache(name, file, revision=revision)
   cached = None
   if isinstance(path, str):
     commit = pathlib.Path(path).parent.name
@@ -131,9 +129,7 @@ def _find(name: str, file: str, revision: str) -> Snapshot | None:
   if _is_offline():
     return cached
   try:
-    address = huggingface_hub.hf_hub_url(
-      name, file, revision=revision, endpoint=constants.ENDPOINT
-    )
+    address = huggingface_hub.hf_hub_url(name, file, revision=revision)
     # Once: its own download would try for half a minute.
     commit = huggingface_hub.get_hf_file_metadata(address).commit_hash
     return Snapshot(name, cast(str, commit), revision, file, online=True)
@@ -158,15 +154,13 @@ def _download(
 ) -> pathlib.Path | None:
   """The path of a file in the hub's cache; None if there is no such file."""
   import huggingface_hub
-  from huggingface_hub import constants, errors
+  from huggingface_hub import errors
 
   try:
     path = huggingface_hub.hf_hub_download(
       name,
       file,
       revision=revision,
-      cache_dir=constants.HF_HUB_CACHE,
-      endpoint=constants.ENDPOINT,
       library_name='groupvit_jax',
       library_version=groupvit_jax.__version__,
       local_files_only=not online,

@@ -26,6 +26,7 @@ from groupvit_jax.text import sentencepiece
 
 COMMIT = 'c0ffee' + '0' * 34
 CLIP = pathlib.Path(__file__).parents[1] / 'testdata' / 'clip_files' / 'vit'
+NOWHERE = 'http://127.0.0.1:9'
 GROUPVIT = 'nvidia/groupvit-gcc-yfcc'
 
 
@@ -83,13 +84,27 @@ def server():
     running.shutdown()
 
 
+@pytest.fixture
+def point_to(monkeypatch):
+  """Function that sets the library's address of the hub.
+
+  It reads its environment when imported; a process of its own, below, is given
+  nothing but the environment.
+  """
+
+  def point_to(address):
+    monkeypatch.setattr(constants, 'ENDPOINT', address)
+    template = f'{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}'
+    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+
+  return point_to
+
+
 @pytest.fixture(autouse=True)
-def client(server, tmp_path, monkeypatch):
-  """The library reads its environment when imported; a process of its own,
-  below, is given nothing but the environment."""
+def client(server, tmp_path, monkeypatch, point_to):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  monkeypatch.setattr(constants, 'ENDPOINT', server.address)
+  point_to(server.address)
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
   server.files.clear()
   server.requests.clear()
@@ -144,7 +159,7 @@ def test_safetensors_come_first_whole_or_in_shards(
 
 
 def test_without_a_connection_the_cache_is_used(
-  server, groupvit, monkeypatch, tmp_path
+  server, groupvit, monkeypatch, tmp_path, point_to
 ):
   with monkeypatch.context() as offline:
     offline.setattr(constants, 'HF_HUB_OFFLINE', True)
@@ -159,9 +174,8 @@ def test_without_a_connection_the_cache_is_used(
   assert_same(convert.load_source(GROUPVIT), groupvit)
   assert not server.requests
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-  with pytest.MonkeyPatch.context() as unreachable:
-    unreachable.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
-    assert_same(convert.load_source(GROUPVIT), groupvit)
+  point_to(NOWHERE)
+  assert_same(convert.load_source(GROUPVIT), groupvit)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +194,8 @@ def test_what_cannot_be_had_is_told_in_a_line(server, groupvit, name, message):
     convert.load_source(name)
 
 
-def test_an_unreachable_hub_is_told(monkeypatch):
-  monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
+def test_an_unreachable_hub_is_told(point_to):
+  point_to(NOWHERE)
   with pytest.raises(ModelError, match='127.0.0.1:9 cannot be reached'):
     convert.load_source(GROUPVIT)
 

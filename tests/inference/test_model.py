@@ -488,8 +488,8 @@ def test_results_in_figures_and_images(model):
   assert mask.mode == 'P'
   np.testing.assert_array_equal(np.asarray(mask), found.labels)
   stages = [found.groups_overlay(i) for i in range(len(found.groups))]
-  for image in (found.overlay(), found.pred(), *stages):
-    assert image.mode == 'RGB' and image.width >= 57
+  for shown in (found.overlay(), found.pred(), *stages):
+    assert shown.mode == 'RGB' and shown.width >= 57
   assert model.encode(image).groups_overlay() == stages[-1] != stages[0]
   assert found.labels is found.labels  # computed once
   with pytest.raises(dataclasses.FrozenInstanceError):
