@@ -1,9 +1,10 @@
-"""The groups of a finished run while they formed, as one PNG.
+"""Groups of a finished run while they formed, and their classes, as one PNG.
 
   python benchmarks/forming.py runs/demo --out docs/images/forming.png
 
-Every validation picture has two lines: its final groups and the classes they
-were given, at the steps of the run's snapshots; then the truth.
+A row for each validation scene: the scene, its groups before and after
+training, its classes at some of the steps that the run kept, and the ground
+truth.
 """
 
 import argparse
@@ -14,11 +15,12 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from groupvit_jax import scenes
 from groupvit_jax.data import sources
-from groupvit_jax.viz import overlay
-from groupvit_jax.viz.colours import palette
+from groupvit_jax.viz import colours, names, overlay
 
-SIDE, GAP, HEAD = 112, 6, 22  # pixels
+SIDE, GAP, HEAD, FONT = 144, 6, 24, 14  # pixels
+SHOWN = 24  # scenes of a snapshot
 
 
 def main() -> None:
@@ -27,73 +29,84 @@ def main() -> None:
   )
   parser.add_argument('workdir', type=pathlib.Path, help='of a run on scenes')
   parser.add_argument('--out', type=pathlib.Path, required=True, help='a PNG')
-  parser.add_argument('--pictures', type=int, nargs='+', default=[0, 1, 2])
-  parser.add_argument('--columns', type=int, default=6, help='steps shown')
+  parser.add_argument('--scenes', type=int, nargs='+', default=[0, 1, 2])
+  parser.add_argument('--columns', type=int, default=3, help='steps shown')
   args = parser.parse_args()
-  steps = snapshots(args.workdir, args.columns)
-  rows = [
-    row for i in args.pictures for row in picture_rows(args.workdir, i, steps)
-  ]
-  heads = ['picture', *(f'step {step:,}' for step in steps), 'truth']
-  args.out.parent.mkdir(parents=True, exist_ok=True)
-  args.out.write_bytes(overlay.png_bytes(sheet(heads, rows)))
-
-
-def snapshots(workdir: pathlib.Path, count: int) -> list[int]:
-  """Steps of the run, evenly chosen, the first and the last among them."""
-  steps = sorted(int(p.stem) for p in (workdir / 'snapshots').glob('*.npz'))
-  chosen = np.linspace(0, len(steps) - 1, min(count, len(steps)))
-  return [steps[round(i)] for i in chosen]
-
-
-def picture_rows(workdir: pathlib.Path, index: int, steps: list[int]):
-  """Two rows of pictures: groups, and the names they were given."""
-  example = validation(workdir)[index]
-  image, truth = (np.asarray(example[key]) for key in ('image', 'mask'))
-  colours = palette(256)
-
-  def over(labels):
-    return overlay.overlay(image, labels, colours, min_side=SIDE)
-
-  shown = [np.load(workdir / 'snapshots' / f'{s:08d}.npz') for s in steps]
-  blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
-  return (
-    [
-      overlay.enlarge(image, SIDE),
-      *(over(arrays['final_groups'][index]) for arrays in shown),
-      blank,
-    ],
-    [blank, *(over(a['prediction'][index]) for a in shown), over(truth)],
+  steps = sorted(
+    int(path.stem) for path in (args.workdir / 'snapshots').glob('*.npz')
   )
+  # Early steps change most.
+  chosen = np.geomspace(1, len(steps), args.columns).round().astype(int) - 1
+  steps = [steps[i] for i in sorted(set(chosen))]
+  shown = [
+    dict(np.load(args.workdir / 'snapshots' / f'{step:08d}.npz'))
+    for step in steps
+  ]
+  heads = ['scene', 'groups, step 0', f'groups, step {steps[-1]:,}']
+  heads += [f'classes, step {step:,}' for step in steps]
+  rows, seen = [], set()
+  for index in args.scenes:
+    row, classes = scene_row(args.workdir, index, shown)
+    rows.append(row)
+    seen |= classes
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  picture = sheet([*heads, 'ground truth'], rows)
+  table = colours.class_colours(scenes.CLASS_NAMES)
+  items = [(scenes.CLASS_NAMES[i], '', table[i]) for i in sorted(seen)]
+  legend = names.legend_strip(items, picture.shape[1], FONT)
+  args.out.write_bytes(overlay.png_bytes(np.concatenate([picture, legend])))
+
+
+def scene_row(
+  workdir: pathlib.Path, index: int, shown: list[dict[str, np.ndarray]]
+) -> tuple[list[np.ndarray], set[int]]:
+  """Pictures of a validation scene, and the classes in them."""
+  scene = validation(workdir)[index]
+  table = colours.class_colours(scenes.CLASS_NAMES)
+  classes = [arrays['prediction'][index] for arrays in shown] + [scene.mask]
+  over = [
+    overlay.groups_overlay(scene.image, arrays['final_groups'][index])
+    for arrays in (shown[0], shown[-1])
+  ] + [overlay.overlay(scene.image, labels, table) for labels in classes]
+  over = [np.asarray(Image.fromarray(x).resize((SIDE, SIDE))) for x in over]
+  return [scene.image, *over], {
+    *np.unique([overlay.fit(x, scene.mask.shape) for x in classes]).tolist()
+  }
 
 
 @functools.cache
-def validation(workdir: pathlib.Path):
-  """The validation pictures as the run read them: from disk, by TFDS."""
+def validation(workdir: pathlib.Path) -> list[scenes.Scene]:
+  """The run's scenes in its order, which TFDS shuffles on disk, and larger."""
   config = json.loads((workdir / 'config.json').read_text())
-  data = config['data']
-  size = config['image_size']
+  size, seed = config['image_size'], config['data']['seed']
   on_disk = sources.scenes_tfds(
     'validation',
     config['eval']['examples'],
     size,
-    data['seed'],
-    data_dir=pathlib.Path(data['cache']).expanduser(),
+    seed,
+    data_dir=pathlib.Path(config['data']['cache']).expanduser(),
   )
-  return sources.InMemory(on_disk, size, progress=False)
+  order = sources.InMemory(on_disk, size, progress=False)
+  seed = scenes.split_seed('validation', seed)
+  numbers = {
+    scenes.generate(seed, i, size).image.tobytes(): i
+    for i in range(config['eval']['examples'])
+  }
+  images = [np.asarray(order[i]['image']) for i in range(SHOWN)]
+  # The same scene at any size.
+  return [scenes.generate(seed, numbers[x.tobytes()], SIDE) for x in images]
 
 
 def sheet(heads: list[str], rows: list[list[np.ndarray]]) -> np.ndarray:
   """Lays pictures of one size out under their heads."""
-  side = rows[0][0].shape[0]
-  width = len(heads) * (side + GAP) + GAP
-  canvas = Image.new('RGB', (width, HEAD + len(rows) * (side + GAP)), 'white')
-  draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+  size = (len(heads) * (SIDE + GAP) + GAP, HEAD + len(rows) * (SIDE + GAP))
+  canvas = Image.new('RGB', size, 'white')
+  draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=FONT)
   for x, head in enumerate(heads):
-    draw.text((GAP + x * (side + GAP), 3), head, fill='black', font=font)
+    left = GAP + x * (SIDE + GAP)
+    draw.text((left, 3), head, fill='black', font=font)
     for y, row in enumerate(rows):
-      at = GAP + x * (side + GAP), HEAD + y * (side + GAP)
-      canvas.paste(Image.fromarray(row[x]), at)
+      canvas.paste(Image.fromarray(row[x]), (left, HEAD + y * (SIDE + GAP)))
   return np.asarray(canvas)
 
 
