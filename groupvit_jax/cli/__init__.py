@@ -28,6 +28,7 @@ _COMMANDS = {
   'evaluate': 'measure a model on a benchmark',
   'probe': 'train linear probes on the features of a model',
   'convert': 'turn weights into a model folder',
+  'export': 'write a model as StableHLO programs',
   'info': 'show the architecture, parameters and metrics of a model',
   'data': 'prepare pairs for training, or look at them',
   'tokenizer': 'train or look at a tokenizer',

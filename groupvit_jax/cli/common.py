@@ -87,7 +87,12 @@ def add_images(
     help="files, folders, or patterns in quotes ('photos/*.jpg')",
   )
   add_model(parser)
-  group = parser.add_mutually_exclusive_group(required=need_labels)
+  add_labels(parser, need_labels)
+
+
+def add_labels(parser: argparse.ArgumentParser, required: bool) -> None:
+  """Declares class names; read them by `read_labels`."""
+  group = parser.add_mutually_exclusive_group(required=required)
   group.add_argument(
     '--labels',
     metavar='NAMES',
@@ -258,11 +263,13 @@ class Labels(NamedTuple):
 
 
 def read_labels(args: argparse.Namespace) -> Labels:
-  """Class names of --labels or --labels-from.
+  """Class names of --labels or --labels-from; no names if neither is given.
 
   Raises:
-    ValueError: none, an empty one, or one that stands twice.
+    ValueError: none are in it, an empty one, or one that stands twice.
   """
+  if args.labels is None and args.labels_from is None:
+    return Labels((), None)
   name, threshold = args.labels_from, _THRESHOLD
   option = f'--labels-from {name}'
   if args.labels is not None:

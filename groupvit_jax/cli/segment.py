@@ -167,9 +167,7 @@ def _threshold(text: str) -> float | None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the sub-command; returns the exit code."""
-  labels = common.Labels((), None)
-  if args.labels is not None or args.labels_from is not None:
-    labels = common.read_labels(args)
+  labels = common.read_labels(args)
   args.show = args.show or (['overlay'] if labels.names else ['groups'])
   if not labels.names and args.show != ['groups']:
     raise ValueError(

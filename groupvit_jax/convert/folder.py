@@ -237,7 +237,8 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 CARD, TOKENIZER = 'README.md', 'tokenizer.model'
-# All that our folders, and those we write for Hugging Face, consist of.
+PROGRAMS = 'programs.json'  # beside exported programs
+# All that our folders, and those we write for others, consist of.
 _FILES = {
   WEIGHTS,
   CONFIG,
@@ -251,6 +252,8 @@ _FILES = {
   'tokenizer.json',
   'tokenizer_config.json',
   'vocab.json',
+  PROGRAMS,
+  *(f'{name}.stablehlo' for name in ('image', 'text', 'segment')),
 }
 # In the header of the weights: tells them from Hugging Face's of that name.
 MARK = {'format': 'groupvit_jax'}
@@ -445,6 +448,7 @@ def _is_replaceable(folder: pathlib.Path) -> bool:
       is_model_folder(folder)
       or _has_field(folder, 'model_type')
       or (folder / 'open_clip_config.json').is_file()
+      or (folder / PROGRAMS).is_file()
     )
   )
 

@@ -7,10 +7,13 @@ import re
 import runpy
 import shlex
 import textwrap
+from collections.abc import Iterable
 
 import pytest
+from PIL import Image
 
 from groupvit_jax import cli
+from groupvit_jax.convert import folder as model_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
@@ -28,6 +31,7 @@ LIMITS = {
   'docs/clip.md': 1200,
   'docs/data.md': 1200,
   'docs/evaluation.md': 1200,
+  'docs/export.md': 1200,
   'docs/faq.md': 1200,
   'docs/inference.md': 1200,
   'docs/quickstart.md': 1200,
@@ -42,10 +46,12 @@ def read(page: str | pathlib.Path) -> str:
   return (ROOT / page).read_text()
 
 
-def commands(program: str) -> list[list[str]]:
-  """Arguments of a program's calls in the shell examples of all pages."""
+def commands(
+  program: str, pages: Iterable[str | pathlib.Path] = PAGES
+) -> list[list[str]]:
+  """Arguments of a program's calls in the shell examples of pages."""
   found = []
-  for page in PAGES:
+  for page in pages:
     for block in re.findall(r'```sh\n(.*?)```', read(page), re.DOTALL):
       for line in block.replace('\\\n', ' ').splitlines():
         for part in line.split(' && '):
@@ -143,3 +149,35 @@ def test_names_in_python_examples_exist():
           if module and not hasattr(importlib.import_module(module), node.attr):
             missing.append(f'{page.name}: {module}.{node.attr}')
   assert seen > 5 and not missing
+
+
+@pytest.mark.usefixtures('quick_compilation')
+@pytest.mark.parametrize(
+  'page',
+  ['README.md', 'docs/quickstart.md', 'docs/inference.md', 'docs/export.md'],
+)
+def test_what_a_first_page_shows_runs(
+  page, tiny_inference, tmp_path, monkeypatch
+):
+  """Its commands and its Python, with a tiny model under their models' names.
+
+  But for training and the sets of others, whose command lines are checked
+  above.
+  """
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  Image.effect_noise((60, 40), 60).convert('RGB').save('photo.jpg')
+  source = tiny_inference.source()
+  for name in ('my_model', 'runs/demo', 'nvidia/groupvit-gcc-yfcc'):
+    model_folder.write(name, source)
+  ran = 0
+  for words in commands('groupvit', [page]):
+    again = words[0] in ('segment', 'convert', 'export')
+    if again or 'scenes' in words:
+      assert cli.main([*words, *['--overwrite'] * again]) == 0, words
+      ran += 1
+  known = {'names': ['dog', 'sky'], 'images': ['photo.jpg'], 'texts': ['a dog']}
+  for block in re.findall(r'```python\n(.*?)```', read(page), re.DOTALL):
+    exec(block, known)
+    ran += 1
+  assert ran > 1
