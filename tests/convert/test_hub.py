@@ -210,7 +210,7 @@ def test_a_local_folder_of_that_name_wins(server, groupvit, tmp_path):
 def test_a_folder_of_ours_with_its_tokenizer(server, tiny_inference, tmp_path):
   captions = [f'a {x} dog on {y} grass' for x in 'abcdef' for y in 'uvwxyz']
   tokenizer = sentencepiece.train_sentencepiece(captions, tmp_path / 't', 50)
-  architecture = dict(tiny_inference.ARCHITECTURE)
+  architecture = dict(tiny_inference.source().architecture)
   architecture['text'] = architecture['text'] | {'vocab_size': 50}
   source = tiny_inference.source(architecture, tokenizer=str(tokenizer))
   folder = model_folder.write(tmp_path / 'ours', source)
