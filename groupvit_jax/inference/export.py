@@ -37,9 +37,9 @@ def save_stablehlo(
 
   `image` takes uint8 pixels b h w 3 of the training size and returns unit
   vectors b e; `text` takes token ids b l, with zeros behind the end, and
-  returns unit vectors b e. With `names`, `segment` takes uint8 pixels b s s 3, s
-  the short side, and returns the scores b s s k that `Model.segment` gives such
-  an image before it enlarges them. b is any number. `programs.json` says so.
+  returns unit vectors b e. With `names`, `segment` takes uint8 pixels b s s 3,
+  s the short side, and returns the scores b s s k that `Model.segment` gives
+  such an image. b is any number. `programs.json` says so.
 
   Args:
     model: any; one without groups has no `segment`.
