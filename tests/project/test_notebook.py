@@ -1,14 +1,17 @@
-"""The first notebook runs from top to bottom, in a shortened form.
+"""The notebooks run from top to bottom, in a shortened form.
 
-What is shortened is its cell of parameters alone; all other cells run as they
+What is shortened is their cell of parameters alone; all other cells run as they
 are committed.
 """
 
 import pathlib
 
 import pytest
+from PIL import Image
 
-NOTEBOOK = pathlib.Path(__file__).parents[2] / 'colabs' / 'train_scenes.ipynb'
+from groupvit_jax.convert import folder as model_folder
+
+COLABS = pathlib.Path(__file__).parents[2] / 'colabs'
 SHORT = (
   'demo,steps=4,batch=16,examples=96,size=16,patch=4,width=16,depths=1x0,'
   'tokens=4x0,groups=4x0,model.num_heads=2,text.width=16,text.depth=1,'
@@ -23,10 +26,10 @@ def run(tmp_path_factory, execute_notebook):
   """The executed notebook and its workdir."""
   folder = tmp_path_factory.mktemp('notebook')
   notebook = execute_notebook(
-    NOTEBOOK,
+    COLABS / 'train_scenes.ipynb',
     f'CONFIG = "{SHORT},data.cache={folder / "cache"}"',
     f'WORKDIR = {str(folder / "run")!r}',
-    'NUM_PICTURES = 2',
+    'NUM_IMAGES = 2',
   )
   return notebook, folder / 'run'
 
@@ -59,3 +62,53 @@ def test_it_segments_fresh_scenes_with_any_words(run, cell_outputs):
       'a lawn',
       'a lake',
     }
+
+
+def test_a_photo_is_segmented(
+  tiny_inference, tmp_path, execute_notebook, cell_outputs
+):
+  model_folder.write(tmp_path / 'model', tiny_inference.source())
+  photo = tmp_path / 'photo.png'
+  Image.effect_noise((40, 30), 60).convert('RGB').save(photo)
+  notebook = execute_notebook(
+    COLABS / 'segment_photo.ipynb',
+    f'MODEL, PHOTO = {str(tmp_path / "model")!r}, {str(photo)!r}',
+    f'import os; os.environ["XDG_CACHE_HOME"] = {str(tmp_path)!r}',
+    f'ROOT = pathlib.Path({str(tmp_path)!r}); (ROOT / "runs").mkdir()',
+  )
+  for cell in ('segment', 'again', 'threshold', 'groups'):
+    assert cell_outputs(notebook, cell)[1] == 1, cell
+  assert '% of the image' in cell_outputs(notebook, 'segment')[0]
+  assert (tmp_path / 'runs' / 'mask.png').exists()
+
+
+@pytest.mark.slow
+def test_own_pairs_are_converted_trained_and_measured(
+  tmp_path, execute_notebook, cell_outputs
+):
+  options = SHORT.replace('steps=4', 'steps=2').replace('examples=96,', '')
+  notebook = execute_notebook(
+    COLABS / 'your_data.ipynb',
+    f'WORK, PAIRS, SIZE = pathlib.Path({str(tmp_path)!r}), 60, 16',
+    f'OPTIONS = {options!r}',
+  )
+  assert 'looked at: 60' in cell_outputs(notebook, 'inspect')[0]
+  assert '60 pairs in 1 shards' in cell_outputs(notebook, 'convert')[0]
+  assert cell_outputs(notebook, 'use')[1] == 1
+  assert 'miou' in cell_outputs(notebook, 'measure')[0].lower()
+
+
+@pytest.mark.slow
+def test_losses_are_equal_on_one_and_on_eight_devices(
+  tmp_path, execute_notebook, cell_outputs
+):
+  notebook = execute_notebook(
+    COLABS / 'tpu_and_gpu.ipynb',
+    f'WORK = pathlib.Path({str(tmp_path)!r})',
+    f'OPTIONS = {SHORT + ",eval.source="!r}',
+  )
+  printed, _ = cell_outputs(notebook, 'run')
+  rows = [list(map(float, line.split())) for line in printed.splitlines()]
+  assert len(rows) == 4
+  assert all(abs(one - eight) < 1e-3 for one, eight in rows)
+  assert cell_outputs(notebook, 'speed')[0].count('images/s') == 3
