@@ -4,18 +4,22 @@ Runs are killed, disks fill up, and browsers read while a run writes: a reader
 finds the old file or the new one, never a part.
 """
 
+import collections
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+_T = TypeVar('_T')
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
@@ -72,12 +76,33 @@ def _scratch(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(f'.{path.name}.{secrets.token_hex(4)}')
 
 
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(16, os.cpu_count() or 1)
+
+
+def results_ahead(
+  function: Callable[[Any], _T], items: Iterable[Any], held: int
+) -> Iterator[_T]:
+  """Results of `function`, in order; threads compute `held` of them ahead.
+
+  An error of `function` is raised here.
+  """
+  remaining, pending = iter(items), collections.deque()
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    try:
+      for item in itertools.islice(remaining, held):
+        pending.append(pool.submit(function, item))
+      while pending:
+        result = pending.popleft().result()
+        for item in itertools.islice(remaining, 1):
+          pending.append(pool.submit(function, item))
+        yield result
+    finally:
+      pool.shutdown(wait=False, cancel_futures=True)
 
 
 def ahead(
-  function: Callable[[Any], Any], items: Sequence[Any], chunk: int
-) -> Iterator[list[Any]]:
+  function: Callable[[Any], _T], items: Sequence[Any], chunk: int
+) -> Iterator[list[_T]]:
   """Lists of results of `function`; threads compute the next list meanwhile.
 
   Args:
@@ -88,21 +113,12 @@ def ahead(
   Yields:
     The results in order. An error of `function` is raised here.
   """
-  parts = [items[i : i + chunk] for i in range(0, len(items), chunk)]
   if len(items) == 1:
     yield [function(items[0])]
     return
-  if not parts:
-    return
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    try:
-      pending = [pool.submit(function, item) for item in parts[0]]
-      for following in [*parts[1:], []]:
-        done = [future.result() for future in pending]
-        pending = [pool.submit(function, item) for item in following]
-        yield done
-    finally:
-      pool.shutdown(wait=False, cancel_futures=True)
+  with contextlib.closing(results_ahead(function, items, chunk)) as results:
+    while part := list(itertools.islice(results, chunk)):
+      yield part
 
 
 def digest(

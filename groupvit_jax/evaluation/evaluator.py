@@ -6,18 +6,16 @@ example is prepared, how a batch is measured, and what the totals mean.
 """
 
 import abc
-import collections
 import dataclasses
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent import futures
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from groupvit_jax import errors, sharding
+from groupvit_jax import errors, files, sharding
 from groupvit_jax.evaluation import resume
 
 PredictFns = Mapping[str, Callable[..., Any]]
@@ -32,7 +30,7 @@ COUNTS = (
   'skipped',
 )
 
-_THREADS = min(16, os.cpu_count() or 1)
+_AHEAD = 3 * min(16, os.cpu_count() or 1)
 # Batches that may be under way: the host must not run far ahead of the device,
 # since what waits there fills memory.
 _UNDER_WAY = 2
@@ -270,30 +268,16 @@ class Evaluator(abc.ABC):
 
   def _read(self, positions: Sequence[int]) -> Iterator[tuple[int, Item | str]]:
     """Examples in order, prepared ahead by threads; a reason for a bad one."""
-    remaining = iter(positions)
-    pending = collections.deque()
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
 
-      def begin():
-        for position in remaining:
-          pending.append((position, pool.submit(self._prepare, position)))
-          return
-
+    def prepared(position):
       try:
-        for _ in range(3 * _THREADS):
-          begin()
-        while pending:
-          position, future = pending.popleft()
-          try:
-            item = future.result()
-          except (errors.UserError, OSError) as error:
-            if not self.options.skip_bad:
-              raise
-            item = str(error)
-          yield position, item
-          begin()
-      finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        return position, self._prepare(position)
+      except (errors.UserError, OSError) as error:
+        if not self.options.skip_bad:
+          raise
+        return position, str(error)
+
+    return files.results_ahead(prepared, positions, _AHEAD)
 
   def _totals(self) -> Totals:
     state = self.resume_state
