@@ -102,7 +102,7 @@ def _files_by_path(pattern, suffix):
       'address (gs://, s3://, https://, hf://).'
     )
   if remote.is_remote(pattern):
-    return remote.expand(_braces(pattern), suffix)
+    return {url: remote.matches(url, suffix) for url in _braces(pattern)}
   by_path = {}
   for path in _braces(os.path.expanduser(pattern)):
     if os.path.isdir(path):

@@ -96,15 +96,11 @@ def filesystem(url: str) -> tuple[Any, str]:
     ) from error
 
 
-def expand(urls: Sequence[str], suffix: str) -> dict[str, list[str]]:
-  """Maps each address to the files there; a folder or pattern has several.
+def matches(url: str, suffix: str) -> list[str]:
+  """Addresses of the files that a folder or pattern has.
 
-  An address is taken as it is: `stat` tells whether it exists.
+  Another address is taken as it is: `stat` tells whether it exists.
   """
-  return {url: _matches(url, suffix) for url in urls}
-
-
-def _matches(url, suffix):
   web = url.startswith('http')  # there ? begins a query, and nothing is listed
   if url.endswith('/') and not web:
     url = f'{url}*.{suffix}*'

@@ -7,6 +7,7 @@ keeps them.
 import bisect
 import collections
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -189,7 +190,7 @@ def open_source(
   shards: list[str] = []
   for entry in entries:
     if pathlib.Path(entry).suffix in SUFFIXES and not remote.is_remote(entry):
-      for path in paths.expand(entry):
+      for path in _found('tables', paths.expand, entry):
         form = ParquetSource if path.endswith('.parquet') else TableSource
         parts[path] = form(path, images, columns)
     else:
@@ -198,11 +199,21 @@ def open_source(
     names = ' '.join([*shards, *_listed_folders(shards)])
     if '.tfrecord' in names or 'array_record' in names:
       keys = {f'{kind}_key': name for kind, name in (columns or {}).items()}
-      source = records.open_records(shards, None, cache, **keys)
+      open_shards = functools.partial(records.open_records, **keys)
     else:
-      source = tar.TarSource(shards, None, cache)
+      open_shards = tar.TarSource
+    source = _found('shards', open_shards, shards, None, cache)
     parts[source.name] = source
   return next(iter(parts.values())) if len(parts) == 1 else Joined(parts)
+
+
+def _found(what, function, entries, *args):
+  """Calls a function of entries; its error tells how to prepare training."""
+  try:
+    return function(entries, *args)
+  except FileNotFoundError:
+    listed = ', '.join(paths.listed(entries))
+    raise FileNotFoundError(f'{listed}: there are no such {what}') from None
 
 
 def _listed_folders(entries):

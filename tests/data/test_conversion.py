@@ -241,5 +241,8 @@ def test_the_commands(photos, tmp_path, capsys):
   assert re.search('pairs: 3\n(.*\n)*nouns: photo 3', capsys.readouterr().out)
   with Image.open(f'{report}/contact_sheet.png') as sheet:
     assert sheet.size == (1536, 1024)
-  assert cli.main(['data', 'convert', 'absent.csv', out]) == 1
-  assert 'none of the shards is there' in capsys.readouterr().err
+  for absent, what in (('absent.csv', 'tables'), ('absent/*.tar', 'shards')):
+    assert cli.main(['data', 'convert', absent, out]) == 1
+    error = capsys.readouterr().err
+    assert f'{absent}: there are no such {what}' in error
+    assert error.count('\n') == 1
