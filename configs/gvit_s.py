@@ -118,6 +118,8 @@ def _base() -> ml_collections.ConfigDict:
   c.data.seed = 0  # of the generated scenes
   c.data.train_examples = 100_000  # scenes to train on
   c.data.augment = 'light'  # 'none', 'flip', 'light', or the released 'deit'
+  # Where flips and RandAugment happen: 'host' or 'device' (inside the step).
+  c.data.augment_on = 'host'
   c.data.erase_probability = 0.0  # random erasing; the released has 0.25
   c.data.tokenizer = 'clip'  # or the path of a sentencepiece model
   c.data.word_kind = 'nouns_and_verbs'  # or 'nouns', 'noun_phrases'

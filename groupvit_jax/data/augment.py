@@ -5,12 +5,15 @@ functions of them, in Pillow, whose arithmetic the original uses as well.
 """
 
 import dataclasses
+import functools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Num, UInt8
 from PIL import Image, ImageEnhance, ImageOps
 
-from groupvit_jax.data import sampling
+from groupvit_jax.data import crops, sampling
 
 # RandAugment's operations, in the order of timm's "increasing" list
 # (timm/data/auto_augment.py, _RAND_INCREASING_TRANSFORMS).
@@ -31,6 +34,8 @@ OPERATIONS = (
   'translate_x',
   'translate_y',
 )
+# Of training images. Phone photos pass; a 30,000 x 30,000 PNG of 1 MB does not.
+MAX_PIXELS = 36_000_000
 # Where an operation uncovers nothing: the ImageNet mean, as timm rounds it.
 FILL = (124, 116, 104)
 
@@ -87,13 +92,24 @@ def get_augment(augment: str | Augment) -> Augment:
   return AUGMENTS[augment]
 
 
+def on_host(augment: Augment, on_device: bool) -> Augment:
+  """What the host does of a level if the device flips and operates."""
+  if not on_device:
+    return augment
+  return dataclasses.replace(augment, flip=0.0, operations=0)
+
+
+# Of `Draw`: what a device needs to know.
+DRAWN = ('flips', 'operations', 'arguments')
+
+
 @dataclasses.dataclass(frozen=True)
 class Draw:
   """Random decisions for each image of a batch.
 
   Fields:
     scale, square: as in Augment.
-    crops: random numbers [b, attempts, 4] in [0, 1) of `crop_boxes`.
+    crops: random numbers [b, attempts, 4] in [0, 1) of `crop_box`.
     flips: bool [b].
     operations: int32 [b, o], indices into OPERATIONS, -1 for nothing.
     arguments: float32 [b, o], argument of each operation (see `argument`).
@@ -106,25 +122,19 @@ class Draw:
   arguments: Float32[np.ndarray, 'b o']
   square: bool = False
 
-  def boxes(self, sizes: Int[np.ndarray, 'b 2']) -> Int32[np.ndarray, 'b 4']:
-    """Crops (top, left, height, width) of images of (height, width)."""
+  def box(self, i: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Crop (top, left, height, width) of image `i`, which has this size."""
     if self.square:
-      side = sizes.min(1, keepdims=True)
-      corner = np.floor(self.crops[:, 0, 2:] * (sizes - side + 1))
-      return np.concatenate([corner, side, side], 1).astype(np.int32)
+      side = min(height, width)
+      down, right = self.crops[i, 0, 2:].tolist()
+      top, left = (
+        int(down * (height - side + 1)),
+        int(right * (width - side + 1)),
+      )
+      return top, left, side, side
     if self.scale is None:
-      return np.concatenate([np.zeros_like(sizes), sizes], 1).astype(np.int32)
-    return crop_boxes(self.crops, sizes, self.scale)
-
-  def __getitem__(self, index: slice) -> 'Draw':
-    return Draw(
-      self.scale,
-      self.crops[index],
-      self.flips[index],
-      self.operations[index],
-      self.arguments[index],
-      self.square,
-    )
+      return 0, 0, height, width
+    return crop_box(self.crops[i].tolist(), (height, width), self.scale)
 
 
 def draw(augment: Augment, seed: int, positions: Int[np.ndarray, 'b']) -> Draw:
@@ -147,44 +157,33 @@ def _uniform(seed, stream, positions, shape):
   return numbers.reshape(len(positions), *shape)
 
 
-def crop_boxes(
-  uniform: Float[np.ndarray, 'b a 4'],
-  sizes: Int[np.ndarray, 'b 2'],
+def crop_box(
+  uniform: Sequence[Sequence[float]],
+  size: tuple[int, int],
   scale: tuple[float, float],
-) -> Int32[np.ndarray, 'b 4']:
-  """RandomResizedCrop's boxes (torchvision: the first of ten that fits).
+) -> tuple[int, int, int, int]:
+  """RandomResizedCrop's box (torchvision: the first of ten that fits).
 
   Args:
     uniform: random numbers in [0, 1) of each attempt: area, ratio, top, left.
-    sizes: heights and widths.
+    size: height and width.
     scale: (least, most) share of the area.
 
   Returns:
     Top, left, height, width in pixels.
   """
-  full_h, full_w = sizes[:, :1].astype(np.float64), sizes[:, 1:]
-  area = full_h * full_w * (scale[0] + uniform[..., 0] * (scale[1] - scale[0]))
-  low, high = np.log(_RATIO)
-  ratio = np.exp(low + uniform[..., 1] * (high - low))
-  height = np.rint(np.sqrt(area / ratio))
-  width = np.rint(np.sqrt(area * ratio))
-  fits = (height >= 1) & (height <= full_h) & (width >= 1) & (width <= full_w)
-  top = np.floor(uniform[..., 2] * (full_h - height + 1))
-  left = np.floor(uniform[..., 3] * (full_w - width + 1))
-  boxes = np.stack([top, left, height, width], -1)
-  first = np.argmax(fits, 1)
-  boxes = boxes[np.arange(len(boxes)), first]
-  boxes = np.where(fits.any(1)[:, None], boxes, _central_boxes(sizes))
-  return boxes.astype(np.int32)
-
-
-def _central_boxes(sizes):
-  """The central box of a permitted ratio, when no attempt fitted."""
-  height, width = sizes[:, 0].astype(np.float64), sizes[:, 1].astype(float)
-  new_h = np.minimum(height, np.maximum(1, np.rint(width / _RATIO[0])))
-  new_w = np.minimum(width, np.maximum(1, np.rint(height * _RATIO[1])))
-  top, left = (height - new_h) // 2, (width - new_w) // 2
-  return np.stack([top, left, new_h, new_w], -1)
+  height, width = size
+  low, high = map(math.log, _RATIO)
+  for area, ratio, down, right in uniform:
+    area = height * width * (scale[0] + area * (scale[1] - scale[0]))
+    ratio = math.exp(low + ratio * (high - low))
+    h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+    if 1 <= h <= height and 1 <= w <= width:
+      return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+  # The central box of a permitted ratio.
+  h = min(height, max(1, round(width / _RATIO[0])))
+  w = min(width, max(1, round(height * _RATIO[1])))
+  return (height - h) // 2, (width - w) // 2, h, w
 
 
 def _rand_augment(augment, seed, positions):
@@ -244,34 +243,24 @@ def argument(
 
 
 def apply(
-  images: list[Image.Image], drawn: Draw, size: int
-) -> UInt8[np.ndarray, 'b s s 3']:
-  """Crops, resizes, flips and augments RGB images to squares of a size."""
-  out = np.empty((len(images), size, size, 3), np.uint8)
-  sizes = np.array([image.size[::-1] for image in images])
-  for i, box in enumerate(drawn.boxes(sizes).tolist()):
-    image = crop_resize(images[i], box, size)
-    if drawn.flips[i]:
-      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for operation, value in zip(
-      drawn.operations[i], drawn.arguments[i], strict=True
-    ):
-      if operation >= 0:
-        image = operate(image, OPERATIONS[operation], float(value))
-    out[i] = np.asarray(image)
-  return out
+  image: bytes | Image.Image | np.ndarray, drawn: Draw, i: int, size: int
+) -> UInt8[np.ndarray, 's s 3']:
+  """Decodes, crops, resizes, flips and augments image `i` of a batch.
 
-
-def crop_resize(image: Image.Image, box: list[int], size: int) -> Image.Image:
-  """Crops (top, left, height, width) and resizes to a square (bilinear)."""
-  top, left, height, width = box
-  region = (left, top, left + width, top + height)
-  # Crop first: `resize(box=)` would let pixels from outside bleed in.
-  if region != (0, 0, image.width, image.height):
-    image = image.crop(region)
-  if (height, width) == (size, size):
-    return image
-  return image.resize((size, size), Image.Resampling.BILINEAR)
+  Raises:
+    BadSampleError: see `images.decode`.
+  """
+  made = crops.decode_crop(
+    image, functools.partial(drawn.box, i), size, MAX_PIXELS
+  )
+  if drawn.flips[i]:
+    made = made.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  for operation, value in zip(
+    drawn.operations[i].tolist(), drawn.arguments[i].tolist(), strict=True
+  ):
+    if operation >= 0:
+      made = operate(made, OPERATIONS[operation], value)
+  return np.asarray(made)
 
 
 def operate(image: Image.Image, name: str, value: float) -> Image.Image:

@@ -23,9 +23,16 @@ from jaxtyping import UInt64
 from PIL import Image
 
 from groupvit_jax import errors, files, processes
+from groupvit_jax.data import (
+  augment,
+  reading,
+  remote,
+  sampling,
+  tables,
+  writers,
+)
 from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import reading, remote, sampling, tables, writers
 from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.data.reading import Source
 from groupvit_jax.data.shards import MANIFEST
@@ -116,7 +123,7 @@ def prepare(
   """
   captions = captions_lib.clean_captions(sample['caption'])
   data = sample['image']
-  image = images_lib.decode(data, max_pixels=reading.MAX_PIXELS)
+  image = images_lib.decode(data, max_pixels=augment.MAX_PIXELS)
   header = images_lib.open_header(io.BytesIO(data))
   factor = (short_side or min(image.size)) / min(image.size)
   upright = header.getexif().get(_ORIENTATION, 1) == 1

@@ -100,20 +100,41 @@ def decode(
   Raises:
     BadSampleError: no image, a broken one, or one beyond the limits.
   """
+  return loaded(opened(image, name, max_pixels), name, upright=upright)
+
+
+def opened(
+  image: bytes | Image.Image | np.ndarray, name: str, max_pixels: int
+) -> Image.Image:
+  """Opens an image for `decode`; its pixels may not be decoded yet.
+
+  Raises:
+    BadSampleError: no image, or one beyond the limits.
+  """
   if isinstance(image, np.ndarray):
     check_array(image, name)
-    check_size(image.shape[:2], name, max_pixels)
-    return Image.fromarray(np.ascontiguousarray(image))
-  if isinstance(image, bytes):
+    image = Image.fromarray(np.ascontiguousarray(image))
+  elif isinstance(image, bytes):
     image = _open(image, name, max_pixels)
   check_size(image.size[::-1], name, max_pixels)
+  return image
+
+
+def loaded(
+  image: Image.Image, name: str, *, upright: bool = True
+) -> Image.Image:
+  """Decodes the RGB pixels of an `opened` image.
+
+  Raises:
+    BadSampleError: a broken image.
+  """
   try:
     image.load()
     return _rgb(_upright(image) if upright else image, name)
   except BadSampleError:
     raise
-  except _BOMB:
-    raise _bomb(name, max_pixels) from None
+  except _BOMB as error:
+    raise _bomb(name) from error
   except Exception as error:  # Pillow's readers raise whatever they met
     raise BadSampleError(
       f'{name} is a broken or truncated image: {_short(error)}',
@@ -285,7 +306,7 @@ def _open(data, name, max_pixels):
   try:
     image = open_header(io.BytesIO(data))
   except _BOMB:
-    raise _bomb(name, max_pixels) from None
+    raise _bomb(name) from None
   except (UnidentifiedImageError, SyntaxError):
     raise BadSampleError(
       f'{name} is not an image that can be read ({", ".join(FORMATS)})',
@@ -307,21 +328,29 @@ def _open(data, name, max_pixels):
   return image
 
 
-def _bomb(name, max_pixels):
+def _bomb(name):
   return BadSampleError(
-    f'{name} unpacks to more than {max_pixels:,} pixels (a decompression '
-    'bomb?); scale it down first',
+    f'{name} unpacks to more pixels than are decoded (a decompression bomb?); '
+    'scale it down first',
     'image_size',
   )
 
 
+def orientation(image: Image.Image) -> int:
+  """How the camera was held, as EXIF numbers it; 1 where EXIF is broken."""
+  try:
+    return image.getexif().get(_ORIENTATION, 1)
+  except Exception:  # parsers of broken EXIF raise whatever comes up
+    return 1
+
+
 def _upright(image):
   """The image turned as its camera says; broken EXIF turns nothing."""
+  if orientation(image) == 1:
+    return image  # exif_transpose would copy it
   try:
-    if image.getexif().get(_ORIENTATION, 1) == 1:
-      return image  # exif_transpose would copy it
     return ImageOps.exif_transpose(image)
-  except Exception:  # parsers of broken EXIF raise whatever comes up
+  except Exception:
     return image
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, UInt8, UInt64
 from PIL import Image
 from tqdm import tqdm
 
+from groupvit_jax.data import augment, sampling
 from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.data import reading, sampling
 from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.data.reading import Source
 from groupvit_jax.text import nouns
@@ -129,7 +129,7 @@ def _look(source, index, keep):
   try:
     sample = source[index]
     captions = captions_lib.clean_captions(sample['caption'])
-    image = images_lib.decode(sample['image'], max_pixels=reading.MAX_PIXELS)
+    image = images_lib.decode(sample['image'], max_pixels=augment.MAX_PIXELS)
   except BadSampleError as error:
     return _Look(error.reason)
   data = sample['image']

@@ -1,7 +1,7 @@
 """Batches for training and evaluation.
 
 Training batches are an endless function of one integer, the position. They are
-decoded and augmented by Pillow, in the threads of tf.data or of Python: both
+decoded, augmented and tokenized in the threads of tf.data or of Python: both
 give the same bits. A background thread keeps some batches ahead of the step.
 """
 
@@ -17,16 +17,15 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from jaxtyping import Int32, Int64, UInt8
-from PIL import Image
 
 from groupvit_jax.data import augment as augment_lib
 from groupvit_jax.data import sampling, sources
-from groupvit_jax.data.augment import Augment
+from groupvit_jax.data.augment import Augment, Draw
 from groupvit_jax.data.reading import Reader
 from groupvit_jax.data.sampling import Positions
 from groupvit_jax.errors import SourceError
@@ -41,6 +40,9 @@ _BATCHES_AHEAD = 2
 _THREADS_FROM = 256 * 96 * 96 * 3
 # How long a full queue waits before it looks whether anyone still listens.
 _PATIENCE = 0.1  # seconds
+# How often a waiting step looks whether the accelerator still computes.
+_GLANCE = 0.02  # seconds
+_NOTHING = object()
 # A batch that takes longer never comes: a disk or a network does not answer.
 _LONGEST = 600.0  # seconds
 # How long a closed iterator waits for the thread that makes its batches.
@@ -52,17 +54,20 @@ Batcher = Callable[
 ]
 
 
+AUGMENT_ON = ('host', 'device')
+
+
 class Part(NamedTuple):
   """Samples of consecutive positions of a process.
 
   Fields:
-    images: augmented pixels.
-    captions: one of each sample.
+    images: pixels, augmented as far as the host does it.
+    tokens: texts of each sample.
     rejected: reasons of the bad samples that they stand in for.
   """
 
   images: UInt8[np.ndarray, 'b s s 3']
-  captions: list[str]
+  tokens: Int32[np.ndarray, 'b t l']
   rejected: list[str]
 
 
@@ -71,38 +76,59 @@ class Work(NamedTuple):
 
   Fields:
     reader: of the source.
+    batcher: makes tokens of captions.
     augment: the augmentation level.
     size: side of the images in pixels.
     positions: of this process.
+    on_device: whether the step flips and applies RandAugment.
   """
 
   reader: Reader
+  batcher: Batcher
   augment: Augment
   size: int
   positions: Positions
+  on_device: bool = False
 
   @property
   def chunks(self) -> int:
     """Chunks in a batch."""
     return -(-self.positions.batch_size // _CHUNK)
 
+  def draw(self, where: Int64[np.ndarray, 'b']) -> Draw:
+    """The random numbers of positions, for the host."""
+    level = augment_lib.on_host(self.augment, self.on_device)
+    return augment_lib.draw(level, self.reader.seed, where)
+
   def chunk(self, number: int) -> Part:
-    """Reads, decodes and augments a chunk of a batch."""
+    """Reads, decodes, augments and tokenizes a chunk of a batch."""
     batch, at = divmod(number, self.chunks)
     if not at:
       first = int(self.positions.batch(batch)[0])
       self.reader.ahead(first, self.positions.batch_size)
     where = self.positions.batch(batch)[at * _CHUNK : (at + 1) * _CHUNK]
-    drawn = augment_lib.draw(self.augment, self.reader.seed, where)
+    drawn = self.draw(where)
     images = np.empty((len(where), self.size, self.size, 3), np.uint8)
     captions, rejected = [], []
+
     # One at a time: a decoded image may take 150 MB.
-    for i, sample in enumerate(self.reader.read(where)):
-      one = slice(i, i + 1)
-      images[one] = augment_lib.apply([sample.image], drawn[one], self.size)
+    def make(raw, i):
+      images[i] = augment_lib.apply(raw, drawn, i, self.size)
+
+    for sample in self.reader.read(where, make):
       captions.append(sample.caption)
       rejected += sample.rejected
-    return Part(images, captions, rejected)
+    return Part(images, self.batcher(captions, where), rejected)
+
+  def finished(self, batches: Iterable[Part]) -> Iterator[Any]:
+    """Yields rejected samples, shares of the sources, and the batch."""
+    for number, (images, tokens, rejected) in enumerate(batches):
+      where = self.positions.batch(number)
+      batch = {'image': images, 'tokens': tokens}
+      if self.on_device:
+        drawn = augment_lib.draw(self.augment, self.reader.seed, where)
+        batch |= {name: getattr(drawn, name) for name in augment_lib.DRAWN}
+      yield rejected, self.reader.shares(where), batch
 
 
 def train_batches(
@@ -113,6 +139,7 @@ def train_batches(
   image_size: int,
   augment: str | Augment,
   backend: str = 'auto',
+  augment_on: str = 'host',
 ) -> 'TrainIterator':
   """Endless shuffled, augmented, tokenized batches.
 
@@ -124,6 +151,8 @@ def train_batches(
     augment: 'none', 'flip', 'light', 'deit' (the released one) or an Augment.
     backend: whose threads work: 'tf' (tf.data), 'numpy' (Python's), or 'auto',
       which is 'numpy': it was the faster one wherever it was measured.
+    augment_on: 'host', or 'device': images are only cropped here, and batches
+      say how `on_device.augmented` flips them and applies RandAugment.
 
   Raises:
     ValueError: an unknown augmentation or backend.
@@ -137,9 +166,9 @@ def train_batches(
     make = _tf_batches
   else:
     make = _array_batches if in_memory else _threaded_batches
-  batches = make(Work(reader, augment, image_size, positions))
-  tokenized = _tokenized(batches, batcher, positions, reader)
-  return TrainIterator(tokenized, positions, reader.slowest)
+  on_device = augment_on == 'device'
+  work = Work(reader, batcher, augment, image_size, positions, on_device)
+  return TrainIterator(work.finished(make(work)), positions, reader.slowest)
 
 
 @functools.cache
@@ -171,28 +200,23 @@ def _tf_batches(work: Work) -> Iterator[Part]:
 
   def chunk(number):
     try:
-      images, captions, rejected = work.chunk(int(number))
+      images, tokens, rejected = work.chunk(int(number))
     except BaseException as error:  # tf.data would make a text of it
       failures.append(error)
       raise
-    captions = [caption.encode() for caption in captions]
-    return images, np.array(captions, object), np.array(rejected, object)
+    return images, tokens, np.array(rejected, object)
 
   @tf.autograph.experimental.do_not_convert
   def call(number):
-    return tf.numpy_function(chunk, [number], (tf.uint8, tf.string, tf.string))
+    return tf.numpy_function(chunk, [number], (tf.uint8, tf.int32, tf.string))
 
   data = tf.data.Dataset.range(2**62)
   data = data.map(call, tf.data.AUTOTUNE, deterministic=True)
   data = data.prefetch(_BATCHES_AHEAD * work.chunks)
   try:
     parts = (
-      Part(
-        images,
-        [caption.decode() for caption in captions],
-        [reason.decode() for reason in rejected],
-      )
-      for images, captions, rejected in data.as_numpy_iterator()
+      Part(images, tokens, [reason.decode() for reason in rejected])
+      for images, tokens, rejected in data.as_numpy_iterator()
     )
     while True:
       yield _join(itertools.islice(parts, work.chunks))
@@ -217,57 +241,49 @@ def _threaded_batches(work: Work) -> Iterator[Part]:
 
 
 def _join(parts: Iterable[Part]) -> Part:
-  images, captions, rejected = zip(*parts, strict=True)
-  return Part(
-    images[0] if len(images) == 1 else np.concatenate(images),
-    list(itertools.chain(*captions)),
-    list(itertools.chain(*rejected)),
-  )
+  images, tokens, rejected = zip(*parts, strict=True)
+  rejected = list(itertools.chain(*rejected))
+  if len(images) == 1:
+    return Part(images[0], tokens[0], rejected)
+  return Part(np.concatenate(images), np.concatenate(tokens), rejected)
 
 
 def _array_batches(work):
   """Whole-batch gathers; only resizing looks at images one by one."""
-  reader, augment, size = work.reader, work.augment, work.size
+  reader, size = work.reader, work.size
   source = reader.source
-  sides = source.images.shape[1:3]
-  whole = augment.scale is None and sides == (size, size)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     for number in itertools.count():
       where = work.positions.batch(number)
       indices = reader.order(where)
-      drawn = augment_lib.draw(augment, reader.seed, where)
-      if whole and not augment.operations:
-        images = source.images[indices]
+      drawn = work.draw(where)
+      images = source.images[indices]
+      whole = drawn.scale is None and images.shape[1:3] == (size, size)
+      if whole and not drawn.operations.size:
         images[drawn.flips] = images[drawn.flips, :, ::-1]
       else:
-        images = _augment_arrays(source.images[indices], drawn, size, pool)
+        images = _augment_arrays(images, drawn, size, pool)
       numbers = sampling.hash64(reader.seed, sampling.CAPTION, where).tolist()
       captions = [
         source.captions[index][number % len(source.captions[index])]
         for index, number in zip(indices.tolist(), numbers, strict=True)
       ]
-      yield Part(images, captions, [])
+      yield Part(images, work.batcher(captions, where), [])
 
 
 def _augment_arrays(images, drawn, size, pool):
   """Crops, flips and augments arrays, in threads if they are large."""
+  out = np.empty((len(images), size, size, 3), np.uint8)
 
-  def chunk(at):
-    part = [Image.fromarray(image) for image in images[at]]
-    return augment_lib.apply(part, drawn[at], size)
+  def chunk(start):
+    for i in range(start, min(start + _CHUNK, len(images))):
+      out[i] = augment_lib.apply(images[i], drawn, i, size)
 
-  if images.nbytes + 3 * len(images) * size**2 < 2 * _THREADS_FROM:
-    return chunk(slice(None))
   starts = range(0, len(images), _CHUNK)
-  chunks = [slice(start, start + _CHUNK) for start in starts]
-  return np.concatenate(list(pool.map(chunk, chunks)))
-
-
-def _tokenized(batches, batcher, positions, reader):
-  for number, (images, captions, rejected) in enumerate(batches):
-    where = positions.batch(number)
-    batch = {'image': images, 'tokens': batcher(captions, where)}
-    yield rejected, reader.shares(where), batch
+  few = images.nbytes + 3 * len(images) * size**2 < 2 * _THREADS_FROM
+  for _ in (map if few else pool.map)(chunk, starts):
+    pass
+  return out
 
 
 class TrainIterator:
@@ -283,7 +299,9 @@ class TrainIterator:
       batches so far, by reason (see `images.BadSampleError`).
     seen: counts of this process's samples so far, by the part of the source
       that they come from.
-    waited: seconds that `next` has waited for a batch so far.
+    waited: seconds that `next` has waited for a batch so far, while nothing
+      else was to do.
+    busy: tells whether the accelerator still computes, and so loses nothing.
   """
 
   def __init__(
@@ -296,6 +314,7 @@ class TrainIterator:
     self.bad_samples: collections.Counter[str] = collections.Counter()
     self.seen: collections.Counter[str] = collections.Counter()
     self.waited = 0.0
+    self.busy: Callable[[], bool] = lambda: False
     self._global_batch = positions.global_batch
     self._slowest = slowest
     self._queue = queue.Queue(_BATCHES_AHEAD)
@@ -314,9 +333,7 @@ class TrainIterator:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    begin = time.monotonic()
     item = self._wait()
-    self.waited += time.monotonic() - begin
     if item is None:
       raise StopIteration
     if isinstance(item, BaseException):
@@ -330,11 +347,18 @@ class TrainIterator:
 
   def _wait(self):
     """The next item of the queue; None if it is closed."""
-    end = time.monotonic() + _LONGEST
+    now = time.monotonic()
+    end = now + _LONGEST
     while not self._stop.is_set():
+      begin, item = now, _NOTHING
       with contextlib.suppress(queue.Empty):
-        return self._queue.get(timeout=_PATIENCE)
-      if time.monotonic() > end:
+        item = self._queue.get(timeout=_GLANCE)
+      now = time.monotonic()
+      if not self.busy():
+        self.waited += now - begin
+      if item is not _NOTHING:
+        return item
+      if now > end:
         sample = self._slowest() or 'the source'
         return SourceError(
           f'no batch for {_LONGEST:.0f} s: {sample} is not read to its end; '

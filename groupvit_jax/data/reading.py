@@ -5,23 +5,18 @@ import dataclasses
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
 from jaxtyping import Int64
-from PIL import Image
 
 from groupvit_jax.data import captions as captions_lib
-from groupvit_jax.data import images as images_lib
 from groupvit_jax.data import sampling
 from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.data.sampling import EpochShuffle, Order
 from groupvit_jax.errors import SourceError, UserError
-
-# Of training images. Phone photos pass; a 30,000 x 30,000 PNG of 1 MB does not.
-MAX_PIXELS = 36_000_000
 
 _WARNINGS = 5
 _MAX_ATTEMPTS = 100
@@ -59,12 +54,12 @@ class Sample:
   """One usable sample.
 
   Fields:
-    image: decoded, RGB.
+    image: made by the function that `Reader.read` is given.
     caption: has a visible character.
     rejected: reasons of the bad samples that it stands in for.
   """
 
-  image: Image.Image
+  image: Any
   caption: str
   rejected: tuple[str, ...]
 
@@ -97,15 +92,25 @@ class Reader:
     self._reading: dict[int, tuple[float, int]] = {}  # by thread
     self._lock = threading.Lock()
 
-  def read(self, positions: Int64[np.ndarray, 'b']) -> Iterator[Sample]:
-    """Yields the samples of global positions, decoded one at a time.
+  def read(
+    self,
+    positions: Int64[np.ndarray, 'b'],
+    make: Callable[[Any, int], Any],
+  ) -> Iterator[Sample]:
+    """Yields the samples of global positions, one at a time.
+
+    Args:
+      positions: of the samples.
+      make: function of an image as the source gives it and its place among the
+        positions; a BadSampleError makes the sample a bad one.
 
     Raises:
       BadSourceError: too much of the source is bad.
     """
     indices = self.order(positions).tolist()
-    for position, index in zip(positions.tolist(), indices, strict=True):
-      yield self._read(position, index)
+    pairs = zip(positions.tolist(), indices, strict=True)
+    for place, (position, index) in enumerate(pairs):
+      yield self._read(position, index, lambda raw, i=place: make(raw, i))
 
   def ahead(self, position: int, count: int) -> None:
     """Tells the source which shards are read next (see `Order.upcoming`)."""
@@ -129,7 +134,7 @@ class Reader:
     name = source_name(self.source)
     return f'{name}: sample {min(reading)[1]}' if reading else ''
 
-  def _read(self, position, index):
+  def _read(self, position, index, make):
     rejected, thread = (), threading.get_ident()
     while True:
       with self._lock:
@@ -138,8 +143,7 @@ class Reader:
       try:
         raw = self.source[index]
         caption = pick_caption(raw['caption'], self.seed, position)
-        image = images_lib.decode(raw['image'], max_pixels=MAX_PIXELS)
-        return Sample(image, caption, rejected)
+        return Sample(make(raw['image']), caption, rejected)
       except UserError:
         raise
       except Exception as error:

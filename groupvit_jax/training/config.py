@@ -180,7 +180,7 @@ def check(config: Config) -> None:
 def _choices() -> dict[str, Sequence[str]]:
   """Fields that name one of several things, with these names."""
   # Inside: `main` reads its flags before JAX is imported.
-  from groupvit_jax.data import augment, on_device, sources
+  from groupvit_jax.data import augment, on_device, pipeline, sources
   from groupvit_jax.evaluation import clustering
   from groupvit_jax.evaluation import config as evaluation
   from groupvit_jax.losses import multi_label
@@ -200,6 +200,7 @@ def _choices() -> dict[str, Sequence[str]]:
     'data.source': ('scenes', 'shards', 'records', 'tfds'),
     'data.order': sources.ORDERS,
     'data.augment': tuple(augment.AUGMENTS),
+    'data.augment_on': pipeline.AUGMENT_ON,
     'data.normalization': tuple(on_device.NORMALIZATIONS),
     'data.templates': tuple(prompts.TEMPLATES),
     'data.word_kind': nouns.KINDS,

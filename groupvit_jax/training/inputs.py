@@ -209,8 +209,9 @@ IN_MEMORY_BYTES = 4 * 2**30
 
 # Where a step waits for its batches.
 ADVICE = (
-  'give the machine more cores, or its images less work: data.augment=light, '
-  'or images with a short side of 256 (groupvit data convert --short-side 256)'
+  'give the machine more cores, or its cores less work: '
+  'data.augment_on=device, images with a short side of 256 (groupvit data '
+  'convert --short-side 256), or data.augment=light'
 )
 
 # What keeping scenes on disk imports; not every machine can have all of it.
@@ -287,7 +288,7 @@ class Inputs:
     Returns:
       `bad_samples` of all processes, and `bad_samples/REASON`; `share_NAME`:
       of the samples, by the source that they come from; `waiting`: share of
-      the time since the last call that the loop has waited for data.
+      the time since the last call that no step ran for want of data.
     """
     batches = self._iterator
     if batches is None:
@@ -306,13 +307,18 @@ class Inputs:
     return values
 
   def train_batches(
-    self, start: int, used_rows: np.ndarray | None = None
+    self,
+    start: int,
+    used_rows: np.ndarray | None = None,
+    busy: Callable[[], bool] = lambda: False,
   ) -> Iterator[dict[str, jax.Array]]:
     """Yields global batches from sample `start` on, one ahead of the step.
 
     Args:
       start: position of the first sample.
       used_rows: see `texts.Texts`.
+      busy: tells whether the last step still runs, so that it loses nothing by
+        waiting for data.
     """
     config = self._config
     with errors.explained_as(errors.ConfigError):
@@ -332,7 +338,9 @@ class Inputs:
         image_size=config.image_size,
         augment=config.data.augment,
         backend=config.data.backend,
+        augment_on=config.data.get('augment_on', 'host'),
       )
+    self._iterator.busy = busy
     self._mark = time.monotonic(), 0.0
     complete = texts.Texts(used_rows)
 

@@ -261,6 +261,7 @@ class Run:
     batches = self.data.train_batches(
       start=step * config.batch_size,
       used_rows=state_lib.used_rows(state, config),
+      busy=lambda: not state.step.is_ready(),
     )
     metrics = empty()
     compiled = False

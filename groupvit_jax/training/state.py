@@ -12,6 +12,7 @@ from clu import metrics as clu_metrics
 from flax import struct
 
 from groupvit_jax import sharding
+from groupvit_jax.data import on_device
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import optimizer, texts
 from groupvit_jax.training import task as task_lib
@@ -156,7 +157,8 @@ def make_train_step(
 
   State and metrics are donated: a step needs one copy of them, not two. Their
   placement is stated, or the second call would compile anew for the first's
-  results. A batch may have what `texts.Texts` adds to it.
+  results. A batch may have what `texts.Texts` adds to it, and what
+  `on_device.augmented` reads.
   """
 
   @functools.partial(
@@ -166,6 +168,7 @@ def make_train_step(
   )
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
+    batch = on_device.augmented(batch, mesh)
     whole = state.params, state.opt_state
     rows = batch.get('rows')
     params, opt_state = whole

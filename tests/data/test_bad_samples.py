@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from groupvit_jax.data import reading
+from groupvit_jax.data import augment, reading
 
 
 def test_bad_samples_are_replaced_and_counted(
   backend, make, train, monkeypatch, caplog
 ):
-  monkeypatch.setattr(reading, 'MAX_PIXELS', 150_000)
+  monkeypatch.setattr(augment, 'MAX_PIXELS', 150_000)
   whole = make.encode(make.noise(0, 64, 64))
   png = make.encode(make.noise(1), 'PNG')
   tables = make.encode(make.noise(2)).replace(b'\xff\xdb', b'\xff\xee')

@@ -1,4 +1,4 @@
-"""Normalisation and random erasing inside the jitted step."""
+"""Augmentation, normalisation and random erasing inside the jitted step."""
 
 import functools
 
@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from groupvit_jax.data import on_device
+from groupvit_jax import sharding
+from groupvit_jax.data import augment, on_device
 
 
 def test_normalize_by_hand():
@@ -108,3 +110,53 @@ def test_raw_keys_serve_too():
   images = jnp.zeros((4, 16, 16, 3), jnp.bfloat16)
   out = jax.eval_shape(on_device.random_erase, jax.random.PRNGKey(0), images)
   assert (out.shape, out.dtype) == (images.shape, images.dtype)
+
+
+AUGMENT = jax.jit(on_device.augment)
+
+
+def smooth(seed, height=48, width=56):
+  """An image with flat and busy parts."""
+  rng = np.random.default_rng(seed)
+  small = Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8))
+  large = np.asarray(small.resize((width, height), Image.BICUBIC), int)
+  return np.clip(large + rng.integers(-9, 10, large.shape), 9, 240)
+
+
+@pytest.mark.parametrize('name', augment.OPERATIONS)
+def test_operations_are_those_of_pillow(name):
+  """Which timm calls; at both signs, from the least level to the most."""
+  number = augment.OPERATIONS.index(name)
+  levels = np.array([0, 1.7, 4.2, 8.6, 9.3, 10, 10, 10, 10])
+  signs = np.array([1, -1, 1, -1, 1, -1, 1, 1, -1])
+  operations = np.full((9, 1), number, np.int32)
+  arguments = augment.argument(operations[:, 0], levels, signs)[:, None]
+  images = np.stack([*map(smooth, range(6)), *np.zeros((3, 48, 56, 3))])
+  images[7:] = 77  # flat ones
+  images = images.astype(np.uint8)
+  got = AUGMENT(images, np.zeros(9, bool), operations, arguments)
+  for image, value, ours in zip(images, arguments[:, 0], got, strict=True):
+    pillow = augment.operate(Image.fromarray(image), name, float(value))
+    apart = abs(np.asarray(ours, int) - np.asarray(pillow, int))
+    exact = name in ('invert', 'equalize', 'posterize', 'solarize')
+    assert apart.max() <= (not exact) and apart.mean() < 0.05
+
+
+def test_a_device_does_what_the_host_does(make, train):
+  """The same numbers, wherever they are used, on any number of devices."""
+  options = {'augment': 'deit', 'batch_size': 16, 'image_size': 32}
+  source = make.encoded()
+  host, _, _ = train.take(3, source, **options)
+  device, _, _ = train.take(3, source, augment_on='device', **options)
+  mesh = sharding.make_mesh()
+  step = jax.jit(lambda batch: on_device.augmented(batch, mesh))
+  for ours, theirs in zip(device, host, strict=True):
+    assert ours.keys() == {'image', 'tokens', *augment.DRAWN}
+    done = step(sharding.shard_batch(ours, mesh))
+    assert done.keys() == theirs.keys()
+    apart = abs(np.asarray(done['image'], int) - theirs['image'])
+    # Two operations in a row may lift a level of difference.
+    assert (apart > 1).mean() < 0.02
+    np.testing.assert_array_equal(done['tokens'], theirs['tokens'])
+  rest, _, _ = train.take(1, source, augment_on='device', start=32, **options)
+  train.assert_equal(rest, device[2:])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -215,6 +216,19 @@ def test_a_sample_that_is_never_read_ends_the_batches(
     for thread in threading.enumerate():
       if thread.name == 'train_batches':
         thread.join()
+
+
+@pytest.mark.parametrize('busy', [True, False])
+def test_waiting_counts_while_no_step_runs(busy, make, train):
+  class Slow(make.listed):
+    def __getitem__(self, index):
+      time.sleep(0.02)
+      return super().__getitem__(index)
+
+  with train.open(Slow(make.encoded().samples)) as batches:
+    batches.busy = lambda: busy
+    next(batches)
+    assert (batches.waited > 0) == (not busy)
 
 
 def test_batcher_errors_reach_the_consumer(make, train):
