@@ -1,11 +1,9 @@
 """Remote shards: a server that fails, stalls and truncates; the disk cache."""
 
-import http.server
 import json
 import logging
 import os
 import pathlib
-import threading
 import time
 
 import numpy as np
@@ -21,61 +19,6 @@ QUICK = remote.Patience(timeout=2.0, tries=4, pause=0.01)
 @pytest.fixture(autouse=True)
 def own_index_cache(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
-
-
-_CODES = {'fail': 503, 'forbid': 403}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-  """Serves a folder with range requests, and the faults that it is told."""
-
-  def do_HEAD(self):
-    self._answer(body=False)
-
-  def do_GET(self):
-    self._answer(body=True)
-
-  def _answer(self, body):
-    path = self.server.folder / self.path.lstrip('/')
-    self.server.requests.append((self.command, self.path))
-    faults = self.server.faults.get((self.command, self.path), [])
-    fault = faults.pop(0) if faults else None
-    if fault in _CODES:
-      return self.send_error(_CODES[fault])
-    if fault == 'stall':
-      time.sleep(2.5)
-    if not path.is_file():
-      return self.send_error(404)
-    data, status = path.read_bytes(), 200
-    if 'Range' in self.headers and fault != 'no range':
-      first, last = self.headers['Range'].removeprefix('bytes=').split('-')
-      data, status = data[int(first) : int(last) + 1], 206
-    if fault == 'truncate':
-      data = data[: len(data) // 2]
-    self.send_response(status)
-    self.send_header('Content-Length', str(len(data)))
-    self.send_header('Accept-Ranges', 'bytes')
-    self.end_headers()
-    if body:
-      self.wfile.write(data[:-1] if fault == 'drop' else data)
-    return None
-
-  def log_message(self, *unused):
-    pass
-
-
-@pytest.fixture
-def server(tmp_path):
-  pytest.importorskip('aiohttp')
-  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
-    server.folder = tmp_path / 'served'
-    server.folder.mkdir()
-    server.faults, server.requests = {}, []
-    server.url = f'http://127.0.0.1:{server.server_port}'
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
 
 
 def cache_of(tmp_path, limit=10**9):
