@@ -80,8 +80,8 @@ class Runs:
       f'{ROOT}/configs/gvit_s.py:demo,batch=32,size=32,width=32,depths=1x0,'
       f'steps={steps},text.width=32,joint.embed_dim=32,eval.source=,'
       f'data.source={FORMATS[form]},data.shards={url},data.cache='
-      f'{self.folder}/cache,data.augment=light,run.log_every=10,'
-      'run.checkpoint_every=50,matmul_operands=float32'
+      f'{self.folder}/cache,data.augment=deit,data.augment_on=device,'
+      'run.log_every=10,run.checkpoint_every=50,matmul_operands=float32'
     )
     devices = 2 if process is None else 1
     environment = os.environ | {
