@@ -12,7 +12,14 @@ import json
 import os
 import pathlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Generator,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from concurrent import futures
 from typing import Any, TypeVar
 
@@ -81,7 +88,7 @@ _THREADS = min(16, os.cpu_count() or 1)
 
 def results_ahead(
   function: Callable[[Any], _T], items: Iterable[Any], held: int
-) -> Iterator[_T]:
+) -> Generator[_T, None, None]:
   """Results of `function`, in order; threads compute `held` of them ahead.
 
   An error of `function` is raised here.

@@ -56,7 +56,7 @@ def decode_crop(
   box = box_of(height, width)
   scale = min(box[2:]) / (_GAP * size)
   scale = next((power for power in (8, 4, 2) if power <= scale), 1)
-  reduced = tuple(side // scale for side in opened.size)
+  reduced = opened.width // scale, opened.height // scale
   if scale > 1 and opened.draft(None, reduced) is None:
     scale = 1
   plain = orientation == 1 and opened.mode == 'RGB' and scale == 1
