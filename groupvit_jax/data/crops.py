@@ -64,7 +64,7 @@ def decode_crop(
   if plain and isinstance(image, bytes):
     pixels = _jpeg(image)
   if pixels is None:
-    pixels = images.loaded(opened, _NAME)
+    pixels = images.loaded(opened, _NAME, max_pixels)
   return crop_resize(pixels, box, size, 1 / scale)
 
 

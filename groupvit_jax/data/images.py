@@ -100,7 +100,8 @@ def decode(
   Raises:
     BadSampleError: no image, a broken one, or one beyond the limits.
   """
-  return loaded(opened(image, name, max_pixels), name, upright=upright)
+  image = opened(image, name, max_pixels)
+  return loaded(image, name, max_pixels, upright=upright)
 
 
 def opened(
@@ -121,7 +122,7 @@ def opened(
 
 
 def loaded(
-  image: Image.Image, name: str, *, upright: bool = True
+  image: Image.Image, name: str, max_pixels: int, *, upright: bool = True
 ) -> Image.Image:
   """Decodes the RGB pixels of an `opened` image.
 
@@ -133,8 +134,8 @@ def loaded(
     return _rgb(_upright(image) if upright else image, name)
   except BadSampleError:
     raise
-  except _BOMB as error:
-    raise _bomb(name) from error
+  except _BOMB:
+    raise _bomb(name, max_pixels) from None
   except Exception as error:  # Pillow's readers raise whatever they met
     raise BadSampleError(
       f'{name} is a broken or truncated image: {_short(error)}',
@@ -306,7 +307,7 @@ def _open(data, name, max_pixels):
   try:
     image = open_header(io.BytesIO(data))
   except _BOMB:
-    raise _bomb(name) from None
+    raise _bomb(name, max_pixels) from None
   except (UnidentifiedImageError, SyntaxError):
     raise BadSampleError(
       f'{name} is not an image that can be read ({", ".join(FORMATS)})',
@@ -328,10 +329,10 @@ def _open(data, name, max_pixels):
   return image
 
 
-def _bomb(name):
+def _bomb(name, max_pixels):
   return BadSampleError(
-    f'{name} unpacks to more pixels than are decoded (a decompression bomb?); '
-    'scale it down first',
+    f'{name} unpacks to more than {max_pixels:,} pixels (a decompression '
+    'bomb?); scale it down first',
     'image_size',
   )
 
