@@ -99,7 +99,8 @@ def _segment(
   classes = model.class_list(names, config)
   count = len(classes.names)
   # A whole number of patches.
-  size = sizes.padded_window((model.short_side,) * 2, model.plan(config))
+  square = model.short_side, model.short_side
+  size = sizes.padded_window(square, model.plan(config))
   shapes = sizes.shapes(size, model.plan(config))
   encode = regrouping.regions_fn(model.predict_fns, config.regroup != 'none')
 

@@ -28,7 +28,7 @@ from groupvit_jax.evaluation.config import OWN_STEPS, SegmentConfig
 from groupvit_jax.inference import text as text_lib
 from groupvit_jax.inference.regions import ClassList, ImageRegions
 from groupvit_jax.inference.result import Segmentation
-from groupvit_jax.models import build, dual_encoder
+from groupvit_jax.models import build, dual_encoder, ops
 from groupvit_jax.text import base as tokenizers
 from groupvit_jax.text import make_tokenizer, prompts
 
@@ -57,17 +57,33 @@ class Model:
       a run of one's own was evaluated (`own_steps`).
   """
 
-  def __init__(self, source: Converted, *, dtype: DTypeLike = jnp.float32):
+  def __init__(
+    self,
+    source: Converted,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    matmul_operands: str = 'float32',
+  ):
     """Builds the model; compiles nothing yet.
 
     Args:
       source: as `convert.load_source` returns it.
       dtype: of the computation.
+      matmul_operands: 'float32', 'bfloat16' or 'auto'; see `inference.load`.
     """
     self.architecture: Mapping[str, Any] = source.architecture
     self.metadata: Mapping[str, Any] = source.metadata
-    self.module = build.build(source.architecture, dtype=dtype)
-    self.variables = jax.tree.map(jnp.asarray, source.variables)
+    if matmul_operands == 'auto':
+      width = source.architecture['image']['width']
+      matmul_operands = ops.faster_operands(1024, width, 4 * width)
+    self.module = build.build(
+      source.architecture, dtype=dtype, matmul_operands=matmul_operands
+    )
+    variables = source.variables
+    if matmul_operands == 'bfloat16':
+      # Once, and not at every call: half of the bytes to read.
+      variables = jax.tree_util.tree_map_with_path(_rounded_kernel, variables)
+    self.variables = jax.tree.map(jnp.asarray, variables)
     size = source.architecture['image']['image_size']
     self.image_size = (size, size) if isinstance(size, int) else tuple(size)
     preprocessing = source.preprocessing
@@ -442,3 +458,8 @@ def check_batch_size(batch_size: int) -> None:
   """Raises ValueError for a batch without images."""
   if batch_size < 1:
     raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+
+
+def _rounded_kernel(path: tuple[Any, ...], x: Any) -> Any:
+  is_kernel = path[-1].key == 'kernel' and x.ndim == 2
+  return x.astype(jnp.bfloat16) if is_kernel else x
