@@ -29,6 +29,7 @@ _COMMANDS = {
   'probe': 'train linear probes on the features of a model',
   'convert': 'turn weights into a model folder',
   'export': 'write a model as StableHLO programs',
+  'serve': 'try models in a browser, or ask them by HTTP',
   'info': 'show the architecture, parameters and metrics of a model',
   'data': 'prepare pairs for training, or look at them',
   'tokenizer': 'train or look at a tokenizer',

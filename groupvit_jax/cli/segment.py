@@ -6,7 +6,7 @@ import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -16,9 +16,6 @@ from groupvit_jax import files
 from groupvit_jax.cli import common, resume
 from groupvit_jax.cli.common import ImageFile
 from groupvit_jax.evaluation.config import REGROUPINGS, SegmentConfig
-
-if TYPE_CHECKING:
-  from groupvit_jax.inference import Segmentation
 
 KINDS = {
   'overlay': 'the image with its classes in colour, their names, a legend',
@@ -329,7 +326,8 @@ def make(kind: str, result: Any, source: str) -> Mapping[str, bytes]:
     ValueError: this segmentation has no such result; the message says why.
   """
   if kind == 'json':
-    text = json.dumps(summary(result, source), indent=1, ensure_ascii=False)
+    values = {'image': source, **result.summary()}
+    text = json.dumps(values, indent=1, ensure_ascii=False)
     # Of a name that is not UTF-8, JSON can hold the escaped bytes.
     return {'.json': f'{text}\n'.encode(errors='backslashreplace')}
   if kind == 'scores':
@@ -350,54 +348,6 @@ def make(kind: str, result: Any, source: str) -> Mapping[str, bytes]:
   else:
     images = {kind: getattr(result, kind)()}
   return {f'_{name}.png': _png(image) for name, image in images.items()}
-
-
-def summary(result: 'Segmentation', source: str) -> dict[str, Any]:
-  """A segmentation as plain values.
-
-  Args:
-    result: an `inference.Segmentation`.
-    source: the image's path.
-
-  Returns:
-    Size, names and entropy (see `Segmentation`); for every class in the image
-    its id (the mask's value), name, area in pixels, share of the image, box [x,
-    y, width, height], mean score over its pixels (none for the background), and
-    mask as COCO's RLE.
-  """
-  from pycocotools import mask as coco
-
-  height, width = result.labels.shape
-  areas, boxes = result.areas(), result.boxes()
-  classes = []
-  for i, name in enumerate(result.names):
-    mask = result.labels == i
-    if name not in areas:
-      continue
-    rle = coco.encode(np.asfortranarray(mask, np.uint8))
-    # pycocotools declares text, and makes bytes.
-    counts = rle['counts'].decode()  # pyright: ignore[reportAttributeAccessIssue]
-    entry = {
-      'id': i,
-      'name': name,
-      'area': areas[name],
-      'share': round(areas[name] / mask.size, 6),
-      'box': list(boxes[name]),
-      'score': round(result.mean_scores()[name], 6),
-      'rle': {'size': [height, width], 'counts': counts},
-    }
-    if result.background and i == 0:
-      del entry['score']
-    classes.append(entry)
-  return {
-    'image': source,
-    'width': width,
-    'height': height,
-    'names': list(result.names),
-    'background': result.background,
-    'entropy': round(result.entropy, 6),
-    'classes': classes,
-  }
 
 
 def _png(image: Image.Image) -> bytes:

@@ -5,7 +5,7 @@ Everything at the image's own size is computed when it is first asked for.
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -133,6 +133,47 @@ class Segmentation:
     return {
       name: float(total[self.names.index(name)] / area)
       for name, area in self.areas().items()
+    }
+
+  def summary(self) -> dict[str, Any]:
+    """The result as plain values, for JSON.
+
+    Returns:
+      Size in pixels, names, entropy; for every class in the image its id (the
+      mask's value), name, area in pixels, share of the image, box [x, y, width,
+      height], mean score over its pixels (none for the background), and mask as
+      COCO's run lengths.
+    """
+    from pycocotools import mask as coco
+
+    areas, boxes, scores = self.areas(), self.boxes(), self.mean_scores()
+    classes = []
+    for i, name in enumerate(self.names):
+      if name not in areas:
+        continue
+      mask = np.asfortranarray(self.labels == i, np.uint8)
+      # pycocotools declares text, and makes bytes.
+      counts = coco.encode(mask)['counts'].decode()  # pyright: ignore[reportAttributeAccessIssue]
+      entry = {
+        'id': i,
+        'name': name,
+        'area': areas[name],
+        'share': round(areas[name] / mask.size, 6),
+        'box': list(boxes[name]),
+        'score': round(scores[name], 6),
+        'rle': {'size': list(self.size), 'counts': counts},
+      }
+      if self.background and i == 0:
+        del entry['score']
+      classes.append(entry)
+    height, width = self.size
+    return {
+      'width': width,
+      'height': height,
+      'names': list(self.names),
+      'background': self.background,
+      'entropy': round(self.entropy, 6),
+      'classes': classes,
     }
 
   def overlay(self, max_side: int | None = 2048) -> Image.Image:

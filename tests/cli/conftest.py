@@ -53,7 +53,7 @@ class Segmentation:
 
   size = property(lambda self: self.image.shape[:2])
   overlay, mask = Real.overlay, Real.mask
-  pred, unsure = Real.pred, Real.unsure
+  pred, unsure, summary = Real.pred, Real.unsure, Real.summary
   groups_overlay = Regions.groups_overlay
 
 

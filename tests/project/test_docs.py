@@ -41,6 +41,7 @@ LIMITS = {
   'docs/reliability.md': 1200,
   'docs/reproduction.md': 1200,
   'docs/samples.md': 1200,
+  'docs/serve.md': 1200,
   'docs/scaling.md': 1200,
   'docs/training.md': 1200,
   'docs/troubleshooting.md': 1200,

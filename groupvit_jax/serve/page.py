@@ -1,0 +1,137 @@
+"""The page: an image, words, and what the model sees, with Gradio.
+
+Sliders and other words ask the encoded image again, without a second pass.
+"""
+
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from groupvit_jax import scenes
+from groupvit_jax.inference import Segmentation
+from groupvit_jax.serve.service import Refusal, Service
+from groupvit_jax.viz import colours
+
+_EXAMPLES = ((0, 'fish,apple,bird,ball,gravel'), (7, 'starfish,fish,sand'))
+_SIDE = 256  # pixels of a drawn example
+
+
+def mount(app: Any, service: Service) -> Any:
+  """Adds the page to a FastAPI application, at /."""
+  import gradio as gr
+
+  blocks = _build(gr, service)
+  blocks.queue(max_size=service.limits.waiting, api_open=False)
+  return gr.mount_gradio_app(
+    app,
+    blocks,
+    path='/',
+    max_file_size=int(service.limits.megabytes * 1e6),
+    show_error=True,
+    ssr_mode=False,
+    theme=gr.themes.Base(font=['system-ui', 'sans-serif']),
+  )
+
+
+def _build(gr: Any, service: Service) -> Any:
+  names = list(service.models)
+
+  def answer(image, words, model, background, top_k, request):
+    if image is None:
+      return None, '', []
+    client = request.client.host if request and request.client else ''
+    try:
+      with service.answering(client):
+        result = service.segment(
+          image,
+          words.split(','),
+          model=model,
+          background=background or None,
+          top_k=int(top_k) or None,
+        )
+    except Refusal as refusal:
+      raise gr.Error(str(refusal)) from refusal
+    stages = range(len(result.groups))
+    groups = [(result.groups_overlay(i), f'stage {i + 1}') for i in stages]
+    return _annotated(gr, result), legend(result), groups
+
+  # Gradio finds the request by its annotation.
+  answer.__annotations__['request'] = gr.Request
+  with gr.Blocks(title='groupvit', analytics_enabled=False) as blocks:
+    gr.Markdown('# Segment an image with any words')
+    with gr.Row():
+      with gr.Column():
+        image = gr.Image(type='numpy', sources=['upload', 'clipboard'])
+        words = gr.Textbox('dog,grass,sky', label='classes, between commas')
+        model = gr.Dropdown(names, value=names[0], label='model')
+        background = gr.Slider(
+          0, 1, 0.95, step=0.01, label='background threshold (0: none)'
+        )
+        top_k = gr.Slider(
+          0, 20, 5, step=1, label='classes that may appear (0: all)'
+        )
+        run = gr.Button('segment', variant='primary')
+      with gr.Column():
+        shown = gr.AnnotatedImage(label='classes (point at a name)')
+        text = gr.Markdown()
+        groups = gr.Gallery(label='groups of each stage', columns=2)
+    asked = [image, words, model, background, top_k]
+    found = [shown, text, groups]
+    events = [run.click, words.submit, image.upload]
+    events += [model.change, background.release, top_k.release]
+    # What was typed during an answer is answered next.
+    gr.on(events, answer, asked, found, trigger_mode='always_last')
+    gr.Examples(_drawn(), [image, words], cache_examples=False)
+  return blocks
+
+
+def _annotated(gr: Any, result: Segmentation) -> Any:
+  table = colours.class_colours(result.names, result.background)
+  return gr.AnnotatedImage(
+    (
+      result.image,
+      [
+        (result.labels == result.names.index(name), name)
+        for name in result.areas()
+        if not (result.background and name == result.names[0])
+      ],
+    ),
+    color_map={
+      name: colours.hex_colour(colour)
+      for name, colour in zip(result.names, table, strict=True)
+    },
+  )
+
+
+def legend(result: Segmentation) -> str:
+  """Areas and scores as a table in Markdown, and whether it is unsure."""
+  lines = ['| class | area | score |', '|---|---|---|']
+  areas, scores = result.areas(), result.mean_scores()
+  for name in sorted(areas, key=areas.get, reverse=True):
+    score = f'{scores[name]:.2f}'
+    if result.background and name == result.names[0]:
+      score = ''
+    share = areas[name] / result.labels.size
+    shown = name.replace('|', '/').replace('<', '&lt;')
+    lines.append(f'| {shown} | {share:.0%} | {score} |')
+  if result.unsure:
+    lines += [
+      '',
+      f'Unsure: no class stands out (entropy {result.entropy:.2f}).',
+    ]
+  return '\n'.join(lines)
+
+
+def _drawn() -> list[list[str]]:
+  """Example scenes as files, and words for them."""
+  folder = pathlib.Path(tempfile.mkdtemp(prefix='groupvit_'))
+  rows = []
+  for index, words in _EXAMPLES:
+    scene = scenes.generate(scenes.split_seed('test', 0), index, _SIDE)
+    path = folder / f'scene_{index}.png'
+    Image.fromarray(np.asarray(scene.image)).save(path)
+    rows.append([str(path), words])
+  return rows
