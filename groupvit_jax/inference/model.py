@@ -83,7 +83,7 @@ class Model:
     if matmul_operands == 'bfloat16':
       # Once, and not at every call: half of the bytes to read.
       variables = jax.tree_util.tree_map_with_path(_rounded_kernel, variables)
-    self.variables = jax.tree.map(jnp.asarray, variables)
+    self.variables = jax.device_put(variables)
     size = source.architecture['image']['image_size']
     self.image_size = (size, size) if isinstance(size, int) else tuple(size)
     preprocessing = source.preprocessing
