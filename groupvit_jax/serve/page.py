@@ -110,7 +110,7 @@ def legend(result: Segmentation) -> str:
   """Areas and scores as a table in Markdown, and whether it is unsure."""
   lines = ['| class | area | score |', '|---|---|---|']
   areas, scores = result.areas(), result.mean_scores()
-  for name in sorted(areas, key=areas.get, reverse=True):
+  for name in sorted(areas, key=lambda name: -areas[name]):
     score = f'{scores[name]:.2f}'
     if result.background and name == result.names[0]:
       score = ''

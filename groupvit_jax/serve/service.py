@@ -209,7 +209,7 @@ class Service:
       if size > self.limits.megapixels:
         most = self.limits.megapixels
         raise Refusal(413, f'{size:.1f} megapixels; at most {most:g}')
-      self._regions[key] = self.models[model].encode(pixels)
+      self._regions[key] = next(self.models[model].encode_each(pixels))
       self.encoded += 1
       if len(self._regions) > _KEPT:
         self._regions.popitem(last=False)
