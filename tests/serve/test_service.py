@@ -50,7 +50,7 @@ def test_new_words_need_no_second_pass(model):
     ({'names': ['x'] * 4}, 400, 'at most 3'),
     ({'names': ['x' * 11]}, 400, 'over 10 characters'),
     ({'model': 'two'}, 400, "no model 'two'; there are one"),
-    ({'background': 2}, 400, 'in 0..1'),
+    ({'background': 2.0}, 400, 'in 0..1'),
     ({'top_k': 0}, 400, 'positive'),
     ({'image': picture(size=(200, 300))}, 413, 'at most 0.05'),
   ],
