@@ -42,7 +42,7 @@ _THREADS_FROM = 256 * 96 * 96 * 3
 _PATIENCE = 0.1  # seconds
 # How often a waiting step looks whether the accelerator still computes.
 _GLANCE = 0.02  # seconds
-_NOTHING = object()
+_NOTHING: Any = object()
 # A batch that takes longer never comes: a disk or a network does not answer.
 _LONGEST = 600.0  # seconds
 # How long a closed iterator waits for the thread that makes its batches.
