@@ -252,11 +252,14 @@ def gather(value: Any) -> list[Any]:
   """The values of all processes, in their order.
 
   Args:
-    value: fit for JSON. Every process must make the same number of calls.
+    value: fit for JSON, but for arrays, which may come back as lists. Every
+      process must make the same number of calls.
   """
   if jax.process_count() == 1:
     return [value]
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  data = np.frombuffer(
+    json.dumps(value, default=np.ndarray.tolist).encode(), np.uint8
+  )
   lengths = multihost_utils.process_allgather(np.int32(len(data)))
   padded = np.zeros(int(lengths.max()), np.uint8)
   padded[: len(data)] = data

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 from absl import logging
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int8, Int64, UInt8
 
 from groupvit_jax.benchmarks import base, folders
 from groupvit_jax.data import images, paths, shards, tar
@@ -37,6 +37,9 @@ IMAGENET_IDS, IMAGENET_CLASSES = _imagenet()
 _IDS = {value: i for i, value in enumerate(IMAGENET_IDS)}
 
 
+Label = int | Int8[np.ndarray, ' c']
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelledImage:
   """An image and its class.
@@ -44,12 +47,13 @@ class LabelledImage:
   Fields:
     name: unique within its set.
     image: RGB pixels, upright.
-    label: position in the set's `class_names`.
+    label: position in the set's `class_names`; of several classes an image a
+      value for each: 1, -1, or 0 (does not count).
   """
 
   name: str
   image: UInt8[np.ndarray, 'h w 3']
-  label: int
+  label: Label
 
 
 class LabelledImages:
@@ -66,7 +70,7 @@ class LabelledImages:
     self,
     class_names: Sequence[str],
     names: Sequence[str],
-    read: Callable[[int], tuple[pathlib.Path | bytes, int]],
+    read: Callable[[int], tuple[pathlib.Path | bytes, Label]],
   ):
     """Keeps what it takes to read each image.
 
@@ -90,7 +94,7 @@ class LabelledImages:
     """Name of an example."""
     return self._names[index]
 
-  def encoded(self, index: int) -> tuple[pathlib.Path | bytes, int]:
+  def encoded(self, index: int) -> tuple[pathlib.Path | bytes, Label]:
     """The image of an example as it is stored, and its label."""
     return self._read(range(len(self))[index])
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from groupvit_jax.benchmarks import (
   folders,
@@ -28,7 +27,6 @@ from groupvit_jax.benchmarks.classification import (
   LabelledImages,
   open_labelled_images,
 )
-from groupvit_jax.data import images
 from groupvit_jax.errors import ConfigError, SourceError
 from groupvit_jax.text import prompts
 
@@ -124,7 +122,7 @@ def open_set(
     raise SourceError(f'order is one of {", ".join(ORDERS)}, not {order!r}.')
   root = folders.existing(folder)
   if name == 'voc2007':
-    return MultiLabelImages(root, split or 'test', limit)
+    return _voc2007(root, split or 'test', limit)
   if name == 'objectnet':
     return _objectnet(root, limit)
   known = find(name)
@@ -350,53 +348,32 @@ def _objectnet(root: pathlib.Path, limit: int | None) -> LabelledImages:
   return _by_label(folders.existing(root / 'images'), labels, names, limit)
 
 
-@dataclasses.dataclass(frozen=True)
-class MultiLabelImage:
-  """An image and 1, -1 or 0 (does not count) for each class."""
+def _voc2007(
+  root: pathlib.Path, split: str, limit: int | None
+) -> LabelledImages:
+  """VOC 2007's classification as downloaded.
 
-  name: str
-  image: UInt8[np.ndarray, 'h w 3']
-  label: Int[np.ndarray, ' c']
-
-
-class MultiLabelImages:
-  """VOC 2007's classification: JPEGImages/ and ImageSets/Main/CLASS_SPLIT.txt.
-
-  Fields:
-    class_names: in CLIP's order.
-    labels: int8 n c.
+  JPEGImages/ and ImageSets/Main/CLASS_SPLIT.txt, a line an image: its name, and
+  1, -1 or 0 (does not count).
   """
-
-  def __init__(self, root: pathlib.Path, split: str, limit: int | None):
-    """Reads the lists of all classes; SourceError if one is missing."""
-    self.class_names = find('voc2007').class_names
-    self._root = root
-    columns, names = [], None
-    for name in self.class_names:
-      path = root / 'ImageSets' / 'Main' / f'{name}_{split}.txt'
-      if not path.is_file():
-        raise SourceError(
-          f'there is no {path}: give the folder VOC2007 with JPEGImages/ and '
-          'ImageSets/Main/, and a split that it has.'
-        )
-      rows = [line.split() for line in path.read_text().splitlines() if line]
-      these = [row[0] for row in rows]
-      if names is not None and these != names:
-        raise SourceError(f'{path} lists other images than the first class.')
-      names = these
-      columns.append([int(row[1]) for row in rows])
-    self._names = tuple(names or ())[:limit]
-    self.labels = np.array(columns, np.int8).T[:limit]
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return self._names[index]
-
-  def __getitem__(self, index: int) -> MultiLabelImage:
-    index = range(len(self))[index]
-    name = self._names[index]
-    image = images.open_image(self._root / 'JPEGImages' / f'{name}.jpg')
-    return MultiLabelImage(name, image, self.labels[index])
+  class_names, columns, names = find('voc2007').class_names, [], None
+  for name in class_names:
+    path = root / 'ImageSets' / 'Main' / f'{name}_{split}.txt'
+    if not path.is_file():
+      raise SourceError(
+        f'there is no {path}: give the folder VOC2007 with JPEGImages/ and '
+        'ImageSets/Main/, and a split that it has.'
+      )
+    rows = [line.split() for line in path.read_text().splitlines() if line]
+    these = [row[0] for row in rows]
+    if names is not None and these != names:
+      raise SourceError(f'{path} lists other images than the first class.')
+    names = these
+    columns.append([int(row[1]) for row in rows])
+  labels = np.array(columns, np.int8).T
+  names = (names or [])[:limit]
+  return LabelledImages(
+    class_names,
+    names,
+    lambda i: (root / 'JPEGImages' / f'{names[i]}.jpg', labels[i]),
+  )

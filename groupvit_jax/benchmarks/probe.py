@@ -4,36 +4,37 @@ The protocol of CLIP's paper (Radford et al. 2021, appendix A.3 and figure 6).
 """
 
 import dataclasses
-import json
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int
 
-from groupvit_jax import embeddings, files, sharding
-from groupvit_jax.benchmarks import (
-  clip_sets,
-  label_sets,
+from groupvit_jax import embeddings, sharding
+from groupvit_jax.benchmarks import clip_sets, label_sets
+from groupvit_jax.benchmarks.build import (
+  BenchmarkSpec,
+  Encoder,
+  labels_fingerprint,
 )
-from groupvit_jax.benchmarks.build import Encoder
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.errors import ConfigError, explained_as
+from groupvit_jax.errors import ConfigError, WorkdirError, explained_as
 from groupvit_jax.evaluation import (
+  image_level,
   image_metrics,
   linear_probe,
-  resume,
   scoring,
   zero_shot,
 )
+from groupvit_jax.evaluation.evaluator import RunOptions
+from groupvit_jax.evaluation.image_level import Features
 
-KINDS = 'projected', 'pooled'
 # Of the training split, where there is no validation split.
 _HELD_OUT = 0.2
+_AT_ONCE = 1000  # images whose features are written together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,95 +66,6 @@ class ProbeSpec:
   seeds: int = 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-  """What is kept of a split.
-
-  Attributes:
-    projected, pooled: see `DualEncoder.image_features`.
-    labels: of the images.
-  """
-
-  projected: Float32[np.ndarray, 'n e']
-  pooled: Float32[np.ndarray, 'n d']
-  labels: Int[np.ndarray, ' n']
-
-  def __getitem__(self, rows: Any) -> 'Features':
-    return Features(self.projected[rows], self.pooled[rows], self.labels[rows])
-
-  def of(self, kind: str) -> Float32[np.ndarray, 'n _d']:
-    """The features of a kind, one of `KINDS`."""
-    return self.projected if kind == 'projected' else self.pooled
-
-
-def extract(
-  examples: Any,
-  crop: Callable[[np.ndarray], np.ndarray],
-  features_fn: Callable[..., Any],
-  variables: Any,
-  *,
-  batch_size: int = 32,
-  mesh: Mesh | None = None,
-) -> Features:
-  """Features of all images, read ahead, each batch split over a mesh.
-
-  Args:
-    examples: labelled images.
-    crop: gives each image the size of the model.
-    features_fn: `predict_fns['features']`.
-    variables: its first argument, replicated over the mesh.
-    batch_size: images in a batch.
-    mesh: None: one device.
-  """
-  if mesh is not None:
-    batch_size = max(batch_size // mesh.size, 1) * mesh.size
-  encode = jax.jit(features_fn)
-
-  def read(index: int) -> tuple[np.ndarray, int]:
-    example = examples[index]
-    return crop(example.image), example.label
-
-  found, labels = [], []
-  for rows in files.ahead(read, list(range(len(examples))), batch_size):
-    pixels, label = zip(*rows, strict=True)
-    missing = batch_size - len(rows)
-    batch = np.pad(np.stack(pixels), ((0, missing), (0, 0), (0, 0), (0, 0)))
-    if mesh is not None:
-      batch = sharding.shard_batch(batch, mesh)
-    out = jax.device_get(encode(variables, batch))
-    found.append({name: x[: len(rows)] for name, x in out.items()})
-    labels += label
-  joined = {k: np.concatenate([x[k] for x in found]) for k in KINDS}
-  return Features(**joined, labels=np.asarray(labels, np.int32))
-
-
-def kept(
-  path: pathlib.Path | None,
-  identity: Mapping[str, Any],
-  make: Callable[[], Features],
-) -> Features:
-  """Features from a file, or made and written to it.
-
-  Args:
-    path: of the file; None keeps nothing.
-    identity: plain values that tell them from others: a file of others is
-      written anew.
-    make: extracts them.
-  """
-  told = json.dumps(identity, sort_keys=True)
-  if path is not None and path.is_file():
-    with np.load(path) as stored:
-      if str(stored['identity']) == told:
-        return Features(stored['projected'], stored['pooled'], stored['labels'])
-  features = make()
-  if path is not None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix('.tmp.npz')
-    np.savez(scratch, identity=told, **dataclasses.asdict(features))
-    scratch.replace(path)
-  return features
-
-
 def run(
   spec: ProbeSpec,
   encoder: Encoder,
@@ -161,8 +73,7 @@ def run(
   variables: Any,
   *,
   keep: pathlib.Path | None = None,
-  batch_size: int = 32,
-  mesh: Mesh | None = None,
+  options: RunOptions = RunOptions(),
 ) -> dict[str, Any]:
   """Probes a model: zero-shot, few-shot, and with all labels.
 
@@ -171,9 +82,9 @@ def run(
     encoder: properties of the model.
     predict_fns: 'features' and 'text'.
     variables: their first argument.
-    keep: folder for the features; None keeps none.
-    batch_size: images that go through the network together.
-    mesh: splits images and, in the probes, their features.
+    keep: folder for the features, where an interrupted run goes on and a later
+      one finds them; None keeps none.
+    options: of the pass over the images; the mesh splits the features as well.
 
   Returns:
     Plain values: metric, zero_shot, few_shot (by shots, a figure a seed),
@@ -185,12 +96,12 @@ def run(
     SourceError: data are missing.
   """
   _check(spec)
+  mesh = sharding.local_mesh(options.mesh)
+  variables = sharding.local_view(variables, mesh)
   splits = {'train': spec.train, 'test': spec.test}
   if spec.validation:
     splits['validation'] = spec.validation
   found: dict[str, Features] = {}
-  crop = _crop(encoder)
-  weights = resume.checksum(variables)
   opened: Any = None
   for part, split in splits.items():
     opened = clip_sets.open_labelled(
@@ -200,25 +111,33 @@ def run(
       limit=spec.limit,
       **spec.options,
     )
-    identity = {
-      'weights': weights,
-      'data': [spec.benchmark, str(spec.folder), split],
-      'options': dict(spec.options),
-      'images': len(opened.images),
-      'crop': [*encoder.image_size, encoder.clip],
-    }
-    found[part] = kept(
-      keep and keep / f'features-{part}.npz',
-      identity,
-      lambda images=opened.images: extract(
-        images,
-        crop,
-        predict_fns['features'],
-        variables,
-        batch_size=batch_size,
-        mesh=mesh,
+    source = BenchmarkSpec(
+      spec.benchmark, spec.folder, split, options=spec.options
+    )
+    path = keep and keep / f'features-{part}.jsonl'
+    extractor = image_level.FeatureExtractor(
+      opened.images,
+      functools.partial(
+        images_lib.crop, size=encoder.image_size, clip=encoder.clip
+      ),
+      {
+        'crop': [*encoder.image_size, encoder.clip],
+        'labels': labels_fingerprint(source, opened.images),
+      },
+      dataclasses.replace(
+        options,
+        resume_path=path,
+        resume_every=_AT_ONCE,
+        origin={'data': source.origin},
       ),
     )
+    try:
+      found[part] = extractor.evaluate(predict_fns, variables)
+    except WorkdirError:
+      if path is None:
+        raise
+      path.unlink()  # of another model, or of other images
+      found[part] = extractor.evaluate(predict_fns, variables)
   text = zero_shot.class_embeddings(
     predict_fns['text'],
     variables,
@@ -232,15 +151,16 @@ def run(
   scores = np.asarray(
     scoring.similarity(embeddings.unit_norm(test.projected), text)
   )
-  result: dict[str, Any] = {
-    'benchmark': spec.benchmark,
-    'metric': opened.metric,
-    'features': spec.features,
-    'zero_shot': metric(scores, test.labels),
-    'images': {part: len(x.labels) for part, x in found.items()},
-  }
-  solver = _Solver(spec.features, len(opened.class_names), metric, mesh)
   with explained_as(ConfigError):
+    result: dict[str, Any] = {
+      'benchmark': spec.benchmark,
+      'metric': opened.metric,
+      'features': spec.features,
+      'zero_shot': metric(scores, test.labels),
+      'images': {part: len(x.labels) for part, x in found.items()},
+    }
+    classes = len(opened.class_names)
+    solver = _Solver(spec.features, classes, metric, mesh)
     return result | solver.solve(spec, found)
 
 
@@ -255,7 +175,7 @@ class _Solver:
 
   def fit(self, data: Features, strength: float, start: Any = None) -> Any:
     return linear_probe.fit(
-      data.of(self.kind),
+      getattr(data, self.kind),
       data.labels,
       self.num_classes,
       strength,
@@ -264,7 +184,7 @@ class _Solver:
     )
 
   def score(self, probe: linear_probe.Probe, data: Features) -> float:
-    return self.metric(probe.scores(data.of(self.kind)), data.labels)
+    return self.metric(probe.scores(getattr(data, self.kind)), data.labels)
 
   def best(self, train: Features, held_out: Features) -> tuple[float, Any]:
     """The strength that the held-out split is best at, and all scores."""
@@ -321,19 +241,13 @@ def _check(spec: ProbeSpec) -> None:
       f'{spec.benchmark!r} cannot be probed; choose one of '
       f'{", ".join(label_sets.CLASSIFICATION)}'
     )
-  if spec.benchmark in ('voc2007', *label_sets.IMAGENET_SHIFTS):
+  if spec.benchmark in label_sets.IMAGENET_SHIFTS:
     raise ConfigError(
-      f'{spec.benchmark} has several labels an image, or no training split; a '
-      'probe needs one label an image and a training split'
+      f'{spec.benchmark} has no training split, which a probe needs; probe '
+      "'imagenet'"
     )
-  if spec.features not in KINDS:
+  if spec.features not in image_level.FEATURES:
     raise ConfigError(
-      f'features is one of {", ".join(KINDS)}, not {spec.features!r}'
+      f'features is one of {", ".join(image_level.FEATURES)}, not '
+      f'{spec.features!r}'
     )
-
-
-def _crop(encoder: Encoder) -> Callable[[np.ndarray], np.ndarray]:
-  def crop(image: np.ndarray) -> np.ndarray:
-    return images_lib.crop(image, encoder.image_size, clip=encoder.clip)
-
-  return crop

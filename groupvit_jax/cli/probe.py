@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
   from groupvit_jax import files, inference, sharding
   from groupvit_jax.benchmarks import label_sets, probe
   from groupvit_jax.cli import evaluate
+  from groupvit_jax.evaluation.evaluator import RunOptions
 
   settings = evaluate.read_settings(args.settings)
   synthetic = args.benchmark in label_sets.SYNTHETIC
@@ -145,8 +146,7 @@ def run(args: argparse.Namespace) -> None:
     model.predict_fns,
     variables,
     keep=args.out,
-    batch_size=args.batch,
-    mesh=mesh,
+    options=RunOptions(batch_size=args.batch, mesh=mesh),
   )
   print(_text(result))
   if args.out is not None:

@@ -283,8 +283,8 @@ class Evaluator(abc.ABC):
     state = self.resume_state
     parts = sharding.gather(
       {
-        'counts': {name: x.tolist() for name, x in state.counts.items()},
-        'rows': [[i, row.tolist()] for i, row in state.rows.items()],
+        'counts': state.counts,
+        'rows': list(state.rows.items()),
         'images': len(state.done),
         'skipped': list(state.skipped.values()),
         'seconds': state.seconds,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import (
@@ -36,6 +36,9 @@ from groupvit_jax.evaluation.evaluator import (
 
 # From an image of any size to the square that the model is given.
 Crop = Callable[[UInt8[np.ndarray, 'h w 3']], UInt8[np.ndarray, 'H W 3']]
+
+# What `predict_fns['features']` gives, in the order of the rows.
+FEATURES = 'projected', 'pooled'
 
 _ROWS = 256  # of the table of similarities, at a time
 
@@ -96,6 +99,13 @@ class ImageLevelEvaluator(Evaluator):
     pixels = np.stack([image for image, _ in images])
     missing = self._together(None) - len(pixels)
     return self._placed(np.pad(pixels, ((0, missing), (0, 0), (0, 0), (0, 0))))
+
+  def _labels(self, images: Sequence[Any], pixels: Any) -> Any:
+    """Labels of a batch beside its pixels, float32 b n; zeros for padding."""
+    labels = np.stack([np.atleast_1d(example.label) for _, example in images])
+    missing = len(pixels) - len(labels)
+    labels = np.pad(labels, ((0, missing), (0, 0))).astype(np.float32)
+    return self._placed(labels)
 
   def _placed(self, tree: Any) -> Any:
     return tree if self.mesh is None else sharding.shard_batch(tree, self.mesh)
@@ -191,6 +201,67 @@ def _jit_whole(
   return jax.jit(function, out_shardings=whole)
 
 
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """What a probe reads of a labelled set.
+
+  Attributes:
+    projected, pooled: see `DualEncoder.image_features`.
+    labels: an integer for each image, or a value for each class.
+  """
+
+  projected: Float32[np.ndarray, 'n e']
+  pooled: Float32[np.ndarray, 'n d']
+  labels: Int[np.ndarray, 'n *c']
+
+  def __getitem__(self, rows: Any) -> 'Features':
+    return Features(self.projected[rows], self.pooled[rows], self.labels[rows])
+
+
+class FeatureExtractor(ImageLevelEvaluator):
+  """Features of all images: `evaluate` gives `Features`, and no figures.
+
+  They are in the resume state: who leaves its file where it is finds them
+  there, without another pass through the network.
+  """
+
+  def _measurer(
+    self, predict_fns: PredictFns, variables: Any
+  ) -> Callable[[Sequence[Any]], Output]:
+    encode = _features(predict_fns['features'], self.mesh)
+
+    def measure(images):
+      pixels = self._batch(images)
+      return Output({}, encode(variables, pixels, self._labels(images, pixels)))
+
+    return measure
+
+  def _result(
+    self, totals: Totals, predict_fns: PredictFns, variables: Any
+  ) -> Features:
+    places = sorted(totals.rows)
+    pixels, _ = self._prepare(places[0]).value
+    shapes = jax.eval_shape(predict_fns['features'], variables, pixels[None])
+    widths = [shapes[name].shape[1] for name in FEATURES]
+    rows = np.stack([totals.rows[place] for place in places])
+    projected, pooled, labels = np.split(rows, np.cumsum(widths), axis=1)
+    return Features(projected, pooled, _integers(labels))
+
+
+@functools.lru_cache(maxsize=64)
+def _features(
+  features_fn: Callable[..., Any], mesh: Mesh | None
+) -> Callable[..., Any]:
+  """Compiled: the features of a batch, and its labels behind them."""
+
+  def encode(variables, images, labels):
+    found = features_fn(variables, images)
+    parts = [found[name] for name in FEATURES]
+    return jnp.concatenate([*parts, labels], axis=1)
+
+  return _jit_whole(encode, mesh)
+
+
 class ScoreEvaluator(ClassificationEvaluator):
   """One of `image_metrics.METRICS`, of the scores of all images.
 
@@ -210,10 +281,8 @@ class ScoreEvaluator(ClassificationEvaluator):
 
     def measure(images):
       pixels = self._batch(images)
-      label = np.stack([np.atleast_1d(x.label) for _, x in images])
-      label = np.pad(label, ((0, len(pixels) - len(label)), (0, 0)))
-      label = self._placed(label.astype(np.float32))
-      return Output({}, score(variables, text, pixels, label))
+      labels = self._labels(images, pixels)
+      return Output({}, score(variables, text, pixels, labels))
 
     return measure
 
@@ -222,11 +291,15 @@ class ScoreEvaluator(ClassificationEvaluator):
   ) -> ImageLevelResult:
     rows = np.stack([totals.rows[i] for i in sorted(totals.rows)])
     scores, labels = np.split(rows, [len(self._tokens)], axis=1)
-    labels = labels.astype(np.int32)
-    labels = labels[:, 0] if labels.shape[1] == 1 else labels
-    share = image_metrics.METRICS[self._metric](scores, labels)
+    share = image_metrics.METRICS[self._metric](scores, _integers(labels))
     counts = {'images': len(rows)}
     return ImageLevelResult({self._metric: share}, counts, *totals[2:])
+
+
+def _integers(labels: Float32[np.ndarray, 'n k']) -> Int[np.ndarray, 'n *c']:
+  """Labels as they came: one for each image, or one for each class."""
+  whole = labels.astype(np.int32)
+  return whole[:, 0] if whole.shape[1] == 1 else whole
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,12 +1,13 @@
-"""Linear probes: multinomial logistic regression on frozen features.
+"""Linear probes: logistic regression on frozen features.
 
 As in CLIP's paper (Radford et al. 2021, appendix A.3), which uses
 scikit-learn's L-BFGS: the same objective in float64, solved on the devices of a
-mesh, and the same search over the strength of the L2 penalty.
+mesh, and the same search over the strength of the L2 penalty. One label an
+image makes it multinomial; several, a binary regression for each class.
 """
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float64, Int, Num
+from jaxtyping import Array, Float, Float64, Int
 
 from groupvit_jax import sharding
 
@@ -26,6 +27,8 @@ _TOLERANCE = 1e-9
 _STEPS, _END = 8, 48
 _FIRST_STEP = 16
 _MEMORY = 10
+# Examples are filled up to a multiple: few-shot probes share one program.
+_MULTIPLE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Probe:
 
 def fit(
   features: Float[np.ndarray, 'n d'],
-  labels: Int[np.ndarray, ' n'],
+  labels: Int[np.ndarray, 'n *c'],
   num_classes: int,
   strength: float,
   *,
@@ -60,11 +63,13 @@ def fit(
   """Minimises `|W|^2 / 2 + C sum cross_entropy`; the bias is not penalised.
 
   With two classes the penalty is that of scikit-learn's single vector,
-  w = W_1 - W_0: |w|^2 / 2.
+  w = W_1 - W_0: |w|^2 / 2. With several labels an example the cross entropy is
+  that of every class against the rest, so that each is a probe of its own.
 
   Args:
     features: one row an example; any floating type, computed in float64.
-    labels: 0..num_classes-1.
+    labels: 0..num_classes-1, or for each class 1, -1, or 0 where the example
+      does not count for it.
     num_classes: c.
     strength: C.
     mesh: splits the examples over its axis; None: one device.
@@ -73,50 +78,52 @@ def fit(
   Returns:
     The probe; equal to scikit-learn's within 1e-5 in every coefficient.
   """
-  with jax.enable_x64(True):
-    data = _placed(features, labels, mesh)
-    weights = np.zeros((features.shape[1] + 1, num_classes))
-    if start is not None:
-      weights = np.concatenate([start.weights, start.bias[None]])
-    found, steps = _solve(
-      jnp.asarray(weights), *data, jnp.float64(strength), len(labels)
+  missing = -len(labels) % math.lcm(_MULTIPLE, mesh.size if mesh else 1)
+  data = tuple(
+    np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+    for x in (
+      # A one behind the features of each, for the bias.
+      np.pad(features.astype(np.float64), ((0, 0), (0, 1)), constant_values=1),
+      labels.astype(np.int32),
+      np.ones(len(labels)),
     )
+  )
+  weights = np.zeros((features.shape[1] + 1, num_classes))
+  if start is not None:
+    weights = np.concatenate([start.weights, start.bias[None]])
+  with jax.enable_x64(True):
+    if mesh is not None:
+      data = sharding.shard_batch(data, mesh)
+    found, steps = _solve(jnp.asarray(weights), *data, jnp.float64(strength))
     found = np.asarray(found)
-  # The bias is free up to a constant, as are unpenalised directions.
-  bias = found[-1] - found[-1].mean()
+  bias = found[-1]
+  if labels.ndim == 1:  # which is free up to a constant
+    bias = bias - bias.mean()
   return Probe(found[:-1], bias, strength, int(steps))
 
 
-def _placed(features, labels, mesh):
-  """Rows with a one behind them, labels and weights, split over the mesh."""
-  ones = np.ones((len(features), 1))
-  rows = np.concatenate([features.astype(np.float64), ones], axis=1)
-  data = rows, labels.astype(np.int32), np.ones(len(labels))
-  if mesh is None:
-    return jax.tree.map(jnp.asarray, data)
-  missing = -len(labels) % mesh.size
-  padded = [np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in data]
-  return tuple(sharding.shard_batch(padded, mesh))
-
-
-@functools.partial(jax.jit, static_argnames='count')
+@jax.jit
 def _solve(
   start: Float[Array, '_d c'],
   rows: Float[Array, 'n _d'],
-  labels: Int[Array, ' n'],
-  mask: Num[Array, ' n'],
+  labels: Int[Array, 'n *c'],
+  mask: Float[Array, ' n'],
   strength: Float[Array, ''],
-  count: int,
 ) -> tuple[Any, Int[Array, '']]:
   """Weights with the bias as the last row, and the steps taken."""
   # scikit-learn has one vector for two classes, of twice the norm.
-  pair = 2 if start.shape[1] == 2 else 1
+  pair = 2 if labels.ndim == 1 and start.shape[1] == 2 else 1
+
+  def losses(logits):
+    if labels.ndim == 1:
+      return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    counted = jnp.where(labels == 0, 0, jax.nn.softplus(-labels * logits))
+    return counted.sum(1)
 
   def objective(weights):
-    logits = rows @ weights
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     penalty = pair * jnp.sum(jnp.square(weights[:-1])) / 2
-    return (jnp.sum(losses * mask) + penalty / strength) / count
+    total = jnp.sum(losses(rows @ weights) * mask) + penalty / strength
+    return total / mask.sum()
 
   solver = optax.lbfgs(memory_size=_MEMORY)
   value_and_grad = optax.value_and_grad_from_state(objective)
@@ -177,18 +184,22 @@ def search(
 
 
 def few_shot(
-  labels: Int[np.ndarray, ' n'], shots: int, seed: int
+  labels: Int[np.ndarray, 'n *c'], shots: int, seed: int
 ) -> Int[np.ndarray, ' m']:
-  """Positions of `shots` examples of each class that occurs, drawn at random.
+  """Positions of `shots` examples of each class, drawn at random.
 
-  The examples of fewer shots are among those of more, at the same seed.
+  The examples of fewer shots are among those of more, at the same seed. Classes
+  are those that occur; of several labels an example all, and one that is drawn
+  for several classes is there once.
 
   Raises:
     ValueError: a class has fewer examples.
   """
+  classes = np.unique(labels) if labels.ndim == 1 else range(labels.shape[1])
   chosen = []
-  for label in np.unique(labels).tolist():
-    places = np.flatnonzero(labels == label)
+  for label in map(int, classes):
+    right = labels == label if labels.ndim == 1 else labels[:, label] == 1
+    places = np.flatnonzero(right)
     if len(places) < shots:
       raise ValueError(
         f'{shots} shots need as many training examples of each class, and '
@@ -196,4 +207,4 @@ def few_shot(
       )
     order = np.random.default_rng([seed, label]).permutation(places)
     chosen.append(order[:shots])
-  return np.sort(np.concatenate(chosen))
+  return np.unique(np.concatenate(chosen))

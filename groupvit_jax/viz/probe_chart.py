@@ -26,6 +26,8 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> None:
   )
   if shots:
     mean, deviation = drawn.mean(1), drawn.std(1)
+    axes.set_xscale('log', base=2)
+    axes.set_xlabel('labels a class')
     axes.plot(shots, mean, marker='o', color='C0', label='few-shot probe')
     axes.fill_between(
       shots, mean - deviation, mean + deviation, color='C0', alpha=0.2
@@ -33,9 +35,7 @@ def draw(result: Mapping[str, Any], path: str | os.PathLike) -> None:
   axes.axhline(
     100 * result['probe'], color='C2', linestyle=':', label='probe, all labels'
   )
-  axes.set_xscale('log', base=2)
   axes.set_xticks(shots, [str(count) for count in shots])
-  axes.set_xlabel('labels a class')
   axes.set_ylabel(f'{result["metric"].replace("_", " ")}, %')
   axes.set_title(result['benchmark'])
   axes.legend(frameon=False)

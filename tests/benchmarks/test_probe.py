@@ -6,24 +6,16 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from groupvit_jax import cli, sharding
-from groupvit_jax.benchmarks import build, probe, scene_sets
+from groupvit_jax.benchmarks import build, clip_sets, probe, scene_sets
 from groupvit_jax.errors import ConfigError
-from groupvit_jax.viz import probe_chart
-
-SPEC = probe.ProbeSpec(
-  'scene_crops',
-  validation='validation',
-  limit=90,
-  options={'size': 32},
-  shots=(1,),
-  seeds=1,
-)
+from groupvit_jax.evaluation import evaluator, image_level
 
 
 def tokenizer(texts):
-  return np.array([[len(text), hash(text) % 97, 1] for text in texts], np.int32)
+  return np.array([[len(text), 1] for text in texts], np.int32)
 
 
 ENCODER = build.Encoder(tokenizer, (8, 8), 8, groups=False, clip=True)
@@ -45,94 +37,96 @@ def stub():
   return {'features': features, 'text': text}, {'w': w}
 
 
-@pytest.fixture(scope='module')
-def first(stub, tmp_path_factory):
+class Counted(scene_sets.SceneCrops):
+  """Crops that know how often they were read."""
+
+  reads = 0
+
+  def __getitem__(self, index):
+    self.reads += 1
+    return super().__getitem__(index)
+
+
+def test_features_are_kept_and_the_same_on_eight_devices(stub, tmp_path):
   fns, variables = stub
-  folder = tmp_path_factory.mktemp('probe')
-  return folder, probe.run(SPEC, ENCODER, fns, variables, keep=folder)
-
-
-def test_figures_are_shares_and_every_part_is_there(first):
-  _, result = first
-  assert result['images'] == dict.fromkeys(('train', 'validation', 'test'), 90)
-  assert result['metric'] == 'accuracy'
-  assert [len(x) for x in result['few_shot'].values()] == [1]
-  figures = [result['zero_shot'], result['probe']]
-  figures += sum(result['few_shot'].values(), [])
-  assert all(0 <= figure <= 1 for figure in figures)
-  # Colours tell some things from others.
-  assert result['probe'] > 1 / 12
-  assert result['strength'] in result['searched']
-
-
-def test_features_are_kept_until_the_weights_change(tmp_path):
-  path, made = tmp_path / 'features.npz', []
-
-  def make():
-    made.append(len(made))
-    x = np.full((2, 3), len(made), np.float32)
-    return probe.Features(x, x, np.array([0, 1], np.int32))
-
-  first = probe.kept(path, {'weights': 1}, make)
-  again = probe.kept(path, {'weights': 1}, make)
-  np.testing.assert_array_equal(again.pooled, first.pooled)
-  assert len(made) == 1
-  other = probe.kept(path, {'weights': 2}, make)
-  assert len(made) == 2 and other.pooled[0, 0] == 2
-
-
-def test_eight_devices_give_the_same_features(stub):
-  fns, variables = stub
-  examples = scene_sets.SceneCrops(count=11, size=32)
   mesh, found = sharding.make_mesh(), []
-  for where, placed in (
-    (None, variables),
-    (mesh, sharding.replicate(variables, mesh)),
+  for where, placed, path in (
+    (None, variables, tmp_path / 'one'),
+    (mesh, sharding.replicate(variables, mesh), None),
+    (None, variables, tmp_path / 'one'),
   ):
-    found.append(
-      probe.extract(
-        examples,
-        lambda image: image[:8, :8],
-        fns['features'],
-        placed,
-        batch_size=8,
-        mesh=where,
-      )
+    examples = Counted(count=11, size=32)
+    extractor = image_level.FeatureExtractor(
+      examples,
+      lambda image: image[:8, :8],
+      {},
+      evaluator.RunOptions(batch_size=2, mesh=where, resume_path=path),
     )
-  one, eight = found
+    found.append((extractor.evaluate(fns, placed), examples.reads))
+  (one, _), (eight, _), (again, reads) = found
   assert one.projected.shape == (11, 5)
   np.testing.assert_allclose(one.projected, eight.projected, atol=1e-5)
   np.testing.assert_array_equal(one.labels, eight.labels)
+  np.testing.assert_array_equal(one.pooled, again.pooled)
+  assert reads == 1  # whose size tells how wide the features are
+
+
+def test_several_labels_an_image(stub, tmp_path):
+  """Of VOC 2007: images of one colour for each class."""
+  names = clip_sets.find('voc2007').class_names
+  (tmp_path / 'JPEGImages').mkdir()
+  (tmp_path / 'ImageSets' / 'Main').mkdir(parents=True)
+  for i, name in enumerate(names):
+    for split in ('train', 'val', 'test'):
+      rows = [f'{split}{j} {1 if j == i else -1}\n' for j in range(20)]
+      path = tmp_path / 'ImageSets' / 'Main' / f'{name}_{split}.txt'
+      path.write_text(''.join(rows))
+      colour = [40 * (i % 6), 40 * (i // 6), 255 - 12 * i]
+      Image.fromarray(np.full((9, 12, 3), colour, np.uint8)).save(
+        tmp_path / 'JPEGImages' / f'{split}{i}.jpg'
+      )
+  fns, variables = stub
+  spec = probe.ProbeSpec(
+    'voc2007', tmp_path, validation='val', features='pooled', shots=(1,)
+  )
+  result = probe.run(spec, ENCODER, fns, variables, keep=tmp_path / 'out')
+  assert result['metric'] == 'map_11_point'
+  assert result['probe'] > 0.5 > result['zero_shot']
+  # One image of each class are all that there are.
+  assert len(set(result['few_shot'][1])) == 1
+  # Features of other weights are replaced.
+  spec = dataclasses.replace(spec, shots=())
+  other = probe.run(
+    spec, ENCODER, fns, {'w': -variables['w']}, keep=tmp_path / 'out'
+  )
+  assert other['zero_shot'] != result['zero_shot']
 
 
 def test_what_cannot_be_probed_is_said(stub):
   fns, variables = stub
   for spec, message in (
-    (probe.ProbeSpec('voc2007', '.'), 'one label an image'),
+    (probe.ProbeSpec('imagenet_v2', '.'), 'no training split'),
     (probe.ProbeSpec('captions', '.'), 'cannot be probed; choose'),
-    (dataclasses.replace(SPEC, shots=(999,)), 'shots need'),
   ):
     with pytest.raises(ConfigError, match=message):
       probe.run(spec, ENCODER, fns, variables)
 
 
-def test_the_chart_is_written(first, tmp_path):
-  _, result = first
-  probe_chart.draw(result, tmp_path / 'probe.png')
-  assert (tmp_path / 'probe.png').stat().st_size > 5000
-
-
 def test_the_command_writes_its_figures(evaluation_folders, tmp_path, capsys):
   model = evaluation_folders.model(tmp_path / 'model')
   arguments = ['--model', str(model), '--benchmark', 'scene_crops']
-  arguments += ['--limit', '40', '--set', 'data.size=32']
-  arguments += ['--shots', 'none', '--features', 'pooled']
-  code = cli.main(['probe', *arguments, '--out', str(tmp_path / 'out')])
+  arguments += ['--limit', '24', '--set', 'data.size=32']
+  arguments += ['--shots', '1', '--seeds', '2', '--out', str(tmp_path / 'out')]
+  code = cli.main(['probe', *arguments])
   shown = capsys.readouterr()
   assert code == 0, shown.err
   assert 'linear probe' in shown.out
-  written = json.loads((tmp_path / 'out' / 'probe.json').read_text())
-  assert written['few_shot'] == {} and written['features'] == 'pooled'
-  assert (tmp_path / 'out' / 'probe.png').exists()
+  result = json.loads((tmp_path / 'out' / 'probe.json').read_text())
+  assert result['images'] == dict.fromkeys(('train', 'validation', 'test'), 24)
+  assert (result['metric'], result['features']) == ('accuracy', 'projected')
+  figures = [result['zero_shot'], result['probe'], *result['few_shot']['1']]
+  assert len(figures) == 4 and all(0 <= figure <= 1 for figure in figures)
+  assert str(result['strength']) in result['searched']
+  assert (tmp_path / 'out' / 'probe.png').stat().st_size > 5000
   assert cli.main(['probe', '--model', str(model), '--benchmark', 'dtd']) == 1
   assert '--data DIR' in capsys.readouterr().err

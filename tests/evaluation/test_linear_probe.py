@@ -40,6 +40,25 @@ def test_coefficients_are_scikit_learns(classes, strength):
   assert jax.numpy.ones(1).dtype == np.float32
 
 
+def test_of_several_labels_each_is_a_probe_of_its_own():
+  """Examples that do not count for a class are left out of its probe."""
+  features, _ = data(3)
+  labels = np.random.default_rng(0).integers(-1, 2, (len(features), 3))
+  ours = linear_probe.fit(features, labels, 3, 0.316)
+  for i, label in enumerate(labels.T):
+    counted = label != 0
+    theirs = linear_model.LogisticRegression(C=0.316, tol=1e-10).fit(
+      features[counted].astype(np.float64), label[counted]
+    )
+    for x, y in (
+      (ours.weights[:, i], theirs.coef_[0]),
+      (ours.bias[i], theirs.intercept_[0]),
+    ):
+      np.testing.assert_allclose(x, y, rtol=0, atol=1e-5)
+  chosen = linear_probe.few_shot(labels, 2, seed=0)
+  assert ((labels[chosen] == 1).sum(0) >= 2).all() and len(chosen) <= 6
+
+
 def test_eight_devices_find_the_same():
   features, labels = data(3, n=91)
   one = linear_probe.fit(features, labels, 3, 1.0)

@@ -21,7 +21,7 @@ def outputs(tmp_path_factory, execute_notebook, cell_outputs):
     NOTEBOOK,
     f'CONFIG = "{SHORT},data.cache={folder / "cache"}"',
     f'MODEL = pathlib.Path({str(folder / "run")!r})',
-    'IMAGES, SHOTS = 40, ()',
+    'IMAGES, SIDE, SHOTS = 20, 32, ()',
   )
   return functools.partial(cell_outputs, notebook)
 
