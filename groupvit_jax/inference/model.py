@@ -82,7 +82,7 @@ class Model:
     variables = source.variables
     if matmul_operands == 'bfloat16':
       # Once, and not at every call: half of the bytes to read.
-      variables = jax.tree_util.tree_map_with_path(_rounded_kernel, variables)
+      variables = ops.store_rounded(variables)
     self.variables = jax.device_put(variables)
     size = source.architecture['image']['image_size']
     self.image_size = (size, size) if isinstance(size, int) else tuple(size)
@@ -458,8 +458,3 @@ def check_batch_size(batch_size: int) -> None:
   """Raises ValueError for a batch without images."""
   if batch_size < 1:
     raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
-
-
-def _rounded_kernel(path: tuple[Any, ...], x: Any) -> Any:
-  is_kernel = path[-1].key == 'kernel' and x.ndim == 2
-  return x.astype(jnp.bfloat16) if is_kernel else x

@@ -225,6 +225,7 @@ class DualEncoder(nn.Module):
       'pooled': pooled,
     }
 
+  @_with_operands
   def encode_text(
     self, tokens: Int[Array, 'c l'], normalize: bool = True
   ) -> Float[Array, 'c e']:

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.models import ops
 
@@ -98,8 +98,12 @@ class Attention(nn.Module):
     x: Float[Array, 'b n d'],
     context: Float[Array, 'b m d'] | None = None,
     mask: Bool[Array, '...'] | None = None,
-  ) -> Float[Array, 'b n d']:
-    """Attends; `mask` (broadcastable to b, heads, n, m) is True where seen."""
+    read: Int[Array, ' b'] | None = None,
+  ) -> Float[Array, 'b _n d']:
+    """Attends; `mask` (broadcastable to b, heads, n, m) is True where seen.
+
+    With `read` only the token at that position of each example asks.
+    """
     width = x.shape[-1]
     if width % self.num_heads:
       raise ValueError(
@@ -113,6 +117,7 @@ class Attention(nn.Module):
 
     if context is None:
       q, k, v = jnp.split(dense(3 * width, 'qkv')(x), 3, axis=-1)
+      q = token_at(q, read)
     else:
       q = dense(width, 'q')(x)
       k, v = jnp.split(dense(2 * width, 'kv')(context), 2, axis=-1)
@@ -144,6 +149,15 @@ def attend(
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   y = jnp.einsum('bhnm,bhmd->bhnd', weights, heads(v)).swapaxes(1, 2)
   return y.reshape(q.shape)
+
+
+def token_at(
+  x: Float[Array, 'b n d'], position: Int[Array, ' b'] | None
+) -> Float[Array, 'b _n d']:
+  """One token of each example, b 1 d; all of them for None."""
+  if position is None:
+    return x
+  return jnp.take_along_axis(x, position[:, None, None], axis=1)
 
 
 class DropPath(nn.Module):
@@ -196,12 +210,14 @@ class Block(nn.Module):
     x: Float[Array, 'b n d'],
     train: bool = False,
     mask: Bool[Array, '...'] | None = None,
-  ) -> Float[Array, 'b n d']:
+    read: Int[Array, ' b'] | None = None,
+  ) -> Float[Array, 'b _n d']:
+    """Runs the block; with `read`, for one token of each example, b 1 d."""
     y = layer_norm(self.dtype, 'norm1')(x)
     y = Attention(
       self.num_heads, self.in_init, self.out_init, self.dtype, name='attn'
-    )(y, mask=mask)
-    x = x + DropPath(self.drop_path)(y, train)
+    )(y, mask=mask, read=read)
+    x = token_at(x, read) + DropPath(self.drop_path)(y, train)
 
     y = layer_norm(self.dtype, 'norm2')(x)
     y = MLP(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -28,8 +29,22 @@ def _conv(
     use_bias=False,
     kernel_init=layers.TORCH_DEFAULT,
     dtype=dtype,
+    promote_dtype=ops.promote,
+    conv_general_dilated=_convolve if size == 1 else None,
     name=name,
   )
+
+
+def _convolve(
+  x: Float[Array, 'b h w d'],
+  kernel: Float[Array, '1 1 d e'],
+  *arguments: Any,
+  **options: Any,
+) -> Float[Array, 'b h w e']:
+  """A convolution of single pixels; with rounded operands a matrix product."""
+  if ops.rounds(x, kernel):
+    return ops.product(x, kernel[0, 0])
+  return jax.lax.conv_general_dilated(x, kernel, *arguments, **options)
 
 
 def _pool(x: Float[Array, 'b h w d'], size: int) -> Float[Array, 'b _h _w d']:

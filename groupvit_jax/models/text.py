@@ -62,23 +62,25 @@ class TextTransformer(nn.Module):
       'positions', normal(0.01), (self.context_length, self.width)
     )
     x = (table[tokens] + positions[:length]).astype(self.dtype)
-    mask = jnp.tril(jnp.ones((length, length), bool))
     # CLIP's standard deviations, by width and depth.
     width = self.width
+    options = {
+      'num_heads': self.num_heads,
+      'mlp_ratio': self.mlp_ratio,
+      'activation': ops.ACTIVATIONS[self.activation],
+      'in_init': normal(width**-0.5),
+      'fc_init': normal((2 * width) ** -0.5),
+      'out_init': normal(width**-0.5 * (2 * self.depth) ** -0.5),
+      'torch_biases': True,
+      'dtype': self.dtype,
+    }
+    mask = jnp.tril(jnp.ones((length, length), bool))
     x = layers.run_blocks(
-      x,
-      (0.0,) * self.depth,
-      False,
-      mask,
-      remat=self.remat,
-      num_heads=self.num_heads,
-      mlp_ratio=self.mlp_ratio,
-      activation=ops.ACTIVATIONS[self.activation],
-      in_init=normal(width**-0.5),
-      fc_init=normal((2 * width) ** -0.5),
-      out_init=normal(width**-0.5 * (2 * self.depth) ** -0.5),
-      torch_biases=True,
-      dtype=self.dtype,
+      x, (0.0,) * (self.depth - 1), False, mask, remat=self.remat, **options
     )
-    x = x[jnp.arange(x.shape[0]), tokens.argmax(axis=1)]
-    return layers.layer_norm(jnp.float32, 'norm')(x)
+    # The last block is needed at the end token alone.
+    end = tokens.argmax(axis=1)
+    x = layers.Block(name=f'block_{self.depth - 1}', **options)(
+      x, mask=mask[end][:, None, None], read=end
+    )
+    return layers.layer_norm(jnp.float32, 'norm')(x[:, 0])

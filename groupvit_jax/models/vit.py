@@ -137,20 +137,27 @@ class ClipViT(nn.Module):
       self.image_size, p, self.width, self.dtype, name='embed'
     )(images, grids)
     x = layers.layer_norm(self.dtype, 'norm_pre')(x)
+    options = {
+      'num_heads': self.num_heads,
+      'mlp_ratio': self.mlp_ratio,
+      'activation': ops.ACTIVATIONS[self.activation],
+      'in_init': nn.initializers.xavier_uniform(),
+      'fc_init': layers.TORCH_DEFAULT,
+      'out_init': layers.TORCH_DEFAULT,
+      'torch_biases': True,
+      'dtype': self.dtype,
+    }
+    mask = patches.key_mask(patches.token_mask(grids, grid), before=1)
     x = layers.run_blocks(
-      x,
-      (0.0,) * self.depth,
-      train,
-      patches.key_mask(patches.token_mask(grids, grid), before=1),
-      remat=self.remat,
-      num_heads=self.num_heads,
-      mlp_ratio=self.mlp_ratio,
-      activation=ops.ACTIVATIONS[self.activation],
-      in_init=nn.initializers.xavier_uniform(),
-      fc_init=layers.TORCH_DEFAULT,
-      out_init=layers.TORCH_DEFAULT,
-      torch_biases=True,
-      dtype=self.dtype,
+      x, (0.0,) * (self.depth - 1), train, mask, remat=self.remat, **options
     )
-    x = layers.layer_norm(jnp.float32, 'norm')(x)
-    return x[:, 0], {'tokens': x[:, 1:], 'grid': grid, 'grids': grids}
+    pooled = x[:, :1]
+    if self.depth:
+      last = layers.Block(name=f'block_{self.depth - 1}', **options)
+      # The class token by itself: where nobody reads the others, the compiler
+      # leaves out most of their last block.
+      pooled = last(x, train, mask, jnp.zeros(len(x), jnp.int32))
+      x = last(x, train, mask)
+    norm = layers.layer_norm(jnp.float32, 'norm')
+    out = {'tokens': norm(x[:, 1:]), 'grid': grid, 'grids': grids}
+    return norm(pooled)[:, 0], out

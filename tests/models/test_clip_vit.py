@@ -5,7 +5,45 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from groupvit_jax.models import dual_encoder, vit
+from groupvit_jax.models.text import TextTransformer
+
 SIZES = {'width': 16, 'depth': 2, 'num_heads': 2, 'mlp_ratio': 3.0}
+
+
+# Image size, patch, width, depth, heads, joint width, the text's width, and the
+# parameters of the whole and of the image tower, as torch counts them.
+RELEASED = {
+  'ViT-B/32': (224, 32, 768, 12, 12, 512, 512, 151_277_313, 87_849_216),
+  'ViT-B/16': (224, 16, 768, 12, 12, 512, 512, 149_620_737, 86_192_640),
+  'ViT-L/14': (224, 14, 1024, 24, 16, 768, 768, 427_616_513, 303_966_208),
+  'ViT-L/14@336': (336, 14, 1024, 24, 16, 768, 768, 427_944_193, 304_293_888),
+}
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_released_sizes(name):
+  size, patch, width, depth, heads, joint, text, whole, image = RELEASED[name]
+  model = dual_encoder.DualEncoder(
+    vit.ClipViT(size, patch, width, depth, heads),
+    TextTransformer(width=text, num_heads=text // 64),
+    embed_dim=joint,
+    projector_width=0,
+    projector_bias=False,
+    separate_multi_label_scale=False,
+  )
+  params = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
+    jax.ShapeDtypeStruct((1, 1, 77), jnp.int32),
+  )['params']
+
+  def count(*names):
+    leaves = jax.tree.leaves([params[name] for name in names])
+    return sum(leaf.size for leaf in leaves)
+
+  assert (count(*params), count('image', 'image_projector')) == (whole, image)
 
 
 def test_without_blocks_it_is_two_norms_of_the_embedding(tiny):

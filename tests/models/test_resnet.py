@@ -145,8 +145,8 @@ def test_a_training_step_is_open_clips(tiny, golden, devices):
 def test_bfloat16_comes_near(tiny, golden):
   variables, _ = nested(golden, 'sd/')
   images = jnp.asarray(golden['images'])
-  exact, _ = TINY.apply(variables, images)
-  rounded, _ = TINY.clone(dtype=jnp.bfloat16).apply(variables, images)
+  exact, _ = tiny.apply(TINY, variables, images)
+  rounded, _ = tiny.apply(TINY.clone(dtype=jnp.bfloat16), variables, images)
   assert rounded.dtype == jnp.float32
   tiny.assert_near(rounded, exact, 0.1 * float(jnp.abs(exact).max()))
 

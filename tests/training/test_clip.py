@@ -36,7 +36,7 @@ get_config = runpy.run_path(str(CONFIG))['get_config']
     ('sigmoid', 151_277_314),  # the bias of the logits
   ],
 )
-def test_released_sizes(arg, parameters):
+def test_configs_of_released_sizes(arg, parameters):
   config = get_config(arg)
   config_lib.check(config)
   task = task_lib.TASKS[config.task](config, 49_408)
