@@ -24,11 +24,12 @@ _WRAPPERS = ('model', 'state_dict', 'model_state_dict')
 # have no end.
 _MOST_VALUES = 100_000
 # What Hugging Face names weights, the safe form first.
+# open_clip's first: timm's image encoders lie beside them as model.safetensors.
 WHOLE = (
-  'model.safetensors',
-  'pytorch_model.bin',
   'open_clip_model.safetensors',
   'open_clip_pytorch_model.bin',
+  'model.safetensors',
+  'pytorch_model.bin',
 )
 OPEN_CLIP_CONFIG = 'open_clip_config.json'
 _SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin')

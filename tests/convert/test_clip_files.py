@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +50,20 @@ def test_embeddings_are_open_clips(tiny, kind, loaded):
   logits += params.get('logit_bias', 0.0)
   tiny.assert_near(logits, golden['logits'], 5e-4)
   assert ('logit_bias' in params) == (kind == 'vit')
+
+
+def test_kernels_may_be_stored_rounded(tiny, kind):
+  exact = gv.load(SOURCES[kind])
+  rounded = gv.load(SOURCES[kind], matmul_operands='bfloat16')
+  sizes = {
+    x.dtype.itemsize for x in jax.tree.leaves(rounded.variables['params'])
+  }
+  assert sizes == {2, 4}
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (2, *exact.image_size, 3), np.uint8)
+  ours, theirs = (model.encode_pixels(pixels) for model in (rounded, exact))
+  assert ours.dtype == np.float32 and (ours != theirs).any()
+  tiny.assert_near(ours, theirs, 0.03)
 
 
 def test_what_the_files_say_is_kept(kind, loaded):

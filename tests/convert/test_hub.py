@@ -184,7 +184,7 @@ def test_without_a_connection_the_cache_is_used(
     ('nobody/nothing', 'no nobody/nothing here, and no model http.*HF_TOKEN'),
     ('gated/model', 'gated: accept its terms on http.*hf auth login'),
     (f'{GROUPVIT}@v2', 'no revision v2'),
-    ('other/words', 'neither model.safetensors nor pytorch_model.bin'),
+    ('other/words', 'nor model.safetensors nor pytorch_model.bin'),
     ('runs/demo/last', 'there is no .*runs/demo/last; give a folder'),
   ],
 )
@@ -218,6 +218,14 @@ def test_a_folder_of_ours_with_its_tokenizer(server, tiny_inference, tmp_path):
   loaded = convert.load_source('me/mine')
   assert_same(loaded, source)
   assert pathlib.Path(loaded.tokenizer).read_bytes() == tokenizer.read_bytes()
+
+
+def test_open_clips_weights_beside_those_of_another_library(server):
+  """As timm/resnet50_clip.cc12m, which holds timm's image encoder too."""
+  name = 'timm/resnet50_clip.openai'
+  server.files[name] = {p.name: p.read_bytes() for p in CLIP.iterdir()}
+  server.files[name] |= {'config.json': b'{}', 'model.safetensors': b'timm'}
+  assert_same(convert.load_source(name), convert.load_source(CLIP))
 
 
 def test_the_command_by_the_environment_alone(server, tmp_path):
