@@ -23,7 +23,7 @@ from importlib import metadata
 from groupvit_jax.training import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
-get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
+CONFIG = ROOT / 'configs/gvit_s.py'
 BASELINES = {
   # Every loss of the demo that needs no groups: nouns against the pooled image
   # and against the best token. Labelled by the same steps as the demo.
@@ -87,14 +87,24 @@ def main() -> None:
   print_rows(rows)
 
 
+def read_config(arg: str | None, path: pathlib.Path = CONFIG):
+  """The config that `path:arg` names."""
+  return runpy.run_path(str(path))['get_config'](arg)
+
+
 def same_time(ours: dict, probe: dict) -> int:
   """Steps of the probed model in the seconds that `ours` has trained."""
   images = ours['train_seconds'] * probe['images_per_second']
   return round(images / probe['batch_size'])
 
 
-def run(arg: str, workdir: pathlib.Path, **options) -> dict:
-  """Trains `:arg` in a process of its own; returns its summary.
+def run(
+  arg: str,
+  workdir: pathlib.Path,
+  config: pathlib.Path = CONFIG,
+  **options,
+) -> dict:
+  """Trains `config:arg` in a process of its own; returns its summary.
 
   A workdir that is finished is taken as it is, so that the script goes on
   where it was stopped; that of another configuration is refused. The options
@@ -103,9 +113,9 @@ def run(arg: str, workdir: pathlib.Path, **options) -> dict:
   workdir = workdir.resolve()
   finished = workdir / 'summary.json'
   if finished.exists():
-    wanted = config_lib.to_json(get_config(arg))
+    wanted = config_lib.to_json(read_config(arg, config))
     stored = (workdir / 'config.json').read_text()
-    base = config_lib.to_json(get_config())
+    base = config_lib.to_json(read_config(None, config))
     if changed := config_lib.differences(wanted, stored, base):
       sys.exit(f'{workdir} holds another run ({changed[0]}); remove it')
     return json.loads(finished.read_text())
@@ -114,7 +124,7 @@ def run(arg: str, workdir: pathlib.Path, **options) -> dict:
       sys.executable,
       '-m',
       'groupvit_jax.main',
-      f'--config={ROOT / "configs/gvit_s.py"}:{arg}',
+      f'--config={config}:{arg}',
       f'--workdir={workdir}',
     ],
     check=True,

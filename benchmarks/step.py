@@ -39,7 +39,7 @@ def main() -> None:
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument('--steps', type=int, default=30, help='in each turn')
   args = parser.parse_args()
-  config = demo.get_config(args.config)
+  config = demo.read_config(args.config)
   step, flops = make_step(config, args.whole_texts)
   a = jnp.ones((SIZE, SIZE))
   product = jax.jit(jnp.matmul)
