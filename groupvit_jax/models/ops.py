@@ -10,7 +10,7 @@ float32: processors with AVX512-BF16 or AMX compute these several times faster.
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import dtypes
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -131,13 +130,14 @@ def rounds(x: Array, kernel: Array) -> bool:
 
 
 def promote(
-  x: Array, kernel: Array, bias: Array | None, *, dtype: DTypeLike | None
-) -> Sequence[Any]:
+  *arrays: Array | None, dtype: Any = None, inexact: bool = True
+) -> list[Any]:
   """Flax's `promote_dtype`, but a kernel that is stored rounded stays so."""
-  if kernel.dtype != jnp.bfloat16:
-    return dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
-  x, bias = dtypes.promote_dtype(x, bias, dtype=dtype)
-  return x, kernel, bias
+  promoted = dtypes.promote_dtype(*arrays, dtype=dtype, inexact=inexact)
+  _, kernel, *_ = arrays  # as nn.Dense and nn.Conv call it
+  if kernel is not None and kernel.dtype == jnp.bfloat16:
+    promoted[1] = kernel
+  return promoted
 
 
 Dense = partial(nn.Dense, dot_general=product, promote_dtype=promote)
