@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
@@ -18,18 +19,34 @@ from tqdm import tqdm
 
 
 class Bar(tqdm):
-  """Without tqdm's watching thread.
+  """A progress bar: ten times a second on a screen, every 10 s in a file.
 
-  After Ctrl-C that thread may be the one that collects the bar, and then
-  complains that it cannot join itself.
+  Without tqdm's watching thread: after Ctrl-C that may be the one that collects
+  the bar, and then complains that it cannot join itself.
   """
 
   monitor_interval = 0
 
+  def __init__(self, *arguments: Any, **options: Any):
+    if not (sys.stderr.isatty() or 'TQDM_MININTERVAL' in os.environ):
+      options.setdefault('mininterval', 10)
+    super().__init__(*arguments, file=sys.stderr, **options)
 
-def _ignore_interrupt():
-  """Leaves Ctrl-C to the parent, which stops the workers itself."""
+
+def _follow_parent():
+  """Leaves Ctrl-C to the parent, which stops the workers; ends if it is killed.
+
+  A worker would else wait for jobs for ever.
+  """
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def watch():
+    parent.join()
+    os._exit(1)
+
+  if parent is not None:
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -37,7 +54,7 @@ def _interrupt_held_back() -> Iterator[None]:
   """Holds Ctrl-C back while a process starts.
 
   The process inherits that, so it is deaf before it gets to
-  `_ignore_interrupt`; half a second of imports would end in a stack trace.
+  `_follow_parent`; half a second of imports would end in a stack trace.
   """
   if not hasattr(signal, 'pthread_sigmask'):  # Windows
     yield
@@ -86,7 +103,7 @@ def mapped(
   pool = concurrent.futures.ProcessPoolExecutor(
     workers,
     mp_context=multiprocessing.get_context('spawn'),
-    initializer=_ignore_interrupt,
+    initializer=_follow_parent,
   )
   try:
     ahead, waiting = 2 * workers, []

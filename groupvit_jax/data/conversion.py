@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -236,7 +235,6 @@ def convert(
       total=len(opened(plan)),
       desc=title,
       unit=' pairs',
-      file=sys.stderr,
       disable=not progress,
     )
     with bar:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt64
 from PIL import Image
-from tqdm import tqdm
 
+from groupvit_jax import processes
 from groupvit_jax.data import augment, sampling
 from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
@@ -99,7 +99,7 @@ def inspect(
       lambda job: _look(source, job[1], keep=job[0] < 2 * tiles),
       enumerate(order),
     )
-    bar = tqdm(
+    bar = processes.Bar(
       work, 'inspect', count, unit=' pairs', disable=not progress, leave=False
     )
     looks = list(bar)

@@ -345,7 +345,7 @@ class TrainIterator:
     self.seen.update(shares)
     return batch
 
-  def _wait(self):
+  def _wait(self) -> Any:
     """The next item of the queue; None if it is closed."""
     now = time.monotonic()
     end = now + _LONGEST

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from absl import logging
 from jaxtyping import Int32, Integer
-from tqdm import tqdm
 
-from groupvit_jax import files
+from groupvit_jax import files, processes
 from groupvit_jax.data import paths, reading, remote
 from groupvit_jax.data.images import BadSampleError
 from groupvit_jax.data.paths import Patterns
@@ -313,7 +312,7 @@ def _indexed_all(paths, table_of):
 
   with concurrent.futures.ThreadPoolExecutor(min(32, len(paths))) as pool:
     work = pool.map(attempt, range(len(paths)))
-    progress = tqdm(
+    progress = processes.Bar(
       work, 'index shards', len(paths), unit=' shards', delay=2, leave=False
     )
     tables = list(progress)

@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 from PIL import Image
-from tqdm import tqdm
 
+from groupvit_jax import processes
 from groupvit_jax.data import captions as captions_lib
 from groupvit_jax.data import images as images_lib
 from groupvit_jax.data import reading
@@ -320,7 +320,7 @@ class InMemory(ArraySource):
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
-    bar = tqdm(
+    bar = processes.Bar(
       range(count), f'reading {name}', disable=not progress, unit=' images'
     )
     for index in bar:

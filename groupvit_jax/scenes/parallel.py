@@ -1,7 +1,6 @@
 """Many scenes at once, over all cores."""
 
 import io
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -108,7 +107,6 @@ def generate_chunks(
     total=count,
     desc=f'scenes {split} {size} px',
     unit=' scenes',
-    file=sys.stderr,
     disable=not progress,
   )
   with bar:

@@ -106,3 +106,18 @@ class _Deadly:
 def test_a_worker_that_dies_is_an_error_not_a_hang():
   with pytest.raises(RuntimeError, match='died .* workers=1'):
     list(processes.mapped(len, [_Deadly()], 2))
+
+
+def test_workers_end_when_their_parent_is_killed():
+  code = (
+    'import os, time\n'
+    'from groupvit_jax import processes\n'
+    'jobs = processes.mapped(time.sleep, [0] + 99 * [0.1], workers=2)\n'
+    'next(jobs)\n'
+    'os.kill(os.getpid(), 9)\n'
+  )
+  # Workers hold the pipe, so this returns when the last of them is gone.
+  child = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, timeout=60
+  )
+  assert child.returncode == -signal.SIGKILL
