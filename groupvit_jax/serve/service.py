@@ -201,7 +201,7 @@ class Service:
       self._turn.release()
 
   def _encode(self, model, image):
-    raw = image if isinstance(image, bytes) else np.ascontiguousarray(image)
+    raw = image if isinstance(image, bytes) else np.asarray(image).tobytes()
     key = model, hashlib.sha256(raw).hexdigest() + str(np.shape(image))
     if key not in self._regions:
       pixels = open_image(image, 'the image')
