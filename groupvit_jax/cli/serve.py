@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Runs the sub-command until Ctrl-C."""
   try:
-    import gradio  # noqa: F401
-    import uvicorn
+    import gradio  # noqa: F401 # pyright: ignore[reportMissingImports]
+    import uvicorn  # pyright: ignore[reportMissingImports]
   except ImportError as error:
     raise ValueError(
       f"serving needs {error.name}: pip install 'groupvit_jax[demo]'"

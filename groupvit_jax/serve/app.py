@@ -43,9 +43,9 @@ def make(service: Service, *, with_page: bool = True) -> Any:
     service: answers.
     with_page: False leaves the page out, and needs no Gradio.
   """
-  import fastapi
-  from fastapi import responses
-  from starlette.concurrency import run_in_threadpool
+  import fastapi  # pyright: ignore[reportMissingImports]
+  from fastapi import responses  # pyright: ignore[reportMissingImports]
+  from starlette import concurrency  # pyright: ignore[reportMissingImports]
 
   app = fastapi.FastAPI(openapi_url=None)
   most = int(service.limits.megabytes * 1e6)
@@ -64,7 +64,7 @@ def make(service: Service, *, with_page: bool = True) -> Any:
     try:
       with service.answering(client):
         body = await read(request)
-        values = await run_in_threadpool(_answer, service, body)
+        values = await concurrency.run_in_threadpool(_answer, service, body)
       return responses.JSONResponse(values)
     except Refusal as refusal:
       again = {'Retry-After': '10'} if refusal.status in (429, 503) else None

@@ -21,7 +21,7 @@ _SIDE = 256  # pixels of a drawn example
 
 def mount(app: Any, service: Service) -> Any:
   """Adds the page to a FastAPI application, at /."""
-  import gradio as gr
+  import gradio as gr  # pyright: ignore[reportMissingImports]
 
   blocks = _build(gr, service)
   blocks.queue(max_size=service.limits.waiting, api_open=False)
