@@ -119,6 +119,10 @@ def _check_masks(masks: list[pathlib.Path], names: tuple[str, ...]) -> None:
       found |= set(np.unique(base.read_label_map(path, str(path))).tolist())
     except ImageError:  # reported when it is evaluated
       continue
+  if found == {base.IGNORE}:
+    raise SourceError(
+      f'{masks[0].parent}: the masks hold 255 alone, which means: ignored'
+    )
   if found != {0, base.IGNORE} or len(names) < 2:
     return
   message = (

@@ -38,7 +38,8 @@ class Done(msgspec.Struct):
     """Refuses a line that would have results outside their folder."""
     for name in (self.stem, *sum(self.files.values(), [])):
       path = pathlib.PurePath(name)
-      if not path.name or path.is_absolute() or '..' in path.parts:
+      outside = path.is_absolute() or '..' in path.parts
+      if not path.name or outside or '\0' in name:
         raise ValueError(f'{name!r} is not a name inside the folder')
 
   def missing(self, kinds: Sequence[str], folder: pathlib.Path) -> list[str]:

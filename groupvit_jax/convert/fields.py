@@ -40,6 +40,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     ModelError: it cannot be read, is too large, nested too deeply, or no JSON
       object.
   """
+  if path.exists() and not path.is_file():  # a pipe would never end
+    raise ModelError(f'{path} is no file')
   try:
     with path.open('rb') as file:
       content = file.read(_LARGEST + 1)

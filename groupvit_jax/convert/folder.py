@@ -310,6 +310,8 @@ def is_model_folder(folder: str | os.PathLike) -> bool:
   folder = pathlib.Path(folder)
   if _has_field(folder, 'format'):
     return True
+  if not (folder / WEIGHTS).is_file():
+    return False
   try:
     with safetensors.safe_open(folder / WEIGHTS, 'numpy') as file:
       return (file.metadata() or {}).get('format') == MARK['format']

@@ -83,8 +83,10 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     ModelError: it is neither; or the hub refuses it or cannot be reached.
   """
   local = files.expanded(path).absolute()
-  if local.exists():
+  if local.is_dir() or local.is_file():
     return local
+  if local.exists():  # reading a pipe would never end
+    raise ModelError(f'{local} is neither a file nor a folder')
   if not hub.is_name(str(path)):
     raise ModelError(
       f'there is no {local}; give a folder or file on this machine, or a name '

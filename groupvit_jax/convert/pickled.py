@@ -22,6 +22,7 @@ import numpy as np
 # Bytes of a pickle, tensors not counted. Checkpoints of the original have
 # 1e5; interpreting takes up to 70 times as much memory.
 _LIMIT = 2**24
+_MOST = 2**21  # instructions: a tensor has about 40
 # Tensors may share a storage, as tied weights do, but so often at most.
 _SHARED = 4
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -294,10 +295,10 @@ class _Interpreter:
     operations: Iterator[tuple[pickletools.OpcodeInfo, Any, Any]]
     operations = pickletools.genops(stream)  # pyright: ignore[reportArgumentType]
     start = None
-    for opcode, value, position in operations:
+    for count, (opcode, value, position) in enumerate(operations):
       start = position if start is None else start
-      if position - start > _LIMIT:
-        raise Damaged(f'its pickle has more than {_LIMIT} bytes')
+      if position - start > _LIMIT or count > _MOST:
+        raise Damaged('its pickle is longer than any of weights')
       match opcode.name:
         case 'PROTO' | 'FRAME':
           pass

@@ -23,6 +23,8 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # No-break spaces of zero width (also the byte order mark), which files begin
 # with or web pages hold. Joiners of zero width stay: scripts need them.
 _ZERO_WIDTH = dict.fromkeys(map(ord, '\ufeff\u200b\u2060'))
+# Letters and symbols that show nothing: fillers of Hangul, Braille's blank.
+_BLANK = '\u115f\u1160\u3164\uffa0\u2800'
 
 # Keeps these draws apart from other draws of the same seed and position
 # (augmentation): the ASCII letters of 'text'.
@@ -47,8 +49,9 @@ def clean_captions(captions: Captions) -> tuple[str, ...]:
     `MAX_CAPTION` characters.
 
   Raises:
-    BadSampleError: no caption has a visible character, or one has NUL
-      characters inside (as UTF-16 without a byte order mark).
+    BadSampleError: no caption has a visible character, one has NUL characters
+      inside (as UTF-16 without a byte order mark), or a quarter of one does not
+      decode (as Shift JIS).
   """
   if isinstance(captions, str | bytes):
     captions = (captions,)
@@ -69,10 +72,14 @@ def _clean(caption):
       'write it as UTF-8',
       'caption',
     )
-  # Letters, marks, numbers, punctuation and symbols are visible; separators
-  # and control characters are not.
   text = text[:MAX_CAPTION]
-  visible = any(unicodedata.category(c)[0] not in 'ZC' for c in text)
+  if text.count('\ufffd') > len(text) // 4:
+    raise BadSampleError(
+      'the caption is in another encoding; write it as UTF-8', 'caption'
+    )
+  visible = any(
+    unicodedata.category(c)[0] in 'LNPS' and c not in _BLANK for c in text
+  )
   return text if visible else ''
 
 

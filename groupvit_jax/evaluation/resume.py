@@ -82,7 +82,8 @@ def _convert(line: bytes, kind: Any) -> Any:
   """
   try:
     return msgspec.convert(json.loads(line), kind)
-  except ValueError:  # the errors of json, of Unicode and of msgspec
+  # The errors of json, of Unicode and of msgspec; nested deeply.
+  except (ValueError, RecursionError):
     return None
 
 

@@ -144,6 +144,8 @@ def test_the_good_of_several_are_taken():
     ((), 'no visible character'),
     (b'\0', 'no visible character'),
     ('\ufeff \u200b\u200d\x07', 'no visible character'),
+    ('\u3164\u2800\ufe0f', 'no visible character'),
+    ('一只狗'.encode('gbk'), 'another encoding'),
     ('a dog'.encode('utf-16-le'), 'NUL characters .UTF-16 without'),
     (b'a\0dog\0', 'NUL characters'),
   ],

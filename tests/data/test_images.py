@@ -123,6 +123,8 @@ def test_floating_pixels_run_to_1_or_to_255(most, make):
     (np.full((8, 8), -1, np.float32), 'from -1 to -1'),
     (np.full((8, 8), np.nan, np.float32), 'from nan to nan'),
     (np.full((8, 8), 70_000, np.int32), 'from 70000 to 70000, .*to 65535'),
+    (np.full((8, 8), 4095, np.uint16), 'no pixel above 4095 of 65535'),
+    (np.full((8, 8), 1e-3, np.float32), 'no pixel above 0.001 of 1'),
   ],
 )
 def test_pixels_of_another_range_are_refused(values, message, make):
@@ -178,11 +180,16 @@ def cut(kind, end):
   return data
 
 
-def scans(make):
-  """A progressive JPEG whose last scan is there a hundred times more."""
-  data = make.encode(photo(), 'JPEG', progressive=True)
-  last = data.rindex(b'\xff\xda')
-  return data[:-2] + 100 * data[last:-2] + data[-2:]
+def scans(more, side=32):
+  """A progressive JPEG whose last scan is there many times more."""
+
+  def data(make):
+    image = Image.new('L', (side, side))
+    data = make.encode(image, 'JPEG', progressive=True)
+    last = data.rindex(b'\xff\xda')
+    return data[:-2] + more * data[last:-2] + data[-2:]
+
+  return data
 
 
 @pytest.mark.parametrize(
@@ -212,7 +219,8 @@ def scans(make):
     ),
     (lambda make: bomb(40_000, 40_000), 'more than 89,000,000', 'image_size'),
     (lambda make: GIF_BOMB, 'unpacks to more than 89,000,000', 'image_size'),
-    (scans, 'a progressive JPEG of more than 100 scans', 'image_scans'),
+    (scans(100), 'a progressive JPEG of more than 100 scans', 'image_scans'),
+    (scans(40, 6000), 'JPEG of more than 27 scans', 'image_scans'),
   ],
 )
 def test_bad_files_are_refused_in_one_sentence(

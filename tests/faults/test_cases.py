@@ -17,7 +17,7 @@ from PIL import Image
 
 from groupvit_jax.benchmarks import own
 from groupvit_jax.cli import resume
-from groupvit_jax.convert import torch_files
+from groupvit_jax.convert import pickled, torch_files
 from groupvit_jax.data import captions, images, tar
 from groupvit_jax.errors import ModelError, SourceError
 
@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 CASES = ROOT.parent / 'shared' / 'cases'
 
 
-def picture(form: str = 'JPEG') -> bytes:
+def image_file(form: str = 'JPEG') -> bytes:
   """An image file."""
   buffer = io.BytesIO()
   Image.new('RGB', (32, 24), (9, 90, 200)).save(buffer, form)
@@ -42,11 +42,11 @@ def shard(path: pathlib.Path, **members: bytes) -> None:
 
 
 def caption_shard(caption: bytes, end: str = 'txt'):
-  return lambda path: shard(path, a_jpg=picture(), **{f'a_{end}': caption})
+  return lambda path: shard(path, a_jpg=image_file(), **{f'a_{end}': caption})
 
 
 def with_negative_size(path: pathlib.Path) -> None:
-  shard(path, a_jpg=picture(), a_txt=b'a dog')
+  shard(path, a_jpg=image_file(), a_txt=b'a dog')
   data = bytearray(path.read_bytes())
   at = data.index(b'a.txt')
   data[at + 124 : at + 136] = (2**96 - 4096).to_bytes(12, 'big')
@@ -65,11 +65,11 @@ def with_empty_pax_record(path: pathlib.Path) -> None:
 
 
 def as_postscript(path: pathlib.Path) -> None:
-  shard(path, a_jpg=picture('EPS'), a_txt=b'a dog')
+  shard(path, a_jpg=image_file('EPS'), a_txt=b'a dog')
 
 
 def with_dots(path: pathlib.Path) -> None:
-  shard(path, a_input_jpg=picture(), a_input_txt=b'a dog')
+  shard(path, a_input_jpg=image_file(), a_input_txt=b'a dog')
 
 
 def stride_of_0(path: pathlib.Path, pickles) -> None:
@@ -87,14 +87,22 @@ def shared_lists(path: pathlib.Path, pickles) -> None:
   pickles.write_members(path, members)
 
 
-def masks_of_0_and_255(path: pathlib.Path) -> None:
+def masks_of_255(path: pathlib.Path) -> None:
+  masks_of_0_and_255(path, 255)
+
+
+def masks_of_0_and_255(path: pathlib.Path, low: int = 0) -> None:
   for name in ('images', 'masks'):
     (path / name).mkdir(parents=True)
-  (path / 'images' / 'p.jpg').write_bytes(picture())
-  mask = np.zeros((24, 32), np.uint8)
+  (path / 'images' / 'p.jpg').write_bytes(image_file())
+  mask = np.full((24, 32), low, np.uint8)
   mask[5:] = 255
   Image.fromarray(mask).save(path / 'masks' / 'p.png')
   (path / 'classes.txt').write_text('background\ndog\n')
+
+
+def nested_journal(path: pathlib.Path) -> None:
+  path.write_text('{}\n' + '[' * 10**5 + '\n')
 
 
 def journal_that_points_outside(path: pathlib.Path) -> None:
@@ -144,7 +152,7 @@ def is_refused_set(path: pathlib.Path) -> None:
 
 def writes_inside(path: pathlib.Path) -> None:
   photo = path.parent / 'photo.jpg'
-  photo.write_bytes(picture())
+  photo.write_bytes(image_file())
   state = photo.stat()
   text = path.read_text().replace('PICTURE', str(photo))
   lines = [json.loads(line) for line in text.splitlines()]
@@ -158,6 +166,10 @@ def writes_inside(path: pathlib.Path) -> None:
   results = resume.ResultsFolder(out, lines[0])
   file = resume.ImageFile(photo, pathlib.PurePath('photo.jpg'))
   assert results.stem(file) == 'photo'
+
+
+def has_no_items(path: pathlib.Path) -> None:
+  assert resume.ItemLog(path, resume.Done).items == []
 
 
 BOM, INVISIBLE = '\ufeff'.encode(), '\u200b\u2060\ufeff'.encode()
@@ -179,6 +191,8 @@ KINDS = {
   'stride0.pth': (stride_of_0, is_refused_weights),
   'laughs.pth': (shared_lists, is_refused_weights),
   'mask_0_255': (masks_of_0_and_255, is_refused_set),
+  'mask_255': (masks_of_255, is_refused_set),
+  'journal_deep.jsonl': (nested_journal, has_no_items),
   'journal_outside.jsonl': (journal_that_points_outside, writes_inside),
 }
 
@@ -189,6 +203,15 @@ def test_an_input_of_our_own(name, pickles, tmp_path):
   # The two kinds of weights are written as torch would.
   make(tmp_path / name, *((pickles,) if name.endswith('.pth') else ()))
   check(tmp_path / name)
+
+
+def test_a_pickle_of_millions_of_instructions(pickles, tmp_path, monkeypatch):
+  monkeypatch.setattr(pickled, '_MOST', 1000)
+  pickles.write_members(
+    tmp_path / 'a.pth', {'data.pkl': b'\x80\2' + b'(' * 2000}
+  )
+  with pytest.raises(ModelError, match='longer than any of weights'):
+    torch_files.read_state_dict(tmp_path / 'a.pth')
 
 
 needs_cases = pytest.mark.skipif(

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,11 +20,16 @@ from groupvit_jax.convert import tensors
 from groupvit_jax.errors import ModelError
 
 
-@pytest.fixture
-def folder(golden_models, tmp_path) -> pathlib.Path:
-  """A model folder to spoil."""
+@pytest.fixture(scope='module')
+def written(golden_models, tmp_path_factory) -> pathlib.Path:
   model = golden_models.converted(golden_models.load())
-  return model_folder.write(tmp_path / 'model', model)
+  return model_folder.write(tmp_path_factory.mktemp('written') / 'model', model)
+
+
+@pytest.fixture
+def folder(written, tmp_path) -> pathlib.Path:
+  """A model folder to spoil."""
+  return shutil.copytree(written, tmp_path / 'model')
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def test_preprocessing_that_makes_no_images(folder, field, value):
 
 
 @pytest.mark.parametrize(
-  ('spoilt', 'told'),
+  ('spoilt', 'fault'),
   [
     (lambda a, name: a.pop(name), 'missing'),
     (lambda a, name: a.update({f'{name}2': a[name]}), 'superfluous'),
@@ -129,10 +135,10 @@ def test_preprocessing_that_makes_no_images(folder, field, value):
     (lambda a, name: a.update({name: a[name].astype(int)}), 'not_floating'),
   ],
 )
-def test_weights_of_another_model(folder, spoilt, told):
+def test_weights_of_another_model(folder, spoilt, fault):
   name = 'params/image/norm/scale'
   spoil(folder, lambda _, arrays: spoilt(arrays, name))
-  with pytest.raises(ModelError, match=f'{told}.*{name}'):
+  with pytest.raises(ModelError, match=f'{fault}.*{name}'):
     convert.load_source(folder)
 
 
@@ -164,6 +170,16 @@ def test_a_tokenizer_that_is_a_link_is_not_copied(
   with pytest.raises(ModelError, match='is a link'):
     convert.convert(folder, tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('name', ['', 'config.json', WEIGHTS])
+def test_a_pipe_is_no_model(tmp_path, name):
+  path = tmp_path / 'model'
+  if name:
+    path.mkdir()
+  os.mkfifo(path / name)
+  with pytest.raises(ModelError):
+    convert.load_source(path)
 
 
 def test_a_tokenizer_of_other_weights(folder):
