@@ -83,7 +83,7 @@ class Evaluation:
     """Segments images for the report; None for image-level benchmarks."""
     return self.evaluator if self._segments else None
 
-  def pictures(self, count: int) -> dict[str, Any]:
+  def report_images(self, count: int) -> dict[str, Any]:
     """The first usable images as squares of the training size."""
     if not self._segments:
       return {}
@@ -363,14 +363,14 @@ class Inputs:
     return {self._evaluation.kind: self._evaluation.evaluator}
 
   def predictor(self) -> Any:
-    """Returns the evaluator that segments `pictures`; None without any."""
+    """Returns the evaluator that segments `report_images`; None without any."""
     return self._evaluation and self._evaluation.predictor()
 
-  def pictures(self, count: int) -> dict[str, Any]:
+  def report_images(self, count: int) -> dict[str, Any]:
     """Returns the first `count` validation images, fewer if there are."""
     if self._evaluation is None or not count:
       return {}
-    return self._evaluation.pictures(count)
+    return self._evaluation.report_images(count)
 
 
 def _train_source(config):

@@ -122,7 +122,9 @@ def train_and_evaluate(
       grace=config.optimizer.warmup_steps,
       rows=log.rows,
     )
-    snapshots = results.Snapshots(workdir, data.pictures(config.run.pictures))
+    snapshots = results.Snapshots(
+      workdir, data.report_images(config.run.pictures)
+    )
     snapshots.discard_after(known)
     run = Run(
       config=config,

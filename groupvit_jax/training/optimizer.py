@@ -4,7 +4,7 @@ Follows NVlabs/GroupViT (utils/optimizer.py, utils/lr_scheduler.py,
 main_group_vit.py) to the step, since small batches are sensitive to it.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -111,12 +111,11 @@ def make_optimizer(
   learning_rate: optax.ScalarOrSchedule,
   *,
   name: str = 'adamw',
-  b1: float = 0.9,
-  b2: float = 0.999,
+  betas: tuple[float, float] = (0.9, 0.999),
   eps: float = 1e-8,
   weight_decay: float = 0.05,
   clip_norm: float | None = 5.0,
-  mask: Callable[[Any], Any] = decay_mask,
+  decay_scalars: bool = True,
 ) -> optax.GradientTransformation:
   """AdamW after clipping by the global norm; the defaults are the released.
 
@@ -128,12 +127,11 @@ def make_optimizer(
       fewer steps to the same loss where a model is small and a step is cheap.
       Only kernels are decayed then; all else follows AdamW with Nesterov's
       momentum.
-    b1: Decay of the first moment.
-    b2: Decay of the second moment.
+    betas: Decays of the first and the second moment.
     eps: Added to the root of the second moment.
     weight_decay: Decoupled, multiplied by the learning rate as in PyTorch.
     clip_norm: Largest global norm of the gradient; None: no clipping.
-    mask: Function from parameters to the tree of bool that are decayed.
+    decay_scalars: See `decay_mask`.
 
   Returns:
     The gradient transformation.
@@ -151,8 +149,8 @@ def make_optimizer(
   if name == 'muon':
     rule = optax.contrib.muon(
       learning_rate,
-      adam_b1=b1,
-      adam_b2=b2,
+      adam_b1=betas[0],
+      adam_b2=betas[1],
       eps=eps,
       weight_decay=weight_decay,
       muon_weight_dimension_numbers=matrices,
@@ -160,7 +158,11 @@ def make_optimizer(
     )
   else:
     rule = optax.adamw(
-      learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
+      learning_rate,
+      *betas,
+      eps=eps,
+      weight_decay=weight_decay,
+      mask=functools.partial(decay_mask, scalars=decay_scalars),
     )
   if clip_norm is None:
     return rule

@@ -287,8 +287,8 @@ def _detail(example: Example, key: str, names: Sequence[str]) -> str:
   if key not in _OF_CLASSES:
     return f' <span class="soft">{len(np.unique(labels))} used</span>'
   present = _present(labels, len(names))
-  truth = example.get('ground_truth')
-  true = present if truth is None else np.unique(truth)
+  labels = example.get('ground_truth')
+  true = present if labels is None else np.unique(labels)
   return _chips([(i, i in true) for i in present], names)
 
 
@@ -352,8 +352,8 @@ def _strip(
           shown += _detail(example, key, names)
       cells += f'<td>{shown}</td>'
     if key == 'prediction' and true:
-      *_, (truth, _, alt) = VIEWS
-      cells += f'<td>{_view(first, truth, alt, names, _SNAPSHOT_SIDE)}</td>'
+      *_, (labels, _, alt) = VIEWS
+      cells += f'<td>{_view(first, labels, alt, names, _SNAPSHOT_SIDE)}</td>'
     rows += f'<tr><th scope="row">{title}</th>{cells}</tr>'
   image = _view(first, 'image', 'The image', names, _SNAPSHOT_SIDE)
   columns = ''.join(f'<th scope="col">{title}</th>' for title in head)

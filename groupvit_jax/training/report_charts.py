@@ -18,7 +18,7 @@ Number = float | int
 Points = Sequence[tuple[Number, Number]]
 Bands = Sequence[tuple[Number, Number | None]]
 
-# Colours as matplotlib is told them, and the page's variables in their place.
+# Colours that matplotlib draws with, and the page's variables in their place.
 _VARIABLES = {
   '#1d6fb8': '--line-0',
   '#c2571a': '--line-1',

@@ -64,14 +64,11 @@ def make_optimizer(
   tx = optimizer.make_optimizer(
     schedule,
     name=o.name,
-    b1=o.b1,
-    b2=o.b2,
+    betas=(o.b1, o.b2),
     eps=o.eps,
     weight_decay=o.weight_decay,
     clip_norm=o.clip_norm or None,
-    mask=functools.partial(
-      optimizer.decay_mask, scalars=o.get('decay_scalars', True)
-    ),
+    decay_scalars=o.get('decay_scalars', True),
   )
   return tx, schedule
 

@@ -44,7 +44,7 @@ def test_a_run_evaluates_labelled_pixels(
   evaluator = data.evaluators()['segmentation']
   segment = evaluator.settings.protocol.segment
   assert (segment.short_side, segment.window, segment.top_k) == (24, None, None)
-  shown = data.pictures(2)
+  shown = data.report_images(2)
   assert shown['image'].shape == (2, 16, 16, 3)
   assert shown['label'].shape == (2, 16, 16)
   assert set(np.unique(shown['label'])) <= {0, 1, 2, 3, 4, 255}
@@ -73,7 +73,7 @@ def test_a_run_evaluates_whole_pictures(
   folder = evaluation_folders.classified(tmp_path / 'classes')
   _, data = opened(tmp_path, f'classes:{folder}')
   assert list(data.evaluators()) == ['classification']
-  assert data.class_names == () and data.pictures(3) == {}
+  assert data.class_names == () and data.report_images(3) == {}
   assert data.predictor() is None
 
 

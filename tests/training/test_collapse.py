@@ -64,7 +64,7 @@ def monitor(*rows, groups=G, grace=100, arg=None):
     (HEALTHY | {'entropy': 0.949 * math.log(G)}, None),
   ],
 )
-def test_each_kind_is_told_from_the_others(statistics, kind):
+def test_each_kind_is_events_from_the_others(statistics, kind):
   assert collapse.diagnose(statistics, G) is kind
 
 
@@ -146,7 +146,7 @@ def test_one_kind_may_turn_into_another():
   ]
 
 
-def test_nothing_is_told_before_the_grace_is_over():
+def test_nothing_is_events_before_the_grace_is_over():
   w = monitor(row(25, NONE), row(100, ONE), grace=100)
   assert not w.events
   assert w.update(row(125, ONE)).begin == 125
@@ -183,7 +183,7 @@ def test_what_training_shows_is_not_ended_by_the_validation():
   assert w.update(row(150, pixels(HEALTHY), 'eval')) is None
   assert w.update(row(200, pixels(ONE), 'eval')) is None
   assert w.events[-1].kind is collapse.UNDECIDED
-  # Seen by both, it is told once, and is training's to end.
+  # Seen by both, it is reported once, and is training's to end.
   w = monitor(row(150, pixels(ONE), 'eval'))
   assert w.update(row(175, ONE)) is None
   assert w.update(row(200, HEALTHY)).end == 200
@@ -193,8 +193,8 @@ def test_a_resumed_run_goes_on_where_it_was():
   rows = [row(150, ONE), row(175, ONE), row(200, HEALTHY), row(225, EACH)]
   whole = monitor(*rows)
   resumed = monitor(*rows[:2])
-  told = [resumed.update(r) for r in rows[2:]]
-  assert [s is not None for s in told] == [True, True]
+  events = [resumed.update(r) for r in rows[2:]]
+  assert [s is not None for s in events] == [True, True]
   assert resumed.events == whole.events
   assert monitor(*rows[:1]).update(rows[1]) is None  # no second warning
 

@@ -208,7 +208,7 @@ def test_differences_names_fields_but_not_how_a_run_is_watched():
 
 
 @pytest.mark.parametrize(
-  ('arg', 'told'),
+  ('arg', 'wanted'),
   [
     ('', []),
     ('loss.part_weight=0.0', []),
@@ -226,14 +226,14 @@ def test_differences_names_fields_but_not_how_a_run_is_watched():
   ],
 )
 def test_a_field_that_an_old_config_lacks_was_as_in_the_base(
-  get_config, arg, told
+  get_config, arg, wanted
 ):
   base, ours = get_config(), get_config(arg)
   stored = get_config(arg)
   with stored.unlocked():
     del stored.loss.part_weight, stored.model.depths
   found = config_lib.differences(*map(config_lib.to_json, (ours, stored, base)))
-  assert found == told
+  assert found == wanted
 
 
 def test_a_resumed_run_keeps_the_operands_that_were_measured(get_config):
@@ -241,8 +241,8 @@ def test_a_resumed_run_keeps_the_operands_that_were_measured(get_config):
   chosen = get_config('demo,matmul_operands=bfloat16')
   other = get_config('demo,matmul_operands=float32')
   base, *texts = map(config_lib.to_json, (base, auto, chosen, other))
-  told = [config_lib.differences(text, texts[1], base) for text in texts]
-  assert told == [[], [], ['matmul_operands: bfloat16 -> float32']]
+  changed = [config_lib.differences(text, texts[1], base) for text in texts]
+  assert changed == [[], [], ['matmul_operands: bfloat16 -> float32']]
   for stored, operands in (
     (chosen.to_dict(), 'bfloat16'),
     ({}, 'float32'),  # of a run before there was a choice
