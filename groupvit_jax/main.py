@@ -53,14 +53,14 @@ def main(unused_argv: list[str]) -> int:
   """Trains; returns the exit code."""
   try:
     # JAX reads its environment when imported: after the flags.
-    from groupvit_jax import sharding
+    from groupvit_jax import peers, sharding
     from groupvit_jax.training import loop, results
 
-    if _DISTRIBUTED.value:
-      sharding.initialize_distributed(detect=True)
-    workdir = _WORKDIR.value or _default_workdir()
-    initial = _initial(_CONFIG.value.get('init_from'))
-    summary = loop.train_and_evaluate(_CONFIG.value, workdir, _base(), initial)
+    config, workdir = _CONFIG.value, _WORKDIR.value or _default_workdir()
+    sharding.initialize_distributed(detect=_DISTRIBUTED.value)
+    with peers.watched():
+      initial = _initial(config.get('init_from'))
+      summary = loop.train_and_evaluate(config, workdir, _base(), initial)
   except errors.Interrupted as stop:
     logging.warning('%s', stop)
     _end_within(_PATIENCE, 130)

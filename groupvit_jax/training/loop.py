@@ -283,8 +283,10 @@ class Run:
           jax.block_until_ready(metrics)
           compiled = True
           clock.start()
-        # Read once: a signal from here on is the next step's to honour.
-        stopping = stop.requested
+        # Read once: a signal from here on is a later step's to honour. Several
+        # processes agree where they log, and wait for each other anyway.
+        agree = jax.process_count() == 1 or step % config.run.log_every == 0
+        stopping = agree and any(sharding.gather(stop.requested))
         last = step == config.num_steps or stopping
         save = last or step % config.run.checkpoint_every == 0
         if save or step % config.run.log_every == 0:

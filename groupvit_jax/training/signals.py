@@ -39,7 +39,7 @@ class StopRequest:
       raise KeyboardInterrupt
     self.requested = True
     logging.warning(
-      '%s: saving a checkpoint after this step, then leaving (Ctrl-C again '
-      'to leave without it)',
+      '%s: saving a checkpoint after this step (several processes: when they '
+      'log), then leaving (Ctrl-C again to leave without it)',
       signal.Signals(number).name,
     )

@@ -22,7 +22,7 @@ ROOT = PACKAGE.parent
 # layers below its own and from itself.
 LAYERS = (
   ('errors',),
-  ('embeddings', 'files', 'processes', 'sharding'),
+  ('embeddings', 'files', 'peers', 'processes', 'sharding'),
   ('models', 'losses', 'text'),
   ('scenes', 'viz'),
   ('data',),
