@@ -208,7 +208,7 @@ def read_image(rng: random.Random, folder: pathlib.Path) -> str:
   data = image_case(rng)
   outcome = 'read'
   try:
-    images.open_image(data, 'a picture')
+    images.open_image(data, 'an image')
   except errors.ImageError:
     outcome = 'refused'
   try:
@@ -283,12 +283,12 @@ def tar_case(rng: random.Random) -> bytes:
   """A shard of some samples, some members of which are wrong."""
   out = b''
   for i in range(rng.randint(1, 6)):
-    picture = IMAGE_SEEDS[rng.choice(('jpeg', 'png', 'webp'))]
+    image = IMAGE_SEEDS[rng.choice(('jpeg', 'png', 'webp'))]
     if rng.random() < 0.3:
-      picture = image_case(rng)
+      image = image_case(rng)
     key = rng.choice((f'{i:04}', f'{i:04}', f'{i:04}', '../x', 'a.b', 'é', ''))
     members = [
-      (f'{key}.jpg', picture),
+      (f'{key}.jpg', image),
       (
         f'{key}.{rng.choice(("txt", "json"))}',
         rng.choice(_CAPTIONS) if rng.random() < 0.6 else _CAPTIONS[0],

@@ -24,7 +24,7 @@ UNMOUNT = 'umount -l /dev/shm && exec "$@"'
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> pathlib.Path:
-  """A model folder and a picture."""
+  """A model folder and an image."""
   folder = tmp_path_factory.mktemp('files')
   with tarfile.open(TESTDATA / 'old_files.tar.xz') as archive:
     archive.extractall(folder, filter='data')
