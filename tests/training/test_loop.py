@@ -132,8 +132,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 ):
   original = inputs.Inputs.train_batches
 
-  def interrupted(self, start, used_rows):
-    for number, batch in enumerate(original(self, start, used_rows)):
+  def interrupted(self, start, used_rows, **options):
+    for number, batch in enumerate(original(self, start, used_rows, **options)):
       if number == 2:
         signal.raise_signal(signal.SIGINT)
       yield batch
@@ -239,8 +239,8 @@ def test_evaluation_is_no_training_time(cache, tmp_path, monkeypatch):
     now[0] += 100
     evaluate(self, state)
 
-  def steps_of_a_second(self, start, used_rows):
-    for batch in train_batches(self, start, used_rows):
+  def steps_of_a_second(self, start, used_rows, **options):
+    for batch in train_batches(self, start, used_rows, **options):
       now[0] += 1
       yield batch
 
