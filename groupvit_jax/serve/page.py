@@ -22,6 +22,7 @@ _SIDE = 256  # pixels of a drawn example
 def mount(app: Any, service: Service) -> Any:
   """Adds the page to a FastAPI application, at /."""
   import gradio as gr  # pyright: ignore[reportMissingImports]
+  from gradio import themes  # pyright: ignore[reportMissingImports]
 
   blocks = _build(gr, service)
   blocks.queue(max_size=service.limits.waiting, api_open=False)
@@ -32,7 +33,7 @@ def mount(app: Any, service: Service) -> Any:
     max_file_size=int(service.limits.megabytes * 1e6),
     show_error=True,
     ssr_mode=False,
-    theme=gr.themes.Base(font=['system-ui', 'sans-serif']),
+    theme=themes.Base(font=['system-ui', 'sans-serif']),
   )
 
 
