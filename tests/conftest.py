@@ -4,7 +4,10 @@ Eight virtual CPU devices, so that sharded code is tested on any machine; the
 variables have to be set before jax is first imported.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Fixtures that several folders share; the others are in their conftest.py.
 pytest_plugins = [
@@ -26,6 +29,14 @@ if COUNT not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {COUNT}=8'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Runs of one configuration compile the same programs: all tests of a session,
+# and the commands that they start, share them. pytest-xdist's workers find the
+# variables set.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  folder = tempfile.mkdtemp(prefix='groupvit_jax_tests_')
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -58,7 +58,7 @@ def test_what_is_not_about_a_image_is_told_once(stub, capsys):
     (['model'], 'model holds no images'),
     (['.', '--out', '.'], 'choose another --out'),
     (['photo.jpg', '--out', 'photo.jpg/x'], 'photo.jpg'),
-    (['photo.jpg', '--model', 'no'], 'no: there is no model'),
+    (['photo.jpg', '--model', 'no'], '/no; give a folder or file'),
     (['~nosuchuser/x.jpg'], '~nosuchuser/x.jpg: there is no such file'),
   ],
 )

@@ -15,6 +15,8 @@ from groupvit_jax.convert import architecture, keymaps, tensors, torch_files
 from groupvit_jax.errors import ModelError
 from groupvit_jax.models import build
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 FILES = pathlib.Path(__file__).parents[1] / 'testdata' / 'clip_files'
 SOURCES = {'resnet': FILES / 'resnet' / 'model.pt', 'vit': FILES / 'vit'}
 

@@ -7,6 +7,8 @@ import pytest
 
 from groupvit_jax.models import patches
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 CANVAS = (24, 32)  # pixels, in patches of 4: 6 by 8 tokens, trained on 4 by 4
 SIZES = ((24, 32), (9, 30), (16, 16))
 # Kernels of .3: at .02 the groups would hardly differ.
