@@ -83,8 +83,8 @@ class Training:
   steps = STEPS
   config = CONFIG
 
-  def __init__(self, shared: pathlib.Path):
-    self._shared = shared
+  def __init__(self, shared: pathlib.Path, environment: dict[str, str]):
+    self._shared, self._environment = shared, environment
     self._count = 0
     # As in a base installation, where a run starts in half the time.
     (shared / 'base').mkdir()
@@ -109,12 +109,9 @@ class Training:
   def _start(self, command: list[str]) -> Process:
     self._count += 1
     output = self._shared / f'output_{self._count}'
-    environment = os.environ | {
+    environment = self._environment | {
       'PYTHONPATH': os.pathsep.join([str(ROOT), str(self._shared / 'base')]),
       'PYTHONUNBUFFERED': '1',
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0 '
-      '--xla_llvm_disable_expensive_passes=true',
       'JAX_COMPILATION_CACHE_DIR': str(self._shared / 'compiled'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
@@ -184,11 +181,11 @@ def _as_dicts(tree):
 
 
 @pytest.fixture(scope='session')
-def training() -> Iterator[Training]:
+def training(quick_environment) -> Iterator[Training]:
   # Not pytest's folder: others than its owner cannot enter that.
   folder = pathlib.Path(tempfile.mkdtemp(prefix='groupvit_faults_'))
   folder.chmod(0o777)
-  yield Training(folder)
+  yield Training(folder, quick_environment)
   shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -22,7 +22,7 @@ RELEASED = {
 
 
 @pytest.mark.parametrize('name', RELEASED)
-def test_released_sizes(name):
+def test_released_sizes(tiny, name):
   size, patch, width, depth, heads, joint, text, whole, image = RELEASED[name]
   model = dual_encoder.DualEncoder(
     vit.ClipViT(size, patch, width, depth, heads),
@@ -32,18 +32,7 @@ def test_released_sizes(name):
     projector_bias=False,
     separate_multi_label_scale=False,
   )
-  params = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
-    jax.ShapeDtypeStruct((1, 1, 77), jnp.int32),
-  )['params']
-
-  def count(*names):
-    leaves = jax.tree.leaves([params[name] for name in names])
-    return sum(leaf.size for leaf in leaves)
-
-  assert (count(*params), count('image', 'image_projector')) == (whole, image)
+  assert tiny.parameter_counts(model, size) == (whole, image)
 
 
 def test_without_blocks_it_is_two_norms_of_the_embedding(tiny):

@@ -24,21 +24,10 @@ RELEASED = {
 
 
 @pytest.mark.parametrize('name', RELEASED)
-def test_released_sizes(name):
+def test_released_sizes(tiny, name):
   described = build.clip_resnet(name)
   size = described['image']['image_size']
-  params = jax.eval_shape(
-    build.build(described).init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
-    jax.ShapeDtypeStruct((1, 1, 77), jnp.int32),
-  )['params']
-
-  def count(*names):
-    leaves = jax.tree.leaves([params[name] for name in names])
-    return sum(leaf.size for leaf in leaves)
-
-  assert (count(*params), count('image', 'image_projector')) == RELEASED[name]
+  assert tiny.parameter_counts(build.build(described), size) == RELEASED[name]
 
 
 NAMES = (

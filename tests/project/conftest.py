@@ -1,15 +1,10 @@
 """Notebooks, executed as a user runs them."""
 
-import os
-import pathlib
-
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='session')
-def execute_notebook():
+def execute_notebook(quick_environment):
   """Function of a notebook's file and lines behind its cell of parameters.
 
   It returns the notebook executed; all other cells run as they are committed.
@@ -28,20 +23,13 @@ def execute_notebook():
     nbformat.validate(notebook)
     (cell,) = [c for c in code if 'parameters' in c.metadata.get('tags', ())]
     cell.source = '\n'.join([cell.source, *lines])
-    environment = os.environ | {
-      'PYTHONPATH': str(ROOT),
-      'JAX_PLATFORMS': 'cpu',
-      # One device, compiled quickly: what takes the time here is compiling.
-      'XLA_FLAGS': '--xla_backend_optimization_level=0 '
-      '--xla_llvm_disable_expensive_passes=true',
-    }
     client = nbclient.NotebookClient(
       notebook,
       timeout=300,
       kernel_name='python3',
       resources={'metadata': {'path': str(path.parent)}},
     )
-    client.execute(env=environment)
+    client.execute(env=quick_environment)
     return notebook
 
   return execute

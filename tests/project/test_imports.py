@@ -5,7 +5,6 @@ docs/architecture.md shows the same layers; a new package gets its place here.
 
 import ast
 import functools
-import os
 import pathlib
 import re
 import subprocess
@@ -262,15 +261,8 @@ assert not loaded & set(ABSENT), loaded & set(ABSENT)
 """
 
 
-def run_without_extras(script: str, *arguments: str) -> str:
+def run_without_extras(environment, script: str, *arguments: str) -> str:
   """Runs a script where the packages of ABSENT cannot be imported."""
-  environment = os.environ | {
-    'PYTHONPATH': str(ROOT),
-    'JAX_PLATFORMS': 'cpu',
-    # One device, compiled quickly: what takes the time here is compiling.
-    'XLA_FLAGS': '--xla_backend_optimization_level=0 '
-    '--xla_llvm_disable_expensive_passes=true',
-  }
   done = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(_HIDE) + script, *arguments],
     env=environment,
@@ -282,15 +274,17 @@ def run_without_extras(script: str, *arguments: str) -> str:
   return done.stdout
 
 
-def test_every_module_imports_without_the_extras():
+def test_every_module_imports_without_the_extras(quick_environment):
   # main and build_clip_bpe define flags or commands, but import as well.
   names = sorted(modules())
-  out = run_without_extras(_IMPORT_ALL, *names)
+  out = run_without_extras(quick_environment, _IMPORT_ALL, *names)
   assert f'imported {len(names)}' in out
 
 
-def test_a_base_installation_trains_segments_and_evaluates(tmp_path):
-  out = run_without_extras(_WORK, str(ROOT), str(tmp_path))
+def test_a_base_installation_trains_segments_and_evaluates(
+  tmp_path, quick_environment
+):
+  out = run_without_extras(quick_environment, _WORK, str(ROOT), str(tmp_path))
   assert 'labels (16, 16)' in out
   assert out.count('miou') >= 2
   run = tmp_path / 'run'
