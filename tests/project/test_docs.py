@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from groupvit_jax import cli
+from groupvit_jax.cli import segment
 from groupvit_jax.convert import folder as model_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -121,6 +122,9 @@ def test_options_of_the_command_exist(capsys):
     for word in words:
       if word.startswith('--'):
         assert word.split('=')[0] in known, ' '.join(words)
+    if '--show' in words:
+      kinds = words[words.index('--show') + 1].split(',')
+      assert segment.KINDS.keys() >= set(kinds), kinds
 
 
 def test_configurations_exist():
