@@ -30,21 +30,28 @@ def _conv(
     kernel_init=layers.TORCH_DEFAULT,
     dtype=dtype,
     promote_dtype=ops.promote,
-    conv_general_dilated=_convolve if size == 1 else None,
+    conv_general_dilated=_convolve,
     name=name,
   )
 
 
 def _convolve(
   x: Float[Array, 'b h w d'],
-  kernel: Float[Array, '1 1 d e'],
+  kernel: Float[Array, 's s d e'],
   *arguments: Any,
   **options: Any,
-) -> Float[Array, 'b h w e']:
-  """A convolution of single pixels; with rounded operands a matrix product."""
-  if ops.rounds(x, kernel):
-    return ops.product(x, kernel[0, 0])
-  return jax.lax.conv_general_dilated(x, kernel, *arguments, **options)
+) -> Float[Array, 'b _h _w e']:
+  """A convolution; with rounded operands products where these are faster."""
+  if not (ops.rounds(x, kernel) and ops.convolves_by_products(kernel)):
+    return jax.lax.conv_general_dilated(x, kernel, *arguments, **options)
+  (height, width), size = x.shape[1:3], kernel.shape[0]
+  around = size // 2
+  x = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+  return sum(
+    ops.product(x[:, i : i + height, j : j + width], kernel[i, j])
+    for i in range(size)
+    for j in range(size)
+  )
 
 
 def _pool(x: Float[Array, 'b h w d'], size: int) -> Float[Array, 'b _h _w d']:

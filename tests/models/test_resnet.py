@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import sharding
-from groupvit_jax.models import build, resnet
+from groupvit_jax.models import build, ops, resnet
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'testdata' / 'clip_resnet.npz'
 TINY = resnet.ClipResNet(64, width=2, depths=(1, 2, 1, 1), num_heads=2)
@@ -149,3 +149,21 @@ def test_blocks_start_as_the_identity(tiny):
 def test_other_sizes_are_refused():
   with pytest.raises(ValueError, match='64x64 pixels reads.*got 64x32'):
     jax.eval_shape(TINY.init, jax.random.key(0), jnp.ones((1, 64, 32, 3)))
+
+
+@pytest.mark.parametrize(('size', 'channels'), [(1, 64), (3, 64), (3, 128)])
+def test_convolutions_with_rounded_operands(size, channels):
+  shape = (2, 5, 6, channels)
+  x = jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
+  conv = resnet._conv(8, size, jnp.float32, 'conv')
+  x = x.astype(jnp.float32)  # already rounded, as the kernel below
+  variables = jax.tree.map(
+    lambda k: k.astype(jnp.bfloat16).astype(jnp.float32),
+    conv.init(jax.random.key(1), x),
+  )
+  exact = conv.apply(variables, x)
+  with ops.matmul_operands('bfloat16'):
+    rounded = conv.apply(variables, x)
+  stored = conv.apply(ops.store_rounded(variables), x)
+  np.testing.assert_allclose(rounded, exact, atol=1e-5)
+  np.testing.assert_allclose(stored, exact, atol=1e-5)
