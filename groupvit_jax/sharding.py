@@ -4,9 +4,11 @@ One mesh axis, 'data': batches are split over it, everything else is on every
 device. The same calls serve one CPU, eight GPUs or a pod of processes.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -85,6 +87,28 @@ def initialize_distributed(
 def _from_environment(name: str, given: int | None) -> int | None:
   value = os.environ.get(name)
   return int(value) if given is None and value else given
+
+
+_platform: ContextVar[str | None] = ContextVar('platform', default=None)
+
+
+def platform() -> str:
+  """Platform of the program that is traced: 'cpu', 'gpu', 'tpu'.
+
+  Inside `traced_for` its platform, else that of jax's default devices: a
+  program may be compiled for devices that this machine does not have.
+  """
+  return _platform.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def traced_for(name: str) -> Iterator[None]:
+  """Traces what is inside for a platform; also decorates a function."""
+  token = _platform.set(name)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:

@@ -136,7 +136,7 @@ def augment(
     return x.astype(jnp.uint8)
 
   drawn = images, flips, operations, arguments
-  if jax.default_backend() == 'cpu':  # one image at a time takes one branch
+  if sharding.platform() == 'cpu':  # one image at a time takes one branch
     return jax.lax.map(one, drawn)
   return jax.vmap(one)(drawn)  # all branches, of all images at once
 

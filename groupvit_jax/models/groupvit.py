@@ -84,6 +84,7 @@ class Stage(nn.Module):
       x = jnp.concatenate([x, self.group_tokens(x, previous)], axis=1)
     init = nn.initializers.normal(self.init_std)
     x = layers.run_blocks(
+      self,
       x,
       self.drop_path,
       train,

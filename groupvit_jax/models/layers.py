@@ -5,14 +5,15 @@ batch-norm statistics), so that released weights carry over.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from groupvit_jax import sharding
 from groupvit_jax.models import ops
 
 Initializer = Callable[..., Array]
@@ -160,24 +161,36 @@ def token_at(
   return jnp.take_along_axis(x, position[:, None, None], axis=1)
 
 
-class DropPath(nn.Module):
-  """Drops a residual branch per example, and scales the others up.
+class PathDrop(NamedTuple):
+  """Stochastic depth of a block (arXiv 1603.09382), in timm's form.
 
-  Stochastic depth (arXiv 1603.09382) in timm's form.
+  Attributes:
+    kept: the examples that keep each of the two residual branches.
+    share: of examples that keep a branch on average; the others' are scaled up.
   """
 
-  rate: float
+  kept: Bool[Array, '*i 2 b']
+  share: Float[Array, '*i']
 
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, 'b n d'], train: bool
-  ) -> Float[Array, 'b n d']:
-    if not train or self.rate == 0:
-      return x
-    keep = 1 - self.rate
-    rng = self.make_rng('drop_path')
-    kept = jax.random.bernoulli(rng, keep, (x.shape[0], 1, 1))
-    return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+def drop_paths(
+  rng: PRNGKeyArray, rates: Sequence[float], batch: int
+) -> PathDrop:
+  """Draws for all blocks, i, from the rate at which each drops a branch."""
+  share = 1 - jnp.asarray(rates, jnp.float32)
+  shape = len(rates), 2, batch
+  kept = jax.random.bernoulli(rng, share[:, None, None], shape)
+  return PathDrop(kept, share)
+
+
+def _kept(
+  x: Float[Array, 'b n d'], drop: PathDrop | None, branch: int
+) -> Float[Array, 'b n d']:
+  """A residual branch, zero for the examples that drop it."""
+  if drop is None:
+    return x
+  kept = drop.kept[branch, :, None, None]
+  return jnp.where(kept, x / drop.share.astype(x.dtype), 0)
 
 
 class Block(nn.Module):
@@ -186,7 +199,6 @@ class Block(nn.Module):
   Attributes:
     num_heads: number of attention heads.
     mlp_ratio: hidden width of the MLP over the width.
-    drop_path: rate at which either branch is dropped in training.
     activation: of the MLP.
     in_init, fc_init, out_init: kernels of qkv, of the MLP's first layer, and of
       the two layers that write to the residual stream.
@@ -196,7 +208,6 @@ class Block(nn.Module):
 
   num_heads: int
   mlp_ratio: float = 4.0
-  drop_path: float = 0.0
   activation: Callable = ops.gelu
   in_init: Initializer = NORMAL_02
   fc_init: Initializer = NORMAL_02
@@ -208,16 +219,16 @@ class Block(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'b n d'],
-    train: bool = False,
     mask: Bool[Array, '...'] | None = None,
     read: Int[Array, ' b'] | None = None,
+    drop: PathDrop | None = None,
   ) -> Float[Array, 'b _n d']:
     """Runs the block; with `read`, for one token of each example, b 1 d."""
     y = layer_norm(self.dtype, 'norm1')(x)
     y = Attention(
       self.num_heads, self.in_init, self.out_init, self.dtype, name='attn'
     )(y, mask=mask, read=read)
-    x = token_at(x, read) + DropPath(self.drop_path)(y, train)
+    x = token_at(x, read) + _kept(y, drop, 0)
 
     y = layer_norm(self.dtype, 'norm2')(x)
     y = MLP(
@@ -229,10 +240,11 @@ class Block(nn.Module):
       dtype=self.dtype,
       name='mlp',
     )(y)
-    return x + DropPath(self.drop_path)(y, train)
+    return x + _kept(y, drop, 1)
 
 
 def run_blocks(
+  module: nn.Module,
   x: Float[Array, 'b n d'],
   drop_path: Sequence[float],
   train: bool,
@@ -243,19 +255,40 @@ def run_blocks(
 ) -> Float[Array, 'b n d']:
   """Blocks one after the other; call it inside a module's `__call__`.
 
+  On TPUs they are one scanned block, whose parameters are stacked in every
+  step: a program with a copy of each block takes many times as long to compile
+  (benchmarks/RESULTS.md). Parameters and noise are the same either way.
+
   Args:
+    module: that module; block i is its `block_{i}`.
     x: tokens.
-    drop_path: a rate for each block; block i is named `block_{i}`.
-    train: drop paths.
+    drop_path: rate of each block at which an example drops either branch.
+    train: drop paths, from the rng collection 'drop_path'.
     mask: see `Attention`.
     remat: recompute the blocks' activations backwards.
     **options: fields of every `Block`.
   """
-  # Arguments count from self = 0, so `train` is 2.
-  block = nn.remat(Block, static_argnums=(2,)) if remat else Block
-  for i, rate in enumerate(drop_path):
-    x = block(drop_path=rate, name=f'block_{i}', **options)(x, train, mask)
-  return x
+  drops = None
+  if train and any(drop_path):
+    drops = drop_paths(module.make_rng('drop_path'), drop_path, len(x))
+  names = [f'block_{i}' for i in range(len(drop_path))]
+  scanned = sharding.platform() == 'tpu' and len(names) > 1
+  if not scanned or module.is_initializing():
+    block = nn.remat(Block) if remat else Block
+    for i, name in enumerate(names):
+      drop = jax.tree.map(lambda x, i=i: x[i], drops)
+      x = block(name=name, **options)(x, mask, None, drop)
+    return x
+
+  def step(x: Array, block: Any) -> tuple[Array, None]:
+    params, drop = block
+    one = Block(parent=None, **options)
+    return one.apply({'params': params}, x, mask, None, drop), None
+
+  params = [module.get_variable('params', name) for name in names]
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *params)
+  step = jax.checkpoint(step, prevent_cse=False) if remat else step
+  return jax.lax.scan(step, x, (stacked, drops))[0]
 
 
 class BatchNorm(nn.Module):

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 from jaxtyping import Array, Float
 
+from groupvit_jax import sharding
+
 
 def apart(*arrays: Array) -> Any:
   """An optimization barrier on CPUs; the identity on accelerators.
@@ -30,7 +32,7 @@ def apart(*arrays: Array) -> Any:
   step of one transformer block (width 64, 8,192 tokens, one core) took 110 ms
   instead of 32. On accelerators fusion is faster.
   """
-  if jax.default_backend() == 'cpu':
+  if sharding.platform() == 'cpu':
     arrays = jax.lax.optimization_barrier(arrays)
   return arrays[0] if len(arrays) == 1 else arrays
 
@@ -114,7 +116,7 @@ def product(
   rows = x.reshape(-1, x.shape[-1])
   if rounds(x, kernel):
     y = rounded_product(rows, kernel)
-  elif jax.default_backend() == 'cpu':
+  elif sharding.platform() == 'cpu':
     dot = partial(jax.lax.dot_general, **options)
     y = apart(dot(apart(rows), kernel, _ROWS_BY_KERNEL))
   else:
@@ -220,7 +222,7 @@ def _accumulated(x: Array, y: Array, numbers: Any) -> Array:
 
 def _in_rows(x: Array) -> Array:
   """The same array; on a CPU its rows lie one after the other in memory."""
-  if jax.default_backend() != 'cpu':
+  if sharding.platform() != 'cpu':
     return x
   return apart(x.reshape(-1)).reshape(x.shape)
 
@@ -229,7 +231,7 @@ def _transposed(x: Array) -> Array:
   """A transposed copy; on a CPU by one copy, not fused into another loop."""
   shape = x.shape[::-1]
   x = apart(apart(x).T)
-  if jax.default_backend() != 'cpu':
+  if sharding.platform() != 'cpu':
     return x
   return apart(x.reshape(*shape, 1)).reshape(shape)
 

@@ -75,8 +75,9 @@ class TextTransformer(nn.Module):
       'dtype': self.dtype,
     }
     mask = jnp.tril(jnp.ones((length, length), bool))
+    rates = (0.0,) * (self.depth - 1)
     x = layers.run_blocks(
-      x, (0.0,) * (self.depth - 1), False, mask, remat=self.remat, **options
+      self, x, rates, False, mask, remat=self.remat, **options
     )
     # The last block is needed at the end token alone.
     end = tokens.argmax(axis=1)

@@ -72,6 +72,7 @@ class ViT(nn.Module):
     )(images, grids)
     init = nn.initializers.normal(self.init_std)
     x = layers.run_blocks(
+      self,
       x,
       np.linspace(0, self.drop_path_rate, self.depth).tolist(),
       train,
@@ -148,16 +149,17 @@ class ClipViT(nn.Module):
       'dtype': self.dtype,
     }
     mask = patches.key_mask(patches.token_mask(grids, grid), before=1)
+    rates = (0.0,) * (self.depth - 1)
     x = layers.run_blocks(
-      x, (0.0,) * (self.depth - 1), train, mask, remat=self.remat, **options
+      self, x, rates, train, mask, remat=self.remat, **options
     )
     pooled = x[:, :1]
     if self.depth:
       last = layers.Block(name=f'block_{self.depth - 1}', **options)
       # The class token by itself: where nobody reads the others, the compiler
       # leaves out most of their last block.
-      pooled = last(x, train, mask, jnp.zeros(len(x), jnp.int32))
-      x = last(x, train, mask)
+      pooled = last(x, mask, jnp.zeros(len(x), jnp.int32))
+      x = last(x, mask)
     norm = layers.layer_norm(jnp.float32, 'norm')
     out = {'tokens': norm(x[:, 1:]), 'grid': grid, 'grids': grids}
     return norm(pooled)[:, 0], out

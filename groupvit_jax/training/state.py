@@ -163,6 +163,7 @@ def make_train_step(
     donate_argnums=(0, 1),
     out_shardings=sharding.replicated(mesh),
   )
+  @sharding.traced_for(mesh.devices.flat[0].platform)
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     batch = on_device.augmented(batch, mesh)

@@ -1,11 +1,14 @@
 """Building blocks against plain numpy, torch's conventions and extremes."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from groupvit_jax import sharding
 from groupvit_jax.models import layers
 
 
@@ -78,34 +81,63 @@ def test_bfloat16_keeps_parameters_and_comes_near_float32(tiny):
   tiny.assert_near(y.astype(jnp.float32), exact.apply(variables, x), atol=0.05)
 
 
-def test_drop_path_drops_whole_examples_and_scales_the_rest(tiny):
-  x = 1 + jnp.abs(tiny.normal(500, 2, 3))
-  drop = layers.DropPath(0.25)
-  rngs = {'drop_path': jax.random.key(0)}
-  y = drop.apply({}, x, True, rngs=rngs)
-  kept = np.asarray(y[:, 0, 0] != 0)
-  tiny.assert_near(y, np.where(kept[:, None, None], x / 0.75, 0))
-  assert 0.65 < kept.mean() < 0.85
-  np.testing.assert_array_equal(drop.apply({}, x, False), x)
+def test_dropped_paths_are_whole_examples_and_the_rest_is_scaled_up(tiny):
+  x = tiny.normal(500, 2, 4)
+  block = layers.Block(2)
+  variables = tiny.init(block, x)
+  drops = layers.drop_paths(jax.random.key(0), (0.0, 0.25), len(x))
+  kept = np.asarray(drops.kept)
+  assert kept[0].all() and 0.65 < kept[1].mean() < 0.85
+  never, drop = (jax.tree.map(lambda x, i=i: x[i], drops) for i in (0, 1))
+  whole = block.apply(variables, x)
+  tiny.assert_near(block.apply(variables, x, drop=never), whole)
+  y = block.apply(variables, x, drop=drop)
+  tiny.assert_near(y[~kept[1].any(0)], x[~kept[1].any(0)])
+  # Zero weights of the MLP leave the attention's branch alone.
+  params = variables['params']
+  out = jax.tree.map(jnp.zeros_like, params['mlp']['fc2'])
+  only = {'params': {**params, 'mlp': {**params['mlp'], 'fc2': out}}}
+  branch = block.apply(only, x) - x
+  expected = np.where(kept[1, 0, :, None, None], branch / 0.75, 0)
+  tiny.assert_near(block.apply(only, x, drop=drop) - x, expected)
 
 
-def test_remat_changes_neither_output_nor_gradient(tiny):
+def test_remat_and_scanned_blocks_change_neither_output_nor_gradient(tiny):
   images = tiny.images(4)
   rngs = {'drop_path': jax.random.key(3)}
   results = []
-  for remat in (False, True):
-    model = tiny.vit_encoder(drop_path_rate=0.5, remat=remat)
+  for platform, remat in itertools.product(('cpu', 'tpu'), (False, True)):
+    model = tiny.vit_encoder(depth=3, drop_path_rate=0.5, remat=remat)
     variables = tiny.init(model, images)
 
     def loss(variables, model=model):
       pooled, _ = model.apply(variables, images, train=True, rngs=rngs)
       return jnp.square(pooled - 1).mean()
 
-    # By hand: autodiff with remat marks the block in the jaxpr.
-    marked = 'remat' in str(jax.make_jaxpr(jax.grad(loss))(variables))
-    assert marked == remat
-    results.append(tiny.fast_jit(jax.value_and_grad(loss))(variables))
-  jax.tree.map(tiny.assert_near, *results)
+    with sharding.traced_for(platform):
+      # By hand: autodiff with remat marks the block in the jaxpr.
+      jaxpr = str(jax.make_jaxpr(jax.grad(loss))(variables))
+      assert ('remat' in jaxpr) == remat
+      assert ('scan' in jaxpr) == (platform == 'tpu')
+      results.append(tiny.fast_jit(jax.value_and_grad(loss))(variables))
+  for result in results[1:]:
+    jax.tree.map(tiny.assert_near, results[0], result)
+
+
+def test_a_step_lowered_for_a_tpu_holds_no_barriers_of_cpus(tiny):
+  images = tiny.images(2)
+  model = tiny.vit_encoder()
+  variables = tiny.init(model, images)
+
+  def loss(variables):
+    return model.apply(variables, images)[0].sum()
+
+  def barriers(platform):
+    step = jax.jit(sharding.traced_for(platform)(jax.grad(loss)))
+    lowered = step.trace(variables).lower(lowering_platforms=(platform,))
+    return lowered.as_text().count('optimization_barrier')
+
+  assert barriers('cpu') and not barriers('tpu')
 
 
 def test_batch_norm_normalises_and_keeps_torch_statistics(tiny):
