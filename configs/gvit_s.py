@@ -94,7 +94,8 @@ def _base() -> ml_collections.ConfigDict:
   # part of it.
   c.loss.part_weight = 0.0
   c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
-  c.loss.chunk_size = 0  # columns of the similarity at a time; 0 is all
+  # Comparisons with each image at a time, its groups counted; 0 is all.
+  c.loss.chunk_size = 0
 
   c.data = ml_collections.ConfigDict()
   # 'scenes'; 'shards': img2dataset / webdataset tars; 'records': TFRecord or

@@ -20,12 +20,18 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from groupvit_jax.losses.contrastive import (
+  Columns,
   as_float32,
+  gather,
   map_columns,
   on_mesh,
   similarity,
 )
-from groupvit_jax.losses.multi_label import own_cosines, share_an_id
+from groupvit_jax.losses.multi_label import (
+  own_cosines,
+  share_an_id,
+  with_ids,
+)
 
 
 def background_loss(
@@ -59,30 +65,52 @@ def background_loss(
   """
 
   def loss(
-    logit_scale: Array,
+    scalars: tuple[Array, Array],
     groups: Array,
     nouns: Array,
     ids: Array,
     axis: str | None = None,
   ) -> Array:
-    def foreign_nouns(
-      columns: tuple[Array, Array], valid: Array | bool
-    ) -> tuple[Array, Array]:
-      texts, text_ids = columns
-      foreign = valid & ~share_an_id(ids, text_ids)
-      wrong = jax.nn.softplus(logit_scale * similarity(groups, texts))
-      return (wrong * foreign).sum(1), foreign.sum(1)
+    scale, token = scalars
+    texts = gather(nouns.reshape(-1, nouns.shape[-1]), axis)
+    ids = gather(ids.reshape(-1), axis)
+    return background_term(groups, texts, token, scale, ids, chunk_size)
 
-    columns = nouns.reshape(-1, nouns.shape[-1]), ids.reshape(-1)
-    parts = map_columns(foreign_nouns, columns, axis, chunk_size)
-    total, count = (x.sum(0) for x in parts)
-    absent = total / jnp.maximum(count, 1)
-    present = jax.nn.softplus(-logit_scale * own_cosines(groups, nouns))
-    return 0.5 * (jnp.mean(present) + jnp.mean(absent))
+  batched = as_float32(groups), as_float32(nouns), jnp.asarray(noun_ids)
+  return on_mesh(loss, mesh, (logit_scale, token), *batched)
 
-  groups, nouns, token = map(as_float32, (groups, nouns, token))
+
+def background_term(
+  groups: Float[Array, 'b g e'],
+  nouns: Columns,
+  token: Float[Array, ' f'],
+  logit_scale: Float[Array, ''],
+  noun_ids: Columns,
+  chunk_size: int | None,
+) -> Float[Array, '']:
+  """`background_loss` of this device's images, for use inside `on_mesh`.
+
+  The columns are flat, as in `multi_label_term`.
+  """
+  own_ids = noun_ids.own.reshape(len(groups), -1)
   # (noun - v) . g - level as one product of vectors with one more number.
   one = jnp.ones((*groups.shape[:2], 1), jnp.float32)
   groups = jnp.concatenate([groups, one], axis=-1)
-  nouns = jnp.pad(nouns, ((0, 0), (0, 0), (0, 1))) - token
-  return on_mesh(loss, mesh, logit_scale, groups, nouns, jnp.asarray(noun_ids))
+  nouns = nouns.map(lambda x: jnp.pad(x, ((0, 0), (0, 1))) - token)
+
+  def foreign_nouns(
+    columns: tuple[Array, Array], valid: Array | bool
+  ) -> tuple[Array, Array]:
+    texts, text_ids = columns
+    foreign = valid & ~share_an_id(own_ids, text_ids)
+    wrong = jax.nn.softplus(logit_scale * similarity(groups, texts))
+    return (wrong * foreign).sum(1), foreign.sum(1)
+
+  parts = map_columns(
+    foreign_nouns, with_ids(nouns, noun_ids), chunk_size, groups.shape[1]
+  )
+  total, count = (x.sum(0) for x in parts)
+  absent = total / jnp.maximum(count, 1)
+  own = nouns.own.reshape(len(groups), -1, nouns.own.shape[-1])
+  present = jax.nn.softplus(-logit_scale * own_cosines(groups, own))
+  return 0.5 * (jnp.mean(present) + jnp.mean(absent))

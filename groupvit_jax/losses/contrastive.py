@@ -1,11 +1,12 @@
 """Symmetric image-text contrastive loss, and how losses are computed.
 
 A loss is written as its equation, over this device's rows and everybody's
-columns. Around it stand `on_mesh`, which splits the batch over devices, and
-`map_columns` and `log_denominators`, which gather the columns from all devices
-and compare with a chunk of them at a time.
+columns. Around it stand `on_mesh`, which splits the batch over devices,
+`gather`, which collects the columns of all devices once for all losses, and
+`map_columns` and `log_denominators`, which compare with a chunk at a time.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -59,14 +60,55 @@ def contrastive_loss(
   def loss(
     logit_scale: Array, image: Array, text: Array, axis: str | None = None
   ) -> Array:
-    def logits(texts: Array) -> Array:
-      return logit_scale * similarity(image, texts)
-
-    positive = logit_scale * jnp.sum(image * text, axis=-1)
-    over_texts, over_images = log_denominators(logits, text, axis, chunk_size)
-    return 0.5 * jnp.mean((over_texts - positive) + (over_images - positive))
+    return contrastive_term(image, gather(text, axis), logit_scale, chunk_size)
 
   return on_mesh(loss, mesh, logit_scale, as_float32(image), as_float32(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """Arrays that every device compares its rows with.
+
+  Attributes:
+    own: array or tree of arrays, this device's part of the global batch first.
+    everyones: the same of all devices, in their order.
+    axis: of the mesh; None: one device, and the two are one.
+  """
+
+  own: Any
+  everyones: Any
+  axis: str | None = None
+
+  def map(self, function: Callable[[Any], Any]) -> 'Columns':
+    """The columns that a function makes of these."""
+    return Columns(function(self.own), function(self.everyones), self.axis)
+
+
+def gather(own: Any, axis: str | None) -> Columns:
+  """Collects a tree of arrays from all devices; `axis` as `on_mesh` gives it.
+
+  The gradient is reduce-scattered: each device receives the sum for its own.
+  """
+  if axis is None:
+    return Columns(own, own)
+  everyones = jax.lax.all_gather(own, axis, axis=0, tiled=True)
+  return Columns(own, everyones, axis)
+
+
+def contrastive_term(
+  image: Float[Array, 'b e'],
+  text: Columns,
+  logit_scale: Float[Array, ''],
+  chunk_size: int | None,
+) -> Float[Array, '']:
+  """`contrastive_loss` of this device's images, for use inside `on_mesh`."""
+
+  def logits(texts: Array) -> Array:
+    return logit_scale * similarity(image, texts)
+
+  positive = logit_scale * jnp.sum(image * text.own, axis=-1)
+  over_texts, over_images = log_denominators(logits, text, chunk_size)
+  return 0.5 * jnp.mean((over_texts - positive) + (over_images - positive))
 
 
 def similarity(
@@ -97,11 +139,11 @@ def similarity(
 
 
 def on_mesh(
-  loss: Callable[..., Array],
+  loss: Callable[..., Any],
   mesh: Mesh | None,
-  logit_scale: Any,
-  *batched: Array,
-) -> Float[Array, '']:
+  scalars: Any,
+  *batched: Any,
+) -> Any:
   """Evaluates a loss whose rows are local and whose columns are global.
 
   Under a mesh the loss runs in `jax.shard_map`; an all_gather transposes to a
@@ -111,51 +153,50 @@ def on_mesh(
   devices, silently.
 
   Args:
-    loss: function of `(logit_scale, *batched)`, and of `axis`, the name of the
-      mesh axis, under a mesh. Returns a mean over its rows.
+    loss: function of `(scalars, *batched)`, and of `axis`, the name of the
+      mesh axis, under a mesh. Returns a mean over its rows, or a tree of them.
     mesh: has the axis `sharding.AXIS`; None: one device.
-    logit_scale: the same on every device; a scalar, or a tuple of them.
-    *batched: arrays whose first axis is the global batch.
+    scalars: the same on every device; one, or a tree of them.
+    *batched: trees of arrays whose first axis is the global batch.
 
   Returns:
-    The mean of the loss over the devices.
+    The mean over the devices of what `loss` returns.
 
   Raises:
     ValueError: the batch does not divide over the mesh.
   """
-  logit_scale = jax.tree.map(as_float32, logit_scale)
+  scalars = jax.tree.map(as_float32, scalars)
   if mesh is None:
-    return loss(logit_scale, *batched)
+    return loss(scalars, *batched)
   axis = sharding.AXIS
-  devices, batch = mesh.shape[axis], batched[0].shape[0]
+  devices, batch = mesh.shape[axis], _length(batched)
   if batch % devices:
     raise ValueError(
       f'A batch of {batch} does not divide over {devices} devices; choose a '
       'multiple (sharding.fit_batch_size rounds to one).'
     )
 
-  def local(*arrays: Any) -> Array:
+  def local(*arrays: Any) -> Any:
     return jax.lax.pmean(loss(*arrays, axis=axis), axis)
 
   specs = (PartitionSpec(), *(PartitionSpec(axis) for _ in batched))
   return jax.shard_map(
     local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()
-  )(logit_scale, *batched)
+  )(scalars, *batched)
 
 
 def log_denominators(
   logits: Callable[[Any], Array],
-  columns: Any,
-  axis: str | None,
+  columns: Columns,
   chunk_size: int | None,
+  regions: int = 1,
 ) -> tuple[Float[Array, ' r'], Float[Array, ' c']]:
   """Logarithms of the softmax denominators, both ways.
 
   Args:
     logits: function of columns to the logits `r c` of this device's rows.
-    columns: array or tree of arrays, this device's columns first.
-    axis: as `on_mesh` gives it.
-    chunk_size: as in `map_columns`.
+    columns: from `gather`.
+    chunk_size, regions: as in `map_columns`.
 
   Returns:
     logsumexp of the logits of this device's rows over all columns, and of this
@@ -166,13 +207,12 @@ def log_denominators(
     x = jnp.where(valid, logits(columns), MASKED)
     return jax.nn.logsumexp(x, axis=1), jax.nn.logsumexp(x, axis=0)
 
-  of_rows, of_columns = map_columns(part, columns, axis, chunk_size)
+  of_rows, of_columns = map_columns(part, columns, chunk_size, regions)
   # So far over this device's rows only: device d gets what all devices have
   # for its columns.
-  own = _length(columns)
-  devices = jax.lax.axis_size(axis) if axis else 1
-  of_columns = of_columns.reshape(-1)[: devices * own].reshape(devices, own)
-  if axis:
+  own, total = _length(columns.own), _length(columns.everyones)
+  of_columns = of_columns.reshape(-1)[:total].reshape(-1, own)
+  if axis := columns.axis:
     of_columns = jax.lax.all_to_all(of_columns, axis, 0, 0, tiled=True)
   lse = jax.nn.logsumexp
   return lse(of_rows, axis=0), lse(of_columns, axis=0)
@@ -180,18 +220,18 @@ def log_denominators(
 
 def map_columns(
   part: Callable[[Any, Any], Any],
-  columns: Any,
-  axis: str | None,
+  columns: Columns,
   chunk_size: int | None,
+  regions: int = 1,
 ) -> Any:
   """Compares with all columns chunk by chunk, recomputing each backwards.
 
   Args:
     part: function of `(columns, valid)` of a chunk; `valid` (True, or bool `c`)
       is False where a column is padding.
-    columns: array or tree of arrays, this device's columns first.
-    axis: as `on_mesh` gives it; the columns of all its devices are gathered.
-    chunk_size: columns per chunk; None, or at least all of them: one chunk.
+    columns: from `gather`.
+    chunk_size: comparisons per chunk with each image; None: one chunk.
+    regions: that an image compares with each column.
 
   Returns:
     The results of `part`, stacked along a new first axis of chunks.
@@ -203,22 +243,22 @@ def map_columns(
     raise ValueError(
       f'chunk_size is {chunk_size}; give at least 1 column, or None for all.'
     )
-  if axis:
-    columns = jax.lax.all_gather(columns, axis, axis=0, tiled=True)
-  total = _length(columns)
-  if chunk_size is None or chunk_size >= total:
-    return jax.tree.map(lambda x: x[None], part(columns, True))
-  chunks = -(-total // chunk_size)
-  padding = chunks * chunk_size - total
+  total = _length(columns.everyones)
+  size = max(chunk_size // regions, 1) if chunk_size else total
+  if size >= total:
+    return jax.tree.map(lambda x: x[None], part(columns.everyones, True))
+  chunks = -(-total // size)
+  padding = chunks * size - total
 
   def split(x: Array) -> Array:
     x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(chunks, chunk_size, *x.shape[1:])
+    return x.reshape(chunks, size, *x.shape[1:])
 
-  valid = (jnp.arange(chunks * chunk_size) < total).reshape(chunks, chunk_size)
+  valid = (jnp.arange(chunks * size) < total).reshape(chunks, size)
   # Without the checkpoint the scan would keep every chunk's logits.
   step = jax.checkpoint(part, prevent_cse=False)
-  return jax.lax.map(lambda x: step(*x), (jax.tree.map(split, columns), valid))
+  split_columns = jax.tree.map(split, columns.everyones)
+  return jax.lax.map(lambda x: step(*x), (split_columns, valid))
 
 
 def as_float32(x: ArrayLike) -> Array:

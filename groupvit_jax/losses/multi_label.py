@@ -12,7 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.losses.contrastive import (
   MASKED,
+  Columns,
   as_float32,
+  gather,
   log_denominators,
   on_mesh,
   similarity,
@@ -58,8 +60,8 @@ def multi_label_loss(
     form: 'released' or 'paper'.
     noun_ids: equal for nouns that are the same word; None: all differ.
     mesh: as in `contrastive_loss`.
-    chunk_size: texts compared at a time, as in `contrastive_loss`. With
-      groups, temporary memory is rows x g x chunk_size.
+    chunk_size: groups times texts compared at a time with each image, as in
+      `contrastive_loss`: temporary memory is rows x chunk_size.
 
   Returns:
     The scalar loss.
@@ -67,8 +69,6 @@ def multi_label_loss(
   Raises:
     ValueError: unknown form; b does not divide over the mesh; bad chunk_size.
   """
-  if form not in FORMS:
-    raise ValueError(f"form is {form!r}; choose 'released' or 'paper'.")
 
   def loss(
     logit_scale: Array,
@@ -77,41 +77,76 @@ def multi_label_loss(
     ids: Array | None = None,
     axis: str | None = None,
   ) -> Array:
-    def logits(texts: Array) -> Array:
-      return logit_scale * similarity(image, texts)
-
-    texts = nouns.reshape(-1, nouns.shape[-1])
-    positive = logit_scale * own_cosines(image, nouns)
-    of_text = positive.reshape(-1)
-    if ids is None:
-      over_texts, over_images = log_denominators(
-        logits, texts, axis, chunk_size
-      )
-      if form == 'released':
-        to_text = over_texts - jnp.mean(positive, axis=1)
-      else:
-        to_text = over_texts - jax.nn.logsumexp(positive, axis=1)
-      to_image = over_images - of_text
-    else:
-
-      def negative_logits(columns: tuple[Array, Array]) -> Array:
-        texts, text_ids = columns
-        return jnp.where(share_an_id(ids, text_ids), MASKED, logits(texts))
-
-      over_texts, over_images = log_denominators(
-        negative_logits, (texts, ids.reshape(-1)), axis, chunk_size
-      )
-      # -log p where p = e^positive / (e^positive + sum of the negatives).
-      if form == 'paper':
-        positive = jax.nn.logsumexp(positive, axis=1, keepdims=True)
-      to_text = jax.nn.softplus(over_texts[:, None] - positive)
-      to_image = jax.nn.softplus(over_images - of_text)
-    return 0.5 * (jnp.mean(to_text) + jnp.mean(to_image))
+    return multi_label_term(
+      image,
+      gather(nouns.reshape(-1, nouns.shape[-1]), axis),
+      logit_scale,
+      form=form,
+      noun_ids=None if ids is None else gather(ids.reshape(-1), axis),
+      chunk_size=chunk_size,
+    )
 
   batched = as_float32(image), as_float32(nouns)
   if noun_ids is not None:
     batched += (jnp.asarray(noun_ids),)
   return on_mesh(loss, mesh, logit_scale, *batched)
+
+
+def multi_label_term(
+  image: Float[Array, 'b e'] | Float[Array, 'b g e'],
+  nouns: Columns,
+  logit_scale: Float[Array, ''],
+  *,
+  form: str,
+  noun_ids: Columns | None,
+  chunk_size: int | None,
+) -> Float[Array, '']:
+  """`multi_label_loss` of this device's images, for use inside `on_mesh`.
+
+  The columns are flat: the k nouns of the first image, those of the second.
+  """
+  if form not in FORMS:
+    raise ValueError(f"form is {form!r}; choose 'released' or 'paper'.")
+  regions = 1 if image.ndim == 2 else image.shape[1]
+
+  def logits(texts: Array) -> Array:
+    return logit_scale * similarity(image, texts)
+
+  own = nouns.own.reshape(len(image), -1, nouns.own.shape[-1])
+  positive = logit_scale * own_cosines(image, own)
+  of_text = positive.reshape(-1)
+  if noun_ids is None:
+    over_texts, over_images = log_denominators(
+      logits, nouns, chunk_size, regions
+    )
+    if form == 'released':
+      to_text = over_texts - jnp.mean(positive, axis=1)
+    else:
+      to_text = over_texts - jax.nn.logsumexp(positive, axis=1)
+    to_image = over_images - of_text
+  else:
+    own_ids = noun_ids.own.reshape(len(image), -1)
+
+    def negative_logits(columns: tuple[Array, Array]) -> Array:
+      texts, text_ids = columns
+      return jnp.where(share_an_id(own_ids, text_ids), MASKED, logits(texts))
+
+    over_texts, over_images = log_denominators(
+      negative_logits, with_ids(nouns, noun_ids), chunk_size, regions
+    )
+    # -log p where p = e^positive / (e^positive + sum of the negatives).
+    if form == 'paper':
+      positive = jax.nn.logsumexp(positive, axis=1, keepdims=True)
+    to_text = jax.nn.softplus(over_texts[:, None] - positive)
+    to_image = jax.nn.softplus(over_images - of_text)
+  return 0.5 * (jnp.mean(to_text) + jnp.mean(to_image))
+
+
+def with_ids(texts: Columns, ids: Columns) -> Columns:
+  """Columns of pairs: a text and its id."""
+  return Columns(
+    (texts.own, ids.own), (texts.everyones, ids.everyones), texts.axis
+  )
 
 
 def own_cosines(

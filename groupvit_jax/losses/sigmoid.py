@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from groupvit_jax.losses.contrastive import (
   as_float32,
+  gather,
   map_columns,
   on_mesh,
   similarity,
@@ -60,7 +61,7 @@ def sigmoid_loss(
       logits = scale * similarity(image, texts) + bias
       return jnp.where(valid, jax.nn.softplus(logits), 0).sum(1)
 
-    total = map_columns(all_pairs, text, axis, chunk_size).sum(0)
+    total = map_columns(all_pairs, gather(text, axis), chunk_size).sum(0)
     own = scale * jnp.sum(image * text, axis=-1) + bias
     return jnp.mean(total - own)
 

@@ -4,8 +4,7 @@ Contrastive, nouns against images, groups or tokens, a learned background, and
 terms on the assignment; each is a function of `losses`.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,8 +36,8 @@ def make(
     The `loss_fn` of a `task.Task`.
   """
   loss = config.loss
+  compared = weights(loss)
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
-  match_tokens = loss.num_nouns > 0 and loss.part_weight > 0
 
   def loss_fn(variables, batch, rng):
     erase_rng, gumbel_rng, drop_rng = jax.random.split(rng, 3)
@@ -53,36 +52,13 @@ def make(
       batch.get('distinct', batch['tokens']),
       batch.get('which'),
       train=True,
-      with_groups=match_groups or loss.background_weight > 0,
-      with_token_embeddings=match_tokens,
+      with_groups=match_groups or 'background' in compared,
+      with_token_embeddings='part' in compared,
       rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
     )
-    terms = {
-      'contrastive': contrastive.contrastive_loss(
-        out['image'],
-        out['texts'][:, 0],
-        out['logit_scale'],
-        mesh=mesh,
-        chunk_size=loss.chunk_size or None,
-      )
-    }
-    total = loss.contrastive_weight * terms['contrastive']
-    match = functools.partial(_noun_loss, out, batch, loss, mesh)
-    if loss.num_nouns:
-      # Against the pooled image, or against its best group each.
-      terms['multi_label'] = (
-        match(out['groups'], loss.noun_scale)
-        if match_groups
-        else match(out['image'], out['multi_label_logit_scale'])
-      )
-      total += loss.multi_label_weight * terms['multi_label']
-    if match_tokens:
-      terms['part'] = match(out['token_embeddings'], loss.noun_scale)
-      total += loss.part_weight * terms['part']
-    if loss.background_weight:
-      terms['background'] = _background_loss(out, batch, loss, mesh)
-      total += loss.background_weight * terms['background']
+    terms = compare(out, batch, loss, mesh)
+    total = sum(weight * terms[name] for name, weight in compared.items())
     if out.get('assignments'):
       regulariser, statistics = _assignment_terms(out, loss)
       total += regulariser
@@ -94,34 +70,90 @@ def make(
   return loss_fn
 
 
-def _noun_loss(out, batch, loss, mesh, regions, scale):
-  """Nouns against images, or each against the best of an image's regions."""
-  noun_tokens = batch['tokens'][:, 1:]
-  return multi_label.multi_label_loss(
-    regions,
-    out['texts'][:, 1:],
-    scale,
-    form=loss.multi_label_form,
-    noun_ids=text_ids(noun_tokens) if loss.share_nouns else None,
-    mesh=mesh,
-    chunk_size=loss.chunk_size or None,
-  )
+def weights(loss: config_lib.Config) -> dict[str, float]:
+  """The terms that compare with the whole batch, and their weights."""
+  found = {'contrastive': loss.contrastive_weight}
+  if loss.num_nouns:
+    found['multi_label'] = loss.multi_label_weight
+    if loss.part_weight:
+      found['part'] = loss.part_weight
+  if loss.background_weight:
+    found['background'] = loss.background_weight
+  return found
 
 
-def _background_loss(out, batch, loss, mesh):
-  """Trains the background token alone: groups and nouns are fixed here."""
-  groups, nouns, scale = jax.lax.stop_gradient(
-    (out['groups'], out['texts'][:, 1:], out['logit_scale'])
-  )
-  return background_losses.background_loss(
-    groups,
-    nouns,
-    out['background_token'],
-    scale,
-    noun_ids=text_ids(batch['tokens'][:, 1:]),
-    mesh=mesh,
-    chunk_size=loss.chunk_size or None,
-  )
+def compare(
+  out: Mapping[str, Any],
+  batch: Mapping[str, jax.Array],
+  loss: config_lib.Config,
+  mesh: jax.sharding.Mesh | None,
+) -> dict[str, jax.Array]:
+  """The terms of `weights`: images, groups and tokens against all texts.
+
+  They share one pass: the texts, the smaller side, are gathered once from all
+  devices; images and their groups and tokens stay where they are.
+
+  Args:
+    out: of the model; the embeddings that the terms need.
+    batch: with `tokens`.
+    loss: a config's.
+    mesh: negatives come from all of its devices.
+  """
+  chunk_size = loss.chunk_size or None
+  names = weights(loss)
+
+  def terms(scalars, rows, axis=None):
+    # Flat: a TPU pads an axis of few texts to eight.
+    texts, ids = rows['texts'], rows['ids'].reshape(-1)
+    captions = contrastive.gather(texts[:, 0], axis)
+    nouns = texts[:, 1:].reshape(-1, texts.shape[-1])
+    nouns, ids = contrastive.gather(nouns, axis), contrastive.gather(ids, axis)
+
+    def match(regions, scale):
+      return multi_label.multi_label_term(
+        regions,
+        nouns,
+        scale,
+        form=loss.multi_label_form,
+        noun_ids=ids if loss.share_nouns else None,
+        chunk_size=chunk_size,
+      )
+
+    scale = scalars['logit_scale']
+    result = {
+      'contrastive': contrastive.contrastive_term(
+        rows['image'], captions, scale, chunk_size
+      )
+    }
+    if 'multi_label' in names:
+      # Against the pooled image, or against its best group each.
+      result['multi_label'] = (
+        match(rows['groups'], scalars['noun_scale'])
+        if loss.noun_match == 'best_group'
+        else match(rows['image'], scalars['multi_label_logit_scale'])
+      )
+    if 'part' in names:
+      result['part'] = match(rows['token_embeddings'], scalars['noun_scale'])
+    if 'background' in names:
+      # Trains the background token alone: groups and nouns are fixed here.
+      stop = jax.lax.stop_gradient
+      result['background'] = background_losses.background_term(
+        stop(rows['groups']),
+        nouns.map(stop),
+        scalars['background_token'],
+        stop(scale),
+        ids,
+        chunk_size,
+      )
+    return result
+
+  kept = 'logit_scale', 'multi_label_logit_scale', 'background_token'
+  scalars = {name: out[name] for name in kept if name in out}
+  scalars['noun_scale'] = loss.noun_scale
+  kept = 'image', 'texts', 'groups', 'token_embeddings'
+  rows = {name: out[name] for name in kept if name in out}
+  rows['ids'] = text_ids(batch['tokens'][:, 1:])
+  return contrastive.on_mesh(terms, mesh, scalars, rows)
 
 
 def _assignment_terms(out, loss):

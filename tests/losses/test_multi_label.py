@@ -109,6 +109,23 @@ def test_chunks_change_nothing(tiny, form, matched, with_ids):
   tiny.assert_close(actual, value_and_grads(tiny, *args, form=form))
 
 
+def test_chunks_count_groups():
+  batch, groups, nouns, width, chunk_size = 512, 64, 2, 8, 256
+
+  def loss(image, nouns, scale):
+    return multi_label_loss(image, nouns, scale, chunk_size=chunk_size)
+
+  shape = jax.ShapeDtypeStruct
+  step = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(
+    shape((batch, groups, width), jnp.float32),
+    shape((batch, nouns, width), jnp.float32),
+    shape((), jnp.float32),
+  )
+  memory = step.compile().memory_analysis()
+  cosines = 4 * batch * chunk_size  # bytes of a chunk, groups included
+  assert memory.temp_size_in_bytes < 16 * cosines  # all at once: 256 times
+
+
 def assert_eight_devices_equal_one(
   tiny, mesh, form, matched, with_ids, **options
 ):

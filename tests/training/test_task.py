@@ -5,8 +5,11 @@ import runpy
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from groupvit_jax import sharding
+from groupvit_jax.training import loss as loss_lib
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
@@ -37,6 +40,39 @@ def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
   )
   assert jnp.isfinite(loss)
   assert terms == TERMS & set(metrics)
+
+
+def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
+  get_config = runpy.run_path(str(CONFIG))['get_config']
+  config = get_config('demo,loss.share_nouns=true,loss.background_weight=0.5')
+  config.loss.chunk_size = 12  # 3 texts with 4 groups, 2 with 6 tokens
+  b, t, e = 8, 1 + config.loss.num_nouns, 5
+  out = {
+    'image': tiny.unit(0, b, e),
+    'texts': tiny.unit(1, b, t, e),
+    'groups': tiny.unit(2, b, 4, e),
+    'token_embeddings': tiny.unit(3, b, 6, e),
+    'background_token': tiny.unit(4, e + 1),
+    'logit_scale': np.float32(9.0),
+  }
+  tokens = jax.random.randint(jax.random.key(5), (b, t, 2), 0, 2)
+  results = []
+  for devices in (None, 2, 8):
+    mesh = devices and sharding.make_mesh(jax.devices()[:devices])
+
+    def total(out, mesh=mesh):
+      terms = loss_lib.compare(out, {'tokens': tokens}, config.loss, mesh)
+      assert terms.keys() == TERMS | {'background'}
+      return sum(i * terms[name] for i, name in enumerate(sorted(terms), 1))
+
+    step = jax.value_and_grad(total)
+    results.append(tiny.fast_jit(step)(out))
+    tiny.assert_close(results[0], results[-1], atol=1e-5)
+    if devices == 8:
+      # Captions, nouns and their ids; and the gradients of the texts.
+      jaxpr = str(jax.make_jaxpr(step)(out))
+      assert jaxpr.count('= all_gather') == 3
+      assert jaxpr.count('= reduce_scatter') == 2
 
 
 def test_predictions_of_images_take_their_sizes(tiny):
