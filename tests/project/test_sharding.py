@@ -1,6 +1,7 @@
 """Meshes and placement in one process of 8 devices and in two processes."""
 
 import json
+import os
 import sys
 
 import jax
@@ -95,6 +96,40 @@ def loss_and_grad(mesh, weights, image, text):
   return jax.jit(jax.value_and_grad(loss))(weights, image, text)
 
 
+CLUSTERS = {
+  'slurm': {
+    'SLURM_JOB_ID': '1',
+    'SLURM_STEP_NODELIST': '127.0.0.1',
+    'SLURM_NTASKS': '2',
+    'SLURM_PROCID': '{index}',
+    'SLURM_LOCALID': '{index}',
+    'JAX_COORDINATOR_PORT': '{port}',
+  },
+  'kubernetes': {
+    'KUBERNETES_SERVICE_HOST': '10.0.0.1',
+    'JOB_COMPLETION_INDEX': '{index}',
+    'JAX_COORDINATOR_ADDRESS': '{address}',
+    'JAX_NUM_PROCESSES': '2',
+    'JAX_PROCESS_ID': '{index}',
+  },
+}
+
+
+def find_the_other_process(address, index, cluster):
+  """Body of a child process whose environment is a cluster's."""
+  port = address.split(':')[1]
+  for name, value in CLUSTERS[cluster].items():
+    os.environ[name] = value.format(address=address, port=port, index=index)
+  assert sharding.initialize_distributed(detect=True)
+  print(json.dumps([jax.process_index(), sharding.gather(index)]))
+
+
+@pytest.mark.parametrize('cluster', CLUSTERS)
+def test_processes_of_a_cluster_find_each_other(run_two_processes, cluster):
+  for index, found in enumerate(run_two_processes(__file__, cluster)):
+    assert found == [index, [0, 1]]
+
+
 def run_one_of_two_processes(address, index):
   """Body of a child process; prints its loss and gradient."""
   assert sharding.initialize_distributed(address, 2, index)
@@ -119,4 +154,6 @@ def test_two_processes_equal_one(run_two_processes):
 
 
 if __name__ == '__main__':
-  run_one_of_two_processes(sys.argv[1], int(sys.argv[2]))
+  arguments = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+  child = find_the_other_process if sys.argv[3:] else run_one_of_two_processes
+  child(*arguments)
