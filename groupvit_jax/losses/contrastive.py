@@ -114,23 +114,24 @@ def contrastive_term(
 def similarity(
   rows: Float[Array, 'r e'] | Float[Array, 'r g e'],
   columns: Float[Array, 'c e'],
+  precision: str | None = 'highest',
 ) -> Float[Array, 'r c']:
   """Cosine of every row with every column; the best group where there are some.
-
-  The product runs at full float32 precision: by default a TPU rounds to
-  bfloat16 and a GPU to TF32, and a scale of 100 multiplies that error.
 
   Args:
     rows: unit vectors, or those of every group of an image.
     columns: unit vectors.
+    precision: of the product. By default full float32: a TPU would round to
+      bfloat16 and a GPU to TF32, and a scale of 100 multiplies that error.
+      None: as jax does it on the device.
 
   Returns:
     The cosines; with groups the maximum over g. The gradient goes to that
     group, to the first of equal ones.
   """
   if rows.ndim == 2:
-    return jnp.einsum('re,ce->rc', rows, columns, precision='highest')
-  cosine = jnp.einsum('rge,ce->rgc', rows, columns, precision='highest')
+    return jnp.einsum('re,ce->rc', rows, columns, precision=precision)
+  cosine = jnp.einsum('rge,ce->rgc', rows, columns, precision=precision)
   # The maximum, spelled so that its gradient is one product: that of jnp.max
   # divides among ties and took 3 to 4 times as long on a CPU.
   best = jnp.argmax(jax.lax.stop_gradient(cosine), axis=1)

@@ -107,13 +107,17 @@ def multi_label_term(
   """
   if form not in FORMS:
     raise ValueError(f"form is {form!r}; choose 'released' or 'paper'.")
-  regions = 1 if image.ndim == 2 else image.shape[1]
+  regions, precision = 1, 'highest'
+  if image.ndim == 3:
+    # As many times the products, and a scale of about ten: a TPU may round to
+    # bfloat16 (benchmarks/RESULTS.md), as the network before them does.
+    regions, precision = image.shape[1], None
 
   def logits(texts: Array) -> Array:
-    return logit_scale * similarity(image, texts)
+    return logit_scale * similarity(image, texts, precision)
 
   own = nouns.own.reshape(len(image), -1, nouns.own.shape[-1])
-  positive = logit_scale * own_cosines(image, own)
+  positive = logit_scale * own_cosines(image, own, precision)
   of_text = positive.reshape(-1)
   if noun_ids is None:
     over_texts, over_images = log_denominators(
@@ -152,10 +156,15 @@ def with_ids(texts: Columns, ids: Columns) -> Columns:
 def own_cosines(
   image: Float[Array, 'b e'] | Float[Array, 'b g e'],
   nouns: Float[Array, 'b k e'],
+  precision: str | None = 'highest',
 ) -> Float[Array, 'b k']:
   """Cosines of each image, or of its best groups, with its own nouns."""
+
   # One image with its own nouns is a comparison of 1 row with k columns.
-  return jax.vmap(lambda i, t: similarity(i[None], t)[0])(image, nouns)
+  def one(image: Array, nouns: Array) -> Array:
+    return similarity(image[None], nouns, precision)[0]
+
+  return jax.vmap(one)(image, nouns)
 
 
 def share_an_id(
