@@ -255,9 +255,10 @@ def run_blocks(
 ) -> Float[Array, 'b n d']:
   """Blocks one after the other; call it inside a module's `__call__`.
 
-  On TPUs they are one scanned block, whose parameters are stacked in every
-  step: a program with a copy of each block takes many times as long to compile
-  (benchmarks/RESULTS.md). Parameters and noise are the same either way.
+  With `remat` on TPUs they are one scanned block, whose parameters are stacked
+  in every step: it compiles three times as fast and takes the least memory, but
+  a copy of each block, without `remat`, runs faster (benchmarks/RESULTS.md).
+  Parameters and noise are the same either way.
 
   Args:
     module: that module; block i is its `block_{i}`.
@@ -272,7 +273,7 @@ def run_blocks(
   if train and any(drop_path):
     drops = drop_paths(module.make_rng('drop_path'), drop_path, len(x))
   names = [f'block_{i}' for i in range(len(drop_path))]
-  scanned = sharding.platform() == 'tpu' and len(names) > 1
+  scanned = remat and sharding.platform() == 'tpu' and len(names) > 1
   if not scanned or module.is_initializing():
     block = nn.remat(Block) if remat else Block
     for i, name in enumerate(names):
@@ -287,7 +288,7 @@ def run_blocks(
 
   params = [module.get_variable('params', name) for name in names]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *params)
-  step = jax.checkpoint(step, prevent_cse=False) if remat else step
+  step = jax.checkpoint(step, prevent_cse=False)
   return jax.lax.scan(step, x, (stacked, drops))[0]
 
 

@@ -1,7 +1,5 @@
 """Building blocks against plain numpy, torch's conventions and extremes."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,7 +104,7 @@ def test_remat_and_scanned_blocks_change_neither_output_nor_gradient(tiny):
   images = tiny.images(4)
   rngs = {'drop_path': jax.random.key(3)}
   results = []
-  for platform, remat in itertools.product(('cpu', 'tpu'), (False, True)):
+  for platform, remat in (('cpu', False), ('cpu', True), ('tpu', True)):
     model = tiny.vit_encoder(depth=3, drop_path_rate=0.5, remat=remat)
     variables = tiny.init(model, images)
 
@@ -118,7 +116,7 @@ def test_remat_and_scanned_blocks_change_neither_output_nor_gradient(tiny):
       # By hand: autodiff with remat marks the block in the jaxpr.
       jaxpr = str(jax.make_jaxpr(jax.grad(loss))(variables))
       assert ('remat' in jaxpr) == remat
-      assert ('scan' in jaxpr) == (platform == 'tpu')
+      assert ('scan' in jaxpr) == (remat and platform == 'tpu')
       results.append(tiny.fast_jit(jax.value_and_grad(loss))(variables))
   for result in results[1:]:
     jax.tree.map(tiny.assert_near, results[0], result)
