@@ -211,12 +211,7 @@ def describe(config, name, compiled, text, seconds) -> Row:
   chip = CHIPS[name.split(':')[0]]
   chips = math.prod(map(int, name.split(':')[1].split('x')))
   memory = compiled.memory_analysis()
-  used = (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
-  )
+  used = memory.peak_memory_in_bytes
   found = list(collectives(text))
   moved = sum(size * times for _, size, times in found)
   step = estimated_cycles(text) / chip.clock
@@ -271,11 +266,17 @@ def executed(text: str, name='ENTRY', times=1) -> Iterator[tuple[str, int]]:
   found = computations(text)
   for line in found[name]:
     yield line, times
-    count = re.search(r'known_trip_count[^\d]*(\d+)', line)
-    repeated = times * int(count[1]) if count else times
-    if ' while(' in line or ' call(' in line or ' conditional(' in line:
-      for called in _CALLED.findall(line):
-        yield from executed(text, called, repeated)
+    if ' while(' in line:
+      # A scan counts up to the one constant of its condition.
+      condition = re.search(r'condition=%?([\w.\-]+)', line)[1]
+      counts = re.findall(r'constant\((\d+)\)', '\n'.join(found[condition]))
+      repeated = times * max(map(int, counts))
+    elif ' call(' in line or ' conditional(' in line:
+      repeated = times
+    else:
+      continue
+    for called in _CALLED.findall(line):
+      yield from executed(text, called, repeated)
 
 
 def estimated_cycles(text: str) -> int:

@@ -55,6 +55,11 @@ PROGRAM = """
   ROOT %b = f32[32]{0} all-gather(%p), replica_groups={{0,1}}, PART
 }
 
+%condition (p: s32[]) -> pred[] {
+  %limit = s32[] constant(3)
+  ROOT %less = pred[] compare(%p, %limit), direction=LT
+}
+
 %body (p: f32[2]) -> f32[2] {
   ROOT %x = f32[2]{0} fusion(%p), backend_config={"estimated_cycles":"10"}
 }
@@ -62,7 +67,7 @@ PROGRAM = """
 ENTRY %main (p: f32[4]) -> f32[2] {
   %f = f32[32]{0} fusion(%p), calls=%fused, {"estimated_cycles":"5"}
   %g = f32[32]{0} fusion(%f), calls=%beside
-  %w = f32[2]{0} while(%g), body=%body, {"known_trip_count":{"n":"3"}}
+  %w = f32[2]{0} while(%g), condition=%condition, body=%body
   ROOT %r = bf16[2,8]{1,0} reduce-scatter(%w), replica_groups={{0,1},{2,3}}
 }
 """.replace('PART', '{"async_collective_fusion_config":{}}').replace(
