@@ -164,6 +164,8 @@ def _base() -> ml_collections.ConfigDict:
   c.run.keep = 2  # newest checkpoints on disk
   c.run.pictures = 24  # validation pictures in the report
   c.run.accept_other_data = False  # resume on data that have changed
+  c.run.max_skipped = 10  # steps in a row without a finite gradient
+  c.run.wandb = ''  # project of Weights & Biases; '' logs nothing there
 
   # Replaces fields where there is no accelerator, so that this starts and
   # progresses on a laptop too.

@@ -30,6 +30,7 @@ _COMMANDS = {
   'convert': 'turn weights into a model folder',
   'export': 'write a model as StableHLO programs',
   'serve': 'try models in a browser, or ask them by HTTP',
+  'runs': 'show how training runs are, or were, getting on',
   'info': 'show the architecture, parameters and metrics of a model',
   'data': 'prepare pairs for training, or look at them',
   'tokenizer': 'train or look at a tokenizer',

@@ -207,18 +207,47 @@ def _verify(
   One without a digest, of a run that was killed before it was written or of a
   former version, is taken as it is.
   """
+  wanted = _recorded_digest(workdir, step)
+  if wanted and files.digest(arrays, meta) != wanted:
+    raise ValueError('its contents are not those that were saved')
+
+
+def _recorded_digest(workdir: pathlib.Path, step: int) -> str | None:
   try:
     content = (workdir / _DIGESTS / f'{step}.json').read_text()
-    wanted = json.loads(content)[_DIGEST]
+    return json.loads(content)[_DIGEST]
   except (OSError, ValueError, KeyError, TypeError):
-    return
-  if files.digest(arrays, meta) != wanted:
-    raise ValueError('its contents are not those that were saved')
+    return None
 
 
 def _warn_of_damage(step: int, fault: str) -> None:
   message = ' '.join(fault.split())
   logging.warning('the checkpoint of step %d is damaged: %.300s', step, message)
+
+
+def health(workdir: pathlib.Path, verify: bool = True) -> list[dict[str, Any]]:
+  """The complete checkpoints of a run, and what is known of each.
+
+  Args:
+    workdir: of any run; nothing in it is changed.
+    verify: read each one and compare it with its digest.
+
+  Returns:
+    By step, `step` and `health`: 'digest ok', 'without a digest', 'damaged:
+    ...', or 'not read'.
+  """
+  found = []
+  for step in sorted(workdir_lib.steps(workdir)):
+    state = 'not read'
+    if verify:
+      try:
+        _read(workdir, step)
+        recorded = _recorded_digest(workdir, step)
+        state = 'digest ok' if recorded else 'without a digest'
+      except Exception as error:  # Orbax's and TensorStore's are of many kinds
+        state = f'damaged: {" ".join(str(error).split()):.200}'
+    found.append({'step': step, 'health': state})
+  return found
 
 
 def read_newest(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
@@ -234,16 +263,36 @@ def read_newest(workdir: pathlib.Path) -> tuple[int, dict[str, np.ndarray]]:
   """
   steps = sorted(workdir_lib.steps(workdir), reverse=True)
   for step in steps:
-    folder = workdir / 'checkpoints' / str(step)
     try:
-      arrays = _read_arrays(folder / 'state')
-      meta = json.loads((folder / 'meta' / 'metadata').read_text())
-      _verify(workdir, step, arrays, meta)
-      return step, arrays
+      return step, _read(workdir, step)
     except Exception as error:  # Orbax's and TensorStore's are of many kinds
       _warn_of_damage(step, str(error))
   state = 'none of them can be read' if steps else 'none is whole yet'
   raise WorkdirError(f'{workdir} has no checkpoint to load: {state}')
+
+
+def read(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+  """Reads the checkpoint of a step: all arrays by path.
+
+  Raises:
+    WorkdirError: there is none, or it cannot be read.
+  """
+  try:
+    return _read(workdir, step)
+  except Exception as error:  # Orbax's and TensorStore's are of many kinds
+    raise WorkdirError(
+      f'the checkpoint of step {step} in {workdir} is gone or damaged: '
+      f'{" ".join(str(error).split()):.200}'
+    ) from error
+
+
+def _read(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+  """All arrays of a checkpoint, compared with its digest."""
+  folder = workdir / 'checkpoints' / str(step)
+  arrays = _read_arrays(folder / 'state')
+  meta = json.loads((folder / 'meta' / 'metadata').read_text())
+  _verify(workdir, step, arrays, meta)
+  return arrays
 
 
 def _read_arrays(path: Any) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ one command (big_vision's `parse_arg` habit).
 
 import ast
 import difflib
+import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ POSITIVE = (
   'run.eval_every',
   'run.checkpoint_every',
   'run.keep',
+  'run.max_skipped',
 )
 _KINDS = {
   int: 'an integer',
@@ -155,7 +157,7 @@ def check(config: Config) -> None:
   """
   flat = flatten(config)
   for path in POSITIVE:
-    if flat[path] < 1:
+    if flat.get(path, 1) < 1:
       raise ConfigError(
         f"config field '{path}' is {flat[path]}; it has to be at least 1"
       )
@@ -175,6 +177,24 @@ def check(config: Config) -> None:
       'a background is learned from nouns; set loss.num_nouns above 0, or '
       'loss.background_weight to 0'
     )
+  check_packages(flat)
+
+
+def check_packages(flat: Mapping[str, Any]) -> None:
+  """Refuses fields, by dotted path, that need a package that is not there.
+
+  Raises:
+    ConfigError: one sentence, which names the extra.
+  """
+  if not flat.get('run.wandb'):
+    return
+  try:
+    importlib.import_module('wandb')
+  except ImportError as error:
+    raise ConfigError(
+      f'run.wandb={flat["run.wandb"]} needs Weights & Biases: pip install '
+      "'groupvit_jax[wandb]'"
+    ) from error
 
 
 def _choices() -> dict[str, Sequence[str]]:

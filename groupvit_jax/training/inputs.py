@@ -274,6 +274,11 @@ class Inputs:
     parts = map(collections.Counter, sharding.gather(self._bad))
     return sum(parts, self._bad_before)
 
+  def sample_names(self, start: int, count: int) -> list[str]:
+    """Names of the samples at positions, before bad ones were replaced."""
+    indices = self._order(np.arange(start, start + count)).tolist()
+    return [reading.sample_name(self._train_source, i) for i in indices]
+
   def as_meta(self) -> dict[str, Any]:
     """What the data are, and values for `resume`."""
     return {'data': self.identity, 'bad_samples': dict(self.bad_samples())}

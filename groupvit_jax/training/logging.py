@@ -1,4 +1,4 @@
-"""Records of a run: metrics.jsonl for the report, TensorBoard, and the clock.
+"""Records of a run: metrics.jsonl, TensorBoard, Weights & Biases, the clock.
 
 clu's writers need TensorFlow; where it is absent the JSON lines and the log
 remain, so that training works there too.
@@ -7,6 +7,7 @@ remain, so that training works there too.
 import json
 import math
 import pathlib
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from absl import logging
 
 from groupvit_jax import files
+from groupvit_jax.errors import ConfigError
 
 
 class Clock:
@@ -100,6 +102,7 @@ class RunLog:
     resumed_at: int,
     num_steps: int,
     active: bool,
+    project: str = '',
   ) -> None:
     """Opens the log.
 
@@ -109,15 +112,21 @@ class RunLog:
         removes all.
       num_steps: of the whole run, for the time that is left.
       active: False in all processes but the first, which write nothing.
+      project: of Weights & Biases, which then gets every row; '' for none.
+
+    Raises:
+      ConfigError: Weights & Biases does not start.
     """
     self._path = workdir / 'metrics.jsonl'
     self._active = active
     self.rows = [r for r in read_rows(self._path) if r['step'] <= resumed_at]
-    self._writer, self._progress = None, None
+    self._writer, self._progress, self._wandb = None, None, None
     if active:
       text = ''.join(json.dumps(row) + '\n' for row in self.rows)
       files.write_atomically(self._path, text)
       self._writer, self._progress = _tensorboard(workdir, num_steps)
+    if active and project:
+      self._wandb = _wandb(workdir, project)
 
   def tick(self, step: int) -> None:
     """Counts a dispatched step (clu's ReportProgress: steps/s, ETA)."""
@@ -135,6 +144,8 @@ class RunLog:
       file.write(json.dumps(finite | {'step': step}) + '\n')
     if self._writer:
       self._writer.write_scalars(step, {k: row[k] for k in values})
+    if self._wandb:
+      self._wandb.log({k: row[k] for k in values}, step=step)
 
   def images(self, step: int, images: Mapping[str, Any]) -> None:
     """Records images (uint8 `b h w 3`) in TensorBoard where there is one."""
@@ -163,6 +174,8 @@ class RunLog:
     if self._writer:
       self._writer.flush()
       self._writer.close()
+    if self._wandb:
+      self._wandb.finish()
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -175,6 +188,33 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
       except json.JSONDecodeError:
         logging.warning('%s: left out an incomplete line', path)
   return rows
+
+
+def _wandb(workdir: pathlib.Path, project: str) -> Any:
+  """Starts, or resumes, the run of a workdir in Weights & Biases.
+
+  WANDB_MODE=offline, WANDB_API_KEY and the like are read by wandb itself.
+  """
+  import wandb
+
+  record = workdir / 'wandb_id'
+  if not record.exists():
+    files.write_atomically(record, secrets.token_hex(4))
+  try:
+    return wandb.init(
+      project=project,
+      name=workdir.name,
+      id=record.read_text(),
+      resume='allow',
+      dir=str(workdir),
+      config=json.loads((workdir / 'config.json').read_text()),
+    )
+  except Exception as error:  # no key, no network, no such project
+    raise ConfigError(
+      f'run.wandb={project}: Weights & Biases does not start '
+      f'({" ".join(str(error).split()):.200}); set WANDB_MODE=offline to log '
+      'without a connection, or run.wandb to nothing'
+    ) from error
 
 
 def _tensorboard(workdir: pathlib.Path, num_steps: int) -> tuple[Any, Any]:

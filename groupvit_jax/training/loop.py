@@ -6,14 +6,12 @@ It knows a Task and Evaluators, and nothing of GroupViT.
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from absl import logging
 from clu import parameter_overview
@@ -25,7 +23,9 @@ from groupvit_jax.training import (
   checkpoint,
   clip,
   collapse,
+  gradients,
   inputs,
+  replay,
   results,
   signals,
 )
@@ -85,6 +85,7 @@ def train_and_evaluate(
   mesh = sharding.make_mesh()
   with contextlib.ExitStack() as stack:
     stack.enter_context(workdir_lib.held(workdir))
+    stack.enter_context(workdir_lib.end_recorded(workdir))
     stack.enter_context(workdir_lib.storage_explained(workdir))
     workdir_lib.claim(workdir, config)
     data = stack.enter_context(inputs.Inputs(config, mesh))
@@ -113,6 +114,7 @@ def train_and_evaluate(
       resumed_at=known,
       num_steps=config.num_steps,
       active=jax.process_index() == 0,
+      project=config.run.get('wandb', ''),
     )
     stack.callback(log.close)
     monitor = collapse.CollapseMonitor(
@@ -122,6 +124,7 @@ def train_and_evaluate(
       grace=config.optimizer.warmup_steps,
       rows=log.rows,
     )
+    watched = gradients.GradientMonitor(log.rows)
     snapshots = results.Snapshots(
       workdir, data.report_images(config.run.pictures)
     )
@@ -136,6 +139,7 @@ def train_and_evaluate(
       log=log,
       clock=clock,
       monitor=monitor,
+      gradients=watched,
       snapshots=snapshots,
       evaluators=data.evaluators(),
       predictor=data.predictor(),
@@ -238,6 +242,7 @@ class Run:
   log: logging_lib.RunLog
   clock: logging_lib.Clock
   monitor: collapse.CollapseMonitor
+  gradients: gradients.GradientMonitor
   snapshots: results.Snapshots
   evaluators: Mapping[str, Any]
   predictor: Any
@@ -292,6 +297,8 @@ class Run:
         if save or step % config.run.log_every == 0:
           self._log_step(step, metrics, schedule)
           metrics = empty()
+          if self.gradients.in_a_row >= config.run.get('max_skipped', 10):
+            self._give_up(state, batch, step)
         if save:
           self._save(state, step)
         if stopping and step < config.num_steps:
@@ -350,17 +357,21 @@ class Run:
   def _log_step(
     self, step: int, metrics: Any, schedule: optax.Schedule
   ) -> None:
-    """Logs the averages since the last time; raises where they are NaN."""
+    """Logs the averages since the last time."""
     config = self.config
-    values = {k: float(v) for k, v in metrics.compute().items()}
-    if not math.isfinite(values['loss']):
-      raise errors.NonFiniteLossError(
-        f'the loss is {values["loss"]} at step {step}; the last checkpoint is '
-        f'step {self.checkpoints.latest}. Lower optimizer.learning_rate, '
-        'lengthen optimizer.warmup_steps, or use dtype=float32'
-      )
-    values['learning_rate'] = float(np.asarray(schedule(step - 1)))
+    found = jax.device_get(metrics.compute())
+    skipped, largest = found.pop('skipped'), found.pop('largest')
+    values = {name: float(value) for name, value in found.items()}
+    spike = self.gradients.update(skipped, largest, values['grad_norm'])
+    values |= {
+      'grad_norm_max': float(largest[0]),
+      'skipped_steps': float(self.gradients.skipped),
+      # A skipped step leaves the schedule where it was.
+      'learning_rate': float(schedule(step - 1 - self.gradients.skipped)),
+    }
     words = [f'step {step} of {config.num_steps}', f'loss {values["loss"]:.3f}']
+    if skipped[1]:
+      words.append(f'{skipped[1]} of {skipped[0]} steps skipped')
     speed = self.clock.lap()
     if speed is not None:
       values['images_per_second'] = speed
@@ -376,6 +387,9 @@ class Run:
         'the step waited for data %.0f %% of the time; %s',
         *(100 * values['waiting'], inputs.ADVICE),
       )
+    if spike:
+      logging.warning('%s', spike)
+      self.log.text(step, 'gradients', spike)
     self._record(step, 'train', values)
 
   def _record(self, step: int, place: str, values: Mapping[str, float]) -> None:
@@ -386,6 +400,31 @@ class Run:
       level = logging.WARNING if event.end is None else logging.INFO
       logging.log(level, '%s', event.message)
       self.log.text(step, 'collapse', event.message)
+
+  def _give_up(
+    self, state: state_lib.TrainState, batch: Mapping[str, Any], step: int
+  ) -> None:
+    """Saves, dumps the batch, and raises: the steps until here were skipped."""
+    count = self.gradients.in_a_row
+    self._save(state, step)
+    self.checkpoints.wait()
+    size = self.config.batch_size
+    # Parameters are as they were before the step, whose number its rng has.
+    dump = replay.Dump(
+      step=step,
+      checkpoint=step,
+      rng=jax.random.fold_in(state.rng, step - 1),
+      samples=self.data.sample_names((step - 1) * size, size),
+      batch=batch,
+    )
+    path = dump.write(self.workdir)
+    raise errors.NonFiniteLossError(
+      f'the loss or its gradient was not finite in {count} steps in a row, the '
+      f'last one step {step}; parameters are as before them, in the checkpoint '
+      f'of step {step}. `groupvit runs replay {path}` shows the term and the '
+      'layer. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps, '
+      'or use dtype=float32'
+    )
 
   def _save(self, state: state_lib.TrainState, step: int) -> None:
     if not state_lib.is_finite(state):

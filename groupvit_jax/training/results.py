@@ -32,6 +32,11 @@ IMAGE_LEVEL_FIGURES = (
   'image_to_text_r1',
   'text_to_image_r1',
 )
+# Of them, those that a line about an evaluation shows.
+HEADLINE = (
+  *('miou', 'miou_things', 'oracle_miou', 'pixel_accuracy'),
+  *IMAGE_LEVEL_FIGURES,
+)
 _FIGURES = (
   *IMAGE_LEVEL_FIGURES,
   'miou',
@@ -293,13 +298,9 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
 
 def headline(figures: Mapping[str, float]) -> str:
   """Returns one line of the figures that matter, in percent."""
-  shown = (
-    *('miou', 'miou_things', 'oracle_miou', 'pixel_accuracy'),
-    *IMAGE_LEVEL_FIGURES,
-  )
   percent = evaluator.to_percent(figures)
   return '  '.join(
-    f'{name} {percent[name]:.1f}' for name in shown if name in percent
+    f'{name} {percent[name]:.1f}' for name in HEADLINE if name in percent
   )
 
 

@@ -14,7 +14,7 @@ from flax import struct
 from groupvit_jax import sharding
 from groupvit_jax.data import on_device
 from groupvit_jax.training import config as config_lib
-from groupvit_jax.training import optimizer, texts
+from groupvit_jax.training import gradients, optimizer, texts
 from groupvit_jax.training import task as task_lib
 
 
@@ -123,14 +123,19 @@ def number_of_groups(
 def make_train_metrics(
   task: task_lib.Task, state: TrainState, config: config_lib.Config
 ) -> type[clu_metrics.Collection]:
-  """Returns the collection that averages every scalar of the step."""
+  """Returns the collection of what a run logs of its steps.
+
+  It averages every scalar over the steps that were not skipped.
+  """
   batch = abstract_batch(config, config.batch_size)
   _, (_, values) = jax.eval_shape(
     task.loss_fn, state.variables, batch, state.rng
   )
   names = [*values, 'grad_norm']
   return clu_metrics.Collection.create(
-    **{name: clu_metrics.Average.from_output(name) for name in names}
+    skipped=gradients.Skipped,
+    largest=gradients.Largest,
+    **{name: clu_metrics.Average.from_output(name) for name in names},
   )
 
 
@@ -152,6 +157,9 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Any]]:
   """Returns `(state, metrics, batch) -> (state, metrics)`, jit-compiled.
 
+  A step whose loss or gradient is not finite changes nothing but its number,
+  and is counted (see `gradients`).
+
   State and metrics are donated: a step needs one copy of them, not two. Their
   placement is stated, or the second call would compile anew for the first's
   results. A batch may have what `texts.Texts` adds to it, and what
@@ -169,9 +177,10 @@ def make_train_step(
     batch = on_device.augmented(batch, mesh)
     whole = state.params, state.opt_state
     rows = batch.get('rows')
-    params, opt_state = whole
+    params, opt_state = before = whole
     if rows is not None:  # the others of the vocabulary stay as they are
-      params, opt_state = texts.map_table(lambda x: x[rows], whole)
+      before = texts.map_table(lambda x: x[rows], whole)
+      params, opt_state = before
       # Sorted rows keep the end token the highest id.
       distinct = jnp.searchsorted(rows, batch['distinct'])
       batch = {**batch, 'distinct': distinct}
@@ -180,8 +189,12 @@ def make_train_step(
       return task.loss_fn(state.variables | {'params': params}, batch, rng)
 
     grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(params)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(norm) & jnp.isfinite(values['loss'])
+    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
     updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
+    params, opt_state = kept((params, opt_state), before)
     if rows is not None:
       params, opt_state = texts.map_table(
         lambda new, old: old.at[rows].set(new, unique_indices=True),
@@ -191,11 +204,17 @@ def make_train_step(
     state = state.replace(
       step=state.step + 1,
       params=params,
-      batch_stats=batch_stats,
+      batch_stats=kept(batch_stats, state.batch_stats),
       opt_state=opt_state,
     )
+    averaged = {**values, 'grad_norm': norm}
     update = metrics_class.single_from_model_output(
-      **values, grad_norm=optax.global_norm(grads)
+      # clu masks arrays, not scalars.
+      **{name: value[None] for name, value in averaged.items()},
+      mask=finite[None],
+      norm=norm,
+      finite=finite,
+      step=state.step,
     )
     return state, metrics.merge(update)
 

@@ -20,7 +20,12 @@ import jax
 from absl import logging
 
 from groupvit_jax import files
-from groupvit_jax.errors import StorageError, UserError, WorkdirError
+from groupvit_jax.errors import (
+  Interrupted,
+  StorageError,
+  UserError,
+  WorkdirError,
+)
 from groupvit_jax.training import config as config_lib
 
 # What file systems answer, also where a library passes it on as text.
@@ -183,8 +188,7 @@ def held(path: pathlib.Path) -> Iterator[None]:
         'process trains there',
         path,
       )
-    now = datetime.datetime.now().astimezone().strftime('%F %T %Z')
-    name = f'process {os.getpid()} on {platform.node()}, since {now},'
+    name = f'process {os.getpid()} on {platform.node()}, since {_now()},'
     files.write_atomically(holder, name)
   try:
     yield
@@ -192,6 +196,45 @@ def held(path: pathlib.Path) -> Iterator[None]:
     with contextlib.suppress(OSError):
       holder.unlink(missing_ok=True)
     lock.release()
+
+
+@contextlib.contextmanager
+def end_recorded(path: pathlib.Path) -> Iterator[None]:
+  """Records in `end.json` how the run ends, for who reads it later.
+
+  A process that is killed leaves no record.
+  """
+  if jax.process_index():
+    yield
+    return
+  record = path / 'end.json'
+  with contextlib.suppress(OSError):
+    record.unlink(missing_ok=True)
+  state, message = 'finished', ''
+  try:
+    yield
+  except BaseException as error:
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+    state = 'stopped' if stopped else 'failed'
+    message = str(error) or type(error).__name__
+    raise
+  finally:
+    end = {'state': state, 'message': message, 'time': _now()}
+    with contextlib.suppress(OSError):
+      files.write_atomically(record, json.dumps(end) + '\n')
+
+
+def read_end(path: pathlib.Path) -> dict[str, str]:
+  """The `state`, `message` and `time` of a run's end; {} without a record."""
+  try:
+    end = json.loads((path / 'end.json').read_text())
+    return {name: str(end[name]) for name in ('state', 'message', 'time')}
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}
+
+
+def _now() -> str:
+  return datetime.datetime.now().astimezone().strftime('%F %T %Z')
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ def test_options_of_the_command_exist(capsys):
     if words[0] == 'train':  # in test_configurations_exist
       continue
     # A sub-command, or two words as of `tokenizer train`.
-    names = words[: 1 + (words[0] in ('data', 'tokenizer'))]
+    names = words[: 1 + (words[0] in ('data', 'runs', 'tokenizer'))]
     with pytest.raises(SystemExit):
       cli.main([*names, '--help'])
     known = capsys.readouterr().out

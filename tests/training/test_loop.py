@@ -17,7 +17,7 @@ from PIL import Image
 
 from groupvit_jax import errors
 from groupvit_jax.evaluation import diagnosis
-from groupvit_jax.training import checkpoint, inputs, loop
+from groupvit_jax.training import checkpoint, inputs, loop, replay
 from groupvit_jax.training import logging as logging_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -306,9 +306,16 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
 
 
 def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
-  config = tiny(cache, 'lr=1e30', 'optimizer.warmup_init=1e30', 'steps=5')
-  with pytest.raises(errors.NonFiniteLossError, match='Lower optimizer'):
+  rates = 'lr=1e30', 'optimizer.warmup_init=1e30'
+  config = tiny(cache, *rates, 'steps=5', 'run.max_skipped=2')
+  with pytest.raises(errors.NonFiniteLossError, match='2 steps in a row'):
     loop.train_and_evaluate(config, tmp_path)
+  (dump,) = (tmp_path / 'dumps').iterdir()
+  report = replay.replay(dump)
+  assert len(report['samples']) == 16
+  assert report['terms']['loss']['value'] in ('nan', 'inf')
+  assert report['outputs'] and report['gradients']
+  assert replay.as_text(report)
   saved = tmp_path / 'checkpoints'
   for step in [int(p.name) for p in saved.iterdir() if p.name.isdigit()]:
     _, state, _ = final_state(tmp_path)
