@@ -156,6 +156,12 @@ def _base() -> ml_collections.ConfigDict:
   c.eval.mix_logits = False  # mix logarithms of scores, if any are mixed
   c.eval.regions = 'model'  # 'kmeans', ... for a task without groups
 
+  # How it lies on the devices; may change when it is resumed.
+  c.mesh = ml_collections.ConfigDict()
+  # Devices that share one copy of parameters and optimizer state; 1: each its
+  # own. The batch is split over all devices either way.
+  c.mesh.fsdp = 1
+
   # How the run is watched; may change when it is resumed.
   c.run = ml_collections.ConfigDict()
   c.run.log_every = 50  # steps

@@ -43,6 +43,13 @@ _DISTRIBUTED = flags.DEFINE_bool(
   'JAX_NUM_PROCESSES and JAX_PROCESS_ID.',
 )
 
+_PROFILE = flags.DEFINE_bool(
+  'profile',
+  False,
+  'Write a trace of five steps, after ten to warm up, into WORKDIR/profile: '
+  'for https://ui.perfetto.dev and XProf.',
+)
+
 # How config_flags begins a message that goes on with a stack trace.
 _TRACE_FOLLOWS = 'Error whilst parsing config file'
 _PATIENCE = 20.0  # seconds that threads have where a run ends early
@@ -60,7 +67,9 @@ def main(unused_argv: list[str]) -> int:
     sharding.initialize_distributed(detect=_DISTRIBUTED.value)
     with peers.watched():
       initial = _initial(config.get('init_from'))
-      summary = loop.train_and_evaluate(config, workdir, _base(), initial)
+      summary = loop.train_and_evaluate(
+        config, workdir, _base(), initial, profile=_PROFILE.value
+      )
   except errors.Interrupted as stop:
     logging.warning('%s', stop)
     _end_within(_PATIENCE, 130)

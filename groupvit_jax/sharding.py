@@ -1,7 +1,8 @@
 """Devices, processes, and how arrays are laid out over them.
 
-One mesh axis, 'data': batches are split over it, everything else is on every
-device. The same calls serve one CPU, eight GPUs or a pod of processes.
+Batches are split over all devices. The mesh has the axis 'data'; a second one,
+'fsdp', also splits parameters and optimizer state, which are whole on every
+device without it. The same calls serve one CPU, eight GPUs or a pod.
 """
 
 import contextlib
@@ -20,6 +21,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from groupvit_jax import errors
 
 AXIS = 'data'
+FSDP = 'fsdp'
+# Arrays of fewer numbers stay whole: gathering them costs more than it saves.
+_SPLIT_FROM = 1024
 
 
 def initialize_distributed(
@@ -111,30 +115,95 @@ def traced_for(name: str) -> Iterator[None]:
     _platform.reset(token)
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-  """A mesh with the one axis 'data'.
+def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
+  """A mesh with the axis 'data', and with 'fsdp' where that is above 1.
 
   Args:
     devices: Devices to use; None: all of all processes.
+    fsdp: Number of devices that share one copy of parameters and optimizer
+      state.
 
   Returns:
-    The mesh. Its axis is Auto: the default of `jax.make_mesh`, Explicit,
+    The mesh. Its axes are Auto: the default of `jax.make_mesh`, Explicit,
     makes ordinary code on sharded arrays raise.
+
+  Raises:
+    ConfigError: The devices do not divide into groups of `fsdp`.
   """
   devices = jax.devices() if devices is None else devices
+  shape = {AXIS: len(devices) // fsdp, FSDP: fsdp}
+  if len(devices) % fsdp:
+    raise errors.ConfigError(
+      f'mesh.fsdp is {fsdp}, which does not divide {len(devices)} devices; '
+      'choose a divisor, or 1'
+    )
+  if fsdp == 1:
+    del shape[FSDP]
   return jax.make_mesh(
-    (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    tuple(shape.values()),
+    tuple(shape),
+    axis_types=(AxisType.Auto,) * len(shape),
+    devices=devices,
   )
+
+
+def batch_axes(mesh: Mesh) -> Any:
+  """The axes that a batch is split over, as JAX takes them: all of them."""
+  return mesh.axis_names if len(mesh.axis_names) > 1 else mesh.axis_names[0]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Splits the first axis over all devices."""
-  return NamedSharding(mesh, PartitionSpec(AXIS))
+  return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(tree: Any, mesh: Mesh) -> Any:
+  """How parameters, or moments of them, lie on a mesh.
+
+  Args:
+    tree: Tree of arrays or of their shapes.
+    mesh: Of all processes.
+
+  Returns:
+    Tree of shardings. With an axis 'fsdp', matrices and larger arrays are split
+    over it along their largest axis that divides, the last one of equal ones;
+    all else is whole on every device.
+  """
+  parts = mesh.shape.get(FSDP, 1)
+
+  def sharding_of(x: Any) -> NamedSharding:
+    axes = [i for i, size in enumerate(x.shape) if size % parts == 0]
+    if parts == 1 or x.ndim < 2 or x.size < _SPLIT_FROM or not axes:
+      return replicated(mesh)
+    split = max(axes, key=lambda i: (x.shape[i], i))
+    names = [FSDP if i == split else None for i in range(x.ndim)]
+    return NamedSharding(mesh, PartitionSpec(*names))
+
+  return jax.tree.map(sharding_of, tree)
+
+
+def split(tree: Any, mesh: Mesh) -> Any:
+  """The same arrays, placed as `state_sharding` says."""
+  if FSDP not in mesh.shape:
+    return tree
+  return jax.jit(lambda x: x, out_shardings=state_sharding(tree, mesh))(tree)
+
+
+def whole(tree: Any) -> Any:
+  """The same arrays, whole on every device; all processes call it together.
+
+  A tree in which nothing is split is returned as it is.
+  """
+  parts = [x for x in jax.tree.leaves(tree) if not x.is_fully_replicated]
+  if not parts:
+    return tree
+  everywhere = replicated(parts[0].sharding.mesh)
+  return jax.jit(lambda x: x, out_shardings=everywhere)(tree)
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:

@@ -109,7 +109,7 @@ def augmented(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
   drawn = [batch[name] for name in DRAWN if name in batch]
   batch = {name: batch[name] for name in batch if name not in DRAWN}
   if drawn:
-    rows = PartitionSpec(sharding.AXIS)
+    rows = PartitionSpec(sharding.batch_axes(mesh))
     apply = jax.shard_map(augment, mesh=mesh, in_specs=rows, out_specs=rows)
     batch['image'] = apply(batch['image'], *drawn)
   return batch

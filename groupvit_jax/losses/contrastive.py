@@ -44,7 +44,7 @@ def contrastive_loss(
     image: unit vectors of the global batch.
     text: unit vectors; row i belongs to image i.
     logit_scale: inverse temperature, exponentiated and clamped.
-    mesh: has the axis `sharding.AXIS`, which splits b. Every device then
+    mesh: splits b over all of its devices. Every device then
       compares its own images with the texts of all. Call it inside jit on
       global arrays and differentiate from outside. None: one device.
     chunk_size: texts compared at a time, so that b x b logits never exist,
@@ -156,7 +156,7 @@ def on_mesh(
   Args:
     loss: function of `(scalars, *batched)`, and of `axis`, the name of the
       mesh axis, under a mesh. Returns a mean over its rows, or a tree of them.
-    mesh: has the axis `sharding.AXIS`; None: one device.
+    mesh: of `sharding.make_mesh`; None: one device.
     scalars: the same on every device; one, or a tree of them.
     *batched: trees of arrays whose first axis is the global batch.
 
@@ -169,8 +169,8 @@ def on_mesh(
   scalars = jax.tree.map(as_float32, scalars)
   if mesh is None:
     return loss(scalars, *batched)
-  axis = sharding.AXIS
-  devices, batch = mesh.shape[axis], _length(batched)
+  axis = sharding.batch_axes(mesh)
+  devices, batch = mesh.size, _length(batched)
   if batch % devices:
     raise ValueError(
       f'A batch of {batch} does not divide over {devices} devices; choose a '

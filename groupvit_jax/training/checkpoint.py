@@ -31,8 +31,9 @@ _DIGEST = 'sha256_by_path'
 class Checkpoints:
   """Orbax checkpoints of one run, written in the background.
 
-  The state is the same in all processes. Process 0 writes its digest; every
-  process verifies what it has restored, and a fault of one counts for all.
+  The state is the same in all processes, or split over them; it may be restored
+  to another mesh. Process 0 writes its digest; every process verifies what it
+  has restored, and a fault of one counts for all.
 
   Attributes:
     latest: the newest complete step, or None.
@@ -57,13 +58,14 @@ class Checkpoints:
     if step == self.latest:
       return
     with self._explained():
+      complete = sharding.whole(state)  # by all processes together
       if jax.process_index() == 0:
         # That of a damaged checkpoint of this step.
         (self._digests / f'{step}.json').unlink(missing_ok=True)
         self._digested.result()  # one copy at a time
         # Copied on the device, as the next step reuses the buffers.
         self._digested = self._digesting.submit(
-          self._write_digest, step, _copied(_arrays(state)), dict(meta)
+          self._write_digest, step, _copied(_arrays(complete)), dict(meta)
         )
       self._manager.save(
         step,
@@ -99,11 +101,16 @@ class Checkpoints:
       restored, fault = None, ''
       try:
         restored = self._manager.restore(step, args=args)
-        arrays = _arrays(restored['state'])
-        _verify(self._workdir, step, arrays, restored['meta'])
       except Exception as error:  # Orbax's and TensorStore's are of many kinds
         fault = str(error) or type(error).__name__
       faults = [fault for fault in sharding.gather(fault) if fault]
+      if not faults:
+        try:
+          arrays = _arrays(sharding.whole(restored['state']))
+          _verify(self._workdir, step, arrays, restored['meta'])
+        except Exception as error:
+          fault = str(error) or type(error).__name__
+        faults = [fault for fault in sharding.gather(fault) if fault]
       if restored and not faults:
         self._set_aside([s for s in steps if s > step])
         return restored['state'], restored['meta']

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 else:
   Config = ml_collections.ConfigDict
 
-# Fields that say how a run is watched, not what it computes: a run may be
-# resumed with other values here.
-RUN_FIELDS = ('run',)
+# Fields that say how a run is watched, and how it lies on the devices, not what
+# it computes: a run may be resumed with other values here.
+RUN_FIELDS = ('run', 'mesh')
 
 # Where 'auto' stands for a choice by a measurement, which the run's config.json
 # records: a resumed run keeps it.
@@ -42,6 +42,7 @@ POSITIVE = (
   'run.checkpoint_every',
   'run.keep',
   'run.max_skipped',
+  'mesh.fsdp',
 )
 _KINDS = {
   int: 'an integer',

@@ -32,6 +32,7 @@ from groupvit_jax.training import (
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import initial as initial_lib
 from groupvit_jax.training import logging as logging_lib
+from groupvit_jax.training import profile as profile_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 from groupvit_jax.training import workdir as workdir_lib
@@ -45,6 +46,7 @@ def train_and_evaluate(
   workdir: str | os.PathLike,
   base: config_lib.Config | None = None,
   initial: Any = None,
+  profile: bool = False,
 ) -> dict[str, Any]:
   """Trains until `config.num_steps`, evaluating and saving on the way.
 
@@ -58,6 +60,7 @@ def train_and_evaluate(
       option was added is resumed; None refuses it.
     initial: the model that `config.init_from` names, as `convert.load_source`
       returns it: training begins with its weights.
+    profile: write a trace of a few steps into `workdir/profile`.
 
   Returns:
     The summary, as written to `workdir/summary.json`.
@@ -82,7 +85,7 @@ def train_and_evaluate(
       config.num_steps,
     )
     return summary
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(fsdp=config.get('mesh', {}).get('fsdp', 1))
   with contextlib.ExitStack() as stack:
     stack.enter_context(workdir_lib.held(workdir))
     stack.enter_context(workdir_lib.end_recorded(workdir))
@@ -143,6 +146,7 @@ def train_and_evaluate(
       snapshots=snapshots,
       evaluators=data.evaluators(),
       predictor=data.predictor(),
+      profile=profile and jax.process_index() == 0,
     )
     run.train(state, tx, schedule)
     checkpoints.close()
@@ -160,7 +164,8 @@ def _started(state, config, vocab_size, initial, mesh):
   mean, std = on_device.NORMALIZATIONS[normalization]
   described = task_lib.architecture(config, vocab_size)
   pixels = {'mean': mean, 'std': std}
-  return initial_lib.start_from(state, described, pixels, initial, mesh)
+  state = initial_lib.start_from(state, described, pixels, initial, mesh)
+  return sharding.split(state, mesh)
 
 
 def fit_to_hardware(
@@ -246,6 +251,7 @@ class Run:
   snapshots: results.Snapshots
   evaluators: Mapping[str, Any]
   predictor: Any
+  profile: bool
 
   def train(
     self,
@@ -257,7 +263,8 @@ class Run:
     config, clock = self.config, self.clock
     metrics_class = state_lib.make_train_metrics(self.task, state, config)
     train_step = state_lib.make_train_step(
-      self.task, tx, metrics_class, self.mesh
+      *(self.task, tx, metrics_class, self.mesh),
+      placement=sharding.state_sharding(state, self.mesh),
     )
     replicated = sharding.replicated(self.mesh)
     empty = jax.jit(metrics_class.empty, out_shardings=replicated)
@@ -274,12 +281,15 @@ class Run:
     compiled = False
     if step < config.num_steps:
       logging.info('compiling the training step, which takes up to minutes')
-    with signals.StopRequest() as stop:
+    folder = self.workdir / 'profile' if self.profile else None
+    trace = profile_lib.Trace(folder, step, config.num_steps)
+    with signals.StopRequest() as stop, trace:
       while step < config.num_steps:
         batch = next(batches)
-        with jax.transfer_guard('disallow'):
-          state, metrics = train_step(state, metrics, batch)
         step += 1
+        with jax.transfer_guard('disallow'), trace.step(step):
+          state, metrics = train_step(state, metrics, batch)
+        trace.stop_after(step, metrics)
         self.checkpoints.check()
         self.log.tick(step)
         if compiled:
@@ -321,7 +331,7 @@ class Run:
   def evaluate(self, state: state_lib.TrainState) -> None:
     """Runs every evaluator and segments the report's images at this step."""
     step = int(state.step)
-    fns, variables = self.task.predict_fns, state.variables
+    fns, variables = self.task.predict_fns, sharding.whole(state.variables)
     figures = {}
     for kind, evaluator in self.evaluators.items():
       if kind == 'segmentation':

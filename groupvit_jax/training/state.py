@@ -79,7 +79,7 @@ def create_state(
   config: config_lib.Config,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
-  """Initialises the state from `config.seed`, replicated over the mesh."""
+  """Initialises the state from `config.seed`, placed on the mesh."""
 
   def init():
     init_rng, rng = jax.random.split(jax.random.key(config.seed))
@@ -95,7 +95,8 @@ def create_state(
       rng=rng,
     )
 
-  return jax.jit(init, out_shardings=sharding.replicated(mesh))()
+  placement = sharding.state_sharding(jax.eval_shape(init), mesh)
+  return jax.jit(init, out_shardings=placement)()
 
 
 def abstract_batch(
@@ -144,6 +145,8 @@ def used_rows(
 ) -> np.ndarray | None:
   """Rows of the vocabulary that have been trained: `texts.Texts.used`."""
   o = config.optimizer
+  if jax.process_count() > 1:  # see `texts.Texts`
+    return None
   if o.name != 'muon' and o.weight_decay:  # then every row is decayed
     return None
   return texts.used_rows(state.params, state.opt_state)
@@ -154,6 +157,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   metrics_class: type[clu_metrics.Collection],
   mesh: jax.sharding.Mesh,
+  placement: Any = None,
 ) -> Callable[..., tuple[TrainState, Any]]:
   """Returns `(state, metrics, batch) -> (state, metrics)`, jit-compiled.
 
@@ -162,33 +166,40 @@ def make_train_step(
 
   State and metrics are donated: a step needs one copy of them, not two. Their
   placement is stated, or the second call would compile anew for the first's
-  results. A batch may have what `texts.Texts` adds to it, and what
+  results: `placement`, a tree of shardings, is the state's, by default whole on
+  every device. A batch may have what `texts.Texts` adds to it, and what
   `on_device.augmented` reads.
   """
+  whole, split = sharding.replicated(mesh), sharding.FSDP in mesh.shape
 
   @functools.partial(
     jax.jit,
     donate_argnums=(0, 1),
-    out_shardings=sharding.replicated(mesh),
+    out_shardings=(placement or whole, whole),
   )
   @sharding.traced_for(mesh.devices.flat[0].platform)
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     batch = on_device.augmented(batch, mesh)
-    whole = state.params, state.opt_state
+    trained = state.params, state.opt_state
     rows = batch.get('rows')
-    params, opt_state = before = whole
+    params, opt_state = before = trained
     if rows is not None:  # the others of the vocabulary stay as they are
-      before = texts.map_table(lambda x: x[rows], whole)
+      before = texts.map_table(lambda x: x[rows], trained)
       params, opt_state = before
       # Sorted rows keep the end token the highest id.
       distinct = jnp.searchsorted(rows, batch['distinct'])
       batch = {**batch, 'distinct': distinct}
 
     def loss_fn(params):
+      if split:  # gathered once
+        params = jax.lax.with_sharding_constraint(params, whole)
       return task.loss_fn(state.variables | {'params': params}, batch, rng)
 
     grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(params)
+    if split:
+      places = sharding.state_sharding(grads, mesh)
+      grads = jax.lax.with_sharding_constraint(grads, places)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(values['loss'])
     kept = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
@@ -199,7 +210,7 @@ def make_train_step(
       params, opt_state = texts.map_table(
         lambda new, old: old.at[rows].set(new, unique_indices=True),
         (params, opt_state),
-        whole,
+        trained,
       )
     state = state.replace(
       step=state.step + 1,

@@ -1,5 +1,6 @@
 """The training loop end to end on small scenes: resume, interrupt, failure."""
 
+import gzip
 import io
 import json
 import logging
@@ -208,11 +209,15 @@ def test_a_finished_run_says_so_and_stays_as_it_is(whole, cache, caplog):
 
 def test_a_run_says_what_where_and_how_much(cache, tmp_path, caplog):
   caplog.set_level(logging.INFO, 'absl')
-  loop.train_and_evaluate(tiny(cache, 'steps=1', 'eval.source='), tmp_path)
+  config = tiny(cache, 'steps=3', 'eval.source=')
+  loop.train_and_evaluate(config, tmp_path, profile=True)
   lines = [r.getMessage() for r in caplog.records if 'loop' in r.pathname]
   assert re.fullmatch(r'groupvit: [\d,]+ parameters on 8 x cpu', lines[0])
-  assert lines[1] == f'1 steps of 16 images, in {tmp_path}'
+  assert lines[1] == f'3 steps of 16 images, in {tmp_path}'
   assert lines[2].startswith('compiling the training step')
+  (trace,) = (tmp_path / 'profile').rglob('perfetto_trace.json.gz')
+  assert f'trace of steps 2 to 3: open {trace}' in caplog.text
+  assert 'train' in gzip.decompress(trace.read_bytes()).decode()
 
 
 def test_a_run_killed_before_its_first_save_leaves_nothing(

@@ -1,0 +1,127 @@
+"""Losses do not depend on how a run lies on its devices."""
+
+import json
+import pathlib
+import runpy
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from groupvit_jax import errors, sharding
+from groupvit_jax.training import checkpoint
+from groupvit_jax.training import state as state_lib
+from groupvit_jax.training import task as task_lib
+
+CONFIG = pathlib.Path(__file__).parents[2] / 'configs/gvit_s.py'
+# With Gumbel noise, drop-path and erasing: functions of seed, step and example.
+TINY = (
+  'demo,matmul_operands=float32,batch=16,size=16,patch=8,width=32,'
+  'model.num_heads=2,depths=1x0,tokens=4x0,groups=4x0,'
+  'model.drop_path_rate=0.3,data.erase_probability=0.5,'
+  'text.width=16,text.num_heads=1,text.context_length=12,joint.embed_dim=16,'
+  'joint.projector_width=16,optimizer.warmup_steps=3,steps=60'
+)
+VOCABULARY = 60
+
+
+def batch_at(step, rows=slice(None)):
+  rng = np.random.default_rng(step)
+  tokens = rng.integers(1, VOCABULARY - 1, (16, 4, 12)).astype(np.int32)
+  tokens[..., -1] = VOCABULARY - 1
+  image = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
+  return {'image': image[rows], 'tokens': tokens[rows]}
+
+
+class Run:
+  """A run of `TINY` on a mesh."""
+
+  def __init__(self, mesh, options=''):
+    get_config = runpy.run_path(str(CONFIG))['get_config']
+    self.config = get_config(f'{TINY}{options}')
+    self.mesh = mesh
+    task = task_lib.TASKS[self.config.task](self.config, VOCABULARY, mesh)
+    tx, _ = state_lib.make_optimizer(self.config)
+    self.state = state_lib.create_state(task, tx, self.config, mesh)
+    self._class = state_lib.make_train_metrics(task, self.state, self.config)
+    placement = sharding.state_sharding(self.state, mesh)
+    self._step = state_lib.make_train_step(
+      *(task, tx, self._class, mesh), placement=placement
+    )
+
+  def losses(self, steps, rows=slice(None)):
+    found = []
+    for step in range(int(self.state.step), steps):
+      batch = sharding.shard_batch(batch_at(step, rows), self.mesh)
+      metrics = sharding.replicate(self._class.empty(), self.mesh)
+      self.state, metrics = self._step(self.state, metrics, batch)
+      found.append(float(metrics.compute()['loss']))
+    return found
+
+
+def mesh_of(devices, fsdp=1):
+  return sharding.make_mesh(jax.devices()[:devices], fsdp)
+
+
+@pytest.fixture(scope='module')
+def one(quick_compilation):
+  """Losses of five steps on one device."""
+  return Run(mesh_of(1)).losses(5)
+
+
+@pytest.mark.parametrize('name', ['muon', 'adamw'])
+def test_a_split_state_trains_as_a_whole_one_and_moves(
+  one, tmp_path, name, quick_compilation
+):
+  """4 x 2 devices; then its checkpoint goes on on 1 x 4, and on one."""
+  options = f',optimizer.name={name}'
+  want = one if name == 'muon' else Run(mesh_of(1), options).losses(5)
+  first = Run(mesh_of(8, 2), options)
+  losses = first.losses(3)
+  kernel = first.state.params['image']['stage_0']['block_0']['mlp']['fc1']
+  shape = kernel['kernel'].addressable_data(0).shape
+  assert kernel['kernel'].shape == (32, 128) and shape == (32, 64)
+  sizes = [x.addressable_data(0).size for x in jax.tree.leaves(first.state)]
+  total = sum(x.size for x in jax.tree.leaves(first.state))
+  assert sum(sizes) < 0.6 * total
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  checkpoints.save(3, first.state, {})
+  checkpoints.wait()
+  for devices, fsdp in ((4, 4), (1, 1)):
+    second = Run(mesh_of(devices, fsdp), options)
+    second.state, _ = checkpoints.restore(second.state)
+    rest = second.losses(5)
+    np.testing.assert_allclose(losses + rest, want, rtol=1e-5)
+  checkpoints.close()
+  assert checkpoint.health(tmp_path) == [{'step': 3, 'health': 'digest ok'}]
+
+
+def test_groups_that_do_not_divide_the_devices_are_refused():
+  with pytest.raises(errors.ConfigError, match='does not divide 8 devices'):
+    sharding.make_mesh(jax.devices()[:8], 3)
+
+
+@pytest.mark.slow
+def test_fifty_steps_on_every_mesh_and_in_two_processes(
+  run_two_processes, quick_compilation
+):
+  want = Run(mesh_of(1)).losses(50)
+  for devices, fsdp in ((2, 1), (2, 2), (8, 1), (8, 2), (8, 4), (8, 8)):
+    losses = Run(mesh_of(devices, fsdp)).losses(50)
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
+  flags = '--xla_force_host_platform_device_count=4'
+  for fsdp in '1', '2', '8':
+    for losses in run_two_processes(__file__, fsdp, flags=flags):
+      np.testing.assert_allclose(losses, want, rtol=1e-5)
+
+
+def run_one_of_two_processes(address, index, fsdp):
+  sharding.initialize_distributed(address, 2, index)
+  rows = slice(8 * index, 8 * index + 8)
+  run = Run(sharding.make_mesh(fsdp=fsdp))
+  print(json.dumps(run.losses(50, rows)))
+
+
+if __name__ == '__main__':
+  run_one_of_two_processes(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
