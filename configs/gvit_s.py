@@ -161,6 +161,9 @@ def _base() -> ml_collections.ConfigDict:
   # Devices that share one copy of parameters and optimizer state; 1: each its
   # own. The batch is split over all devices either way.
   c.mesh.fsdp = 1
+  # Parts that a batch is encoded in, for less memory; its negatives, noise and
+  # gradient stay those of the whole batch (GradCache).
+  c.accumulate = 1
 
   # How the run is watched; may change when it is resumed.
   c.run = ml_collections.ConfigDict()

@@ -8,9 +8,9 @@ device without it. The same calls serve one CPU, eight GPUs or a pod.
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -160,6 +160,93 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The whole array on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+class _Part(NamedTuple):
+  """A part of the global batch: every device's rows, `index` of `count`."""
+
+  index: Any
+  count: int
+  devices: int
+
+
+_part: ContextVar[_Part | None] = ContextVar('part', default=None)
+
+
+@contextlib.contextmanager
+def part_of_batch(index: Any, count: int, mesh: Mesh | None) -> Iterator[None]:
+  """Traces what is inside for a part of the batch, as `parted` makes them."""
+  token = _part.set(_Part(index, count, mesh.size if mesh else 1))
+  try:
+    yield
+  finally:
+    _part.reset(token)
+
+
+def drawn(
+  draw: Callable[[tuple[int, ...]], jax.Array],
+  shape: Sequence[int],
+  axis: int = 0,
+) -> jax.Array:
+  """Random numbers for the examples at hand.
+
+  Inside `part_of_batch` they are those that the whole batch would get, so that
+  noise is a function of the key and the example.
+
+  Args:
+    draw: From a shape to random numbers.
+    shape: Of the result.
+    axis: Of the examples.
+  """
+  part, shape = _part.get(), tuple(shape)
+  if part is None:
+    return draw(shape)
+  before, examples, after = shape[:axis], shape[axis], shape[axis + 1 :]
+  everything = draw((*before, examples * part.count, *after))
+  rows = examples // part.devices
+  rows = everything.reshape(*before, part.devices, part.count, rows, *after)
+  rows = jax.lax.dynamic_index_in_dim(rows, part.index, axis + 1, False)
+  return rows.reshape(shape)
+
+
+def parted(tree: Any, count: int, mesh: Mesh | None) -> Any:
+  """Splits the rows of each device into parts of equal size.
+
+  Args:
+    tree: Of arrays of the global batch, b ...; b divides by `count` times the
+      devices.
+    count: Number of parts.
+    mesh: Of the batch; None: one device.
+
+  Returns:
+    Tree of arrays, count b/count ...; no row leaves its device.
+  """
+  devices = mesh.size if mesh else 1
+
+  def split(x: jax.Array) -> jax.Array:
+    rows = x.reshape(devices, count, -1, *x.shape[1:]).swapaxes(0, 1)
+    return _constrained(rows.reshape(count, -1, *x.shape[1:]), mesh, 1)
+
+  return jax.tree.map(split, tree)
+
+
+def joined(tree: Any, mesh: Mesh | None) -> Any:
+  """The inverse of `parted`."""
+  devices = mesh.size if mesh else 1
+
+  def join(x: jax.Array) -> jax.Array:
+    rows = x.reshape(x.shape[0], devices, -1, *x.shape[2:]).swapaxes(0, 1)
+    return _constrained(rows.reshape(-1, *x.shape[2:]), mesh, 0)
+
+  return jax.tree.map(join, tree)
+
+
+def _constrained(x: jax.Array, mesh: Mesh | None, axis: int) -> jax.Array:
+  """Splits an axis over all devices of a mesh."""
+  if mesh is None:
+    return x
+  spec = PartitionSpec(*[None] * axis, batch_axes(mesh))
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def state_sharding(tree: Any, mesh: Mesh) -> Any:

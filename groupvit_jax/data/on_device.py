@@ -72,7 +72,9 @@ def random_erase(
   """
   b, h, w, _ = images.shape
   box_rng, noise_rng = jax.random.split(rng)
-  uniform = jax.random.uniform(box_rng, (5, b, _ATTEMPTS))
+  uniform = sharding.drawn(
+    lambda shape: jax.random.uniform(box_rng, shape), (5, b, _ATTEMPTS), axis=1
+  )
   area = h * w * (_AREA[0] + uniform[0] * (_AREA[1] - _AREA[0]))
   low, high = jnp.log(jnp.array(_ASPECT))
   aspect = jnp.exp(low + uniform[1] * (high - low))
@@ -91,7 +93,10 @@ def random_erase(
   inside_rows = (rows >= top) & (rows < bottom) & touched
   inside_columns = (columns >= left) & (columns < right)
   inside = inside_rows[:, :, None] & inside_columns[:, None, :]
-  noise = jax.random.normal(noise_rng, images.shape, images.dtype)
+  noise = sharding.drawn(
+    lambda shape: jax.random.normal(noise_rng, shape, images.dtype),
+    images.shape,
+  )
   return jnp.where(inside[..., None], noise, images)
 
 

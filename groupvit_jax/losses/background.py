@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from groupvit_jax.losses.contrastive import (
+  Axes,
   Columns,
   as_float32,
   gather,
@@ -69,7 +70,7 @@ def background_loss(
     groups: Array,
     nouns: Array,
     ids: Array,
-    axis: str | None = None,
+    axis: Axes = None,
   ) -> Array:
     scale, token = scalars
     texts = gather(nouns.reshape(-1, nouns.shape[-1]), axis)

@@ -22,6 +22,8 @@ from groupvit_jax import sharding
 # are all -inf its gradient is NaN inside: hidden by the mask, but an alarm for
 # jax_debug_nans.
 MASKED = -1e30
+# Names of the mesh axes that split a batch, as `on_mesh` gives them.
+Axes = str | tuple[str, ...] | None
 
 
 def contrastive_loss(
@@ -58,7 +60,7 @@ def contrastive_loss(
   """
 
   def loss(
-    logit_scale: Array, image: Array, text: Array, axis: str | None = None
+    logit_scale: Array, image: Array, text: Array, axis: Axes = None
   ) -> Array:
     return contrastive_term(image, gather(text, axis), logit_scale, chunk_size)
 
@@ -77,14 +79,14 @@ class Columns:
 
   own: Any
   everyones: Any
-  axis: str | None = None
+  axis: Axes = None
 
   def map(self, function: Callable[[Any], Any]) -> 'Columns':
     """The columns that a function makes of these."""
     return Columns(function(self.own), function(self.everyones), self.axis)
 
 
-def gather(own: Any, axis: str | None) -> Columns:
+def gather(own: Any, axis: Axes) -> Columns:
   """Collects a tree of arrays from all devices; `axis` as `on_mesh` gives it.
 
   The gradient is reduce-scattered: each device receives the sum for its own.

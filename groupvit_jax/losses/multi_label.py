@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from groupvit_jax.losses.contrastive import (
   MASKED,
+  Axes,
   Columns,
   as_float32,
   gather,
@@ -75,7 +76,7 @@ def multi_label_loss(
     image: Array,
     nouns: Array,
     ids: Array | None = None,
-    axis: str | None = None,
+    axis: Axes = None,
   ) -> Array:
     return multi_label_term(
       image,

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from groupvit_jax.losses.contrastive import (
+  Axes,
   as_float32,
   gather,
   map_columns,
@@ -53,7 +54,7 @@ def sigmoid_loss(
     scalars: tuple[Array, Array],
     image: Array,
     text: Array,
-    axis: str | None = None,
+    axis: Axes = None,
   ) -> Array:
     scale, bias = scalars
 

@@ -166,12 +166,44 @@ class DualEncoder(nn.Module):
       background_token (e + 1, vector and level) and logit_bias (scalar) if
       there is one.
     """
-    pooled, out = self.image(images, train=train)
-    texts = self.text(tokens.reshape(-1, tokens.shape[-1]))
+    return self.joint(
+      self.image_outputs(images, train),
+      self.text_outputs(tokens.reshape(-1, tokens.shape[-1])),
+      which,
+      train=train,
+      with_groups=with_groups,
+      with_token_embeddings=with_token_embeddings,
+    )
+
+  @_with_operands
+  def image_outputs(
+    self, images: Float[Array, 'b h w 3'], train: bool
+  ) -> tuple[Float[Array, 'b d'], dict]:
+    """What the image encoder returns for normalised images."""
+    return self.image(images, train=train)
+
+  @_with_operands
+  def text_outputs(self, tokens: Int[Array, 'u l']) -> Float[Array, 'u d']:
+    """What the text encoder returns."""
+    return self.text(tokens)
+
+  @_with_operands
+  def joint(
+    self,
+    image_outputs: tuple[Float[Array, 'b d'], dict],
+    texts: Float[Array, 'u d'],
+    which: Int[Array, 'b t'] | None = None,
+    *,
+    train: bool = False,
+    with_groups: bool = False,
+    with_token_embeddings: bool = False,
+  ) -> dict:
+    """`__call__` from what both encoders return: all that follows them."""
+    pooled, out = image_outputs
     if which is not None:
       texts = texts[which.reshape(-1)]
     texts = self.text_projector(texts, train).reshape(
-      len(images), -1, self.embed_dim
+      len(pooled), -1, self.embed_dim
     )
     result = {
       'texts': unit_norm(texts),
@@ -179,7 +211,7 @@ class DualEncoder(nn.Module):
       'multi_label_logit_scale': self.multi_label_logit_scale(),
       'assignments': out.get('assignments', ()),
       'noisy_assignments': out.get('noisy_assignments', ()),
-      'grid': out['grid'],
+      'grid': out.get('grid'),
     }
     # Before the pooled images: these must see the statistics as stored.
     if with_groups:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from groupvit_jax import sharding
 from groupvit_jax.models import layers, ops, patches
 
 ASSIGNMENTS = ('hard', 'soft')
@@ -84,7 +85,9 @@ def gumbel_noise(
   rng: PRNGKeyArray, shape: Sequence[int]
 ) -> Float[Array, '...']:
   """Gumbel(0, 1) noise; a function of its own so that a test can replay it."""
-  return jax.random.gumbel(rng, shape, jnp.float32)
+  return sharding.drawn(
+    lambda shape: jax.random.gumbel(rng, shape, jnp.float32), shape
+  )
 
 
 def straight_through(soft: Float[Array, 'b g n']) -> Float[Array, 'b g n']:

@@ -179,7 +179,11 @@ def drop_paths(
   """Draws for all blocks, i, from the rate at which each drops a branch."""
   share = 1 - jnp.asarray(rates, jnp.float32)
   shape = len(rates), 2, batch
-  kept = jax.random.bernoulli(rng, share[:, None, None], shape)
+  kept = sharding.drawn(
+    lambda shape: jax.random.bernoulli(rng, share[:, None, None], shape),
+    shape,
+    axis=2,
+  )
   return PathDrop(kept, share)
 
 

@@ -12,7 +12,9 @@ from groupvit_jax.data import on_device
 from groupvit_jax.losses import contrastive, sigmoid
 from groupvit_jax.models import build
 from groupvit_jax.models import text as text_model
+from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import loss as loss_lib
 
 LOSSES = 'softmax', 'sigmoid'
 # Tasks, which are the names of the image encoders, and their titles.
@@ -53,19 +55,23 @@ def make_loss(
   model: nn.Module,
   config: config_lib.Config,
   mesh: jax.sharding.Mesh | None,
-) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
-  """Returns the `loss_fn` of a `task.Task`: softmax or sigmoid over pairs."""
+) -> accumulate.Parts:
+  """Returns the parts of a `task.Task`: softmax or sigmoid over pairs."""
   normalize = normalizer(config)
   options = {'mesh': mesh, 'chunk_size': config.loss.chunk_size or None}
 
-  def loss_fn(variables, batch, unused_rng):
+  def images(variables, batch, unused_rng):
+    return loss_lib.encode_images(model, variables, normalize(batch['image']))
+
+  def head(variables, features, texts, batch):
     out, updates = model.apply(
       variables,
-      normalize(batch['image']),
-      batch.get('distinct', batch['tokens']),
+      features,
+      texts,
       batch.get('which'),
       train=True,
       mutable=['batch_stats'],
+      method='joint',
     )
     image, text, scale = out['image'], out['texts'][:, 0], out['logit_scale']
     metrics = {'scale': scale}
@@ -78,4 +84,5 @@ def make_loss(
     metrics = jax.tree.map(jnp.float32, {'loss': loss, **metrics})
     return loss, (updates.get('batch_stats', {}), metrics)
 
-  return loss_fn
+  texts = functools.partial(loss_lib.encode_texts, model)
+  return accumulate.Parts(images, texts, head)

@@ -23,7 +23,7 @@ else:
 
 # Fields that say how a run is watched, and how it lies on the devices, not what
 # it computes: a run may be resumed with other values here.
-RUN_FIELDS = ('run', 'mesh')
+RUN_FIELDS = ('run', 'mesh', 'accumulate')
 
 # Where 'auto' stands for a choice by a measurement, which the run's config.json
 # records: a resumed run keeps it.
@@ -43,6 +43,7 @@ POSITIVE = (
   'run.keep',
   'run.max_skipped',
   'mesh.fsdp',
+  'accumulate',
 )
 _KINDS = {
   int: 'an integer',
@@ -177,6 +178,12 @@ def check(config: Config) -> None:
     raise ConfigError(
       'a background is learned from nouns; set loss.num_nouns above 0, or '
       'loss.background_weight to 0'
+    )
+  if flat.get('accumulate', 1) > 1 and config.task == 'clip_resnet':
+    raise ConfigError(
+      f'accumulate={config.accumulate} encodes a batch in parts, but this '
+      'image encoder has batch norm, whose statistics are of the whole batch; '
+      'set accumulate=1'
     )
   check_packages(flat)
 

@@ -182,6 +182,12 @@ def fit_to_hardware(
       ', '.join(f'{path}={value}' for path, value in changes.items()),
     )
   config.batch_size = sharding.fit_batch_size(config.batch_size)
+  parts = config.get('accumulate', 1)
+  if config.batch_size % (parts * jax.device_count()):
+    raise errors.ConfigError(
+      f'accumulate={parts} does not divide the {config.batch_size} images of a '
+      f'batch on {jax.device_count()} devices'
+    )
   return config
 
 
@@ -265,6 +271,7 @@ class Run:
     train_step = state_lib.make_train_step(
       *(self.task, tx, metrics_class, self.mesh),
       placement=sharding.state_sharding(state, self.mesh),
+      accumulated=config.get('accumulate', 1),
     )
     replicated = sharding.replicated(self.mesh)
     empty = jax.jit(metrics_class.empty, out_shardings=replicated)

@@ -4,7 +4,8 @@ Contrastive, nouns against images, groups or tokens, a learned background, and
 terms on the assignment; each is a function of `losses`.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
+from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
 
 NOUN_MATCHES = 'pooled', 'best_group'
@@ -24,7 +26,7 @@ def make(
   model: nn.Module,
   config: config_lib.Config,
   mesh: jax.sharding.Mesh | None,
-) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
+) -> accumulate.Parts:
   """The loss of any dual encoder with the methods of `DualEncoder`.
 
   Args:
@@ -33,29 +35,37 @@ def make(
     mesh: negatives come from all of its devices.
 
   Returns:
-    The `loss_fn` of a `task.Task`.
+    The parts of a `task.Task`.
   """
   loss = config.loss
   compared = weights(loss)
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
+  with_groups = match_groups or 'background' in compared
+  kept = ['assignments']
+  if with_groups or 'part' in compared:
+    kept += ['groups', 'token_embeddings', 'tokens']
 
-  def loss_fn(variables, batch, rng):
+  def images(variables, batch, rng):
     erase_rng, gumbel_rng, drop_rng = jax.random.split(rng, 3)
     images = on_device.normalize(batch['image'])
     if config.data.erase_probability:
       images = on_device.random_erase(
         erase_rng, images, config.data.erase_probability
       )
+    rngs = {'gumbel': gumbel_rng, 'drop_path': drop_rng}
+    return encode_images(model, variables, images, kept, rngs=rngs)
+
+  def head(variables, features, texts, batch):
     out, updates = model.apply(
       variables,
-      images,
-      batch.get('distinct', batch['tokens']),
+      features,
+      texts,
       batch.get('which'),
       train=True,
-      with_groups=match_groups or 'background' in compared,
+      with_groups=with_groups,
       with_token_embeddings='part' in compared,
-      rngs={'gumbel': gumbel_rng, 'drop_path': drop_rng},
       mutable=['batch_stats'],
+      method='joint',
     )
     terms = compare(out, batch, loss, mesh)
     total = sum(weight * terms[name] for name, weight in compared.items())
@@ -67,7 +77,42 @@ def make(
     batch_stats = updates.get('batch_stats', {})
     return total, (batch_stats, jax.tree.map(jnp.float32, metrics))
 
-  return loss_fn
+  return accumulate.Parts(images, functools.partial(encode_texts, model), head)
+
+
+def encode_images(
+  model: nn.Module,
+  variables: Any,
+  images: jax.Array,
+  kept: Sequence[str] = (),
+  rngs: Any = None,
+) -> tuple[tuple[jax.Array, dict[str, Any]], Any]:
+  """The features of images that a loss needs, and batch statistics.
+
+  Args:
+    model: has the methods of `DualEncoder`.
+    variables: of the model.
+    images: normalised.
+    kept: intermediates of the encoder that are needed; those that it has.
+    rngs: of Flax.
+  """
+  (pooled, out), updates = model.apply(
+    variables,
+    images,
+    True,
+    rngs=rngs,
+    mutable=['batch_stats'],
+    method='image_outputs',
+  )
+  found = {name: out[name] for name in kept if name in out}
+  return (pooled, found), updates.get('batch_stats', {})
+
+
+def encode_texts(
+  model: nn.Module, variables: Any, tokens: jax.Array
+) -> jax.Array:
+  """The features of texts, u l."""
+  return model.apply(variables, tokens, method='text_outputs')
 
 
 def weights(loss: config_lib.Config) -> dict[str, float]:

@@ -176,7 +176,7 @@ def _backward(gradients: Any, order: list[str]) -> list[str]:
 
 def _variables(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Parameters and batch statistics as nested dicts."""
-  flat = {tuple(path.split('/')): x for path, x in arrays.items()}
+  flat = {tuple(path.split('/')): jnp.asarray(x) for path, x in arrays.items()}
   nested = flax.traverse_util.unflatten_dict(flat)
   return {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
 

@@ -13,8 +13,8 @@ from flax import struct
 
 from groupvit_jax import sharding
 from groupvit_jax.data import on_device
+from groupvit_jax.training import accumulate, gradients, optimizer, texts
 from groupvit_jax.training import config as config_lib
-from groupvit_jax.training import gradients, optimizer, texts
 from groupvit_jax.training import task as task_lib
 
 
@@ -158,6 +158,7 @@ def make_train_step(
   metrics_class: type[clu_metrics.Collection],
   mesh: jax.sharding.Mesh,
   placement: Any = None,
+  accumulated: int = 1,
 ) -> Callable[..., tuple[TrainState, Any]]:
   """Returns `(state, metrics, batch) -> (state, metrics)`, jit-compiled.
 
@@ -167,8 +168,9 @@ def make_train_step(
   State and metrics are donated: a step needs one copy of them, not two. Their
   placement is stated, or the second call would compile anew for the first's
   results: `placement`, a tree of shardings, is the state's, by default whole on
-  every device. A batch may have what `texts.Texts` adds to it, and what
-  `on_device.augmented` reads.
+  every device. Above 1, `accumulated` is the number of parts that a batch is
+  encoded in (see `accumulate`). A batch may have what `texts.Texts` adds to it,
+  and what `on_device.augmented` reads.
   """
   whole, split = sharding.replicated(mesh), sharding.FSDP in mesh.shape
 
@@ -191,12 +193,20 @@ def make_train_step(
       distinct = jnp.searchsorted(rows, batch['distinct'])
       batch = {**batch, 'distinct': distinct}
 
-    def loss_fn(params):
+    def variables(params):
       if split:  # gathered once
         params = jax.lax.with_sharding_constraint(params, whole)
-      return task.loss_fn(state.variables | {'params': params}, batch, rng)
+      return state.variables | {'params': params}
 
-    grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(params)
+    def loss_fn(params):
+      return task.loss_fn(variables(params), batch, rng)
+
+    if accumulated > 1:
+      grads, (batch_stats, values) = accumulate.gradients(
+        task.parts, (variables(params), batch, rng), accumulated, mesh
+      )
+    else:
+      grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(params)
     if split:
       places = sharding.state_sharding(grads, mesh)
       grads = jax.lax.with_sharding_constraint(grads, places)

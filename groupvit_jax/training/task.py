@@ -14,7 +14,7 @@ import jax
 from groupvit_jax.data import on_device
 from groupvit_jax.models import build, dual_encoder, groupvit, vit
 from groupvit_jax.models import text as text_model
-from groupvit_jax.training import clip
+from groupvit_jax.training import accumulate, clip
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import loss as loss_lib
 
@@ -29,16 +29,25 @@ class Task:
   Attributes:
     model: the Flax module.
     init: `(rng, batch) -> variables`, the dict of `params` and `batch_stats`.
-    loss_fn: `(variables, batch, rng) -> (loss, (batch_stats, metrics))`, where
-      metrics is a dict of float32 scalars.
+    parts: the loss in parts, of which `loss_fn` is made.
     predict_fns: name -> pure function of (variables, inputs); see
       `docs/architecture.md` for the contract.
   """
 
   model: nn.Module
   init: Callable[[jax.Array, Batch], Variables]
-  loss_fn: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+  parts: accumulate.Parts
   predict_fns: Mapping[str, Callable]
+
+  @property
+  def loss_fn(
+    self,
+  ) -> Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]:
+    """`(variables, batch, rng) -> (loss, (batch_stats, metrics))`.
+
+    The metrics are a dict of float32 scalars.
+    """
+    return self.parts.loss_fn
 
 
 def dual_encoder_task(
@@ -50,7 +59,7 @@ def dual_encoder_task(
   return Task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),
-    loss_fn=loss_lib.make(model, config, mesh),
+    parts=loss_lib.make(model, config, mesh),
     predict_fns=dual_encoder.predict_fns(model, on_device.normalize),
   )
 
@@ -83,7 +92,7 @@ def openai_clip_task(
   return Task(
     model=model,
     init=lambda rng, batch: _init(model, rng, batch),
-    loss_fn=clip.make_loss(model, config, mesh),
+    parts=clip.make_loss(model, config, mesh),
     predict_fns=dual_encoder.predict_fns(model, normalize),
   )
 

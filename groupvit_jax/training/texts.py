@@ -24,10 +24,12 @@ class Texts:
   Attributes:
     used: bool by row of the vocabulary, whether a batch has used it; None if
       the optimizer changes all rows in every step.
+    parts: the number of texts is a multiple of it times the devices.
   """
 
-  def __init__(self, used: np.ndarray | None):
+  def __init__(self, used: np.ndarray | None, parts: int = 1):
     self.used = used
+    self.parts = parts
     self._rows: np.ndarray | None = None
 
   def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -44,7 +46,8 @@ class Texts:
     if jax.process_count() > 1:
       return dict(batch)
     tokens = batch['tokens']
-    result = {**batch, **distinct(tokens, jax.device_count())}
+    multiple = jax.device_count() * self.parts
+    result = {**batch, **distinct(tokens, multiple)}
     if self.used is not None:
       self._use(self.used, np.unique(tokens))
       if self._rows is not None:

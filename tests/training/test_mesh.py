@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import errors, sharding
-from groupvit_jax.training import checkpoint
+from groupvit_jax.training import accumulate, checkpoint, texts
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
@@ -64,19 +64,16 @@ def mesh_of(devices, fsdp=1):
   return sharding.make_mesh(jax.devices()[:devices], fsdp)
 
 
-@pytest.fixture(scope='module')
-def one(quick_compilation):
-  """Losses of five steps on one device."""
-  return Run(mesh_of(1)).losses(5)
-
-
-@pytest.mark.parametrize('name', ['muon', 'adamw'])
+@pytest.mark.parametrize(
+  'name', ['muon', pytest.param('adamw', marks=pytest.mark.slow)]
+)
 def test_a_split_state_trains_as_a_whole_one_and_moves(
-  one, tmp_path, name, quick_compilation
+  tmp_path, name, quick_compilation
 ):
   """4 x 2 devices; then its checkpoint goes on on 1 x 4, and on one."""
   options = f',optimizer.name={name}'
-  want = one if name == 'muon' else Run(mesh_of(1), options).losses(5)
+  plain = Run(mesh_of(1), options)
+  want = plain.losses(5)
   first = Run(mesh_of(8, 2), options)
   losses = first.losses(3)
   kernel = first.state.params['image']['stage_0']['block_0']['mlp']['fc1']
@@ -88,13 +85,67 @@ def test_a_split_state_trains_as_a_whole_one_and_moves(
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(3, first.state, {})
   checkpoints.wait()
-  for devices, fsdp in ((4, 4), (1, 1)):
-    second = Run(mesh_of(devices, fsdp), options)
+  for second in (Run(mesh_of(4, 4), options), plain):
     second.state, _ = checkpoints.restore(second.state)
     rest = second.losses(5)
     np.testing.assert_allclose(losses + rest, want, rtol=1e-5)
   checkpoints.close()
   assert checkpoint.health(tmp_path) == [{'step': 3, 'health': 'digest ok'}]
+
+
+CLIP_TINY = (
+  'demo,matmul_operands=float32,batch=16,size=16,patch=8,width=16,'
+  'model.depth=1,model.num_heads=1,text.width=16,text.num_heads=1,'
+  'text.context_length=12,joint.embed_dim=8'
+)
+
+
+@pytest.mark.parametrize(
+  ('devices', 'file', 'options'),
+  [
+    # All terms of `tied`, and a background.
+    (2, 'gvit_s.py', f'{TINY},loss.background_weight=1.0'),
+    # Two stages in the released form.
+    pytest.param(
+      1,
+      'gvit_s.py',
+      f'{TINY},depths=1x1x0,tokens=4x2x0,groups=4x2x0,loss.part_weight=0.0,'
+      'loss.noun_match=pooled,model.group_residual=true,loss.share_nouns=false',
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(1, 'gvit_s.py', f'{TINY},clip', marks=pytest.mark.slow),
+    (2, 'clip.py', f'{CLIP_TINY},sigmoid'),
+  ],
+)
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(
+  tiny, devices, file, options, quick_compilation
+):
+  """Noise, drop-path, erasing and the projectors' batch norm included."""
+  get_config = runpy.run_path(str(CONFIG.with_name(file)))['get_config']
+  config, mesh = get_config(options), mesh_of(devices)
+  task = task_lib.TASKS[config.task](config, VOCABULARY, mesh)
+  batch, rng = batch_at(0), jax.random.key(5)
+  if file == 'clip.py':
+    batch['tokens'] = batch['tokens'][:, :1]
+  variables = tiny.fast_jit(task.init)(jax.random.key(0), batch)
+  variables = sharding.replicate(variables, mesh)
+  batch |= texts.distinct(batch['tokens'], 4 * devices)
+  batch = sharding.shard_batch(batch, mesh)
+
+  @tiny.fast_jit
+  def both(variables, batch):
+    def loss_fn(params):
+      return task.loss_fn({**variables, 'params': params}, batch, rng)
+
+    whole = jax.grad(loss_fn, has_aux=True)(variables['params'])
+    arguments = variables, batch, rng
+    return whole, accumulate.gradients(task.parts, arguments, 4, mesh)
+
+  (want, want_aux), (found, aux) = both(variables, batch)
+  largest = max(float(abs(x).max()) for x in jax.tree.leaves(want))
+  assert largest > 1e-3
+  jax.tree.map(lambda a, b: tiny.assert_near(a, b, 1e-5 * largest), found, want)
+  jax.tree.map(lambda a, b: tiny.assert_near(a, b, 1e-5), aux, want_aux)
 
 
 def test_groups_that_do_not_divide_the_devices_are_refused():
