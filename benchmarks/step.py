@@ -13,6 +13,8 @@ program.
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import demo
 import jax
@@ -40,12 +42,13 @@ def main() -> None:
   parser.add_argument('--steps', type=int, default=30, help='in each turn')
   args = parser.parse_args()
   config = demo.read_config(args.config)
-  step, flops = make_step(config, args.whole_texts)
+  step = make_step(config, args.whole_texts)
+  flops = step.compiled.cost_analysis()['flops']
   a = jnp.ones((SIZE, SIZE))
   product = jax.jit(jnp.matmul)
   seconds, rates = [], []
   for _ in range(args.turns):
-    seconds.append(timed(step, args.steps))
+    seconds.append(timed(step.run, args.steps))
     rates.append(2 * SIZE**3 / timed(lambda: product(a, a), 20))
   step_seconds, rate = statistics.median(seconds), statistics.median(rates)
   print(demo.environment())
@@ -58,8 +61,24 @@ def main() -> None:
   )
 
 
-def make_step(config, whole_texts: bool = False):
-  """Returns a function that runs one more step, and the step's operations."""
+class Step(NamedTuple):
+  """A compiled step.
+
+  Attributes:
+    run: takes one more step; returns its metrics, not waited for.
+    batch: that it takes, over and over.
+    compiled: the program.
+    seconds: that tracing and compiling it took.
+  """
+
+  run: Callable[[], Any]
+  batch: dict[str, jax.Array]
+  compiled: Any
+  seconds: float
+
+
+def make_step(config, whole_texts: bool = False) -> Step:
+  """The training step of a configuration, on scenes."""
   config.data.train_examples = 4 * config.batch_size
   config.matmul_operands = loop.choose_operands(config, None).matmul_operands
   mesh = sharding.make_mesh()
@@ -73,16 +92,20 @@ def make_step(config, whole_texts: bool = False):
     batch = next(data.train_batches(0, used))
   if whole_texts:
     batch = {name: batch[name] for name in ('image', 'tokens')}
-  step = state_lib.make_train_step(task, tx, metrics_class, mesh)
+  step = state_lib.make_train_step(
+    *(task, tx, metrics_class, mesh), accumulated=config.get('accumulate', 1)
+  )
   metrics = jax.device_put(metrics_class.empty(), sharding.replicated(mesh))
+  begin = time.perf_counter()
   compiled = step.lower(state, metrics, batch).compile()
+  seconds = time.perf_counter() - begin
   held = [state, metrics]
 
   def run():
     held[:] = compiled(*held, batch)
     return held[1]
 
-  return run, compiled.cost_analysis()['flops']
+  return Step(run, batch, compiled, seconds)
 
 
 def timed(function, times: int) -> float:

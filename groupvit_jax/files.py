@@ -37,6 +37,12 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
   return pathlib.Path(os.path.expanduser(path))
 
 
+def cache(name: str) -> pathlib.Path:
+  """A folder of our own cache: $XDG_CACHE_HOME/groupvit_jax, or ~/.cache."""
+  root = expanded(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+  return root / 'groupvit_jax' / name
+
+
 def check_writable(path: str | os.PathLike) -> None:
   """Checks that `write_atomically` could write a file; leaves none behind.
 

@@ -60,10 +60,11 @@ def main(unused_argv: list[str]) -> int:
   """Trains; returns the exit code."""
   try:
     # JAX reads its environment when imported: after the flags.
-    from groupvit_jax import peers, sharding
+    from groupvit_jax import files, peers, programs, sharding
     from groupvit_jax.training import loop, results
 
     config, workdir = _CONFIG.value, _WORKDIR.value or _default_workdir()
+    programs.keep_compiled(files.cache('compiled'), min_seconds=1.0)
     sharding.initialize_distributed(detect=_DISTRIBUTED.value)
     with peers.watched():
       initial = _initial(config.get('init_from'))

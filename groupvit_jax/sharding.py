@@ -149,7 +149,8 @@ def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
 
 def batch_axes(mesh: Mesh) -> Any:
   """The axes that a batch is split over, as JAX takes them: all of them."""
-  return mesh.axis_names if len(mesh.axis_names) > 1 else mesh.axis_names[0]
+  first, *others = mesh.axis_names
+  return (first, *others) if others else first
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -39,6 +39,7 @@ _COMMANDS = {
 _EXAMPLES = """\
 examples:
   groupvit train --config=configs/gvit_s.py:demo --workdir=runs/demo
+  groupvit runs show runs/demo
   groupvit convert group_vit_gcc_yfcc_30e-879422e0.pth my_model
   groupvit info my_model
   groupvit segment photo.jpg --model nvidia/groupvit-gcc-yfcc --out out \\

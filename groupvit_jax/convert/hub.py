@@ -4,7 +4,6 @@ Everything that users of `huggingface_hub` set up is respected: its cache,
 tokens (`hf auth login`, HF_TOKEN), HF_ENDPOINT, HF_HUB_OFFLINE.
 """
 
-import os
 import pathlib
 import re
 from typing import NamedTuple, cast
@@ -40,14 +39,8 @@ class Snapshot(NamedTuple):
   @property
   def kept(self) -> pathlib.Path:
     """Where its conversion is kept; a new version converts anew."""
-    folder = cache('models') / groupvit_jax.__version__
+    folder = files.cache('models') / groupvit_jax.__version__
     return folder / self.name.replace('/', '--') / self.commit
-
-
-def cache(name: str) -> pathlib.Path:
-  """A folder of our own cache: $XDG_CACHE_HOME/groupvit_jax, or ~/.cache."""
-  root = files.expanded(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-  return root / 'groupvit_jax' / name
 
 
 def is_name(text: str) -> bool:

@@ -1,15 +1,11 @@
 """`load`: any trained weights as a `Model` that segments and classifies."""
 
 import os
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.experimental.compilation_cache import compilation_cache as cache_lib
 from jax.typing import DTypeLike
 
-from groupvit_jax import convert, files
-from groupvit_jax.convert import hub
+from groupvit_jax import convert, files, programs
 from groupvit_jax.data.images import open_image
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation.config import SegmentConfig
@@ -59,27 +55,10 @@ def load(
   Raises:
     errors.ModelError: nothing there that can be read; the message says why.
   """
-  _keep_compiled(compilation_cache)
+  if compilation_cache is True:
+    programs.keep_compiled(files.cache('compiled'))
+  elif compilation_cache is not False:
+    folder = files.expanded(compilation_cache)
+    programs.keep_compiled(folder, replace=True)
   source = convert.load_source(path)
   return Model(source, dtype=dtype, matmul_operands=matmul_operands)
-
-
-def _keep_compiled(folder: str | os.PathLike | bool) -> None:
-  """Keeps compiled programs on disk, if the folder can be written."""
-  if folder is False:
-    return
-  if folder is True:
-    config: Any = jax.config  # options are attributes only at run time
-    if config.jax_compilation_cache_dir:
-      return
-    folder = hub.cache('compiled')
-  folder = files.expanded(folder)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError:
-    return  # a read-only home costs time, and is no reason to fail
-  jax.config.update('jax_compilation_cache_dir', str(folder))
-  # Its default passes over what compiles in less than a second.
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
-  # JAX decides at the first compilation of a process whether there is a cache.
-  cache_lib.reset_cache()

@@ -183,7 +183,7 @@ class DualEncoder(nn.Module):
     return self.image(images, train=train)
 
   @_with_operands
-  def text_outputs(self, tokens: Int[Array, 'u l']) -> Float[Array, 'u d']:
+  def text_outputs(self, tokens: Int[Array, 'u l']) -> Float[Array, 'u w']:
     """What the text encoder returns."""
     return self.text(tokens)
 
@@ -191,7 +191,7 @@ class DualEncoder(nn.Module):
   def joint(
     self,
     image_outputs: tuple[Float[Array, 'b d'], dict],
-    texts: Float[Array, 'u d'],
+    texts: Float[Array, 'u _w'],
     which: Int[Array, 'b t'] | None = None,
     *,
     train: bool = False,

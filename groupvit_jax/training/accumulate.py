@@ -30,7 +30,7 @@ class Parts(NamedTuple):
 
   images: Callable[..., tuple[Any, Any]]
   texts: Callable[[Mapping[str, Any], jax.Array], Any]
-  head: Callable[..., tuple[jax.Array, Aux]]
+  head: Callable[..., tuple[Any, Any]]
 
   def loss_fn(
     self, variables: Mapping[str, Any], batch: Mapping[str, Any], rng: Any

@@ -252,6 +252,8 @@ def health(workdir: pathlib.Path, verify: bool = True) -> list[dict[str, Any]]:
         recorded = _recorded_digest(workdir, step)
         state = 'digest ok' if recorded else 'without a digest'
       except Exception as error:  # Orbax's and TensorStore's are of many kinds
+        if step not in workdir_lib.steps(workdir):
+          continue  # the run has just removed it
         state = f'damaged: {" ".join(str(error).split()):.200}'
     found.append({'step': step, 'health': state})
   return found

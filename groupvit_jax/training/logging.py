@@ -4,6 +4,7 @@ clu's writers need TensorFlow; where it is absent the JSON lines and the log
 remain, so that training works there too.
 """
 
+import importlib
 import json
 import math
 import pathlib
@@ -195,8 +196,7 @@ def _wandb(workdir: pathlib.Path, project: str) -> Any:
 
   WANDB_MODE=offline, WANDB_API_KEY and the like are read by wandb itself.
   """
-  import wandb
-
+  wandb = importlib.import_module('wandb')
   record = workdir / 'wandb_id'
   if not record.exists():
     files.write_atomically(record, secrets.token_hex(4))

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from absl import logging
 from clu import parameter_overview
 
-from groupvit_jax import errors, sharding
+from groupvit_jax import errors, programs, sharding
 from groupvit_jax.data import on_device
 from groupvit_jax.models import ops
 from groupvit_jax.training import (
@@ -268,11 +269,12 @@ class Run:
     """Steps from `state.step` to the last; returns the final state."""
     config, clock = self.config, self.clock
     metrics_class = state_lib.make_train_metrics(self.task, state, config)
-    train_step = state_lib.make_train_step(
+    jitted = state_lib.make_train_step(
       *(self.task, tx, metrics_class, self.mesh),
       placement=sharding.state_sharding(state, self.mesh),
       accumulated=config.get('accumulate', 1),
     )
+    train_step = programs.Programs(jitted, 'the training step')
     replicated = sharding.replicated(self.mesh)
     empty = jax.jit(metrics_class.empty, out_shardings=replicated)
     step = int(state.step)
@@ -284,8 +286,7 @@ class Run:
       used_rows=state_lib.used_rows(state, config),
       busy=lambda: not state.step.is_ready(),
     )
-    metrics = empty()
-    compiled = False
+    metrics, unread = empty(), None
     if step < config.num_steps:
       logging.info('compiling the training step, which takes up to minutes')
     folder = self.workdir / 'profile' if self.profile else None
@@ -294,27 +295,35 @@ class Run:
       while step < config.num_steps:
         batch = next(batches)
         step += 1
+        if new := train_step.is_new(batch):
+          jax.block_until_ready(metrics)
+          clock.stop()  # compiling says nothing of speed
         with jax.transfer_guard('disallow'), trace.step(step):
           state, metrics = train_step(state, metrics, batch)
         trace.stop_after(step, metrics)
         self.checkpoints.check()
         self.log.tick(step)
-        if compiled:
-          clock.count(config.batch_size)
-        else:  # the first step compiles; it says nothing of speed
+        if new:
           jax.block_until_ready(metrics)
-          compiled = True
           clock.start()
+        else:
+          clock.count(config.batch_size)
+        if unread:  # of the step before, while this one runs
+          self._log_step(*unread, schedule)
+          unread = None
         # Read once: a signal from here on is a later step's to honour. Several
         # processes agree where they log, and wait for each other anyway.
         agree = jax.process_count() == 1 or step % config.run.log_every == 0
         stopping = agree and any(sharding.gather(stop.requested))
         last = step == config.num_steps or stopping
         save = last or step % config.run.checkpoint_every == 0
-        if save or step % config.run.log_every == 0:
-          self._log_step(step, metrics, schedule)
-          metrics = empty()
-          if self.gradients.in_a_row >= config.run.get('max_skipped', 10):
+        evaluates, hopeless = self._evaluates_at(step), self._hopeless()
+        if save or hopeless or step % config.run.log_every == 0:
+          unread, metrics = (step, metrics), empty()
+        if unread and (save or evaluates or hopeless):
+          self._log_step(*unread, schedule)
+          unread = None
+          if self._hopeless():  # this very step was skipped
             self._give_up(state, batch, step)
         if save:
           self._save(state, step)
@@ -324,7 +333,7 @@ class Run:
             f'stopped at step {step} of {config.num_steps} with everything '
             f'saved in {self.workdir}; the same command goes on from there'
           )
-        if self._evaluates_at(step):
+        if evaluates:
           jax.block_until_ready(state)  # until here it is training's time
           clock.stop()
           self.evaluate(state)
@@ -380,11 +389,12 @@ class Run:
     skipped, largest = found.pop('skipped'), found.pop('largest')
     values = {name: float(value) for name, value in found.items()}
     spike = self.gradients.update(skipped, largest, values['grad_norm'])
+    update = step - 1 - self.gradients.skipped
     values |= {
       'grad_norm_max': float(largest[0]),
       'skipped_steps': float(self.gradients.skipped),
       # A skipped step leaves the schedule where it was.
-      'learning_rate': float(schedule(step - 1 - self.gradients.skipped)),
+      'learning_rate': np.asarray(schedule(update)).item(),
     }
     words = [f'step {step} of {config.num_steps}', f'loss {values["loss"]:.3f}']
     if skipped[1]:
@@ -417,6 +427,10 @@ class Run:
       level = logging.WARNING if event.end is None else logging.INFO
       logging.log(level, '%s', event.message)
       self.log.text(step, 'collapse', event.message)
+
+  def _hopeless(self) -> bool:
+    limit = self.config.run.get('max_skipped', 10)
+    return self.gradients.in_a_row >= limit
 
   def _give_up(
     self, state: state_lib.TrainState, batch: Mapping[str, Any], step: int

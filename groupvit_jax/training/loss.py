@@ -19,6 +19,11 @@ from groupvit_jax.losses import contrastive, multi_label
 from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
 
+# The loss and its terms, as metrics name them.
+TERMS = (
+  *('loss', 'contrastive', 'multi_label', 'part', 'background'),
+  *('balance', 'sharpness'),
+)
 NOUN_MATCHES = 'pooled', 'best_group'
 
 
@@ -108,9 +113,7 @@ def encode_images(
   return (pooled, found), updates.get('batch_stats', {})
 
 
-def encode_texts(
-  model: nn.Module, variables: Any, tokens: jax.Array
-) -> jax.Array:
+def encode_texts(model: nn.Module, variables: Any, tokens: jax.Array) -> Any:
   """The features of texts, u l."""
   return model.apply(variables, tokens, method='text_outputs')
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from groupvit_jax import errors
 from groupvit_jax.evaluation import evaluator
-from groupvit_jax.training import checkpoint, results
+from groupvit_jax.training import checkpoint, loss, results
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.training import workdir as workdir_lib
@@ -115,9 +115,8 @@ def read(workdir: pathlib.Path, verify: bool = True) -> dict[str, Any]:
 
 def _losses(row: Mapping[str, Any]) -> dict[str, Any]:
   """The loss and its terms in a row of metrics.jsonl."""
-  names = ('loss', 'contrastive', 'multi_label', 'part', 'background')
-  terms = (*names, 'balance', 'sharpness')
-  return {n: row[f'train/{n}'] for n in terms if f'train/{n}' in row}
+  names = [name for name in loss.TERMS if f'train/{name}' in row]
+  return {name: row[f'train/{name}'] for name in names}
 
 
 def _headline(row: Mapping[str, Any]) -> dict[str, float]:

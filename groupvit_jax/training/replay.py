@@ -10,18 +10,18 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from groupvit_jax import errors, sharding
 from groupvit_jax.data import on_device
-from groupvit_jax.training import checkpoint
+from groupvit_jax.training import checkpoint, loss
 from groupvit_jax.training import task as task_lib
 
 _FOLDER = 'dumps'
@@ -89,8 +89,8 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
     path: of the dump, within its workdir.
 
   Returns:
-    Fit for JSON: `step`; `samples`; `terms`: by name of a loss term or
-    statistic, its `value` and the `norm` of its gradient; `outputs`: layers
+    Fit for JSON: `step`; `samples`; `terms`: by name of a loss term, its
+    `value` and the `norm` of its gradient; `outputs`: layers
     with an output that is not finite, in the order of the forward pass;
     `gradients`: layers with a gradient of the loss that is not finite, in the
     order of the backward pass. Numbers that are not finite are text.
@@ -121,10 +121,11 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   names = jax.eval_shape(task.loss_fn, variables, batch, dump.rng)[1][1]
   differentiated = jax.jit(jax.value_and_grad(value_of), static_argnums=1)
   terms, gradients = {}, {}
-  for name in names:
-    value, gradients[name] = differentiated(params, name)
-    norm = optax.global_norm(gradients[name])
-    terms[name] = {'value': _shown(value), 'norm': _shown(norm)}
+  for name in loss.TERMS:
+    if name in names:
+      value, gradients[name] = differentiated(params, name)
+      norm = optax.global_norm(gradients[name])
+      terms[name] = {'value': _shown(value), 'norm': _shown(norm)}
   return {
     'step': dump.step,
     'samples': dump.samples,
@@ -134,7 +135,7 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def _forward(loss: Callable[[], jax.Array]) -> tuple[list[str], list[str]]:
+def _forward(value: Callable[[], jax.Array]) -> tuple[list[str], list[str]]:
   """Layers in the order in which they end, and those whose output is bad."""
   order: list[str] = []
   bad: set[int] = set()
@@ -155,7 +156,7 @@ def _forward(loss: Callable[[], jax.Array]) -> tuple[list[str], list[str]]:
 
   def observed():
     with nn.intercept_methods(look):
-      return loss()
+      return value()
 
   jax.block_until_ready(jax.jit(observed)())
   jax.effects_barrier()
@@ -177,7 +178,7 @@ def _backward(gradients: Any, order: list[str]) -> list[str]:
 def _variables(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
   """Parameters and batch statistics as nested dicts."""
   flat = {tuple(path.split('/')): jnp.asarray(x) for path, x in arrays.items()}
-  nested = flax.traverse_util.unflatten_dict(flat)
+  nested = traverse_util.unflatten_dict(flat)
   return {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
 
 

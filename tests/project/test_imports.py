@@ -21,7 +21,7 @@ ROOT = PACKAGE.parent
 # layers below its own and from itself.
 LAYERS = (
   ('errors',),
-  ('embeddings', 'files', 'peers', 'processes', 'sharding'),
+  ('embeddings', 'files', 'peers', 'processes', 'programs', 'sharding'),
   ('models', 'losses', 'text'),
   ('scenes', 'viz'),
   ('data',),

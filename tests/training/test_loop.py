@@ -312,7 +312,8 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
 
 def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
   rates = 'lr=1e30', 'optimizer.warmup_init=1e30'
-  config = tiny(cache, *rates, 'steps=5', 'run.max_skipped=2')
+  options = 'steps=5', 'run.max_skipped=2', 'eval.source='
+  config = tiny(cache, *rates, *options)
   with pytest.raises(errors.NonFiniteLossError, match='2 steps in a row'):
     loop.train_and_evaluate(config, tmp_path)
   (dump,) = (tmp_path / 'dumps').iterdir()
