@@ -74,8 +74,8 @@ def background_loss(
   ) -> Array:
     scale, token = scalars
     texts = gather(nouns.reshape(-1, nouns.shape[-1]), axis)
-    ids = gather(ids.reshape(-1), axis)
-    return background_term(groups, texts, token, scale, ids, chunk_size)
+    of_all = gather(ids.reshape(-1), axis)
+    return background_term(groups, texts, token, scale, of_all, chunk_size)
 
   batched = as_float32(groups), as_float32(nouns), jnp.asarray(noun_ids)
   return on_mesh(loss, mesh, (logit_scale, token), *batched)

@@ -285,7 +285,7 @@ def run_blocks(
       x = block(name=name, **options)(x, mask, None, drop)
     return x
 
-  def step(x: Array, block: Any) -> tuple[Array, None]:
+  def step(x: Array, block: Any) -> tuple[Any, None]:
     params, drop = block
     one = Block(parent=None, **options)
     return one.apply({'params': params}, x, mask, None, drop), None

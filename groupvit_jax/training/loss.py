@@ -73,7 +73,9 @@ def make(
       method='joint',
     )
     terms = compare(out, batch, loss, mesh)
-    total = sum(weight * terms[name] for name, weight in compared.items())
+    total = jnp.float32(0.0)
+    for name, weight in compared.items():
+      total += weight * terms[name]
     if out.get('assignments'):
       regulariser, statistics = _assignment_terms(out, loss)
       total += regulariser
