@@ -13,6 +13,8 @@ Variants (several may follow each other, later ones win):
   gcc_redcaps   the released recipe on CC3M + CC12M + RedCaps12M (50.8)
   one_stage     the paper's 1-stage layout (Table 1 and 2)
   tied          our form: content tied to region (see `_tied`)
+  photos        a small model on your captioned photos, an hour on 2 CPU cores:
+                `:photos,data.shards=MY.tar,data.tokenizer=MY.model`
   clip          the baseline: a ViT of the same size without groups, whose
                 patches k-means groups afterwards (paper, Table 4)
 
@@ -225,6 +227,20 @@ def _demo(c) -> None:
   c.cpu = {}
 
 
+def _photos(c) -> None:
+  """A demo on photos of 96 px; benchmarks/photos.py prepares the data."""
+  _demo(c)
+  c.image_size = 96
+  c.num_steps = 15_000
+  c.model.patch_size = 12
+  c.data.source = 'shards'
+  c.data.augment = 'light'
+  c.eval.source = ''  # say voc21:FOLDER to watch it
+  c.eval.examples = 60
+  c.eval.batch_size = 20
+  c.run.eval_every = 5000
+
+
 def _tied(c) -> None:
   """Ties a group's content to its region; ours, not the paper's.
 
@@ -321,5 +337,6 @@ VARIANTS = {
   'gcc_redcaps': _gcc_redcaps,
   'one_stage': _one_stage,
   'tied': _tied,
+  'photos': _photos,
   'clip': _clip,
 }
