@@ -95,6 +95,11 @@ def _base() -> ml_collections.ConfigDict:
   # two a group of the first. What group_residual=True adds to a group is no
   # part of it.
   c.loss.part_weight = 0.0
+  # The same by clusters of an image's tokens in the joint space: large regions.
+  c.loss.cluster_weight = 0.0
+  c.loss.num_clusters = 4
+  # Every token is to be named by some noun of its image.
+  c.loss.coverage_weight = 0.0
   c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
   # Comparisons with each image at a time, its groups counted; 0 is all.
   c.loss.chunk_size = 0
@@ -258,6 +263,8 @@ def _tied(c) -> None:
   c.loss.noun_match = 'best_group'
   c.loss.noun_scale = 10.0
   c.loss.part_weight = 1.0
+  c.loss.cluster_weight = 1.0
+  c.loss.coverage_weight = 0.1
   c.loss.balance_weight = 0.3
   c.loss.sharpness_weight = 0.03
   c.eval.top_k = 0  # nouns train the groups; the pooled picture gates badly
@@ -280,6 +287,8 @@ def _clip(c) -> None:
   c.task = 'clip'
   c.loss.noun_match = 'pooled'
   c.loss.part_weight = 0.0
+  c.loss.cluster_weight = 0.0
+  c.loss.coverage_weight = 0.0
   c.eval.regions = 'kmeans'
   c.eval.regroup = 'none'
   c.eval.top_k = 5  # nouns do train the pooled picture here

@@ -11,20 +11,25 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from groupvit_jax.data import on_device
+from groupvit_jax.embeddings import unit_norm
+from groupvit_jax.evaluation import regrouping
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import background as background_losses
-from groupvit_jax.losses import contrastive, multi_label
+from groupvit_jax.losses import contrastive, coverage, multi_label
 from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
 
 # The loss and its terms, as metrics name them.
 TERMS = (
-  *('loss', 'contrastive', 'multi_label', 'part', 'background'),
-  *('balance', 'sharpness'),
+  *('loss', 'contrastive', 'multi_label', 'part', 'clusters', 'coverage'),
+  *('background', 'balance', 'sharpness'),
 )
 NOUN_MATCHES = 'pooled', 'best_group'
+_OF_TOKENS = 'part', 'clusters', 'coverage'
+_ROUNDS = 3  # of k-means
 
 
 def make(
@@ -46,8 +51,9 @@ def make(
   compared = weights(loss)
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
   with_groups = match_groups or 'background' in compared
+  with_tokens = not compared.keys().isdisjoint(_OF_TOKENS)
   kept = ['assignments']
-  if with_groups or 'part' in compared:
+  if with_groups or with_tokens:
     kept += ['groups', 'token_embeddings', 'tokens']
 
   def images(variables, batch, rng):
@@ -68,7 +74,7 @@ def make(
       batch.get('which'),
       train=True,
       with_groups=with_groups,
-      with_token_embeddings='part' in compared,
+      with_token_embeddings=with_tokens,
       mutable=['batch_stats'],
       method='joint',
     )
@@ -127,6 +133,10 @@ def weights(loss: config_lib.Config) -> dict[str, float]:
     found['multi_label'] = loss.multi_label_weight
     if loss.part_weight:
       found['part'] = loss.part_weight
+    if loss.cluster_weight:
+      found['clusters'] = loss.cluster_weight
+    if loss.coverage_weight:
+      found['coverage'] = loss.coverage_weight
   if loss.background_weight:
     found['background'] = loss.background_weight
   return found
@@ -184,6 +194,12 @@ def compare(
       )
     if 'part' in names:
       result['part'] = match(rows['token_embeddings'], scalars['noun_scale'])
+    if 'clusters' in names:
+      result['clusters'] = match(rows['clusters'], scalars['noun_scale'])
+    if 'coverage' in names:
+      result['coverage'] = coverage.coverage_term(
+        rows['token_embeddings'], nouns, scalars['noun_scale'], ids, chunk_size
+      )
     if 'background' in names:
       # Trains the background token alone: groups and nouns are fixed here.
       stop = jax.lax.stop_gradient
@@ -203,7 +219,26 @@ def compare(
   kept = 'image', 'texts', 'groups', 'token_embeddings'
   rows = {name: out[name] for name in kept if name in out}
   rows['ids'] = text_ids(batch['tokens'][:, 1:])
+  if 'clusters' in names:
+    rows['clusters'] = cluster_means(out['token_embeddings'], loss.num_clusters)
   return contrastive.on_mesh(terms, mesh, scalars, rows)
+
+
+def cluster_means(
+  tokens: Float[Array, 'b n e'], number: int
+) -> Float[Array, 'b c e']:
+  """Unit means of the clusters of each image's tokens; an empty one is zero.
+
+  Few and large, they teach all tokens of a region the noun that is matched to
+  it, where the best token teaches one. k-means takes the tokens as they are:
+  the gradient passes through the means, not through who belongs to which.
+  """
+  real = jnp.ones(tokens.shape[:2], bool)
+  clusters = regrouping.kmeans(
+    jax.lax.stop_gradient(tokens), real, number, _ROUNDS
+  )
+  member = jax.nn.one_hot(clusters, number)
+  return unit_norm(jnp.einsum('bnc,bne->bce', member, tokens))
 
 
 def _assignment_terms(out, loss):

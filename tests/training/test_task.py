@@ -14,7 +14,7 @@ from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
-TERMS = {'contrastive', 'multi_label', 'part'}
+TERMS = {'contrastive', 'multi_label', 'part', 'clusters', 'coverage'}
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,10 @@ TERMS = {'contrastive', 'multi_label', 'part'}
   [
     ('', TERMS),
     ('loss.part_weight=0.0', TERMS - {'part'}),
+    ('loss.cluster_weight=0.0', TERMS - {'clusters'}),
+    ('loss.coverage_weight=0.0', TERMS - {'coverage'}),
     ('nouns=0', {'contrastive'}),
-    ('clip,loss.part_weight=1.0', TERMS),
+    ('clip,loss.part_weight=1.0', TERMS - {'clusters', 'coverage'}),
   ],
 )
 def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
@@ -73,6 +75,21 @@ def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
       jaxpr = str(jax.make_jaxpr(step)(out))
       assert jaxpr.count('= all_gather') == 3
       assert jaxpr.count('= reduce_scatter') == 2
+
+
+def test_clusters_teach_all_of_their_tokens():
+  tokens = jnp.array([[[1.0, 0], [0.6, 0.8], [0.8, 0.6], [-1, 0], [-1, 0]]])
+  means = loss_lib.cluster_means(tokens, 2)
+  np.testing.assert_allclose(
+    means, [[[0.8638, 0.5039], [-1.0, 0.0]]], atol=1e-4
+  )
+  gradient = jax.grad(lambda x: loss_lib.cluster_means(x, 2)[0, 0, 1])(tokens)
+  assert (jnp.abs(gradient[0, :3]).max(1) > 0.1).all()
+  assert not gradient[0, 3:].any()
+  # Of fewer different tokens than clusters, some stay empty.
+  same = loss_lib.cluster_means(jnp.ones((1, 3, 2)) * 0.5**0.5, 2)
+  norms = sorted(jnp.linalg.norm(same[0], axis=-1).tolist())
+  assert norms == pytest.approx([0, 1])
 
 
 def test_predictions_of_images_take_their_sizes(tiny):
