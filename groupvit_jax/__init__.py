@@ -4,9 +4,12 @@
 model begins.
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 __version__ = '0.1.0'
+# Of this process, in seconds since the epoch: what is on disk may be newer.
+IMPORTED = time.time()
 
 # Label of pixels that count nothing, as in PASCAL VOC. Defined before the
 # imports below, so that every package can take it from here.

@@ -34,6 +34,13 @@ def keep_compiled(
   compilation_cache.reset_cache()
 
 
+def kept_at() -> pathlib.Path | None:
+  """The folder of compiled programs; None for none, or for an address."""
+  config: Any = jax.config
+  folder = config.jax_compilation_cache_dir
+  return pathlib.Path(folder) if folder and '://' not in folder else None
+
+
 class Programs:
   """A jitted function, compiled for each shape of its last argument.
 

@@ -5,15 +5,20 @@ import argparse
 from groupvit_jax.cli import common
 
 _EXAMPLES = """\
-OUT then has image.stablehlo and text.stablehlo (unit vectors of images and of
-token ids), with class names also segment.stablehlo (scores of square images),
-and programs.json, which says what each takes and returns. Any number of images
+OUT then has the programs `image` and `text` (unit vectors of images and of
+token ids), with class names also `segment` (scores of square images), and
+programs.json, which says what each takes and returns. Any number of images
 goes through at once. docs/export.md shows how they are called.
+
+--format stablehlo and onnx write a file for each, tf a SavedModel with a
+signature for each. tf needs TensorFlow: pip install 'groupvit_jax[train]';
+onnx needs jax2onnx: pip install 'groupvit_jax[onnx]'.
 
 examples:
   groupvit export my_model programs
   groupvit export nvidia/groupvit-gcc-yfcc segmenter --labels "dog,grass,sky"
   groupvit export my_model for_cpu --platforms cpu
+  groupvit export my_model saved_model --format tf
 """
 
 
@@ -24,16 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   common.add_path(parser, 'out', 'OUT', 'the folder to write')
   parser.add_argument(
     '--format',
-    choices=('stablehlo',),
+    choices=('stablehlo', 'tf', 'onnx'),
     default='stablehlo',
-    help="jax.export's files around StableHLO (default: %(default)s)",
+    help="jax.export's files around StableHLO, a TensorFlow SavedModel, or "
+    'ONNX files (default: %(default)s)',
   )
   common.add_labels(parser, required=False)
   parser.add_argument(
     '--platforms',
     metavar='NAMES',
     default='cpu,cuda,tpu',
-    help='between commas; none of them has to be here (default: %(default)s)',
+    help='between commas; none of them has to be here (default: %(default)s); '
+    'ONNX files are for any',
   )
   parser.add_argument(
     '--overwrite', action='store_true', help='replace what is at OUT'
@@ -53,10 +60,11 @@ def run(args: argparse.Namespace) -> None:
   from groupvit_jax.inference import export
 
   print(
-    export.save_stablehlo(
+    export.save(
       inference.load(args.model),
       args.out,
       labels.names,
+      format=args.format,
       platforms=platforms,
       overwrite=args.overwrite,
     )

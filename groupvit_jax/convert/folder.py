@@ -253,7 +253,16 @@ _FILES = {
   'tokenizer_config.json',
   'vocab.json',
   PROGRAMS,
-  *(f'{name}.stablehlo' for name in ('image', 'text', 'segment')),
+  *(
+    f'{name}.{ending}'
+    for name in ('image', 'text', 'segment')
+    for ending in ('stablehlo', 'onnx', 'onnx.data')
+  ),
+  # A SavedModel.
+  'saved_model.pb',
+  'fingerprint.pb',
+  'variables/variables.index',
+  'variables/variables.data-00000-of-00001',
 }
 # In the header of the weights: tells them from Hugging Face's of that name.
 MARK = {'format': 'groupvit_jax'}
@@ -425,7 +434,7 @@ def write_folder(
   try:
     scratch.mkdir(parents=True)
     fill(scratch)
-    for path in scratch.iterdir():
+    for path in filter(pathlib.Path.is_file, scratch.rglob('*')):
       # Else a power cut could keep the new name without its content.
       with path.open('rb') as file:
         os.fsync(file.fileno())
@@ -443,9 +452,10 @@ def write_folder(
 
 def _is_replaceable(folder: pathlib.Path) -> bool:
   """Only what a model folder, ours or one exported, consists of."""
+  inside = [path for path in folder.rglob('*') if not path.is_dir()]
   return (
     folder.is_dir()
-    and all(e.is_file() and e.name in _FILES for e in folder.iterdir())
+    and all(str(path.relative_to(folder)) in _FILES for path in inside)
     and (
       is_model_folder(folder)
       or _has_field(folder, 'model_type')

@@ -44,6 +44,9 @@ def scan(
   Returns:
     The last carry, and all results.
   """
+  if len(jax.tree.leaves(windows)[0]) == 1:
+    carry, result = step(carry, jax.tree.map(lambda x: x[0], windows))
+    return carry, jax.tree.map(lambda x: x[None], result)
   return jax.lax.scan(step, carry, windows, unroll=_AT_A_TIME)
 
 

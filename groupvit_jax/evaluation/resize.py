@@ -344,7 +344,8 @@ def _matrices(
   first = jnp.floor(place).astype(jnp.int32)
   second = jnp.minimum(first + 1, last)
   share = (place - first)[..., None]
-  weights = jax.nn.one_hot(first, source) * (1 - share)
-  weights += jax.nn.one_hot(second, source) * share
+  index = jnp.arange(source)
+  weights = (first[..., None] == index) * (1 - share)
+  weights += (second[..., None] == index) * share
   wanted = jnp.arange(target) < lengths_out[:, None]
-  return jnp.where(wanted[..., None], weights, 0)
+  return weights * wanted[..., None]

@@ -181,8 +181,9 @@ def _gate(
       cosines = jnp.where(valid, cosines, -jnp.inf)
     if rule.background_prompts:
       cosines = cosines.at[..., 0].set(-jnp.inf)
-    _, best = jax.lax.top_k(cosines, top_k)
-    allowed = jax.nn.one_hot(best, count, dtype=bool).any(-2)
+    # By operations that exported programs may hold; the first of equals.
+    best = jnp.argsort(-cosines, axis=-1, stable=True)[..., :top_k]
+    allowed = (best[..., None] == jnp.arange(count)).any(-2)
     if rule.background_prompts:
       allowed = allowed.at[..., 0].set(True)
   return allowed if valid is None else allowed & valid

@@ -45,9 +45,9 @@ def load(
     matmul_operands: 'bfloat16' rounds what linear layers in float32 multiply,
       and sums in float32: faster on CPUs with AMX or AVX512-BF16. 'auto' times
       both and takes the faster. 'float32' is exact.
-    compilation_cache: where compiled programs are kept for the next process:
-      True for ~/.cache/groupvit_jax/compiled (unless JAX was given a place),
-      False for nowhere, or a folder.
+    compilation_cache: where traced and compiled programs are kept for the next
+      process: True for ~/.cache/groupvit_jax/compiled (unless JAX was given a
+      place), False for nowhere, or a folder.
 
   Returns:
     The model.
@@ -55,10 +55,14 @@ def load(
   Raises:
     errors.ModelError: nothing there that can be read; the message says why.
   """
+  folder = None
   if compilation_cache is True:
     programs.keep_compiled(files.cache('compiled'))
+    folder = programs.kept_at()
   elif compilation_cache is not False:
     folder = files.expanded(compilation_cache)
     programs.keep_compiled(folder, replace=True)
   source = convert.load_source(path)
-  return Model(source, dtype=dtype, matmul_operands=matmul_operands)
+  return Model(
+    source, dtype=dtype, matmul_operands=matmul_operands, programs=folder
+  )

@@ -7,6 +7,7 @@ The released inference is the default, and every step of it an option of
 import collections
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from groupvit_jax.evaluation import regions as regions_lib
 from groupvit_jax.evaluation import regrouping, scoring, sizes
 from groupvit_jax.evaluation.config import OWN_STEPS, SegmentConfig
 from groupvit_jax.inference import text as text_lib
+from groupvit_jax.inference import traced
 from groupvit_jax.inference.regions import ClassList, ImageRegions
 from groupvit_jax.inference.result import Segmentation
 from groupvit_jax.models import build, dual_encoder, ops
@@ -63,6 +65,7 @@ class Model:
     *,
     dtype: DTypeLike = jnp.float32,
     matmul_operands: str = 'float32',
+    programs: pathlib.Path | None = None,
   ):
     """Builds the model; compiles nothing yet.
 
@@ -70,6 +73,7 @@ class Model:
       source: as `convert.load_source` returns it.
       dtype: of the computation.
       matmul_operands: 'float32', 'bfloat16' or 'auto'; see `inference.load`.
+      programs: a folder where traced encoders are kept for other processes.
     """
     self.architecture: Mapping[str, Any] = source.architecture
     self.metadata: Mapping[str, Any] = source.metadata
@@ -98,8 +102,15 @@ class Model:
     self.predict_fns: Mapping[str, Callable[..., Any]] = (
       dual_encoder.predict_fns(self.module, normalize)
     )
-    self._image = jax.jit(self.predict_fns['image'])
-    self._text = jax.jit(self.predict_fns['text'])
+    self._encoders = self.predict_fns
+    if programs:
+      kind = self.architecture, preprocessing, str(dtype), matmul_operands
+      self._encoders = {
+        name: traced.Kept(function, repr((name, kind)), programs)
+        for name, function in self.predict_fns.items()
+      }
+    self._image = jax.jit(self._encoders['image'])
+    self._text = jax.jit(self._encoders['text'])
     self._tokenizer_name = source.tokenizer
 
   def encode(
@@ -157,7 +168,7 @@ class Model:
     return self._encode_chunks(chunks, config, batch_size)
 
   def _encode_chunks(self, chunks, config, batch_size):
-    encode = regrouping.regions_fn(self.predict_fns, config.regroup != 'none')
+    encode = regrouping.regions_fn(self._encoders, config.regroup != 'none')
     for chunk in chunks:
       images, inputs = zip(*chunk, strict=True)
       alike = collections.defaultdict(list)

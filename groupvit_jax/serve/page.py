@@ -4,10 +4,8 @@ Sliders and other words ask the encoded image again, without a second pass.
 """
 
 import pathlib
-import tempfile
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from groupvit_jax import scenes
@@ -17,6 +15,7 @@ from groupvit_jax.viz import colours
 
 _EXAMPLES = ((0, 'fish,apple,bird,ball,gravel'), (7, 'starfish,fish,sand'))
 _SIDE = 256  # pixels of a drawn example
+_KEPT = 3600  # seconds that files of visitors stay
 
 
 def mount(app: Any, service: Service) -> Any:
@@ -34,6 +33,7 @@ def mount(app: Any, service: Service) -> Any:
     show_error=True,
     ssr_mode=False,
     theme=themes.Base(font=['system-ui', 'sans-serif']),
+    js=pathlib.Path(__file__).with_name('point.js').read_text(),
   )
 
 
@@ -61,7 +61,10 @@ def _build(gr: Any, service: Service) -> Any:
 
   # Gradio finds the request by its annotation.
   answer.__annotations__['request'] = gr.Request
-  with gr.Blocks(title='groupvit', analytics_enabled=False) as blocks:
+  blocks = gr.Blocks(
+    title='groupvit', analytics_enabled=False, delete_cache=(600, _KEPT)
+  )
+  with blocks:
     gr.Markdown('# Segment an image with any words')
     with gr.Row():
       with gr.Column():
@@ -76,7 +79,7 @@ def _build(gr: Any, service: Service) -> Any:
         )
         run = gr.Button('segment', variant='primary')
       with gr.Column():
-        shown = gr.AnnotatedImage(label='classes (point at a name)')
+        shown = gr.AnnotatedImage(label='classes', elem_id='classes')
         text = gr.Markdown()
         groups = gr.Gallery(label='groups of each stage', columns=2)
     asked = [image, words, model, background, top_k]
@@ -126,13 +129,10 @@ def legend(result: Segmentation) -> str:
   return '\n'.join(lines)
 
 
-def _drawn() -> list[list[str]]:
-  """Example scenes as files, and words for them."""
-  folder = pathlib.Path(tempfile.mkdtemp(prefix='groupvit_'))
-  rows = []
-  for index, words in _EXAMPLES:
-    scene = scenes.generate(scenes.split_seed('test', 0), index, _SIDE)
-    path = folder / f'scene_{index}.png'
-    Image.fromarray(np.asarray(scene.image)).save(path)
-    rows.append([str(path), words])
-  return rows
+def _drawn() -> list[list[Any]]:
+  """Example scenes, and words for them."""
+  seed = scenes.split_seed('test', 0)
+  return [
+    [Image.fromarray(scenes.generate(seed, index, _SIDE).image), words]
+    for index, words in _EXAMPLES
+  ]

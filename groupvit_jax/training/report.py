@@ -42,7 +42,7 @@ HEADLINES = {
 # Views of an image in order: key, title, alternative text.
 VIEWS = (
   ('image', 'Image', 'The image'),
-  ('first_groups', 'First-stage groups', 'First-stage groups over the image'),
+  ('first_groups', 'Earlier groups', 'Groups before the final ones'),
   ('final_groups', 'Final groups', 'Final groups over the image'),
   ('prediction', 'Predicted', 'Predicted classes'),
   ('ground_truth', 'Ground truth', 'True classes'),

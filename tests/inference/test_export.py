@@ -1,7 +1,10 @@
 """Exported programs compute what the model computes, for any batch."""
 
 import dataclasses
+import importlib.util
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,29 +17,31 @@ NAMES = ['dog', 'grass|lawn', 'sky']
 pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
-@pytest.mark.parametrize('regroup', ['none', 'kmeans'])
-def test_programs_for_every_platform_from_one_command(
-  tiny_inference, tmp_path, monkeypatch, regroup
-):
+@pytest.fixture
+def folder(tiny_inference, tmp_path, monkeypatch):
+  """Function of fields of a config: a model folder that has them."""
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  own = {'regroup': regroup, 'one_hot': regroup == 'none'}
-  source = tiny_inference.source()
-  source = dataclasses.replace(source, preprocessing=source.preprocessing | own)
-  folder = model_folder.write(tmp_path / 'model', source)
-  command = ['export', str(folder), str(tmp_path / 'out')]
-  assert cli.main([*command, '--labels', ','.join(NAMES)]) == 0
-  assert cli.main([*command, '--platforms', 'cpu,gpu']) == 1
-  described = json.loads((tmp_path / 'out' / 'programs.json').read_text())
+
+  def write(**own):
+    source = tiny_inference.source()
+    preprocessing = source.preprocessing | own
+    source = dataclasses.replace(source, preprocessing=preprocessing)
+    return model_folder.write(tmp_path / 'model', source, overwrite=True)
+
+  return write
+
+
+def export(folder, out, *options):
+  command = ['export', str(folder), str(out), '--labels', ','.join(NAMES)]
+  assert cli.main([*command, *options]) == 0
+  described = json.loads((out / 'programs.json').read_text())
   assert described['names'] == ['background', 'dog', 'grass', 'sky']
   takes = described['programs']['segment']['takes']
   assert takes == 'uint8[b,32,32,3]'
 
-  def program(name):
-    content = (tmp_path / 'out' / f'{name}.stablehlo').read_bytes()
-    exported = jax.export.deserialize(bytearray(content))
-    assert exported.platforms == ('cpu', 'cuda', 'tpu')
-    return exported.call
 
+def compare(folder, program):
+  """Programs (by name: from an array to an array) with the model."""
   model = inference.load(folder)
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
@@ -54,3 +59,55 @@ def test_programs_for_every_platform_from_one_command(
   for image, found in zip(pixels, scores, strict=True):
     wanted = model.segment(image, NAMES).scores.transpose(1, 2, 0)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize('regroup', ['none', 'kmeans'])
+def test_programs_for_every_platform_from_one_command(
+  folder, tmp_path, regroup
+):
+  folder = folder(regroup=regroup, one_hot=regroup == 'none')
+  export(folder, tmp_path / 'out')
+  command = ['export', str(folder), str(tmp_path / 'out')]
+  assert cli.main([*command, '--platforms', 'cpu,gpu']) == 1
+
+  def program(name):
+    content = (tmp_path / 'out' / f'{name}.stablehlo').read_bytes()
+    exported = jax.export.deserialize(bytearray(content))
+    assert exported.platforms == ('cpu', 'cuda', 'tpu')
+    return exported.call
+
+  compare(folder, program)
+
+
+def test_a_saved_model(folder, tmp_path):
+  tf = pytest.importorskip('tensorflow', reason="needs the 'train' extra")
+  folder, out = folder(regroup='kmeans'), tmp_path / 'out'
+  export(folder, out, '--format', 'tf')
+  export(folder, out, '--format', 'tf', '--overwrite')
+  loaded = tf.saved_model.load(str(out))
+
+  def program(name):
+    return lambda x: loaded.signatures[name](x=tf.constant(x))[name].numpy()
+
+  compare(folder, program)
+
+
+def test_onnx_files(folder, tmp_path):
+  """By processes: jax2onnx leaves changes in `jax.numpy`."""
+  if not importlib.util.find_spec('jax2onnx'):
+    pytest.skip("needs the 'onnx' extra")
+  runtime = pytest.importorskip('onnxruntime')
+  make, out = folder, tmp_path / 'out'
+  folder = make(regroup='kmeans')
+  options = str(folder), str(out), '--format', 'onnx', '--labels'
+  assert cli.main(['export', *options, 'dog']) == 1
+  make()
+  command = [sys.executable, '-m', 'groupvit_jax', 'export', *options]
+  subprocess.run([*command, ','.join(NAMES)], check=True)
+
+  def program(name):
+    session = runtime.InferenceSession(str(out / f'{name}.onnx'))
+    (taken,) = session.get_inputs()
+    return lambda x: session.run(None, {taken.name: x})[0]
+
+  compare(folder, program)

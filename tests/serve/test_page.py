@@ -1,15 +1,18 @@
-"""HTTP and the page, in a browser; needs the extra `demo`.
+"""HTTP and the page, in a browser.
 
-The browser: `pip install playwright`, and chromium on the PATH.
+Needs the extra `demo`; the browser also `browser`, and chromium on the PATH.
 """
 
 import base64
+import io
 import shutil
 import socket
 import threading
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from groupvit_jax import inference, scenes
 from groupvit_jax.serve import Limits, Service, app
@@ -18,6 +21,7 @@ pytest.importorskip('gradio', reason="needs the 'demo' extra")
 uvicorn = pytest.importorskip('uvicorn')
 testclient = pytest.importorskip('starlette.testclient')
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+DROP = '[data-testid=image] .upload-container button'
 
 
 @pytest.fixture(scope='module')
@@ -46,7 +50,6 @@ def address(service):
 @pytest.fixture
 def picture(tmp_path):
   """Function of a number: the file of a scene."""
-  from PIL import Image
 
   def save(index):
     path = tmp_path / f'{index}.png'
@@ -77,42 +80,154 @@ def test_the_endpoint(service, picture):
   assert 'status="413"} 1' in client.get('/metrics').text
 
 
-def test_two_people_in_a_browser(address, picture, service):
-  api = pytest.importorskip('playwright.sync_api')
+@pytest.fixture(scope='module')
+def browser():
+  api = pytest.importorskip(
+    'playwright.sync_api', reason="needs the 'browser' extra"
+  )
   chromium = shutil.which('chromium') or shutil.which('google-chrome')
   if not chromium:
-    pytest.skip('needs chromium')
-  before, elsewhere = service.encoded, []
+    pytest.skip('needs chromium on the PATH')
+  with api.sync_playwright() as play:
+    browser = play.chromium.launch(
+      executable_path=chromium, args=['--no-sandbox']
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+  """Function that opens the page as a new visitor; it loads nothing else."""
+  contexts, elsewhere = [], []
 
   def note(request):
     if not request.url.startswith((address, 'data:', 'blob:')):
       elsewhere.append(request.url)
 
-  def ask(page, words):
-    page.get_by_label('classes, between commas').fill(words)
-    page.keyboard.press('Enter')
-
-  def table(page, word):
-    page.wait_for_selector(f'table >> text={word}', timeout=60_000)
-    return page.locator('table').first.inner_text()
-
-  with api.sync_playwright() as play:
-    browser = play.chromium.launch(
-      executable_path=chromium, args=['--no-sandbox']
+  def visit():
+    contexts.append(
+      browser.new_context(viewport={'width': 1200, 'height': 900})
     )
-    pages = [browser.new_context().new_page() for _ in range(2)]
-    for i, page in enumerate(pages):
-      page.on('request', note)
-      page.goto(address)
-      page.wait_for_load_state('networkidle')
-      page.set_input_files('input[type=file]', picture(i + 1))
-      page.wait_for_selector('table >> text=score', timeout=60_000)
-    ask(pages[0], 'red,grass')
-    ask(pages[1], 'blue,sand')
-    assert 'sand' not in table(pages[0], 'grass')
-    assert 'grass' not in table(pages[1], 'sand')
-    ask(pages[0], 'a,a')
-    pages[0].wait_for_selector('text=stands twice', timeout=60_000)
-    browser.close()
+    page = contexts[-1].new_page()
+    page.on('request', note)
+    page.goto(address)
+    page.wait_for_load_state('networkidle')
+    return page
+
+  yield visit
+  for context in contexts:
+    context.close()
   assert not elsewhere
+
+
+def drop(page, path):
+  """Drops a file with the mouse."""
+  data = page.evaluate_handle(
+    """([name, content]) => {
+      const data = new DataTransfer();
+      const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+      const type = name.endsWith('png') ? 'image/png' : 'text/plain';
+      data.items.add(new File([bytes], name, {type}));
+      return data;
+    }""",
+    [path.name, base64.b64encode(path.read_bytes()).decode()],
+  )
+  for event in ('dragenter', 'dragover', 'drop'):
+    page.dispatch_event(DROP, event, {'dataTransfer': data})
+
+
+def ask(page, words):
+  """Types words; the legend as soon as it has some of them."""
+  page.get_by_label('classes, between commas').fill(words)
+  page.keyboard.press('Enter')
+  return legend(page, *words.split(','))
+
+
+def legend(page, *words):
+  """Areas by class, as soon as one of the words is there."""
+  page.wait_for_function(
+    """words => {
+      const table = document.querySelector('table');
+      return table && words.some(word => table.innerText.includes(word));
+    }""",
+    arg=words,
+    timeout=60_000,
+  )
+  lines = page.locator('table').first.inner_text().splitlines()
+  return {row.split()[0]: row.split()[1] for row in lines[1:]}
+
+
+def masks(page):
+  """Where each class lies, by its name."""
+  names = [x.strip() for x in page.locator('.legend-item').all_inner_texts()]
+  found = {}
+  for name, mask in zip(names, page.locator('img.mask').all(), strict=True):
+    content = page.request.get(mask.get_attribute('src')).body()
+    pixels = Image.open(io.BytesIO(content)).convert('RGBA')
+    found[name] = np.asarray(pixels)[..., 3] > 0
+  return found
+
+
+def to_zero(page):
+  """Moves the sliders: no background, and all classes may appear."""
+  for slider in page.locator('input[type=range]').all():
+    slider.focus()
+    page.keyboard.press('Home')
+    slider.dispatch_event('pointerup')
+  page.wait_for_function(
+    "!document.querySelector('table').innerText.includes('background')"
+  )
+
+
+def test_a_dropped_image_sliders_and_other_words(visit, picture, service):
+  page, before = visit(), service.encoded
+  drop(page, picture(1))
+  assert legend(page, 'background') == {
+    'background': '100%'
+  }  # an untrained model
+  to_zero(page)
+  areas = ask(page, 'red,green,blue')
+  page.wait_for_selector(
+    '#classes [data-testid=status-tracker]', state='hidden'
+  )
+  first = masks(page)
+  assert {name: f'{mask.mean():.0%}' for name, mask in first.items()} == areas
+  # Pointing at a pixel lights up its class.
+  name, mask = max(first.items(), key=lambda item: item[1].sum())
+  box = page.locator('#classes .base-image').bounding_box()
+  rows, columns = np.nonzero(mask)
+  middle, scale = len(rows) // 2, box['width'] / mask.shape[1]
+  page.mouse.move(
+    box['x'] + scale * (columns[middle] + 0.5),
+    box['y'] + scale * (rows[middle] + 0.5),
+  )
+  page.wait_for_selector(f'#classes [title={name}]')
+  assert page.locator('img.mask.inactive').count() == len(first) - 1
+  assert set(ask(page, 'fire,snow')) <= {'fire', 'snow'}
+  assert service.encoded == before + 1
+
+
+def test_two_visitors_at_once_and_what_is_no_image(
+  visit, picture, service, tmp_path
+):
+  before, pages = service.encoded, [visit(), visit()]
+  for i, page in enumerate(pages):
+    page.set_input_files('input[type=file]', picture(i + 2))
+  for page in pages:
+    legend(page, 'background')
+    to_zero(page)
+  fields = [page.get_by_label('classes, between commas') for page in pages]
+  for field, words in zip(fields, ('red,green', 'blue,white'), strict=True):
+    field.fill(words)
+    field.press('Enter')
+  assert set(legend(pages[0], 'red', 'green')) <= {'red', 'green'}
+  assert set(legend(pages[1], 'blue', 'white')) <= {'blue', 'white'}
+  fields[0].fill('a,a')
+  fields[0].press('Enter')
+  pages[0].wait_for_selector('text=stands twice', timeout=60_000)
+  broken, page = tmp_path / 'broken.png', visit()
+  broken.write_bytes(b'no image')
+  drop(page, broken)
+  page.wait_for_selector('[data-testid=toast-body]', timeout=60_000)
   assert service.encoded == before + 2

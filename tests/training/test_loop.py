@@ -106,7 +106,7 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
   )
   assert 100 * found.labelling == pytest.approx(labelling, abs=0.02)
   # The learned groups of the only stage, and those remade from its tokens.
-  assert 'First-stage groups' in page and 'Final groups' in page
+  assert 'Earlier groups' in page and 'Final groups' in page
   logged = [r['step'] for r in rows(workdir) if 'train/loss' in r]
   assert logged == [1, 2, 3, 4, 5, 6]
 

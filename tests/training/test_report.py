@@ -96,7 +96,7 @@ def test_page_shows_everything():
     'One seed.',
     'a dog on grass',
     'Final groups',
-    'First-stage groups',
+    'Earlier groups',
     'Step 1,200',
     'Zero-shot mIoU, %',
     'name = "<base>"',

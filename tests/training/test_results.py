@@ -59,7 +59,7 @@ def test_the_report_shows_the_same_images_at_every_step(tmp_path, stages, maps):
   ).as_html()
   # Of each: the image, its maps at three steps, and the ground truth.
   assert text.count('<img') == 2 * (1 + 3 * maps + 1)
-  assert ('First-stage groups' in text) == (stages == 2)
+  assert ('Earlier groups' in text) == (stages == 2)
   assert ('Final groups' in text) == (stages > 0)
   for step in (0, 10, 20):
     first = predictor(step, stages)(images()['image'])
