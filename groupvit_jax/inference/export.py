@@ -192,9 +192,17 @@ def _saved_model(
     signatures[name] = tf.function(
       _called(function, module.weights, name), [takes], autograph=False
     )
-  # TensorFlow 2.21 does not know the erf of JAX 0.10's StableHLO.
-  with ops.erf_by(_erf):
-    tf.saved_model.save(module, str(folder), signatures)
+  try:
+    # TensorFlow 2.21 does not know the erf of JAX 0.10's StableHLO.
+    with ops.erf_by(_erf):
+      tf.saved_model.save(module, str(folder), signatures)
+      for name, program in programs.items():
+        signatures[name](tf.zeros((1, *program.shape), program.dtype))
+  except tf.errors.OpError as error:
+    raise ModelError(
+      f'TensorFlow {tf.__version__} does not read the programs of jax '
+      f'{jax.__version__}: take jax 0.10, or --format stablehlo'
+    ) from error
 
 
 def _called(function, weights, name):
