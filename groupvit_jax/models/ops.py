@@ -173,7 +173,7 @@ def store_rounded(variables: Any) -> Any:
   return jax.tree_util.tree_map_with_path(rounded, variables)
 
 
-def convolves_by_products(kernel: Array) -> bool:
+def convolves_by_products(kernel: Any) -> bool:
   """Whether a convolution, of stride 1, should be a sum of matrix products.
 
   With rounded operands, one for each position of the kernel: XLA's convolution
