@@ -177,8 +177,10 @@ def _saved_model(
     from jax.experimental import jax2tf
   except ImportError as error:
     raise ModelError(_lacks('tf', error, 'train')) from error
-  module = tf.Module()
-  module.weights = jax.tree.map(lambda x: tf.Variable(np.asarray(x)), variables)
+  module: Any = tf.Module()
+  module.weights = jax.tree.map(
+    lambda x: tf.Variable(tf.constant(np.asarray(x))), variables
+  )
   signatures = {}
   for name, program in programs.items():
     shape = ', '.join(['b', *map(str, program.shape)])
@@ -188,7 +190,8 @@ def _saved_model(
       with_gradient=False,
       native_serialization_platforms=list(platforms),
     )
-    takes = tf.TensorSpec((None, *program.shape), program.dtype, 'x')
+    dtype = tf.as_dtype(np.dtype(program.dtype))
+    takes = tf.TensorSpec((None, *program.shape), dtype, 'x')
     signatures[name] = tf.function(
       _called(function, module.weights, name), [takes], autograph=False
     )
@@ -197,7 +200,8 @@ def _saved_model(
     with ops.erf_by(_erf):
       tf.saved_model.save(module, str(folder), signatures)
       for name, program in programs.items():
-        signatures[name](tf.zeros((1, *program.shape), program.dtype))
+        dtype = tf.as_dtype(np.dtype(program.dtype))
+        signatures[name](tf.zeros((1, *program.shape), dtype))
   except tf.errors.OpError as error:
     raise ModelError(
       f'TensorFlow {tf.__version__} does not read the programs of jax '

@@ -56,7 +56,7 @@ def with_slope(slope: Callable[[Array], Array]) -> Callable:
   return decorate
 
 
-_ERF = ContextVar('erf', default=jax.lax.erf)
+_ERF: ContextVar[Callable[..., Array]] = ContextVar('erf', default=jax.lax.erf)
 
 
 @contextlib.contextmanager

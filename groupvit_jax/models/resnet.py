@@ -6,6 +6,7 @@ The last projection of the attention pool is the image projector of the
 `DualEncoder`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,10 +48,13 @@ def _convolve(
   (height, width), size = x.shape[1:3], kernel.shape[0]
   around = size // 2
   x = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
-  return sum(
-    ops.product(x[:, i : i + height, j : j + width], kernel[i, j])
-    for i in range(size)
-    for j in range(size)
+  return functools.reduce(
+    jnp.add,
+    (
+      ops.product(x[:, i : i + height, j : j + width], kernel[i, j])
+      for i in range(size)
+      for j in range(size)
+    ),
   )
 
 
