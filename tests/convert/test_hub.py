@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from groupvit_jax import convert
+from groupvit_jax import convert, files
 from groupvit_jax.convert import folder as model_folder
-from groupvit_jax.convert import hub, tensors
+from groupvit_jax.convert import tensors
 from groupvit_jax.errors import ModelError
 from groupvit_jax.text import sentencepiece
 
@@ -250,4 +250,4 @@ def test_the_command_by_the_environment_alone(server, tmp_path):
   assert done.returncode == 0, done.stderr
   assert f"Hugging Face's CLIP ({name}@{COMMIT})" in done.stdout
   assert 'Bearer hf_secret' in server.tokens
-  assert hub.cache('models').is_dir()
+  assert files.cache('models').is_dir()
