@@ -215,13 +215,13 @@ def test_the_screen_shows_our_lines_and_nothing_else(tmp_path):
     'step 3',
   ]
   assert starts[0].startswith('groupvit') and starts[-1].startswith('report')
-  assert starts[1] == '3 steps' and starts[3] == 'compiling the'
-  assert len(logged) == 9
-  # The first step compiles: there is no speed to tell of yet.
-  first, second = (line.split('  ') for line in logged[4:6])
-  assert len(first) == 2 and first[0] == 'step 1 of 3'
-  assert re.fullmatch(r'\d+ images/s', second[2])
-  assert second[3].endswith(' left')
+  assert starts[1] == '3 steps'
+  assert starts[3:5] == ['compiling the', 'compiled the']
+  assert len(logged) == 10
+  # Compiling is no part of the first step's time.
+  step, _, speed, left = logged[5].split('  ')
+  assert step == 'step 1 of 3' and left.endswith(' left')
+  assert re.fullmatch(r'\d+ images/s', speed)
   assert done.stdout.strip().startswith('miou ')
 
 
