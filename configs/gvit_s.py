@@ -7,7 +7,7 @@ Launch:
 Variants (several may follow each other, later ones win):
   (none)        full-size GroupViT-S, 224 px, on the embedded scenes; sized for
                 one accelerator
-  demo          a small model on small images: 2 CPU cores, 12 minutes
+  demo          a small model on small images: 2 CPU cores, 13 minutes
   gcc_yfcc      the released recipe on CC3M + CC12M + YFCC14M (52.3 mIoU on
                 VOC in the original's README)
   gcc_redcaps   the released recipe on CC3M + CC12M + RedCaps12M (50.8)
@@ -195,7 +195,7 @@ def _base() -> ml_collections.ConfigDict:
 
 
 def _demo(c) -> None:
-  """2 CPU cores, 12 minutes, data and compilation included."""
+  """2 CPU cores, 13 minutes, data and compilation included."""
   c.image_size = 64
   c.batch_size = 64
   c.num_steps = 6000

@@ -244,6 +244,7 @@ def health(workdir: pathlib.Path, verify: bool = True) -> list[dict[str, Any]]:
     ...', or 'not read'.
   """
   found = []
+  workdir = workdir.absolute()  # Orbax takes no other
   for step in sorted(workdir_lib.steps(workdir)):
     state = 'not read'
     if verify:

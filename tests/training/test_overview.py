@@ -40,10 +40,13 @@ def run(tmp_path):
   return path
 
 
-def test_a_run_is_read_with_the_health_of_its_checkpoints(run, capsys):
+def test_a_run_is_read_with_the_health_of_its_checkpoints(
+  run, capsys, monkeypatch
+):
+  monkeypatch.chdir(run.parent)  # a relative path, as people type
   damaged = run / 'checkpoints' / '4' / 'meta' / 'metadata'
   damaged.write_text('{"position": 5}')
-  assert cli.main(['runs', 'show', str(run), '--json']) == 0
+  assert cli.main(['runs', 'show', 'run', '--json']) == 0
   found = json.loads(capsys.readouterr().out)
   assert found['config'] == {
     'task': 'groupvit',
