@@ -28,8 +28,7 @@ ROWS = {
   'released': (
     'model.group_residual=true,model.pre_assign_attn=true,'
     'model.center_keys=false,model.gumbel_noise=1.0,model.init_std=0.02,'
-    'loss.noun_match=pooled,loss.part_weight=0.0,loss.cluster_weight=0.0,'
-    'loss.coverage_weight=0.0,loss.balance_weight=0.0,'
+    'loss.noun_match=pooled,loss.part_weight=0.0,loss.balance_weight=0.0,'
     'loss.sharpness_weight=0.0,eval.top_k=5'
   ),
   'residual': 'model.group_residual=true',
@@ -42,14 +41,9 @@ ROWS = {
   'soft': 'model.assignment=soft',
   'init_.02': 'model.init_std=0.02',
   'no_parts': 'loss.part_weight=0.0',
-  'no_clusters': 'loss.cluster_weight=0.0',
-  'no_coverage': 'loss.coverage_weight=0.0',
-  'clusters_6': 'loss.num_clusters=6',
+  'clusters_4': 'loss.cluster_weight=1.0',
   'parts_alone': 'loss.multi_label_weight=0.0',
-  'pooled': (
-    'loss.noun_match=pooled,loss.part_weight=0.0,loss.cluster_weight=0.0,'
-    'loss.coverage_weight=0.0'
-  ),
+  'pooled': 'loss.noun_match=pooled,loss.part_weight=0.0',
   'no_nouns': 'loss.num_nouns=0,loss.part_weight=0.0',
   'soft_no_nouns': (
     'model.assignment=soft,loss.num_nouns=0,loss.part_weight=0.0'

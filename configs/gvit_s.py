@@ -7,7 +7,7 @@ Launch:
 Variants (several may follow each other, later ones win):
   (none)        full-size GroupViT-S, 224 px, on the embedded scenes; sized for
                 one accelerator
-  demo          a small model on small images: 2 CPU cores, 13 minutes
+  demo          a small model on small images: 2 CPU cores, 12 minutes
   gcc_yfcc      the released recipe on CC3M + CC12M + YFCC14M (52.3 mIoU on
                 VOC in the original's README)
   gcc_redcaps   the released recipe on CC3M + CC12M + RedCaps12M (50.8)
@@ -98,8 +98,6 @@ def _base() -> ml_collections.ConfigDict:
   # The same by clusters of an image's tokens in the joint space: large regions.
   c.loss.cluster_weight = 0.0
   c.loss.num_clusters = 4
-  # Every token is to be named by some noun of its image.
-  c.loss.coverage_weight = 0.0
   c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
   # Comparisons with each image at a time, its groups counted; 0 is all.
   c.loss.chunk_size = 0
@@ -195,7 +193,7 @@ def _base() -> ml_collections.ConfigDict:
 
 
 def _demo(c) -> None:
-  """2 CPU cores, 13 minutes, data and compilation included."""
+  """2 CPU cores, 12 minutes, data and compilation included."""
   c.image_size = 64
   c.batch_size = 64
   c.num_steps = 6000
@@ -263,8 +261,6 @@ def _tied(c) -> None:
   c.loss.noun_match = 'best_group'
   c.loss.noun_scale = 10.0
   c.loss.part_weight = 1.0
-  c.loss.cluster_weight = 1.0
-  c.loss.coverage_weight = 0.1
   c.loss.balance_weight = 0.3
   c.loss.sharpness_weight = 0.03
   c.eval.top_k = 0  # nouns train the groups; the pooled picture gates badly
@@ -287,8 +283,6 @@ def _clip(c) -> None:
   c.task = 'clip'
   c.loss.noun_match = 'pooled'
   c.loss.part_weight = 0.0
-  c.loss.cluster_weight = 0.0
-  c.loss.coverage_weight = 0.0
   c.eval.regions = 'kmeans'
   c.eval.regroup = 'none'
   c.eval.top_k = 5  # nouns do train the pooled picture here

@@ -18,17 +18,17 @@ from groupvit_jax.embeddings import unit_norm
 from groupvit_jax.evaluation import regrouping
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import background as background_losses
-from groupvit_jax.losses import contrastive, coverage, multi_label
+from groupvit_jax.losses import contrastive, multi_label
 from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
 
 # The loss and its terms, as metrics name them.
 TERMS = (
-  *('loss', 'contrastive', 'multi_label', 'part', 'clusters', 'coverage'),
+  *('loss', 'contrastive', 'multi_label', 'part', 'clusters'),
   *('background', 'balance', 'sharpness'),
 )
 NOUN_MATCHES = 'pooled', 'best_group'
-_OF_TOKENS = 'part', 'clusters', 'coverage'
+_OF_TOKENS = 'part', 'clusters'
 _ROUNDS = 3  # of k-means
 
 
@@ -135,8 +135,6 @@ def weights(loss: config_lib.Config) -> dict[str, float]:
       found['part'] = loss.part_weight
     if loss.cluster_weight:
       found['clusters'] = loss.cluster_weight
-    if loss.coverage_weight:
-      found['coverage'] = loss.coverage_weight
   if loss.background_weight:
     found['background'] = loss.background_weight
   return found
@@ -196,10 +194,6 @@ def compare(
       result['part'] = match(rows['token_embeddings'], scalars['noun_scale'])
     if 'clusters' in names:
       result['clusters'] = match(rows['clusters'], scalars['noun_scale'])
-    if 'coverage' in names:
-      result['coverage'] = coverage.coverage_term(
-        rows['token_embeddings'], nouns, scalars['noun_scale'], ids, chunk_size
-      )
     if 'background' in names:
       # Trains the background token alone: groups and nouns are fixed here.
       stop = jax.lax.stop_gradient
