@@ -43,6 +43,7 @@ PY
 }
 
 say "(a) the full-size step"
+"$PYTHON" -c 'import torch, transformers' 2>"$OUT/step.log" || step+=' --no-peer'
 # shellcheck disable=SC2086
 "$PYTHON" benchmarks/train.py $step 2>"$OUT/step.log" | grep '|' || say "failed: $OUT/step.log"
 
