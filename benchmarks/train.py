@@ -123,8 +123,10 @@ def timed(run, times: int) -> float:
 
 def wait(result) -> None:
   """Until a step of ours, or of the peer, has ended."""
-  item = getattr(result, 'item', None)
-  item() if item else jax.block_until_ready(result)
+  if hasattr(result, 'detach'):  # a loss of torch
+    result.item()
+  else:
+    jax.block_until_ready(result)
 
 
 def flops(config, length: int) -> float:
