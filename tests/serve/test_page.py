@@ -188,8 +188,9 @@ def test_a_dropped_image_sliders_and_other_words(visit, picture, service):
   }  # an untrained model
   to_zero(page)
   areas = ask(page, 'red,green,blue')
+  # Gradio hides its spinner by a class that a browser counts as visible.
   page.wait_for_selector(
-    '#classes [data-testid=status-tracker]', state='hidden'
+    '#classes [data-testid=status-tracker]:not(.hide)', state='detached'
   )
   first = masks(page)
   assert {name: f'{mask.mean():.0%}' for name, mask in first.items()} == areas
