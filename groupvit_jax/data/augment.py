@@ -250,16 +250,23 @@ def apply(
   Raises:
     BadSampleError: see `images.decode`.
   """
-  made = crops.decode_crop(
+  pixels = crops.decode_crop(
     image, functools.partial(drawn.box, i), size, MAX_PIXELS
   )
   if drawn.flips[i]:
-    made = made.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-  for operation, value in zip(
-    drawn.operations[i].tolist(), drawn.arguments[i].tolist(), strict=True
-  ):
-    if operation >= 0:
-      made = operate(made, OPERATIONS[operation], value)
+    pixels = pixels[:, ::-1]
+  operations = [
+    (OPERATIONS[operation], value)
+    for operation, value in zip(
+      drawn.operations[i].tolist(), drawn.arguments[i].tolist(), strict=True
+    )
+    if operation >= 0
+  ]
+  if not operations:
+    return pixels
+  made = Image.fromarray(np.ascontiguousarray(pixels))
+  for name, value in operations:
+    made = operate(made, name, value)
   return np.asarray(made)
 
 

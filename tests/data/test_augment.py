@@ -148,7 +148,7 @@ def test_apply_crops_resizes_flips_and_operates():
     operations=np.array([[-1, 4], [-1, -1]], np.int32),
     arguments=np.array([[0, 3], [0, 0]], np.float32),
   )
-  want = np.asarray(crops.crop_resize(image, drawn.box(0, 80, 100), 32))
+  want = crops.crop_resize(np.asarray(image), drawn.box(0, 80, 100), 32)
   got = [augment.apply(image, drawn, i, 32) for i in range(2)]
   np.testing.assert_array_equal(got[0], want & 0b11100000)
   np.testing.assert_array_equal(got[1], want[:, ::-1])
