@@ -28,7 +28,7 @@ _COMMANDS = {
   'evaluate': 'measure a model on a benchmark',
   'probe': 'train linear probes on the features of a model',
   'convert': 'turn weights into a model folder',
-  'export': 'write a model as StableHLO programs',
+  'export': 'write a model as programs: StableHLO, TensorFlow, ONNX',
   'serve': 'try models in a browser, or ask them by HTTP',
   'runs': 'show how training runs are, or were, getting on',
   'info': 'show the architecture, parameters and metrics of a model',

@@ -6,6 +6,8 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import textwrap
 import tomllib
 from collections.abc import Iterable
@@ -122,6 +124,22 @@ def test_commands_are_accepted(capsys):
     # `train` is in test_configurations_exist.
     if words[0] != 'train' and '--help' not in words:
       cli._parse(words)
+
+
+def test_one_command_fills_the_address_in(tmp_path):
+  (tmp_path / 'colabs').mkdir()
+  notebooks = [f'colabs/{path.name}' for path in ROOT.glob('colabs/*.ipynb')]
+  for name in ('README.md', *notebooks):
+    shutil.copy(ROOT / name, tmp_path / name)
+  block = re.search(r'```sh\n(sed .*?)```', read('CONTRIBUTING.md'), re.DOTALL)
+  subprocess.run(block[1], shell=True, check=True, cwd=tmp_path)
+  for name in notebooks:
+    text = (tmp_path / name).read_text()
+    assert '!git clone -q https://github.com/OWNER/NAME groupvit' in text
+  text = (tmp_path / 'README.md').read_text()
+  assert 'ADDRESS' not in text and '<!--' not in text
+  badges = re.findall(r'google.com/github/OWNER/NAME/blob/main/([^)]*)', text)
+  assert sorted(badges) == sorted(notebooks)
 
 
 def test_extras_exist():
