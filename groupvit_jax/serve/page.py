@@ -13,9 +13,17 @@ from groupvit_jax.inference import Segmentation
 from groupvit_jax.serve.service import Refusal, Service
 from groupvit_jax.viz import colours
 
-_EXAMPLES = ((0, 'fish,apple,bird,ball,gravel'), (7, 'starfish,fish,sand'))
+_EXAMPLES = (
+  (0, 'fish,apple,bird,ball,gravel'),
+  (7, 'starfish,fish,flower,sand'),
+)
 _SIDE = 256  # pixels of a drawn example
 _KEPT = 3600  # seconds that files of visitors stay
+# Gradio's own rule for the mouse over an image makes all masks equally pale.
+_CSS = """
+#classes .mask.active { opacity: 0.65 !important; }
+#classes .mask.inactive { opacity: 0.15 !important; }
+"""
 
 
 def mount(app: Any, service: Service) -> Any:
@@ -31,6 +39,8 @@ def mount(app: Any, service: Service) -> Any:
     path='/',
     max_file_size=int(service.limits.megabytes * 1e6),
     show_error=True,
+    footer_links=['gradio'],
+    css=_CSS,
     ssr_mode=False,
     theme=themes.Base(font=['system-ui', 'sans-serif']),
     js=pathlib.Path(__file__).with_name('point.js').read_text(),
@@ -55,8 +65,10 @@ def _build(gr: Any, service: Service) -> Any:
         )
     except Refusal as refusal:
       raise gr.Error(str(refusal)) from refusal
-    stages = range(len(result.groups))
-    groups = [(result.groups_overlay(i), f'stage {i + 1}') for i in stages]
+    kinds = [f'stage {i + 1}' for i in range(len(result.groups))]
+    if result.config.regroup != 'none':
+      kinds[-1] = 'remade from tokens'
+    groups = [(result.groups_overlay(i), kind) for i, kind in enumerate(kinds)]
     return _annotated(gr, result), legend(result), groups
 
   # Gradio finds the request by its annotation.

@@ -205,6 +205,10 @@ def test_a_dropped_image_sliders_and_other_words(visit, picture, service):
   )
   page.wait_for_selector(f'#classes [title={name}]')
   assert page.locator('img.mask.inactive').count() == len(first) - 1
+  page.wait_for_function(
+    """[...document.querySelectorAll('#classes img.mask')].every(mask =>
+      mask.matches('.active') == (getComputedStyle(mask).opacity > 0.5))"""
+  )
   assert set(ask(page, 'fire,snow')) <= {'fire', 'snow'}
   assert service.encoded == before + 1
 
