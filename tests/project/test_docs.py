@@ -60,15 +60,22 @@ def commands(
   program: str, pages: Iterable[str | pathlib.Path] = PAGES
 ) -> list[list[str]]:
   """Arguments of a program's calls in the shell examples of pages."""
-  found = []
-  for page in pages:
-    for block in re.findall(r'```sh\n(.*?)```', read(page), re.DOTALL):
-      for line in block.replace('\\\n', ' ').splitlines():
-        for part in line.split(' && '):
-          if part.startswith(f'{program} '):
-            words = shlex.split(part, comments=True)
-            found.append(words[len(program.split()) :])
-  return found
+  return [
+    words
+    for page in pages
+    for block in re.findall(r'```sh\n(.*?)```', read(page), re.DOTALL)
+    for words in calls_in(block, program)
+  ]
+
+
+def calls_in(block: str, program: str = 'groupvit') -> list[list[str]]:
+  """Arguments of a program's calls in a shell example."""
+  return [
+    shlex.split(part, comments=True)[len(program.split()) :]
+    for line in block.replace('\\\n', ' ').splitlines()
+    for part in line.split(' && ')
+    if part.startswith(f'{program} ')
+  ]
 
 
 def test_every_page_a_user_reads_has_a_limit():
@@ -208,16 +215,18 @@ def test_what_a_first_page_shows_runs(
   source = tiny_inference.source()
   for name in ('my_model', 'runs/demo', 'nvidia/groupvit-gcc-yfcc'):
     model_folder.write(name, source)
-  ran = 0
-  for words in commands('groupvit', [page]):
-    if 'onnx' in words:  # wants a process of its own
-      continue
-    again = words[0] in ('segment', 'convert', 'export')
-    if again or 'scenes' in words:
-      assert cli.main([*words, *['--overwrite'] * again]) == 0, words
-      ran += 1
   known = {'names': ['dog', 'sky'], 'images': ['photo.jpg'], 'texts': ['a dog']}
-  for block in re.findall(r'```python\n(.*?)```', read(page), re.DOTALL):
-    exec(block, known)
-    ran += 1
+  ran = 0
+  for kind, block in re.findall(r'```(sh|python)\n(.*?)```', read(page), re.S):
+    if kind == 'python':
+      exec(block, known)
+      ran += 1
+      continue
+    for words in calls_in(block):
+      if 'onnx' in words:  # wants a process of its own
+        continue
+      again = words[0] in ('segment', 'convert', 'export')
+      if again or 'scenes' in words:
+        assert cli.main([*words, *['--overwrite'] * again]) == 0, words
+        ran += 1
   assert ran > 1
