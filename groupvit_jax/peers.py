@@ -1,10 +1,12 @@
-"""Ends a process of a distributed run where another one has ended or hangs.
+"""What the processes of a distributed run tell each other without a device.
 
-JAX waits for it for minutes, then aborts with a stack trace. So every process
-writes a beat into the store of the coordination service, and reads the others'.
+They meet in the store of JAX's coordination service. A process ends where
+another one has ended or hangs: JAX waits for it for minutes, then aborts with a
+stack trace. So every process writes a beat there, and reads the others'.
 """
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -25,12 +27,41 @@ SILENCE = 40.0  # seconds without a beat, after which a process counts as gone
 # Where an operation across processes, or all of another, has failed already.
 SUSPICION = 15.0
 
+# A process that does not say its value for so long is gone, and was noticed.
+_LONGEST = 600_000  # milliseconds
+
 _FOLDER = 'groupvit_jax/beats/'
 _ENDED, _FAILED = 'ended', 'failed'
 _ADVICE = (
   'see its output, then start all processes again: they go on from what was '
   'saved'
 )
+
+
+_calls = itertools.count()
+
+
+def largest(value: int) -> int:
+  """The largest of the values of all processes.
+
+  Every process must make the same number of calls. Unlike `sharding.gather`,
+  it does not wait for what the devices still compute.
+  """
+  if jax.process_count() == 1:
+    return value
+  client, call = distributed.global_state.client, next(_calls)
+
+  def key(call: int, process: int) -> str:
+    return f'groupvit_jax/largest/{call}/{process}'
+
+  client.key_value_set(key(call, jax.process_index()), f'{value}')
+  values = [
+    int(client.blocking_key_value_get(key(call, i), _LONGEST))
+    for i in range(jax.process_count())
+  ]
+  if call:  # nobody reads the call before this one any more
+    client.key_value_delete(key(call - 1, jax.process_index()))
+  return max(values)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from groupvit_jax import peers
+
 # Shapes are rounded up to few values, since each one is compiled.
 _STEP = 8  # tokens
 _PARTS = 4  # of the texts of a batch
@@ -41,11 +43,14 @@ class Texts:
     rows: int32 h, sorted, rows of the vocabulary; all that texts have used so
       far are among them.
 
-    With several processes there is nothing to add: their shapes would differ.
+    With several processes, which take the same shapes, `tokens` are cut behind
+    the longest text of all of them, and nothing is added. They make the same
+    number of calls.
     """
-    if jax.process_count() > 1:
-      return dict(batch)
     tokens = batch['tokens']
+    if jax.process_count() > 1:
+      length = peers.largest(cut_length(tokens))
+      return {**batch, 'tokens': np.ascontiguousarray(tokens[..., :length])}
     multiple = jax.device_count() * self.parts
     result = {**batch, **distinct(tokens, multiple)}
     if self.used is not None:
@@ -79,11 +84,16 @@ def distinct(tokens: np.ndarray, multiple: int) -> dict[str, np.ndarray]:
   step = _up(-(-len(rows) // _PARTS), multiple)
   # Padding repeats a text: nothing reads it, so its gradient is zero.
   texts = np.resize(texts, (_up(len(texts), step), texts.shape[1]))
-  length = min(_up(int(texts.argmax(axis=1).max()) + 1, _STEP), texts.shape[1])
   return {
-    'distinct': np.ascontiguousarray(texts[:, :length]),
+    'distinct': np.ascontiguousarray(texts[:, : cut_length(texts)]),
     'which': which.reshape(tokens.shape[:2]).astype(np.int32),
   }
+
+
+def cut_length(tokens: np.ndarray) -> int:
+  """Tokens that the longest text of `... l` needs, rounded up."""
+  longest = int(tokens.argmax(axis=-1).max()) + 1
+  return min(_up(longest, _STEP), tokens.shape[-1])
 
 
 def _up(number: int, step: int) -> int:

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from groupvit_jax import sharding
 from groupvit_jax.losses.contrastive import contrastive_loss
+from groupvit_jax.training import texts
 
 
 def test_mesh_has_one_auto_axis(mesh8):
@@ -143,7 +144,16 @@ def run_one_of_two_processes(address, index):
   # Where device_put of a jax array shows itself broken: 2 shards, 1 device.
   assert [s.data.shape for s in weights.addressable_shards] == [(4, 4)]
   loss, grad = loss_and_grad(mesh, weights, image, text)
-  print(json.dumps({'loss': float(loss), 'grad': np.asarray(grad).tolist()}))
+  # Texts of 3 and of 12 tokens: both processes take the same shape.
+  tokens = np.zeros((4, 2, 20), np.int32)
+  tokens[1, 1, (2, 11)[index]] = 9
+  cut = [texts.Texts(None)({'tokens': tokens[::i]}) for i in (1, 2, 1)]
+  shapes = [x['tokens'].shape for x in cut]
+  print(
+    json.dumps(
+      {'loss': float(loss), 'grad': np.asarray(grad).tolist(), 'cut': shapes}
+    )
+  )
 
 
 def test_two_processes_equal_one(run_two_processes):
@@ -151,6 +161,7 @@ def test_two_processes_equal_one(run_two_processes):
   for result in run_two_processes(__file__):
     np.testing.assert_allclose(result['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(result['grad'], grad, atol=1e-6)
+    assert result['cut'] == [[4, 2, 16], [2, 2, 8], [4, 2, 16]]
 
 
 if __name__ == '__main__':
