@@ -44,14 +44,18 @@ def merged(outputs: list) -> list:
   """Outputs without this machine's folders; a stream is one output."""
   kept = []
   for output in outputs:
-    if output.output_type == 'stream':
-      output.text = re.sub(f'{ROOT}/?', '', output.text)
-      if kept and kept[-1].get('name') == output.name:
-        kept[-1].text += output.text
-        continue
-    elif 'image/png' in output.get('data', {}):
+    if 'image/png' in output.get('data', {}):
       output.data = {'image/png': smaller(output.data['image/png'])}
-    kept.append(output)
+    stream = output.output_type == 'stream' and output.name
+    if stream and kept and kept[-1].get('name') == stream:
+      kept[-1].text += output.text
+    else:
+      kept.append(output)
+  for output in kept:
+    if output.output_type == 'stream':
+      text = re.sub(f'{ROOT}/?', '', output.text)
+      # What a progress bar has overwritten is gone, as on a screen.
+      output.text = re.sub(r'[^\n]*\r(?!\n)', '', text)
   return kept
 
 

@@ -4,6 +4,7 @@ docs/architecture.md shows the same layers; a new package gets its place here.
 """
 
 import ast
+import contextlib
 import functools
 import pathlib
 import re
@@ -11,6 +12,9 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from importlib import metadata
+
+from packaging import requirements
 
 import groupvit_jax
 
@@ -35,8 +39,8 @@ LAYERS = (
   ('__main__',),
 )
 
-# What a base installation lacks. `[train]` brings some of it, for speed and
-# for TensorBoard; the rest serves tests and notebooks.
+# What nobody may need, also where another package brings it: for speed,
+# TensorBoard, tests or notebooks.
 ABSENT = (
   'apache_beam',
   'array_record',
@@ -190,11 +194,35 @@ def test_training_input_knows_no_labelled_set():
       assert not packages_imported(name) & {'benchmarks', 'evaluation'}, name
 
 
-# Runs in a process of its own, before anything else is imported there.
-_HIDE = f"""
-import importlib, pathlib, runpy, sys
+def not_brought() -> set[str]:
+  """Packages that are installed here and not by a base installation."""
+  wanted, brought = [(normalised(name), '') for name in declared()], set()
+  while wanted:
+    name, extra = wanted.pop()
+    if (name, extra) in brought:
+      continue
+    brought.add((name, extra))
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      for text in metadata.requires(name) or ():
+        need = requirements.Requirement(text)
+        if need.marker is None or need.marker.evaluate({'extra': extra}):
+          wanted += [(normalised(need.name), e) for e in ('', *need.extras)]
+  names = {name for name, _ in brought} | {'groupvit-jax'}
+  return {
+    package
+    for package, owners in metadata.packages_distributions().items()
+    if not names & set(map(normalised, owners))
+  }
 
-ABSENT = {ABSENT!r}
+
+def normalised(name: str) -> str:
+  """A distribution's name as metadata compares it."""
+  return re.sub('[-_.]+', '-', name).lower()
+
+
+# Runs in a process of its own, before anything else is imported there.
+_HIDE = """
+import importlib, pathlib, runpy, sys
 
 class Hide:
   '''Finds what another finder finds, but for the absent packages.
@@ -219,7 +247,7 @@ for name in ABSENT:
     importlib.import_module(name)
   except ImportError:
     continue
-  raise AssertionError(f'{{name}} is not hidden')
+  raise AssertionError(f'{name} is not hidden')
 """
 
 _IMPORT_ALL = """
@@ -248,7 +276,7 @@ print(results.as_text(summary, folder / 'run'))
 import groupvit_jax as gv
 from groupvit_jax import cli, scenes
 
-model = gv.load(folder / 'run', compilation_cache=False)
+model = gv.load(folder / 'run')
 image = scenes.generate(scenes.split_seed('test', 0), 0, 16).image
 print('labels', model.segment(image, ['cat', 'grass']).labels.shape)
 code = cli.main([
@@ -262,9 +290,12 @@ assert not loaded & set(ABSENT), loaded & set(ABSENT)
 
 
 def run_without_extras(environment, script: str, *arguments: str) -> str:
-  """Runs a script where the packages of ABSENT cannot be imported."""
+  """Runs a script that sees only what a base installation brings."""
+  # What Python's own start imports stays.
+  hidden = f'import sys\nABSENT = {{*{ABSENT}, *{not_brought()}}}'
+  hide = f'{hidden} - set(sys.modules)\n{textwrap.dedent(_HIDE)}'
   done = subprocess.run(
-    [sys.executable, '-c', textwrap.dedent(_HIDE) + script, *arguments],
+    [sys.executable, '-c', hide + script, *arguments],
     env=environment,
     capture_output=True,
     text=True,

@@ -21,6 +21,22 @@ SHORT = (
 )
 
 
+def test_notebooks_begin_alike_and_keep_small_outputs():
+  nbformat = pytest.importorskip('nbformat')
+  beginnings = set()
+  for path in COLABS.glob('*.ipynb'):
+    assert path.stat().st_size < 300_000, path
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == 'code']
+    beginnings.add(code[0].source)
+    drawn = [
+      o for c in code for o in c.outputs if 'image/png' in o.get('data', {})
+    ]
+    assert drawn or path.stem == 'tpu_and_gpu', path
+    assert sum(len(cell.outputs) > 0 for cell in code) > 2, path
+  assert len(beginnings) == 1
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory, execute_notebook):
   """The executed notebook and its workdir."""
