@@ -49,6 +49,8 @@ def mount(app: Any, service: Service) -> Any:
 
 def _build(gr: Any, service: Service) -> Any:
   names = list(service.models)
+  # Those of the captions, if they were few.
+  known = ','.join(service.models[names[0]].metadata.get('words', ()))
 
   def answer(image, words, model, background, top_k, request):
     if image is None:
@@ -81,7 +83,9 @@ def _build(gr: Any, service: Service) -> Any:
     with gr.Row():
       with gr.Column():
         image = gr.Image(type='numpy', sources=['upload', 'clipboard'])
-        words = gr.Textbox('dog,grass,sky', label='classes, between commas')
+        words = gr.Textbox(
+          known or 'dog,grass,sky', label='classes, between commas'
+        )
         model = gr.Dropdown(names, value=names[0], label='model')
         background = gr.Slider(
           0, 1, 0.95, step=0.01, label='background threshold (0: none)'
