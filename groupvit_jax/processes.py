@@ -59,13 +59,25 @@ def _interrupt_held_back() -> Iterator[None]:
   if not hasattr(signal, 'pthread_sigmask'):  # Windows
     yield
     return
-  # Its start would let signals through again.
-  resource_tracker.ensure_running()
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+  handler, held = signal.getsignal(signal.SIGINT), []
+  # Where another thread receives the signal, its handler runs in the main one
+  # all the same, and would leave the process half started.
+  in_main = threading.current_thread() is threading.main_thread()
+  replaced = in_main and handler is not None
   try:
+    if replaced:
+      signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    # Its start would let signals through again.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     yield
   finally:
+    if replaced:
+      signal.signal(signal.SIGINT, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if held:
+      signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

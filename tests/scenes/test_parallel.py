@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -86,6 +87,27 @@ def test_a_process_that_starts_does_not_hear_ctrl_c():
   assert not held_back()
   process.join()
   assert process.exitcode == 0
+
+
+@pytest.mark.skipif(
+  not hasattr(signal, 'pthread_kill'), reason='Windows has no such signals'
+)
+def test_ctrl_c_waits_until_a_process_has_started():
+  """Also where another thread, of which JAX has many, receives the signal."""
+  end, reached = threading.Event(), False
+  thread = threading.Thread(target=end.wait)
+  thread.start()
+  # A shell's background job ignores SIGINT.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt), processes._interrupt_held_back():
+      signal.pthread_kill(thread.ident, signal.SIGINT)
+      end.set()
+      thread.join()
+      reached = True
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert reached
 
 
 def test_reading_can_stop_early(monkeypatch):
