@@ -31,6 +31,7 @@ from groupvit_jax.evaluation import (
 )
 from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.evaluation.image_level import Features
+from groupvit_jax.text import prompts
 
 # Of the training split, where there is no validation split.
 _HELD_OUT = 0.2
@@ -159,8 +160,8 @@ def run(
       'zero_shot': metric(scores, test.labels),
       'images': {part: len(x.labels) for part, x in found.items()},
     }
-    classes = len(opened.class_names)
-    solver = _Solver(spec.features, classes, metric, mesh)
+    names = tuple(map(prompts.shown_name, opened.class_names))
+    solver = _Solver(spec.features, names, metric, mesh)
     return result | solver.solve(spec, found)
 
 
@@ -169,7 +170,7 @@ class _Solver:
   """Fits probes and measures them."""
 
   kind: str
-  num_classes: int
+  class_names: Sequence[str]
   metric: Callable[..., float]
   mesh: Mesh | None
 
@@ -177,7 +178,7 @@ class _Solver:
     return linear_probe.fit(
       getattr(data, self.kind),
       data.labels,
-      self.num_classes,
+      len(self.class_names),
       strength,
       mesh=self.mesh,
       start=start,
@@ -210,10 +211,11 @@ class _Solver:
           for f in dataclasses.fields(Features)
         )
       )
+    few_shot = functools.partial(linear_probe.few_shot, train.labels)
     # First of all: too few labels are an error.
     drawn = {
       shots: [
-        train[linear_probe.few_shot(train.labels, shots, seed)]
+        train[few_shot(shots, seed, self.class_names)]
         for seed in range(spec.seeds)
       ]
       for shots in spec.shots

@@ -4,6 +4,7 @@ It is whole or not there: written under a scratch name, then renamed. What it
 holds is plain (JSON, safetensors), so reading it can run no foreign code.
 """
 
+import collections
 import dataclasses
 import json
 import os
@@ -140,16 +141,13 @@ def _image_encoder(kind: str, image: Mapping[str, Any]) -> str:
 
 def _parameters(variables: Mapping[str, Any]) -> str:
   """Their number, in total and by part (without batch-norm statistics)."""
-  flat = tensors.flatten(variables['params'])
+  sizes: collections.Counter[str] = collections.Counter()
+  for path, x in tensors.flatten(variables['params']).items():
+    sizes[path.partition('/')[0]] += x.size
   parts = ', '.join(
-    f'{part} {sum(x.size for k, x in flat.items() if _top(k) in names):,}'
-    for part, names in _PARTS
+    f'{part} {sum(sizes[name] for name in names):,}' for part, names in _PARTS
   )
-  return f'{sum(x.size for x in flat.values()):,} ({parts})'
-
-
-def _top(path: str) -> str:
-  return path.partition('/')[0]
+  return f'{sizes.total():,} ({parts})'
 
 
 _CARD = """\

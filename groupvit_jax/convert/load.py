@@ -64,7 +64,7 @@ def load_source(path: str | os.PathLike) -> Converted:
   ):
     return model_folder.read(path.parent)
   if path.is_dir():
-    if _is_workdir(path):
+    if (path / 'checkpoints').is_dir() and (path / 'config.json').is_file():
       return _read_workdir(path)
     if model_folder.is_model_folder(path):
       return model_folder.read(path)
@@ -111,11 +111,6 @@ def find(path: str | os.PathLike) -> pathlib.Path:
 # Only parameters and batch statistics are read, not the optimizer's state.
 
 _COLLECTIONS = ('params/', 'batch_stats/')
-
-
-def _is_workdir(path: pathlib.Path) -> bool:
-  """Whether a training run has claimed this folder and saved something."""
-  return (path / 'checkpoints').is_dir() and (path / 'config.json').is_file()
 
 
 def _read_workdir(workdir: pathlib.Path) -> Converted:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from groupvit_jax import sharding
 from groupvit_jax.evaluation import resize, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.regions import Regions
@@ -293,7 +294,7 @@ def best_classes(
     return label, scores[..., 1:].argmax(-1) + 1
 
   groups, scores = pixels.groups, pixels.scores
-  if output is not None and jax.default_backend() != 'cpu':
+  if output is not None and sharding.platform() != 'cpu':
     labels = resize.upsample(scores, output, best)
   elif groups is None:
     labels = best(scores)

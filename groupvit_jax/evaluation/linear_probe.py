@@ -184,13 +184,17 @@ def search(
 
 
 def few_shot(
-  labels: Int[np.ndarray, 'n *c'], shots: int, seed: int
+  labels: Int[np.ndarray, 'n *c'],
+  shots: int,
+  seed: int,
+  names: Sequence[str] = (),
 ) -> Int[np.ndarray, ' m']:
   """Positions of `shots` examples of each class, drawn at random.
 
   The examples of fewer shots are among those of more, at the same seed. Classes
   are those that occur; of several labels an example all, and one that is drawn
-  for several classes is there once.
+  for several classes is there once. An error gives the class by its name, or
+  where there are no `names` by its number.
 
   Raises:
     ValueError: a class has fewer examples.
@@ -201,9 +205,10 @@ def few_shot(
     right = labels == label if labels.ndim == 1 else labels[:, label] == 1
     places = np.flatnonzero(right)
     if len(places) < shots:
+      name = repr(names[label]) if names else f'class {label}'
       raise ValueError(
         f'{shots} shots need as many training examples of each class, and '
-        f'class {label} has {len(places)}; ask for fewer shots'
+        f'{name} has {len(places)}; ask for fewer shots'
       )
     order = np.random.default_rng([seed, label]).permutation(places)
     chosen.append(order[:shots])

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from groupvit_jax import sharding
+
 # Numbers that one step of `upsample` works on: what a CPU's cache holds, and
 # what keeps an accelerator busy without filling its memory.
 _CPU_STEP, _STEP = 2**20, 2**26
@@ -166,7 +168,7 @@ def upsample(
   """
   batch, height = output.rows.first.shape
   width = max(output.columns.first.shape[1], scores.shape[2])
-  limit = _CPU_STEP if jax.default_backend() == 'cpu' else _STEP
+  limit = _CPU_STEP if sharding.platform() == 'cpu' else _STEP
   step = max(1, limit // (batch * width * scores.shape[3]))
   blocks = -(-height // step)
   step = -(-height // blocks)

@@ -9,10 +9,10 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from groupvit_jax import sharding
 from groupvit_jax.errors import ImageError
 from groupvit_jax.evaluation import resize
 from groupvit_jax.evaluation.config import SegmentConfig
@@ -252,7 +252,7 @@ def at_a_time(
     most: what is asked for.
     output: padded shape at which each is labelled.
   """
-  if jax.default_backend() != 'cpu':
+  if sharding.platform() != 'cpu':
     return most
   tokens = (window[0] // patch_size) * (window[1] // patch_size)
   pixels = output[0] * output[1]

@@ -262,7 +262,7 @@ def faster_operands(rows: int, width: int, hidden: int) -> str:
     float32; else 'float32'. The best of ten turns counts, so that other
     programs on the machine seldom decide.
   """
-  if jax.default_backend() != 'cpu':
+  if sharding.platform() != 'cpu':
     return 'float32'
 
   def gradients(name: str) -> Callable[..., Any]:

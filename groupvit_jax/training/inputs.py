@@ -45,8 +45,8 @@ class Evaluation:
   weights.
 
   Attributes:
-    kind: 'segmentation', 'classification' or 'retrieval'.
     evaluator: see `evaluation.evaluator.Evaluator`.
+    segments: whether it labels pixels.
     class_names: for display; () for image-level benchmarks.
   """
 
@@ -71,21 +71,14 @@ class Evaluation:
       RunOptions(batch_size=_batch_size(config, self._spec), mesh=mesh),
       self._examples,
     )
-    self.kind, self.evaluator = runner.kind, runner.evaluator
-    names = runner.settings['class_names'] if self._segments else ()
+    self.evaluator = runner.evaluator
+    self.segments = runner.kind == 'segmentation'
+    names = runner.settings['class_names'] if self.segments else ()
     self.class_names = tuple(map(prompts.shown_name, names))
 
-  @property
-  def _segments(self) -> bool:
-    return self.kind == 'segmentation'
-
-  def predictor(self) -> Any:
-    """Segments images for the report; None for image-level benchmarks."""
-    return self.evaluator if self._segments else None
-
   def report_images(self, count: int) -> dict[str, Any]:
-    """The first usable images as squares of the training size."""
-    if not self._segments:
+    """The first usable images as squares of the training size, and labels."""
+    if not (self.segments and count):
       return {}
     examples = self._examples or benchmarks.open_set(
       self._spec.benchmark,
@@ -228,7 +221,7 @@ class Inputs:
 
   Attributes:
     tokenizer: texts -> int32 [n, l].
-    class_names: the classes of the validation labels; () without any.
+    evaluation: what the run is evaluated on; None for nothing.
   """
 
   def __init__(self, config: config_lib.Config, mesh: jax.sharding.Mesh):
@@ -249,10 +242,9 @@ class Inputs:
     # Bad samples: of this process, and of those before it.
     self._bad: collections.Counter[str] = collections.Counter()
     self._bad_before: collections.Counter[str] = collections.Counter()
-    self._evaluation = None
+    self.evaluation = None
     if config.eval.source:
-      self._evaluation = Evaluation(config, self.tokenizer, mesh)
-    self.class_names = self._evaluation.class_names if self._evaluation else ()
+      self.evaluation = Evaluation(config, self.tokenizer, mesh)
 
   def __enter__(self) -> 'Inputs':
     return self
@@ -360,22 +352,6 @@ class Inputs:
     batches = ((place(batch), bad.copy()) for batch in self._iterator)
     for batch, self._bad in _one_ahead(batches):
       yield batch
-
-  def evaluators(self) -> dict[str, Any]:
-    """Returns the evaluators that the config asks for, by kind."""
-    if self._evaluation is None:
-      return {}
-    return {self._evaluation.kind: self._evaluation.evaluator}
-
-  def predictor(self) -> Any:
-    """Returns the evaluator that segments `report_images`; None without any."""
-    return self._evaluation and self._evaluation.predictor()
-
-  def report_images(self, count: int) -> dict[str, Any]:
-    """Returns the first `count` validation images, fewer if there are."""
-    if self._evaluation is None or not count:
-      return {}
-    return self._evaluation.report_images(count)
 
 
 def _train_source(config):

@@ -129,9 +129,10 @@ def train_and_evaluate(
       rows=log.rows,
     )
     watched = gradients.GradientMonitor(log.rows)
-    snapshots = results.Snapshots(
-      workdir, data.report_images(config.run.pictures)
+    shown = data.evaluation and data.evaluation.report_images(
+      config.run.pictures
     )
+    snapshots = results.Snapshots(workdir, shown or {})
     snapshots.discard_after(known)
     run = Run(
       config=config,
@@ -145,8 +146,6 @@ def train_and_evaluate(
       monitor=monitor,
       gradients=watched,
       snapshots=snapshots,
-      evaluators=data.evaluators(),
-      predictor=data.predictor(),
       profile=profile and jax.process_index() == 0,
     )
     run.train(state, tx, schedule)
@@ -175,7 +174,7 @@ def fit_to_hardware(
   """Returns the config with its `cpu` fields in force where only a CPU is."""
   config = config.copy_and_resolve_references()
   changes = config_lib.flatten(config.cpu)
-  if jax.default_backend() == 'cpu' and changes:
+  if sharding.platform() == 'cpu' and changes:
     config.update(config.cpu)
     logging.warning(
       'no accelerator found, so %s; full size on a CPU takes days: the '
@@ -256,8 +255,6 @@ class Run:
   monitor: collapse.CollapseMonitor
   gradients: gradients.GradientMonitor
   snapshots: results.Snapshots
-  evaluators: Mapping[str, Any]
-  predictor: Any
   profile: bool
 
   def train(
@@ -345,23 +342,21 @@ class Run:
     return first_or_last or step % self.config.run.eval_every == 0
 
   def evaluate(self, state: state_lib.TrainState) -> None:
-    """Runs every evaluator and segments the report's images at this step."""
-    step = int(state.step)
+    """Evaluates, and segments the report's images at this step."""
+    evaluation = self.data.evaluation
+    if evaluation is None:
+      return
+    step, evaluator = int(state.step), evaluation.evaluator
     fns, variables = self.task.predict_fns, sharding.whole(state.variables)
-    figures = {}
-    for kind, evaluator in self.evaluators.items():
-      if kind == 'segmentation':
-        result = evaluator.evaluate(fns, variables)
-        figures.update(result.figures())
-        if jax.process_index() == 0:
-          results.write_confusion(self.workdir, step, result)
-      else:
-        figures.update(evaluator.run(fns, variables))
-    if figures:
-      logging.info('step %d: %s', step, results.headline(figures))
-      self._record(step, 'eval', figures)
-    if self.predictor is not None:
-      predict = functools.partial(self.predictor.predict, fns, variables)
+    result = evaluator.evaluate(fns, variables)
+    if evaluation.segments and jax.process_index() == 0:
+      results.write_confusion(self.workdir, step, result)
+    figures = dict(result.figures())
+    shown = [f'{k} {v:.1f}' for k, v in results.headline(figures).items()]
+    logging.info('step %d: %s', step, '  '.join(shown))
+    self._record(step, 'eval', figures)
+    if evaluation.segments:
+      predict = functools.partial(evaluator.predict, fns, variables)
       self.snapshots.take(step, predict, self.log)
 
   def finish(self) -> dict[str, Any]:
@@ -369,10 +364,11 @@ class Run:
     events = self.monitor.events
     summary = results.summarise(self.config, self.log, self.clock, events)
     if jax.process_index() == 0:
+      evaluation = self.data.evaluation
       results.write(
         self.workdir,
         self.config,
-        self.data.class_names,
+        evaluation.class_names if evaluation else (),
         self.log,
         self.snapshots,
         summary,

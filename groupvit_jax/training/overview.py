@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groupvit_jax import errors
-from groupvit_jax.evaluation import evaluator
 from groupvit_jax.training import checkpoint, loss, results
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import logging as logging_lib
@@ -95,8 +94,9 @@ def read(workdir: pathlib.Path, verify: bool = True) -> dict[str, Any]:
     **_end(workdir, finished=bool(summary)),
     'images_per_second': statistics.median(speeds) if speeds else None,
     'losses': {
-      name: [trained[0].get(f'train/{name}'), value]
-      for name, value in _losses(last).items()
+      name: [trained[0].get(f'train/{name}'), last[f'train/{name}']]
+      for name in loss.TERMS
+      if f'train/{name}' in last
     },
     'skipped_steps': last.get('train/skipped_steps'),
     'evaluations': [
@@ -113,24 +113,13 @@ def read(workdir: pathlib.Path, verify: bool = True) -> dict[str, Any]:
   }
 
 
-def _losses(row: Mapping[str, Any]) -> dict[str, Any]:
-  """The loss and its terms in a row of metrics.jsonl."""
-  names = [name for name in loss.TERMS if f'train/{name}' in row]
-  return {name: row[f'train/{name}'] for name in names}
-
-
 def _headline(row: Mapping[str, Any]) -> dict[str, float]:
   figures = {
     name.removeprefix('eval/'): value
     for name, value in row.items()
     if name.startswith('eval/') and value is not None
   }
-  percent = evaluator.to_percent(figures)
-  return {
-    name: round(percent[name], 2)
-    for name in results.HEADLINE
-    if name in percent
-  }
+  return {k: round(v, 2) for k, v in results.headline(figures).items()}
 
 
 def _end(workdir: pathlib.Path, finished: bool) -> dict[str, str]:

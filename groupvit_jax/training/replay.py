@@ -105,7 +105,9 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
     json.loads((workdir / 'config.json').read_text())
   )
   config.remat = False  # its layers run twice
-  variables = _variables(arrays)
+  flat = {tuple(path.split('/')): jnp.asarray(x) for path, x in arrays.items()}
+  nested = traverse_util.unflatten_dict(flat)
+  variables = {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
   vocab_size = variables['params']['text']['tokens'].shape[0]
   mesh = sharding.make_mesh(jax.devices()[:1])
   task = task_lib.TASKS[config.task](config, vocab_size, mesh)
@@ -173,13 +175,6 @@ def _backward(gradients: Any, order: list[str]) -> list[str]:
       ends = [i for i, known in enumerate(order) if known == name]
       bad[name or 'model'] = max(ends, default=len(order))
   return sorted(bad, key=bad.__getitem__, reverse=True)
-
-
-def _variables(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """Parameters and batch statistics as nested dicts."""
-  flat = {tuple(path.split('/')): jnp.asarray(x) for path, x in arrays.items()}
-  nested = traverse_util.unflatten_dict(flat)
-  return {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
 
 
 def _shown(value: Any) -> float | str:

@@ -296,12 +296,10 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
   return '\n'.join(lines)
 
 
-def headline(figures: Mapping[str, float]) -> str:
-  """Returns one line of the figures that matter, in percent."""
+def headline(figures: Mapping[str, float]) -> dict[str, float]:
+  """The figures that matter, in percent, from shares in 0..1."""
   percent = evaluator.to_percent(figures)
-  return '  '.join(
-    f'{name} {percent[name]:.1f}' for name in HEADLINE if name in percent
-  )
+  return {name: percent[name] for name in HEADLINE if name in percent}
 
 
 def _class_figures(

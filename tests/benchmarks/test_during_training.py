@@ -11,14 +11,18 @@ from groupvit_jax import errors, sharding
 from groupvit_jax.training import inputs, state
 from groupvit_jax.training import task as task_lib
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 ROOT = pathlib.Path(__file__).parents[2]
+SMALL = (
+  'demo,size=16,examples=6,eval.examples=0,batch=8,width=16,depths=1x0,'
+  'model.num_heads=2'
+)
 
 
 def config(source, *options):
   get_config = runpy.run_path(str(ROOT / 'configs' / 'gvit_s.py'))['get_config']
-  made = get_config(
-    ','.join(['demo,size=16,examples=6,eval.examples=0,batch=8', *options])
-  )
+  made = get_config(','.join([SMALL, *options]))
   made.eval.source = source  # a path may hold a comma
   made.eval.batch_size = 8
   return made
@@ -40,11 +44,13 @@ def test_a_run_evaluates_labelled_pixels(
 ):
   photos = evaluation_folders.segmented(tmp_path / 'photos', 3)
   made, data = opened(tmp_path, f'folder:{photos}', 'eval.short_side=24')
-  assert data.class_names == ('background', 'dog', 'grass', 'sky', 'sea')
-  evaluator = data.evaluators()['segmentation']
+  evaluation = data.evaluation
+  names = 'background', 'dog', 'grass', 'sky', 'sea'
+  assert evaluation.class_names == names
+  evaluator = evaluation.evaluator
   segment = evaluator.settings.protocol.segment
   assert (segment.short_side, segment.window, segment.top_k) == (24, None, None)
-  shown = data.report_images(2)
+  shown = evaluation.report_images(2)
   assert shown['image'].shape == (2, 16, 16, 3)
   assert shown['label'].shape == (2, 16, 16)
   assert set(np.unique(shown['label'])) <= {0, 1, 2, 3, 4, 255}
@@ -54,16 +60,12 @@ def test_a_run_evaluates_labelled_pixels(
   batch = jax.tree.map(
     lambda x: np.ones(x.shape, x.dtype), state.abstract_batch(made, 1)
   )
-  variables = tiny.fast_jit(task.init)(jax.random.key(0), batch)
-  jax.config.update('jax_disable_most_optimizations', True)
-  try:
-    figures = dict(evaluator.run(task.predict_fns, variables))
-    view = data.predictor().predict(task.predict_fns, variables, shown['image'])
-  finally:
-    jax.config.update('jax_disable_most_optimizations', False)
+  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  figures = dict(evaluator.run(task.predict_fns, variables))
+  view = evaluator.predict(task.predict_fns, variables, shown['image'])
   assert figures['images'] == 3 and 0 <= figures['miou'] <= 1
   named = {n.removeprefix('iou/') for n in figures if n.startswith('iou/')}
-  assert 'dog' in named and named <= set(data.class_names)
+  assert 'dog' in named and named <= set(names)
   assert view['prediction'].shape == (2, 16, 16)
 
 
@@ -71,10 +73,9 @@ def test_a_run_evaluates_whole_pictures(
   evaluation_folders, tmp_path, drawn_in_memory
 ):
   folder = evaluation_folders.classified(tmp_path / 'classes')
-  _, data = opened(tmp_path, f'classes:{folder}')
-  assert list(data.evaluators()) == ['classification']
-  assert data.class_names == () and data.report_images(3) == {}
-  assert data.predictor() is None
+  evaluation = opened(tmp_path, f'classes:{folder}')[1].evaluation
+  assert not evaluation.segments
+  assert evaluation.class_names == () and evaluation.report_images(3) == {}
 
 
 @pytest.mark.parametrize(

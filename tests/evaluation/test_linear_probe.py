@@ -98,5 +98,9 @@ def test_shots_are_nested_and_equal_by_class():
   assert set(one) <= set(four)
   assert np.bincount(labels[four]).tolist() == [4, 4, 4]
   assert set(one) != set(linear_probe.few_shot(labels, 1, seed=2))
-  with pytest.raises(ValueError, match='class 0 has 5'):
-    linear_probe.few_shot(labels, 6, seed=0)
+  for names, message in (
+    ((), 'class 0 has 5'),
+    (('a cat', *'bc'), "'a cat' has"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      linear_probe.few_shot(labels, 6, 0, names)
