@@ -36,12 +36,20 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   folder = tempfile.mkdtemp(prefix='groupvit_jax_tests_')
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from groupvit_jax import sharding  # noqa: E402
+
+# Folders with the longest files. pytest-xdist starts these first, so that no
+# process waits at the end for the other's last file.
+LONG = 'training', 'project', 'faults', 'cli'
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -17,9 +17,14 @@ from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
+pytestmark = pytest.mark.usefixtures('quick_compilation')
+
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ON = 'loss.background_weight=0.5'
-SMALL = 'size=16,patch=8,width=16,batch=4,text.width=16,joint.embed_dim=16'
+SMALL = (
+  'size=16,patch=8,width=16,depths=1x0,model.num_heads=2,batch=4,'
+  'text.width=16,text.depth=1,text.num_heads=2,joint.embed_dim=16'
+)
 
 
 def unit(rng, *shape):
@@ -53,7 +58,7 @@ def test_the_loss_is_its_definition_chunked_and_sharded(tiny, mesh8):
   token = np.random.default_rng(1).standard_normal(7).astype(np.float32) / 3
   want = plain(groups, nouns, token, 5.0, ids)
   for options in ({}, {'chunk_size': 3}, {'mesh': mesh8}):
-    loss = tiny.fast_jit(
+    loss = jax.jit(
       functools.partial(background_loss, noun_ids=jnp.asarray(ids), **options)
     )
     np.testing.assert_allclose(loss(groups, nouns, token, 5.0), want, rtol=1e-5)
@@ -74,7 +79,7 @@ def test_it_finds_the_level_between_what_is_there_and_what_is_not(tiny):
   token = jnp.zeros(9)
   optimizer = optax.adam(0.02)
 
-  @tiny.fast_jit
+  @jax.jit
   def step(token, opt_state):
     value, gradient = jax.value_and_grad(objective)(token)
     updates, opt_state = optimizer.update(gradient, opt_state)
@@ -99,7 +104,7 @@ def made(options):
     name: jnp.asarray(rng.integers(1, 40, x.shape), x.dtype)
     for name, x in state_lib.abstract_batch(config, 4).items()
   }
-  return task, task.init(jax.random.key(0), batch), batch
+  return task, jax.jit(task.init)(jax.random.key(0), batch), batch
 
 
 def gradient(tiny, options):
@@ -111,7 +116,7 @@ def gradient(tiny, options):
     )
     return value, metrics
 
-  run = tiny.fast_jit(jax.value_and_grad(objective, has_aux=True))
+  run = jax.jit(jax.value_and_grad(objective, has_aux=True))
   (value, metrics), gradients = run(variables['params'])
   return variables, value, metrics, gradients
 
@@ -139,9 +144,7 @@ def test_regions_tell_how_near_each_group_is_to_it(tiny):
   task, variables, batch = made(ON)
   token = jnp.arange(17.0) / 17
   variables['params']['background_token'] = token
-  regions = tiny.fast_jit(task.predict_fns['regions'])(
-    variables, batch['image']
-  )
+  regions = jax.jit(task.predict_fns['regions'])(variables, batch['image'])
   want = regions['embeddings'] @ token[:-1] + token[-1]
   np.testing.assert_allclose(regions['background'], want, rtol=1e-5)
   off, variables, _ = made('')

@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import groupvit_jax as gv
 from groupvit_jax import convert, errors, sharding
 from groupvit_jax.convert import tensors
 from groupvit_jax.training import config as config_lib
-from groupvit_jax.training import loop, state
+from groupvit_jax.training import initial, loop, state
 from groupvit_jax.training import task as task_lib
 
 pytestmark = pytest.mark.usefixtures('quick_compilation')
@@ -95,8 +96,9 @@ def batch_of(config):
   return {'image': image, 'tokens': tokens}
 
 
-@pytest.mark.parametrize('kind', SMALLER)
-@pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
+@pytest.mark.parametrize(
+  ('kind', 'loss'), [('vit', 'sigmoid'), ('resnet', 'softmax')]
+)
 def test_a_step_on_eight_devices_is_that_on_one(tiny, kind, loss):
   """Negatives and batch statistics are those of the global batch."""
   config = variant(kind, f'loss.name={loss}')
@@ -106,11 +108,11 @@ def test_a_step_on_eight_devices_is_that_on_one(tiny, kind, loss):
     mesh = sharding.make_mesh(jax.devices()[:devices])
     task = task_lib.TASKS[config.task](config, 50, mesh)
     if devices == 1:
-      variables = tiny.fast_jit(task.init)(jax.random.key(0), batch)
+      variables = jax.jit(task.init)(jax.random.key(0), batch)
       # Zero gains would hide the last convolution of each block.
       variables = jax.tree.map(lambda x: np.asarray(x) + 0.1, variables)
 
-    @tiny.fast_jit
+    @jax.jit
     def step(params, stats, batch, task=task):
       def loss_fn(params):
         return task.loss_fn({'params': params, 'batch_stats': stats}, batch, 0)
@@ -142,8 +144,8 @@ def test_bfloat16_comes_near(tiny):
     batch = batch_of(config)
     task = task_lib.TASKS[config.task](config, 50)
     if not losses:
-      variables = tiny.fast_jit(task.init)(jax.random.key(0), batch)
-    loss, (stats, _) = tiny.fast_jit(task.loss_fn)(
+      variables = jax.jit(task.init)(jax.random.key(0), batch)
+    loss, (stats, _) = jax.jit(task.loss_fn)(
       variables, batch, jax.random.key(1)
     )
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(stats))
@@ -176,29 +178,38 @@ def test_a_run_of_a_resnet_is_a_model(run):
   assert loaded.preprocessing['mean'][0] == pytest.approx(0.4814, abs=1e-4)
 
 
-def test_training_goes_on_from_converted_weights(run):
+class _BegunError(Exception):
+  """Training would begin now, with a state."""
+
+
+def test_training_goes_on_from_converted_weights(run, monkeypatch):
   folder, config, _ = run
   convert.convert(folder / 'run', folder / 'model')
-  initial = convert.load_source(folder / 'model')
+  source = convert.load_source(folder / 'model')
   later = config.copy_and_resolve_references()
-  later.init_from, later.num_steps, later.eval.source = 'model', 1, ''
-  later.optimizer.learning_rate = 0.0
+  later.init_from, later.eval.source = 'model', ''
   with pytest.raises(errors.ConfigError, match='initial=convert.load_source'):
     loop.train_and_evaluate(later, folder / 'later')
-  loop.train_and_evaluate(later, folder / 'later', initial=initial)
-  # A rate of zero: what it began with, but for the batch statistics.
-  found = convert.load_source(folder / 'later')
-  ours, theirs = (
-    tensors.flatten(x.variables['params']) for x in (found, initial)
-  )
-  assert ours.keys() == theirs.keys()
-  for name, x in theirs.items():
-    np.testing.assert_array_equal(ours[name], x, err_msg=name)
+
+  def begin(self, state, *unused):
+    raise _BegunError(state)
+
+  monkeypatch.setattr(loop.Run, 'train', begin)
+  with pytest.raises(_BegunError) as begun:
+    loop.train_and_evaluate(later, folder / 'later', initial=source)
+  (found,) = begun.value.args
+  assert found.step == 0
+  for name in ('params', 'batch_stats'):
+    ours = tensors.flatten(getattr(found, name))
+    theirs = tensors.flatten(source.variables[name])
+    assert ours.keys() == theirs.keys()
+    for key, x in theirs.items():
+      np.testing.assert_array_equal(ours[key], x, err_msg=key)
 
 
 def test_init_from_another_model_is_refused(run):
   folder, config, _ = run
-  initial = convert.load_source(folder / 'run')
+  source = convert.load_source(folder / 'run')
   other = config.copy_and_resolve_references()
   other.init_from, other.eval.source = 'run', ''
   other.text.num_heads = 4
@@ -206,23 +217,31 @@ def test_init_from_another_model_is_refused(run):
   with pytest.raises(
     errors.ConfigError, match=r'num_heads: 2, here 4.*mean of pixels'
   ):
-    loop.train_and_evaluate(other, folder / 'other', initial=initial)
+    loop.train_and_evaluate(other, folder / 'other', initial=source)
 
 
-def test_positions_are_resized_for_other_images(run):
-  folder, _, _ = run
-  cache = f'data.cache={folder / "cache"}'
-  first = variant('vit', cache, 'steps=1')
-  loop.train_and_evaluate(first, folder / 'small')
-  initial = convert.load_source(folder / 'small')
-  large = variant('vit', cache, 'steps=1', 'size=48', 'lr=0.0', 'sigmoid')
-  large.init_from = 'small'
-  loop.train_and_evaluate(large, folder / 'large', initial=initial)
-  params = convert.load_source(folder / 'large').variables['params']
+def test_positions_are_resized_for_other_images():
+  mesh = sharding.make_mesh(jax.devices()[:1])
+  states, described = [], []
+  for options in ((), ('size=48', 'sigmoid')):
+    config = variant('vit', *options)
+    task = task_lib.TASKS[config.task](config, 50, mesh)
+    tx, _ = state.make_optimizer(config)
+    states.append(state.create_state(task, tx, config, mesh))
+    described.append(task_lib.architecture(config, 50))
+  pixels = {'mean': (0.4, 0.5, 0.6), 'std': (0.2, 0.2, 0.2)}
+  source = types.SimpleNamespace(
+    architecture=described[0],
+    variables=states[0].variables,
+    preprocessing=pixels,
+  )
+  large = initial.start_from(states[1], described[1], pixels, source, mesh)
+  params, theirs = large.params, states[0].params
   assert params['image']['embed']['positions'].shape[0] == 1 + 6 * 6
   np.testing.assert_array_equal(
     params['image']['embed']['positions'][0],
-    initial.variables['params']['image']['embed']['positions'][0],
+    theirs['image']['embed']['positions'][0],
   )
+  jax.tree.map(np.testing.assert_array_equal, params['text'], theirs['text'])
   # What the source lacks is as at the start of a run.
   assert params['logit_bias'] == -10
