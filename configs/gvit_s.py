@@ -59,7 +59,7 @@ def _base() -> ml_collections.ConfigDict:
   c.batch_size = 1024  # images per step, over all devices
   c.num_steps = 10_000  # optimizer updates
   c.dtype = 'bfloat16'  # of the computation; parameters stay float32
-  # Of linear layers in float32: or 'bfloat16', rounded, with float32 sums:
+  # Of products in float32: or 'bfloat16', rounded, with float32 sums:
   # faster on processors with AVX512-BF16 or AMX; 'auto' measures at the start.
   c.matmul_operands = 'float32'
   c.remat = False  # recompute activations backwards: slower, less memory

@@ -42,9 +42,9 @@ def load(
       a name on the Hugging Face hub, 'nvidia/groupvit-gcc-yfcc', perhaps with
       '@revision': downloaded and converted once.
     dtype: of the computation; parameters and results are float32.
-    matmul_operands: 'bfloat16' rounds what linear layers in float32 multiply,
-      and sums in float32: faster on CPUs with AMX or AVX512-BF16. 'auto' times
-      both and takes the faster. 'float32' is exact.
+    matmul_operands: 'bfloat16' rounds what linear layers and attention in
+      float32 multiply, and sums in float32: faster on CPUs with AMX or
+      AVX512-BF16. 'auto' times both and takes the faster. 'float32' is exact.
     compilation_cache: where traced and compiled programs are kept for the next
       process: True for ~/.cache/groupvit_jax/compiled (unless JAX was given a
       place), False for nowhere, or a folder.

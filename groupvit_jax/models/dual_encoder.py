@@ -91,8 +91,8 @@ class DualEncoder(nn.Module):
     logit_bias: hold a bias of the logits, which the sigmoid loss learns; scale
       and bias then start as SigLIP's.
     dtype: of the projectors' computation.
-    matmul_operands: of linear layers in float32: 'float32', or 'bfloat16'
-      (rounded operands, sums in float32; see `ops.product`).
+    matmul_operands: of linear layers and attention in float32: 'float32', or
+      'bfloat16' (rounded operands, sums in float32; see `ops.product`).
   """
 
   image: nn.Module

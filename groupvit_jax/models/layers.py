@@ -133,23 +133,29 @@ def attend(
   num_heads: int,
   mask: Bool[Array, '...'] | None = None,
 ) -> Float[Array, 'b n d']:
-  """Scaled dot-product attention; logits and softmax in float32."""
+  """Scaled dot-product attention; logits and softmax in float32.
+
+  Over 128 keys and more its products round float32 operands as `ops.product`
+  does; with fewer, rounding takes longer than the products gain.
+  """
+  shape = q.shape
 
   def heads(x):  # heads first: on a CPU a batched matmul wants its rows dense
     return x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
 
-  scale = (q.shape[-1] // num_heads) ** -0.5
-  logits = jnp.einsum(
-    'bhnd,bhmd->bhnm',
-    heads(q * scale),
-    heads(k),
-    preferred_element_type=jnp.float32,
-  )
-  if mask is not None:
-    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  y = jnp.einsum('bhnm,bhmd->bhnd', weights, heads(v)).swapaxes(1, 2)
-  return y.reshape(q.shape)
+  scale = (shape[-1] // num_heads) ** -0.5
+  q, k, v = heads(q * scale), heads(k), heads(v)
+  if ops.rounds(q, k) and k.shape[2] >= 128:
+    y = ops.rounded_attention(q, k, v, mask)
+  else:
+    logits = jnp.einsum(
+      'bhnd,bhmd->bhnm', q, k, preferred_element_type=jnp.float32
+    )
+    if mask is not None:
+      logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    y = jnp.einsum('bhnm,bhmd->bhnd', weights, v)
+  return y.swapaxes(1, 2).reshape(shape)
 
 
 def token_at(

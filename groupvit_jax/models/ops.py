@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import dtypes
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from groupvit_jax import sharding
 
@@ -231,6 +231,64 @@ def _accumulated(x: Array, y: Array, numbers: Any) -> Array:
   return _in_rows(
     jax.lax.dot_general(x, y, numbers, preferred_element_type=jnp.float32)
   )
+
+
+_QUERIES_BY_KEYS = (((3,), (3,)), ((0, 1), (0, 1)))
+_WEIGHTS_BY_VALUES = (((3,), (2,)), ((0, 1), (0, 1)))
+
+
+@jax.custom_vjp
+def rounded_attention(
+  q: Float[Array, 'b heads n d'],
+  k: Float[Array, 'b heads m d'],
+  v: Float[Array, 'b heads m d'],
+  mask: Bool[Array, '...'] | None = None,
+) -> Float[Array, 'b heads n d']:
+  """softmax(q k^T) v of each head, k, its products as `rounded_product`.
+
+  Weights are rounded before they are divided by their sums, which the product
+  with v takes of the rounded ones: they add up to 1. They are all that
+  is kept of size n m. `mask` is True where seen; each query sees some key.
+  """
+  return _attention_forward(q, k, v, mask)[0]
+
+
+def _attention_forward(
+  q: Array, k: Array, v: Array, mask: Array | None
+) -> tuple[Array, Any]:
+  q, k, v = _rounded(q), _rounded(k), _rounded(v)
+  logits = _accumulated(q, k, _QUERIES_BY_KEYS)
+  if mask is not None:
+    logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+  weights = _rounded(jnp.exp(logits - logits.max(axis=-1, keepdims=True)))
+  summed = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
+  y = _accumulated(weights, summed, _WEIGHTS_BY_VALUES)
+  y, total = y[..., :-1], y[..., -1:]
+  y = apart(y / total)
+  return y, (q, k, v, weights, total, y)
+
+
+def _attention_backward(kept: Any, g: Array) -> tuple[Array | None, ...]:
+  q, k, v, weights, total, y = kept
+  g = g / total
+  along = apart((g * y).sum(axis=-1, keepdims=True))
+  g = _rounded(g)
+  of_weights = _accumulated(g, v, _QUERIES_BY_KEYS)
+  of_logits = _rounded(weights * (of_weights - along))
+  of_q = _accumulated(of_logits, k, _WEIGHTS_BY_VALUES)
+  # As the gradient of a kernel: copied transposed is the narrower factor.
+  of_k, of_v = (
+    _accumulated(_swapped(x), large, _WEIGHTS_BY_VALUES).swapaxes(2, 3)
+    for x, large in ((q, of_logits), (g, weights))
+  )
+  return of_q, of_k, of_v, None
+
+
+rounded_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _swapped(x: Array) -> Array:
+  return _in_rows(apart(x).swapaxes(2, 3))
 
 
 def _in_rows(x: Array) -> Array:

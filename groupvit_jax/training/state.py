@@ -173,13 +173,17 @@ def make_train_step(
   and what `on_device.augmented` reads.
   """
   whole, split = sharding.replicated(mesh), sharding.FSDP in mesh.shape
+  platform = mesh.devices.flat[0].platform
+  # Else XLA on CPUs keeps attention weights twice, rounded and not.
+  exact = {'xla_allow_excess_precision': False} if platform == 'cpu' else None
 
   @functools.partial(
     jax.jit,
     donate_argnums=(0, 1),
     out_shardings=(placement or whole, whole),
+    compiler_options=exact,
   )
-  @sharding.traced_for(mesh.devices.flat[0].platform)
+  @sharding.traced_for(platform)
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     batch = on_device.augmented(batch, mesh)
@@ -212,10 +216,14 @@ def make_train_step(
       grads = jax.lax.with_sharding_constraint(grads, places)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(values['loss'])
-    kept = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    params, opt_state = kept((params, opt_state), before)
+
+    def updated():
+      updates, new = tx.update(grads, opt_state, params)
+      return optax.apply_updates(params, updates), new, batch_stats
+
+    params, opt_state, batch_stats = gradients.if_finite(
+      finite, updated, (*before, state.batch_stats), mesh
+    )
     if rows is not None:
       params, opt_state = texts.map_table(
         lambda new, old: old.at[rows].set(new, unique_indices=True),
@@ -225,7 +233,7 @@ def make_train_step(
     state = state.replace(
       step=state.step + 1,
       params=params,
-      batch_stats=kept(batch_stats, state.batch_stats),
+      batch_stats=batch_stats,
       opt_state=opt_state,
     )
     averaged = {**values, 'grad_norm': norm}

@@ -81,6 +81,39 @@ def test_rounded_products_are_those_of_bfloat16_operands(tiny):
   assert (np.abs(y - exact) < bound).all()
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_rounded_attention_is_near_that_of_float64(tiny, masked):
+  q, k, v, g = (tiny.normal(2, 3, 9, 8, seed=i) for i in range(4))
+  seen = np.tri(9, dtype=bool) if masked else np.ones((9, 9), bool)
+
+  def total(q, k, v):
+    y = ops.rounded_attention(q, k, v, jnp.asarray(seen) if masked else None)
+    return (y * g).sum(), y
+
+  step = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
+  (_, y), gradients = step(q, k, v)
+
+  q, k, v, g = (np.asarray(x, np.float64) for x in (q, k, v, g))
+  weights = np.exp(q @ k.swapaxes(2, 3)) * seen
+  weights /= weights.sum(axis=3, keepdims=True)
+  of_weights = g @ v.swapaxes(2, 3)
+  along = (weights * of_weights).sum(axis=3, keepdims=True)
+  of_logits = weights * (of_weights - along)
+  expected = (
+    weights @ v,
+    of_logits @ k,
+    of_logits.swapaxes(2, 3) @ q,
+    weights.swapaxes(2, 3) @ g,
+  )
+  for actual, exact in zip((y, *gradients), expected, strict=True):
+    assert actual.dtype == jnp.float32
+    error = np.linalg.norm(actual - exact) / np.linalg.norm(exact)
+    assert error < 1e-2  # each operand is off by up to 2^-9
+  # Weights add up to 1, rounded or not.
+  ones = ops.rounded_attention(*map(jnp.asarray, (q, k, np.ones_like(v))))
+  assert np.abs(ones - 1).max() < 1e-6
+
+
 def test_bfloat16_operands_are_off_by_default(tiny):
   x, kernel = tiny.normal(50, 24), tiny.normal(24, 40, seed=1)
   before = ops.product(x, kernel)
