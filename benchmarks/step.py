@@ -1,8 +1,10 @@
 """How close a training step comes to the machine's own matrix products.
 
-  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/step.py --config=demo
+  export GLIBC_TUNABLES=$(python -c \\
+    'from groupvit_jax import main; print(main.MALLOC)')
+  python benchmarks/step.py --config=demo
 
-Training itself sets that variable (huge pages, see `main`).
+Training itself sets that variable.
 
 Times the jit-compiled step of a configuration on one batch of scenes that is
 at hand, and float32 products of 2,048 x 2,048 in the same process, in turns.

@@ -214,7 +214,9 @@ def _demo(c) -> None:
   c.joint.embed_dim = 64
   c.joint.projector_width = 0
   c.data.train_examples = 30_000
-  c.data.augment = 'flip'
+  # Crops move things from the middle, where they are drawn: without them a
+  # token's position says 'thing' (docs/research/emergence.md).
+  c.data.augment = 'light'
   c.data.word_kind = 'nouns'
   c.data.templates = 'simple'
   c.optimizer.name = 'muon'
@@ -237,7 +239,6 @@ def _photos(c) -> None:
   c.num_steps = 15_000
   c.model.patch_size = 12
   c.data.source = 'shards'
-  c.data.augment = 'light'
   c.eval.source = ''  # say voc21:FOLDER to watch it
   c.eval.examples = 60
   c.eval.batch_size = 20

@@ -250,21 +250,28 @@ def run() -> None:
     sys.exit(130)
 
 
-def _use_huge_pages() -> None:
-  """Restarts this process with pages of 2 MB, unless the user has chosen.
+# GLIBC_TUNABLES: pages of 2 MB, and freed memory stays in one heap.
+MALLOC = (
+  'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
+  f'glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**35}'
+)
 
-  A training step on a CPU maps and unmaps its 190 MB of temporary memory; in
-  pages of 4 kB that costs a third of the speed (docs/research/emergence.md).
-  glibc reads the setting only when a process starts.
+
+def _keep_memory() -> None:
+  """Restarts this process so that it keeps memory, unless the user has chosen.
+
+  A training step on a CPU asks for its temporary memory anew (`:demo`: 190 MB).
+  Mapping that in pages of 4 kB costs a third of the speed, in pages of 2 MB a
+  fifth; kept, nothing (benchmarks/RESULTS.md). glibc reads the setting when a
+  process starts.
   """
   given = os.environ.get('GLIBC_TUNABLES', '')
   ours = 'groupvit_jax.main' in sys.orig_argv and not sys.gettrace()
   if ours and sys.platform == 'linux' and 'malloc.hugetlb' not in given:
-    settings = filter(None, [given, 'glibc.malloc.hugetlb=1'])
-    os.environ['GLIBC_TUNABLES'] = ':'.join(settings)
+    os.environ['GLIBC_TUNABLES'] = ':'.join(filter(None, [given, MALLOC]))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == '__main__':
-  _use_huge_pages()
+  _keep_memory()
   run()

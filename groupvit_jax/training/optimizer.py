@@ -175,8 +175,9 @@ def _clip(largest: float) -> optax.GradientTransformation:
   XLA on CPUs fuses that into the update; optax's quotients it writes out first.
   """
 
-  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    factor = jnp.minimum(1, largest / optax.global_norm(grads))
-    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state
+  def clip(updates: Any, params: Any = None) -> Any:
+    del params
+    factor = jnp.minimum(1, largest / optax.global_norm(updates))
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
-  return optax.GradientTransformation(optax.init_empty_state, update)
+  return optax.stateless(clip)

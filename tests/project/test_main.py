@@ -268,7 +268,7 @@ HUGE_PAGES = """
 import os, sys
 from groupvit_jax import main
 print('begin', flush=True)
-main._use_huge_pages()
+main._keep_memory()
 print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:], sep='|')
 """
 
@@ -277,11 +277,11 @@ print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:], sep='|')
 @pytest.mark.parametrize(
   ('argument', 'given', 'lines'),
   [
-    ('groupvit_jax.main', '', ['begin', 'begin', 'glibc.malloc.hugetlb=1']),
+    ('groupvit_jax.main', '', ['begin', 'begin', main.MALLOC]),
     (
       'groupvit_jax.main',
       'glibc.malloc.perturb=0',
-      ['begin', 'begin', 'glibc.malloc.perturb=0:glibc.malloc.hugetlb=1'],
+      ['begin', 'begin', f'glibc.malloc.perturb=0:{main.MALLOC}'],
     ),
     (
       'groupvit_jax.main',
@@ -291,7 +291,7 @@ print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:], sep='|')
     ('another.program', '', ['begin', '']),
   ],
 )
-def test_training_restarts_itself_once_with_huge_pages(argument, given, lines):
+def test_training_restarts_itself_once_to_keep_memory(argument, given, lines):
   done = subprocess.run(
     [sys.executable, '-c', HUGE_PAGES, argument],
     env=ENVIRONMENT | {'GLIBC_TUNABLES': given},
