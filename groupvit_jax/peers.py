@@ -49,19 +49,32 @@ def largest(value: int) -> int:
   """
   if jax.process_count() == 1:
     return value
-  client, call = distributed.global_state.client, next(_calls)
+  client, call, index = (
+    distributed.global_state.client,
+    next(_calls),
+    jax.process_index(),
+  )
 
-  def key(call: int, process: int) -> str:
-    return f'groupvit_jax/largest/{call}/{process}'
+  def key(call: int, name: int | str) -> str:
+    return f'groupvit_jax/largest/{call}/{name}'
 
-  client.key_value_set(key(call, jax.process_index()), f'{value}')
-  values = [
-    int(client.blocking_key_value_get(key(call, i), _LONGEST))
-    for i in range(jax.process_count())
-  ]
-  if call:  # nobody reads the call before this one any more
-    client.key_value_delete(key(call - 1, jax.process_index()))
-  return max(values)
+  # Process 0 compares: if all read all, a pod's service would be asked by the
+  # square of its processes.
+  if index:
+    client.key_value_set(key(call, index), f'{value}')
+  else:
+    others = [
+      client.blocking_key_value_get(key(call, i), _LONGEST)
+      for i in range(1, jax.process_count())
+    ]
+    found = max(value, *map(int, others))
+    client.key_value_set(key(call, 'all'), f'{found}')
+    if call:  # all have called again, so nobody reads the last answer any more
+      client.key_value_delete(key(call - 1, 'all'))
+    return found
+  found = int(client.blocking_key_value_get(key(call, 'all'), _LONGEST))
+  client.key_value_delete(key(call, index))
+  return found
 
 
 @contextlib.contextmanager
