@@ -5,6 +5,7 @@ import runpy
 
 import jax
 import numpy as np
+import pytest
 
 from groupvit_jax import sharding
 from groupvit_jax.training import state as state_lib
