@@ -72,7 +72,7 @@ def test_two_processes_train_as_one_and_go_on_as_one(tmp_path):
   (first, _), (second, _) = train(2, tmp_path / 'two', 'steps=4')
   want = losses(tmp_path / 'one')
   assert len(want) == 4
-  assert losses(tmp_path / 'two') == pytest.approx(want, rel=1e-5)
+  assert losses(tmp_path / 'two') == pytest.approx(want, rel=1e-6)
   # Process 0 alone writes; both say how it went.
   assert 'report' in first and 'report' in second
 

@@ -319,3 +319,13 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
   again = loop.train_and_evaluate(options(arg), workdir)
   assert not collapses(caplog)
   assert again['collapses'] == summary['collapses']
+
+
+def test_a_run_that_does_not_collapse_says_nothing(tmp_path, caplog):
+  arg = f'{UNDECIDED},data.cache={tmp_path / "cache"},model.init_std=0.7'
+  summary = loop.train_and_evaluate(options(arg), tmp_path / 'run')
+  assert not collapses(caplog)
+  assert summary['collapses'] == []
+  page = (tmp_path / 'run' / 'report' / 'index.html').read_text()
+  assert 'Grouping collapse' not in page
+  assert 'fill: var(--wrong)' not in page
