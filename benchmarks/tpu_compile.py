@@ -8,24 +8,35 @@ libtpu compiles for chips that are described only (compile-only topologies).
 The compiler estimates the cycles of every operation; their sum is the time of
 a step without waiting for other chips. Bytes of collectives are those of their
 results (of a reduce-scatter, of its operand), and their time is that over the
-links of a chip, in part hidden behind computation. The table is an estimate:
-nothing ran.
+links of a chip, in part hidden behind computation. Of a kernel of ours the
+compiler estimates nothing: its cycles are the instructions that it schedules
+for one image, times the images of a chip. The table is an estimate: nothing
+ran.
 """
 
 import argparse
+import atexit
 import collections
 import dataclasses
 import functools
 import json
 import math
 import os
+import pathlib
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+# The compiler writes there how it schedules kernels; it reads this when loaded.
+os.environ['LIBTPU_INIT_ARGS'] = (
+  f'--xla_jf_dump_to={tempfile.mkdtemp()} --xla_jf_dump_llo_text=true '
+  '--xla_jf_dump_llo_pass_label_regex=.*final.bundles.*'
+)
 # Compile-only programs cannot be stored.
 os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 
@@ -38,6 +49,10 @@ from groupvit_jax import sharding
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
+SCHEDULES = pathlib.Path(
+  re.search(r'dump_to=(\S+)', os.environ['LIBTPU_INIT_ARGS'])[1]
+)
+atexit.register(shutil.rmtree, SCHEDULES, ignore_errors=True)
 VOCABULARY = 49408  # of CLIP's tokenizer
 PAIRS = 30 * 26_000_000  # of the recipe
 
@@ -106,7 +121,10 @@ def main() -> None:
 
 def mesh_of(name: str) -> jax.sharding.Mesh:
   """The mesh of a slice's chips, such as 'v5e:2x4'."""
-  topology = topologies.get_topology_desc(platform='tpu', topology_name=name)
+  options = {'chip_config_name': 'megacore'} if name.startswith('v4:') else {}
+  topology = topologies.get_topology_desc(
+    platform='tpu', topology_name=name, **options
+  )
   return sharding.make_mesh(topology.devices)
 
 
@@ -284,7 +302,18 @@ def estimated_cycles(text: str) -> int:
   for line, times in executed(text):
     if match := re.search(r'"estimated_cycles":"(\d+)"', line):
       cycles += times * int(match[1])
+    elif 'custom_call_target="tpu_custom_call"' in line:
+      images = int(re.search(r'\[(\d+),', line)[1])
+      cycles += times * images * kernel_cycles(line)
   return cycles
+
+
+def kernel_cycles(line: str) -> int:
+  """Instructions of one image, from the schedule of the kernel's name."""
+  name = re.search(r'attention_(?:for|back)wards', line)[0]
+  files = SCHEDULES.glob(f'*{name}*schedule-analysis*')
+  newest = max(files, key=lambda file: file.name)  # a time comes first
+  return int(re.search(r'bundles: +(\d+)', newest.read_text())[1])
 
 
 def collectives(text: str) -> Iterator[tuple[str, int, int]]:

@@ -93,7 +93,15 @@ def _from_environment(name: str, given: int | None) -> int | None:
   return int(value) if given is None and value else given
 
 
-_platform: ContextVar[str | None] = ContextVar('platform', default=None)
+class _Target(NamedTuple):
+  """What a program is traced for."""
+
+  platform: str | None = None
+  mesh: Mesh | None = None
+
+
+_HERE = _Target()
+_target: ContextVar[_Target] = ContextVar('target', default=_HERE)
 
 
 def platform() -> str:
@@ -102,17 +110,38 @@ def platform() -> str:
   Inside `traced_for` its platform, else that of jax's default devices: a
   program may be compiled for devices that this machine does not have.
   """
-  return _platform.get() or jax.default_backend()
+  return _target.get().platform or jax.default_backend()
+
+
+def mesh_at_hand() -> Mesh | None:
+  """The mesh of the program that is traced, where `traced_for` says it."""
+  return _target.get().mesh
 
 
 @contextlib.contextmanager
-def traced_for(name: str) -> Iterator[None]:
+def traced_for(platform: str, mesh: Mesh | None = None) -> Iterator[None]:
   """Traces what is inside for a platform; also decorates a function."""
-  token = _platform.set(name)
+  token = _target.set(_Target(platform, mesh))
   try:
     yield
   finally:
-    _platform.reset(token)
+    _target.reset(token)
+
+
+def on_each_device(
+  function: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+  """`function` of each device's rows of `x`; inside `traced_for` with a mesh.
+
+  For kernels, which XLA does not split over devices by itself.
+  """
+  mesh = mesh_at_hand()
+  if mesh is None or mesh.size == 1:
+    return function(x)
+  rows = PartitionSpec(batch_axes(mesh))
+  return jax.shard_map(
+    function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False
+  )(x)
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:

@@ -5,6 +5,7 @@ batch-norm statistics), so that released weights carry over.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from groupvit_jax import sharding
-from groupvit_jax.models import ops
+from groupvit_jax.models import fused_attention, ops
 
 Initializer = Callable[..., Array]
 
@@ -117,7 +118,12 @@ class Attention(nn.Module):
       return ops.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     if context is None:
-      q, k, v = jnp.split(dense(3 * width, 'qkv')(x), 3, axis=-1)
+      qkv = dense(3 * width, 'qkv')(x)
+      alone = mask is None and read is None
+      if alone and fused_attention.fits(qkv, self.num_heads):
+        fused = partial(fused_attention.attend, num_heads=self.num_heads)
+        return dense(width, 'out')(sharding.on_each_device(fused, qkv))
+      q, k, v = jnp.split(qkv, 3, axis=-1)
       q = token_at(q, read)
     else:
       q = dense(width, 'q')(x)

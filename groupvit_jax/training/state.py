@@ -183,7 +183,7 @@ def make_train_step(
     out_shardings=(placement or whole, whole),
     compiler_options=exact,
   )
-  @sharding.traced_for(platform)
+  @sharding.traced_for(platform, mesh)
   def train_step(state, metrics, batch):
     rng = jax.random.fold_in(state.rng, state.step)
     batch = on_device.augmented(batch, mesh)

@@ -1,0 +1,163 @@
+"""Self-attention in one kernel, for TPUs.
+
+XLA writes the weights of attention, n x n for each head, to memory in float32
+and reads them back several times: of a block's 10.4 ms on a v5e 7.2. Here an
+image's weights live in the chip's fast memory, forward and backward, and only
+the results of linear layers are kept for the gradient (the idea of
+FlashAttention, arXiv 2205.14135; an image fits whole, so nothing is tiled).
+
+Keys lie along rows and queries along columns: sums over keys add rows up, and
+all transposed copies are of n x head width.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from groupvit_jax import sharding
+
+# Fewer keys gain nothing; the weights of more may not fit.
+MIN_TOKENS, MAX_TOKENS = 128, 512
+LANES = 128  # of a TPU's vectors
+
+
+def fits(qkv: Float[Array, 'b n _qkv'], num_heads: int) -> bool:
+  """Whether `attend` serves: a TPU's program of bfloat16 on a known mesh."""
+  _, n, d = qkv.shape
+  aligned = d % (3 * LANES) == 0 and (d // 3 // num_heads) % 8 == 0
+  return (
+    sharding.platform() == 'tpu'
+    and sharding.mesh_at_hand() is not None
+    and qkv.dtype == jnp.bfloat16
+    and aligned
+    and MIN_TOKENS <= n <= MAX_TOKENS
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def attend(
+  qkv: Float[Array, 'b n _qkv'], num_heads: int, interpret: bool = False
+) -> Float[Array, 'b n d']:
+  """Scaled dot-product attention of each token over all; as `layers.attend`.
+
+  Logits, softmax and sums are float32; weights are rounded to `qkv`'s type
+  before they multiply the values, and divided by their sum afterwards.
+
+  Args:
+    qkv: queries, keys and values side by side; each holds the heads in turn.
+    num_heads: must divide d.
+    interpret: run the kernel without a TPU, slowly; for tests.
+  """
+  return _forward(qkv, num_heads, interpret)[0]
+
+
+def _forward(
+  qkv: Array, num_heads: int, interpret: bool
+) -> tuple[Array, Array]:
+  b, n, d = qkv.shape
+  out = b, n, d // 3
+  return _call(_forwards, (qkv,), out, num_heads, interpret), qkv
+
+
+def _backward(
+  num_heads: int, interpret: bool, qkv: Array, g: Array
+) -> tuple[Array]:
+  given, out = (qkv, g), qkv.shape
+  return (_call(_backwards, given, out, num_heads, interpret),)
+
+
+attend.defvjp(_forward, _backward)
+
+
+def _call(
+  kernel: Any,
+  arrays: tuple[Array, ...],
+  out: tuple[int, ...],
+  num_heads: int,
+  interpret: bool,
+) -> Array:
+  """Runs a kernel for each image; q, k and v are three blocks of one array."""
+  from jax.experimental import pallas  # here, for what needs no kernel
+
+  qkv, *others = arrays
+  b, n, d = qkv.shape
+  blocks = [
+    pallas.BlockSpec((1, n, d // 3), lambda image, i=i: (image, 0, i))
+    for i in (0, 1, 2, *(0 for _ in others))
+  ]
+  return pallas.pallas_call(
+    functools.partial(kernel, num_heads=num_heads),
+    grid=(b,),
+    in_specs=blocks,
+    out_specs=pallas.BlockSpec((1, *out[1:]), lambda image: (image, 0, 0)),
+    out_shape=jax.ShapeDtypeStruct(out, qkv.dtype),
+    interpret=interpret,
+    name=f'attention{kernel.__name__}',
+  )(qkv, qkv, qkv, *others)
+
+
+def _forwards(
+  q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, *, num_heads: int
+) -> None:
+  heads = []
+  for i in _heads(q_ref, num_heads):
+    q, k, v = _scaled(q_ref[0, :, i]), k_ref[0, :, i], v_ref[0, :, i]
+    weights, total = _weights(q, k)
+    heads.append(_product(v, weights.astype(v.dtype), 0, 0) / total)
+  y_ref[0] = jnp.concatenate(heads).T.astype(y_ref.dtype)
+
+
+def _backwards(
+  q_ref: Any,
+  k_ref: Any,
+  v_ref: Any,
+  g_ref: Any,
+  out_ref: Any,
+  *,
+  num_heads: int,
+) -> None:
+  width = q_ref.shape[-1]
+  of_q = []
+  for i in _heads(q_ref, num_heads):
+    q, k, v = _scaled(q_ref[0, :, i]), k_ref[0, :, i], v_ref[0, :, i]
+    g = g_ref[0, :, i]
+    weights, total = _weights(q, k)
+    weights = weights / total
+    of_weights = _product(v, g, 1, 1)
+    along = (weights * of_weights).sum(0, keepdims=True)
+    of_logits = (weights * (of_weights - along)).astype(q.dtype)
+    of_q.append(_scaled(_product(k, of_logits, 0, 0), q.shape[-1]))
+    of_k = _product(of_logits, q, 1, 0)
+    of_v = _product(weights.astype(g.dtype), g, 1, 0)
+    for part, slope in ((1, of_k), (2, of_v)):
+      columns = slice(part * width + i.start, part * width + i.stop)
+      out_ref[0, :, columns] = slope.astype(out_ref.dtype)
+  out_ref[0, :, :width] = jnp.concatenate(of_q).T.astype(out_ref.dtype)
+
+
+def _heads(ref: Any, num_heads: int) -> list[slice]:
+  """The columns of each head."""
+  d = ref.shape[-1] // num_heads
+  return [slice(i * d, (i + 1) * d) for i in range(num_heads)]
+
+
+def _scaled(x: Array, width: int | None = None) -> Array:
+  return x * jnp.asarray((width or x.shape[-1]) ** -0.5, x.dtype)
+
+
+def _weights(
+  q: Float[Array, 'n d'], k: Float[Array, 'm d']
+) -> tuple[Float[Array, 'm n'], Float[Array, '1 n']]:
+  """The softmax's exponentials and, for each query, their sum."""
+  logits = _product(k, q, 1, 1)
+  weights = jnp.exp(logits - logits.max(0, keepdims=True))
+  return weights, weights.sum(0, keepdims=True)
+
+
+def _product(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
+  """Sums over an axis of each, in float32."""
+  numbers = (((x_axis,), (y_axis,)), ((), ()))
+  return jax.lax.dot_general(x, y, numbers, preferred_element_type=jnp.float32)

@@ -1,0 +1,89 @@
+"""The kernel of TPUs computes what `layers.attend` does."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from groupvit_jax import sharding
+from groupvit_jax.models import fused_attention, layers
+
+HEADS = 2
+
+
+def plain(qkv):
+  return layers.attend(*jnp.split(qkv, 3, axis=-1), HEADS)
+
+
+def fused(qkv):
+  return fused_attention.attend(qkv, HEADS, interpret=True)
+
+
+def outputs(attend, qkv):
+  """Results and gradients, all in float32."""
+  weights = jnp.cos(jnp.arange(qkv.shape[-1] // 3))
+
+  def loss(qkv):
+    return (attend(qkv).astype(jnp.float32) * weights).sum()
+
+  found = attend(qkv), jax.grad(loss)(qkv)
+  return [np.asarray(x, np.float32) for x in found]
+
+
+def test_values_and_gradients_are_those_of_plain_attention(tiny):
+  qkv = tiny.normal(3, 37, 3 * 64)
+  for value, expected in zip(
+    outputs(fused, qkv), outputs(plain, qkv), strict=True
+  ):
+    tiny.assert_near(value, expected)
+
+
+def test_rounds_no_more_than_plain_attention_in_bfloat16(tiny):
+  qkv = jnp.asarray(tiny.normal(2, 130, 3 * 64), jnp.bfloat16)
+  exact = outputs(plain, qkv.astype(jnp.float32))
+  for value, rounded, expected in zip(
+    outputs(fused, qkv), outputs(plain, qkv), exact, strict=True
+  ):
+    error, usual = (np.abs(x - expected).mean() for x in (value, rounded))
+    assert 0 < error < 1.1 * usual
+
+
+@pytest.mark.parametrize(
+  ('change', 'kernels'),
+  [
+    ({}, 2),
+    ({'dtype': jnp.float32}, 0),
+    ({'tokens': fused_attention.MIN_TOKENS - 1}, 0),
+    ({'masked': True}, 0),
+    ({'known': False}, 0),
+    ({'platform': 'cpu'}, 0),
+  ],
+)
+def test_where_a_program_has_the_kernel(mesh8, change, kernels):
+  dtype = change.get('dtype', jnp.bfloat16)
+  platform = change.get('platform', 'tpu')
+  x = jnp.zeros((8, change.get('tokens', 130), 128), dtype)
+  mask = jnp.ones((1, 1, 1, x.shape[1]), bool) if 'masked' in change else None
+  model = layers.Attention(HEADS, dtype=dtype)
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+
+  def loss(variables, x):
+    return model.apply(variables, x, mask=mask).astype(jnp.float32).sum()
+
+  mesh = mesh8 if change.get('known', True) else None
+  step = jax.jit(sharding.traced_for(platform, mesh)(jax.grad(loss)))
+  lowered = step.trace(variables, x).lower(lowering_platforms=(platform,))
+  assert lowered.as_text().count('@tpu_custom_call') == kernels
+
+
+def test_a_kernel_sees_the_rows_of_its_device(tiny, mesh8):
+  x = tiny.normal(16, 3)
+  rows = partial(sharding.on_each_device, lambda x: x - x.mean(0))
+  with sharding.traced_for('cpu', mesh8):
+    of_two = jax.jit(rows)(x)
+  pairs = x.reshape(8, 2, 3)
+  expected = (pairs - pairs.mean(1, keepdims=True)).reshape(16, 3)
+  tiny.assert_near(of_two, expected)
+  tiny.assert_near(rows(x), x - x.mean(0))
