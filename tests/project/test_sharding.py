@@ -113,7 +113,18 @@ CLUSTERS = {
     'JAX_NUM_PROCESSES': '2',
     'JAX_PROCESS_ID': '{index}',
   },
+  # Two slices of one TPU host each, as GKE's JobSet describes them.
+  'tpu': {
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_WORKER_ID': '0',
+    'MEGASCALE_COORDINATOR_ADDRESS': 'localhost:1',
+    'MEGASCALE_NUM_SLICES': '2',
+    'MEGASCALE_SLICE_ID': '{index}',
+    'JAX_COORDINATOR_PORT': '{port}',
+  },
 }
+# On a TPU's machine; without it jax looks for no slices. Read at import.
+TPU = {'JAX_FORCE_TPU_INIT': '1'}
 
 
 def find_the_other_process(address, index, cluster):
@@ -127,7 +138,10 @@ def find_the_other_process(address, index, cluster):
 
 @pytest.mark.parametrize('cluster', CLUSTERS)
 def test_processes_of_a_cluster_find_each_other(run_two_processes, cluster):
-  for index, found in enumerate(run_two_processes(__file__, cluster)):
+  results = run_two_processes(
+    __file__, cluster, variables=TPU if cluster == 'tpu' else {}
+  )
+  for index, found in enumerate(results):
     assert found == [index, [0, 1]]
 
 
