@@ -143,7 +143,7 @@ def compile_step(config, mesh):
 
 def abstract_run(config, mesh):
   """Task, optimizer, shapes of the state and metrics of a config."""
-  task = task_lib.TASKS[config.task](config, VOCABULARY, mesh)
+  task = task_lib.make(config, VOCABULARY, mesh)
   tx, _ = state_lib.make_optimizer(config)
   here = sharding.make_mesh(jax.devices()[:1])
   state = jax.eval_shape(lambda: state_lib.create_state(task, tx, config, here))
@@ -160,7 +160,7 @@ def placed(where, tree):
 
 def forward_flops(config) -> int:
   """FLOPs of products of one example's forward pass, without the losses."""
-  task = task_lib.TASKS[config.task](config, VOCABULARY)
+  task = task_lib.make(config, VOCABULARY)
   state = abstract_run(config, None)[2]
   batch = state_lib.abstract_batch(config, 1)
   jaxpr = jax.make_jaxpr(task.loss_fn)(state.variables, batch, state.rng)

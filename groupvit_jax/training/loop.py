@@ -95,7 +95,7 @@ def train_and_evaluate(
     data = stack.enter_context(inputs.Inputs(config, mesh))
     with errors.explained_as(errors.ConfigError):
       vocab_size = data.tokenizer.vocab_size
-      task = task_lib.TASKS[config.task](config, vocab_size, mesh)
+      task = task_lib.make(config, vocab_size, mesh)
       tx, schedule = state_lib.make_optimizer(config)
       state = state_lib.create_state(task, tx, config, mesh)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.run.keep)

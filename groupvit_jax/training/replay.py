@@ -110,7 +110,7 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   variables = {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
   vocab_size = variables['params']['text']['tokens'].shape[0]
   mesh = sharding.make_mesh(jax.devices()[:1])
-  task = task_lib.TASKS[config.task](config, vocab_size, mesh)
+  task = task_lib.make(config, vocab_size, mesh)
   batch = {k: jnp.asarray(v) for k, v in dump.batch.items() if k != 'rows'}
 
   def value_of(params: Any, name: str) -> jax.Array:

@@ -241,7 +241,7 @@ def write(
       'Scenes are synthetic images; the figures say nothing about photos.'
     ]
   page = report.Report(
-    title=f'{task.TITLES[config.task]} on {config.data.source}',
+    title=f'{task.TASKS[config.task]} on {config.data.source}',
     figures=figures | _class_figures(config, log),
     config_text=config_lib.to_json(config),
     rows=log.rows,

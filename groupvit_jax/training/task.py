@@ -1,10 +1,10 @@
 """A Task is a model, its loss, and the functions that evaluation may call.
 
-`TASKS` maps a config's `task` to the function that builds it; the training
-loop and the evaluators know nothing else about a model.
+The training loop and the evaluators know nothing else about a model.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,63 +50,39 @@ class Task:
     return self.parts.loss_fn
 
 
-def dual_encoder_task(
-  model: nn.Module,
-  config: config_lib.Config,
-  mesh: jax.sharding.Mesh | None,
-) -> Task:
-  """The task of any dual encoder with the methods of `DualEncoder`."""
-  return Task(
-    model=model,
-    init=lambda rng, batch: _init(model, rng, batch),
-    parts=loss_lib.make(model, config, mesh),
-    predict_fns=dual_encoder.predict_fns(model, on_device.normalize),
-  )
-
-
-def groupvit_task(
-  config: config_lib.Config,
-  vocab_size: int,
-  mesh: jax.sharding.Mesh | None = None,
-) -> Task:
-  """GroupViT: the image encoder groups patches (paper, section 3)."""
-  return dual_encoder_task(_model(config, vocab_size), config, mesh)
-
-
-def clip_task(
-  config: config_lib.Config,
-  vocab_size: int,
-  mesh: jax.sharding.Mesh | None = None,
-) -> Task:
-  """The CLIP-style baseline: the same blocks, no groups (paper, Table 4)."""
-  return dual_encoder_task(_model(config, vocab_size), config, mesh)
-
-
-def openai_clip_task(
-  config: config_lib.Config,
-  vocab_size: int,
-  mesh: jax.sharding.Mesh | None = None,
-) -> Task:
-  """CLIP itself (`configs/clip.py`), with a ViT or a ResNet."""
-  model, normalize = _model(config, vocab_size), clip.normalizer(config)
-  return Task(
-    model=model,
-    init=lambda rng, batch: _init(model, rng, batch),
-    parts=clip.make_loss(model, config, mesh),
-    predict_fns=dual_encoder.predict_fns(model, normalize),
-  )
-
-
+# Titles by the names that a config's `task` has.
 TASKS = {
-  'groupvit': groupvit_task,
-  'clip': clip_task,
-  **dict.fromkeys(clip.TITLES, openai_clip_task),
-}
-TITLES = {
   'groupvit': 'GroupViT',
   'clip': 'ViT without groups',
   **clip.TITLES,
 }
+
+
+def make(
+  config: config_lib.Config,
+  vocab_size: int,
+  mesh: jax.sharding.Mesh | None = None,
+) -> Task:
+  """The task that a config names.
+
+  'groupvit' groups patches (paper, section 3); 'clip' is the baseline of the
+  same blocks without groups (paper, Table 4); the others are CLIP itself.
+  """
+  model = build.build(
+    architecture(config, vocab_size),
+    dtype=config.dtype,
+    remat=config.remat,
+    matmul_operands=config.matmul_operands,
+  )
+  normalize, make_parts = on_device.normalize, loss_lib.make
+  if config.task in clip.TITLES:
+    normalize, make_parts = clip.normalizer(config), clip.make_loss
+  return Task(
+    model=model,
+    init=functools.partial(_init, model),
+    parts=make_parts(model, config, mesh),
+    predict_fns=dual_encoder.predict_fns(model, normalize),
+  )
 
 
 def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
@@ -147,17 +123,6 @@ def architecture(config: Any, vocab_size: int) -> dict[str, Any]:
     ),
     **({'learned_background': True} if learned else {}),
   }
-
-
-def _model(
-  config: config_lib.Config, vocab_size: int
-) -> dual_encoder.DualEncoder:
-  return build.build(
-    architecture(config, vocab_size),
-    dtype=config.dtype,
-    remat=config.remat,
-    matmul_operands=config.matmul_operands,
-  )
 
 
 def _init(model: nn.Module, rng: jax.Array, batch: Batch) -> Variables:

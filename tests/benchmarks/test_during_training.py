@@ -56,7 +56,7 @@ def test_a_run_evaluates_labelled_pixels(
   assert set(np.unique(shown['label'])) <= {0, 1, 2, 3, 4, 255}
   assert shown['caption'] == ['0', '1']
   # On the weights of the run, without another model.
-  task = task_lib.TASKS[made.task](made, data.tokenizer.vocab_size)
+  task = task_lib.make(made, data.tokenizer.vocab_size)
   batch = jax.tree.map(
     lambda x: np.ones(x.shape, x.dtype), state.abstract_batch(made, 1)
   )

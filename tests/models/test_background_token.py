@@ -98,7 +98,7 @@ def made(options):
   config = runpy.run_path(str(CONFIG))['get_config'](
     ','.join(filter(None, ['demo', SMALL, options]))
   )
-  task = task_lib.TASKS[config.task](config, 50)
+  task = task_lib.make(config, 50)
   rng = np.random.default_rng(0)
   batch = {
     name: jnp.asarray(rng.integers(1, 40, x.shape), x.dtype)

@@ -87,7 +87,7 @@ def test_a_config_builds_the_same_model_through_json(arg):
     remat=config.remat,
     matmul_operands=config.matmul_operands,
   )
-  assert model == task.TASKS[config.task](config, 500).model
+  assert model == task.make(config, 500).model
 
 
 def test_an_architecture_can_be_read_from_a_saved_config():

@@ -23,7 +23,7 @@ get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
 def test_a_row_is_a_configuration(name):
   options = emergence.ROWS[name]
   config = get_config(f'demo,{options}' if options else 'demo')
-  task.TASKS[config.task](config, 100)
+  task.make(config, 100)
   if name != 'demo':
     assert config.to_json() != get_config('demo').to_json()
 

@@ -42,7 +42,7 @@ get_config = runpy.run_path(str(CONFIG))['get_config']
 def test_configs_of_released_sizes(arg, parameters):
   config = get_config(arg)
   config_lib.check(config)
-  task = task_lib.TASKS[config.task](config, 49_408)
+  task = task_lib.make(config, 49_408)
   variables = jax.eval_shape(
     task.init, jax.random.key(0), state.abstract_batch(config, 1)
   )
@@ -106,7 +106,7 @@ def test_a_step_on_eight_devices_is_that_on_one(tiny, kind, loss):
   results = []
   for devices in (1, 8):
     mesh = sharding.make_mesh(jax.devices()[:devices])
-    task = task_lib.TASKS[config.task](config, 50, mesh)
+    task = task_lib.make(config, 50, mesh)
     if devices == 1:
       variables = jax.jit(task.init)(jax.random.key(0), batch)
       # Zero gains would hide the last convolution of each block.
@@ -142,7 +142,7 @@ def test_bfloat16_comes_near(tiny):
   for dtype in ('float32', 'bfloat16'):
     config = variant('resnet', f'dtype={dtype}')
     batch = batch_of(config)
-    task = task_lib.TASKS[config.task](config, 50)
+    task = task_lib.make(config, 50)
     if not losses:
       variables = jax.jit(task.init)(jax.random.key(0), batch)
     loss, (stats, _) = jax.jit(task.loss_fn)(
@@ -225,7 +225,7 @@ def test_positions_are_resized_for_other_images():
   states, described = [], []
   for options in ((), ('size=48', 'sigmoid')):
     config = variant('vit', *options)
-    task = task_lib.TASKS[config.task](config, 50, mesh)
+    task = task_lib.make(config, 50, mesh)
     tx, _ = state.make_optimizer(config)
     states.append(state.create_state(task, tx, config, mesh))
     described.append(task_lib.architecture(config, 50))

@@ -268,7 +268,7 @@ def test_advice_can_be_followed(kind):
 )
 def test_how_many_groups_a_task_makes(arg, groups):
   c = options(arg)
-  task = task_lib.TASKS[c.task](c, 50, None)
+  task = task_lib.make(c, 50, None)
   batch = state_lib.abstract_batch(c, 1)
   variables = jax.eval_shape(task.init, jax.random.key(0), batch)
   state = types.SimpleNamespace(variables=variables)

@@ -28,7 +28,7 @@ def get_config():
 
 
 def count_parameters(config) -> int:
-  task = task_lib.TASKS[config.task](config, VOCABULARY)
+  task = task_lib.make(config, VOCABULARY)
   batch = state.abstract_batch(config, 1)
   variables = jax.eval_shape(
     functools.partial(task.init, jax.random.key(0)),

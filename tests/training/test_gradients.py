@@ -23,7 +23,7 @@ TINY = (
 
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mesh1):
   config = runpy.run_path(str(CONFIG))['get_config'](TINY)
-  task = task_lib.TASKS[config.task](config, 50, mesh1)
+  task = task_lib.make(config, 50, mesh1)
   tx, _ = state_lib.make_optimizer(config)
   state = state_lib.create_state(task, tx, config, mesh1)
   metrics_class = state_lib.make_train_metrics(task, state, config)

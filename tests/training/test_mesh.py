@@ -41,7 +41,7 @@ class Run:
     get_config = runpy.run_path(str(CONFIG))['get_config']
     self.config = get_config(f'{TINY}{options}')
     self.mesh = mesh
-    task = task_lib.TASKS[self.config.task](self.config, VOCABULARY, mesh)
+    task = task_lib.make(self.config, VOCABULARY, mesh)
     tx, _ = state_lib.make_optimizer(self.config)
     self.state = state_lib.create_state(task, tx, self.config, mesh)
     self._class = state_lib.make_train_metrics(task, self.state, self.config)
@@ -123,7 +123,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
   """Noise, drop-path, erasing and the projectors' batch norm included."""
   get_config = runpy.run_path(str(CONFIG.with_name(file)))['get_config']
   config, mesh = get_config(options), mesh_of(devices)
-  task = task_lib.TASKS[config.task](config, VOCABULARY, mesh)
+  task = task_lib.make(config, VOCABULARY, mesh)
   batch, rng = batch_at(0), jax.random.key(5)
   if file == 'clip.py':
     batch['tokens'] = batch['tokens'][:, :1]

@@ -79,8 +79,8 @@ def test_the_report_is_called_after_what_was_trained(tmp_path, task):
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
   results.write(tmp_path, config, (), log, snapshots, {}, ())
   page = (tmp_path / 'report' / 'index.html').read_text()
-  assert f'<title>{task_lib.TITLES[task]} on scenes</title>' in page
-  assert ('GroupViT' in task_lib.TITLES[task]) == (task == 'groupvit')
+  assert f'<title>{task_lib.TASKS[task]} on scenes</title>' in page
+  assert ('GroupViT' in task_lib.TASKS[task]) == (task == 'groupvit')
 
 
 def counted(**changes):

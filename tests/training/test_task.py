@@ -36,7 +36,7 @@ SMALL = (
 def test_a_loss_is_finite_and_has_its_terms(options, terms):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(','.join(filter(None, [SMALL, options])))
-  task = task_lib.TASKS[config.task](config, 50)
+  task = task_lib.make(config, 50)
   batch = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 4)
   )
@@ -102,7 +102,7 @@ def test_clusters_teach_all_of_their_tokens():
 def test_predictions_of_images_take_their_sizes(tiny):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(SMALL)
-  task = task_lib.TASKS[config.task](config, 50)
+  task = task_lib.make(config, 50)
   batch = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
   )
@@ -126,7 +126,7 @@ def test_predictions_of_images_take_their_sizes(tiny):
 def test_texts_are_as_the_projector_gives_them(tiny):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(SMALL)
-  task = task_lib.TASKS[config.task](config, 50)
+  task = task_lib.make(config, 50)
   batch = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
   )

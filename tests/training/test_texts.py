@@ -53,7 +53,7 @@ def test_steps_change_what_whole_texts_change(options):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(','.join(filter(None, [TINY, options])))
   mesh = sharding.make_mesh()
-  task = task_lib.TASKS[config.task](config, VOCABULARY, mesh)
+  task = task_lib.make(config, VOCABULARY, mesh)
   tx, _ = state_lib.make_optimizer(config)
   whole, ours = (
     state_lib.create_state(task, tx, config, mesh) for _ in range(2)
