@@ -183,10 +183,7 @@ def open_context(
 def _drawn_set(class_names, listed, draw, places, coding):
   """A set of (file name, record), whose label maps `draw` makes of records."""
   folder, path = places
-  try:
-    files = [folders.inside(folder, name) for name, _ in listed]
-  except ValueError as error:
-    raise SourceError(f'{path}: {error}.') from error
+  files = [folders.inside(folder, name, path) for name, _ in listed]
 
   def pair(index: int) -> base.Pair:
     name = f'{listed[index][0]} in {path}'

@@ -52,10 +52,7 @@ class CaptionSet:
       SourceError: no image, two of one name, or a path out of the folder.
     """
     base.check_names([name for name, _ in rows])
-    try:
-      self._paths = [folders.inside(root, name) for name, _ in rows]
-    except ValueError as error:
-      raise SourceError(f'{error}.') from error
+    self._paths = [folders.inside(root, name) for name, _ in rows]
     self._rows = tuple(rows)
 
   def __len__(self) -> int:
@@ -137,10 +134,8 @@ def _from_list(root: pathlib.Path, split: str | None) -> list[_Row]:
   rows, paths = [], []
   needs = '"image" and a list "captions"'
   for number, line in folders.json_lines(path, _Line, needs):
-    try:
-      paths.append(folders.inside(root, line.image))
-    except ValueError as error:
-      raise SourceError(f'{path}, line {number}: {error}.') from error
+    where = f'{path}, line {number}'
+    paths.append(folders.inside(root, line.image, where))
     rows.append((line.image, tuple(line.captions)))
   if split is None:
     return rows

@@ -175,21 +175,21 @@ def _from_list(path: pathlib.Path) -> list[tuple[pathlib.Path, str | int]]:
       for key in ('wnid', 'label', 'name')
       if (value := getattr(line, key)) is not msgspec.UNSET
     }
-    try:
-      if not given:
-        raise ValueError(f'it needs {needs}, and has none of the three')
-      key, value = next(iter(given.items()))
-      first = first or (key, number)
-      if key == 'wnid' and value not in _IDS:
-        raise ValueError(f"{value!r} is no WordNet id of ImageNet's")
-      if key != first[0]:
-        raise ValueError(
-          f'its class is given by {key}, and that of line {first[1]} by '
-          f'{first[0]}: give the same in every line'
-        )
-      rows.append((folders.inside(path.parent, line.image), value))
-    except ValueError as error:
-      raise SourceError(f'{path}, line {number}: {error}.') from error
+    where = f'{path}, line {number}'
+    if not given:
+      raise SourceError(
+        f'{where}: it needs {needs}, and has none of the three.'
+      )
+    key, value = next(iter(given.items()))
+    first = first or (key, number)
+    if key == 'wnid' and value not in _IDS:
+      raise SourceError(f"{where}: {value!r} is no WordNet id of ImageNet's.")
+    if key != first[0]:
+      raise SourceError(
+        f'{where}: its class is given by {key}, and that of line {first[1]} by '
+        f'{first[0]}: give the same in every line.'
+      )
+    rows.append((folders.inside(path.parent, line.image, where), value))
   return rows
 
 

@@ -25,17 +25,22 @@ def existing(folder: str | os.PathLike) -> pathlib.Path:
   return path
 
 
-def inside(root: pathlib.Path, name: str) -> pathlib.Path:
+def inside(root: pathlib.Path, name: str, where: object = '') -> pathlib.Path:
   """The path of a file that a list names; it must lie in the list's folder.
 
+  Args:
+    root: the folder.
+    name: of the file.
+    where: it stands; the message begins with it.
+
   Raises:
-    ValueError: the path leads out of the folder. (Links in the folder may.)
+    SourceError: the path leads out of the folder. (Links in the folder may.)
   """
   path = pathlib.Path(os.path.abspath(root / name))
   if not path.is_relative_to(os.path.abspath(root)) or '\0' in name:
-    raise ValueError(
-      f'{name!r} does not lie in the folder {root}: put the image there, and '
-      'write its path from there on'
+    raise SourceError(
+      f'{where}{": " if where else ""}{name!r} does not lie in the folder '
+      f'{root}: put the image there, and write its path from there on.'
     )
   return root / name
 

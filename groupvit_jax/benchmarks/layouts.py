@@ -85,17 +85,14 @@ class Layout:
   def _listed(
     self, images: pathlib.Path, labels: pathlib.Path, path: pathlib.Path
   ) -> list[_File]:
-    try:
-      return [
-        (
-          name,
-          folders.inside(images, name + self.image_ending),
-          folders.inside(labels, name + self.ending),
-        )
-        for name in folders.read_list(path)
-      ]
-    except ValueError as error:
-      raise SourceError(f'{path}: {error}.') from error
+    return [
+      (
+        name,
+        folders.inside(images, name + self.image_ending, path),
+        folders.inside(labels, name + self.ending, path),
+      )
+      for name in folders.read_list(path)
+    ]
 
 
 _VOC_ROOTS = ('', 'VOC2012', 'VOCdevkit/VOC2012')

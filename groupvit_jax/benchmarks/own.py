@@ -96,15 +96,8 @@ def _listed(name, there, images, masks):
   path = pathlib.PurePosixPath(name)
   if path.suffix.lower() in SUFFIXES:
     name = path.with_suffix('').as_posix()
-  try:
-    absent = (
-      name,
-      folders.inside(images, f'{name}.jpg'),
-      masks / f'{name}.png',
-    )
-  except ValueError as error:
-    raise SourceError(f'{error}.') from error
-  return there.get(name, absent)
+  absent = folders.inside(images, f'{name}.jpg'), masks / f'{name}.png'
+  return there.get(name, (name, *absent))
 
 
 def _check_masks(masks: list[pathlib.Path], names: tuple[str, ...]) -> None:
