@@ -124,7 +124,7 @@ def tell_cost() -> None:
       for n in (3, classes)
     )
     given = rgb, scores, jnp.ones((1, height, width), bool)
-    refine, seconds = pamr.make(), []
+    refine, seconds = pamr.pamr, []
     refine(*given).block_until_ready()
     for _ in range(5):
       begin = time.perf_counter()

@@ -211,7 +211,7 @@ def _make_segmentation(
       examples.background,
       patch_size=encoder.patch_size,
       grouping=grouping,
-      refine=pamr.make() if protocol.refine == 'pamr' else None,
+      refine=pamr.pamr if protocol.refine == 'pamr' else None,
       boundary=spec.boundary,
       diagnosis=spec.diagnosis,
       groups=spec.groups,

@@ -288,7 +288,7 @@ def _shares(
   share = pixels / jnp.maximum(pixels.sum(-1, keepdims=True), 1.0)
   counted = pixels.any(-1)
   present = (groups.sum(2) > 0)[..., -vectors.shape[0] :]
-  recall = metrics.recall_at_k(
+  recall = metrics.recall(
     similarity(image, vectors).reshape(-1, vectors.shape[0]),
     present.reshape(-1, vectors.shape[0]),
   )

@@ -78,7 +78,7 @@ class BestCosines(ImageLevelEvaluator):
   def _result(
     self, totals: Totals, predict_fns: PredictFns, variables: Any
   ) -> Float[np.ndarray, 'n c']:
-    return np.stack([totals.rows[i] for i in sorted(totals.rows)])
+    return np.stack(list(totals.rows.values()))
 
 
 @jax.jit

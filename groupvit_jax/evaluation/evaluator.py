@@ -110,7 +110,7 @@ class Totals(NamedTuple):
 
   Attributes:
     counts: int64 (or float64) arrays by name.
-    rows: vectors of the images by position.
+    rows: vectors of the images by position, in its order.
     images: images that counted.
     skipped: sorted (name, reason) of those that could not be used.
     seconds: all that it took, earlier attempts included.
@@ -303,13 +303,10 @@ class Evaluator(abc.ABC):
         f'None of the {len(self._examples)} images can be used; the first: '
         f'{skipped[0][1]}'
       )
+    rows = {i: row for part in parts for i, row in part['rows']}
     return Totals(
       counts,
-      {
-        i: np.array(row, np.float32)
-        for part in parts
-        for i, row in part['rows']
-      },
+      {i: np.array(rows[i], np.float32) for i in sorted(rows)},
       images,
       tuple(skipped),
       max(part['seconds'] for part in parts),

@@ -152,7 +152,7 @@ class ClassificationEvaluator(ImageLevelEvaluator):
     self, predict_fns: PredictFns, variables: Any
   ) -> Callable[[Sequence[Any]], Output]:
     text = self._text(predict_fns, variables)
-    hits = _hits(predict_fns['image'], self._top_k, self.mesh)
+    hits = _compiled(_hits, self.mesh, predict_fns['image'], self._top_k)
 
     def measure(images):
       pixels = self._batch(images)
@@ -175,30 +175,24 @@ class ClassificationEvaluator(ImageLevelEvaluator):
 
 
 @functools.lru_cache(maxsize=64)
-def _hits(
-  image_fn: Callable[..., Any], top_k: tuple[int, ...], mesh: Mesh | None
+def _compiled(
+  kind: Callable[..., Any], mesh: Mesh | None, *first: Any
 ) -> Callable[..., Any]:
-  """Compiled: how many of a batch are right, for each k."""
-
-  def count(variables, text, images, label):
-    scores = scoring.similarity(image_fn(variables, images), text)
-    # Padding has a label that no class has.
-    return jnp.stack(
-      [
-        metrics.top_k_correct(scores, label, k).sum(dtype=jnp.int32)
-        for k in top_k
-      ]
-    )
-
-  return _jit_whole(count, mesh)
-
-
-def _jit_whole(
-  function: Callable[..., Any], mesh: Mesh | None
-) -> Callable[..., Any]:
-  """Compiles a function whose results lie whole on every device."""
+  """Compiles `kind` with its first arguments; results whole on every device."""
   whole = None if mesh is None else sharding.replicated(mesh)
-  return jax.jit(function, out_shardings=whole)
+  return jax.jit(functools.partial(kind, *first), out_shardings=whole)
+
+
+def _hits(image_fn, top_k, variables, text, images, label):
+  """How many of a batch are right, for each k."""
+  scores = scoring.similarity(image_fn(variables, images), text)
+  # Padding has a label that no class has.
+  return jnp.stack(
+    [
+      metrics.top_k_correct(scores, label, k).sum(dtype=jnp.int32)
+      for k in top_k
+    ]
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +222,7 @@ class FeatureExtractor(ImageLevelEvaluator):
   def _measurer(
     self, predict_fns: PredictFns, variables: Any
   ) -> Callable[[Sequence[Any]], Output]:
-    encode = _features(predict_fns['features'], self.mesh)
+    encode = _compiled(_features, self.mesh, predict_fns['features'])
 
     def measure(images):
       pixels = self._batch(images)
@@ -239,27 +233,18 @@ class FeatureExtractor(ImageLevelEvaluator):
   def _result(
     self, totals: Totals, predict_fns: PredictFns, variables: Any
   ) -> Features:
-    places = sorted(totals.rows)
-    pixels, _ = self._prepare(places[0]).value
+    pixels, _ = self._prepare(next(iter(totals.rows))).value
     shapes = jax.eval_shape(predict_fns['features'], variables, pixels[None])
     widths = [shapes[name].shape[1] for name in FEATURES]
-    rows = np.stack([totals.rows[place] for place in places])
+    rows = np.stack(list(totals.rows.values()))
     projected, pooled, labels = np.split(rows, np.cumsum(widths), axis=1)
     return Features(projected, pooled, _integers(labels))
 
 
-@functools.lru_cache(maxsize=64)
-def _features(
-  features_fn: Callable[..., Any], mesh: Mesh | None
-) -> Callable[..., Any]:
-  """Compiled: the features of a batch, and its labels behind them."""
-
-  def encode(variables, images, labels):
-    found = features_fn(variables, images)
-    parts = [found[name] for name in FEATURES]
-    return jnp.concatenate([*parts, labels], axis=1)
-
-  return _jit_whole(encode, mesh)
+def _features(features_fn, variables, images, labels):
+  """The features of a batch, and its labels behind them."""
+  found = features_fn(variables, images)
+  return jnp.concatenate([*(found[name] for name in FEATURES), labels], axis=1)
 
 
 class ScoreEvaluator(ClassificationEvaluator):
@@ -277,7 +262,7 @@ class ScoreEvaluator(ClassificationEvaluator):
     self, predict_fns: PredictFns, variables: Any
   ) -> Callable[[Sequence[Any]], Output]:
     text = self._text(predict_fns, variables)
-    score = _scores(predict_fns['image'], self.mesh)
+    score = _compiled(_scores, self.mesh, predict_fns['image'])
 
     def measure(images):
       pixels = self._batch(images)
@@ -289,7 +274,7 @@ class ScoreEvaluator(ClassificationEvaluator):
   def _result(
     self, totals: Totals, predict_fns: PredictFns, variables: Any
   ) -> ImageLevelResult:
-    rows = np.stack([totals.rows[i] for i in sorted(totals.rows)])
+    rows = np.stack(list(totals.rows.values()))
     scores, labels = np.split(rows, [len(self._tokens)], axis=1)
     share = image_metrics.METRICS[self._metric](scores, _integers(labels))
     counts = {'images': len(rows)}
@@ -302,17 +287,10 @@ def _integers(labels: Float32[np.ndarray, 'n k']) -> Int[np.ndarray, 'n *c']:
   return whole[:, 0] if whole.shape[1] == 1 else whole
 
 
-@functools.lru_cache(maxsize=64)
-def _scores(
-  image_fn: Callable[..., Any], mesh: Mesh | None
-) -> Callable[..., Any]:
-  """Compiled: the scores of a batch, and its labels behind them."""
-
-  def score(variables, text, images, label):
-    scores = scoring.similarity(image_fn(variables, images), text)
-    return jnp.concatenate([scores, label], axis=1)
-
-  return _jit_whole(score, mesh)
+def _scores(image_fn, variables, text, images, labels):
+  """The scores of a batch, and its labels behind them."""
+  scores = scoring.similarity(image_fn(variables, images), text)
+  return jnp.concatenate([scores, labels], axis=1)
 
 
 class RetrievalEvaluator(ImageLevelEvaluator):
@@ -354,14 +332,14 @@ class RetrievalEvaluator(ImageLevelEvaluator):
   def _measurer(
     self, predict_fns: PredictFns, variables: Any
   ) -> Callable[[Sequence[Any]], Output]:
-    encode = _encoder(predict_fns['image'], self.mesh)
+    encode = _compiled(_encoded, self.mesh, predict_fns['image'])
     return lambda images: Output({}, encode(variables, self._batch(images)))
 
   def _result(
     self, totals: Totals, predict_fns: PredictFns, variables: Any
   ) -> ImageLevelResult:
-    places = np.array(sorted(totals.rows))
-    images = np.stack([totals.rows[place] for place in places.tolist()])
+    places = np.array(list(totals.rows))
+    images = np.stack(list(totals.rows.values()))
     kept = np.flatnonzero(np.isin(self._owner, places))
     texts = zero_shot.embed_tokens(
       predict_fns['text'], variables, self._tokens[kept]
@@ -382,11 +360,8 @@ class RetrievalEvaluator(ImageLevelEvaluator):
     return ImageLevelResult(shares, counts, *totals[2:])
 
 
-@functools.lru_cache(maxsize=64)
-def _encoder(
-  image_fn: Callable[..., Any], mesh: Mesh | None
-) -> Callable[..., Any]:
-  return _jit_whole(image_fn, mesh)
+def _encoded(image_fn, variables, images):
+  return image_fn(variables, images)
 
 
 @functools.partial(jax.jit, static_argnames='most')

@@ -79,7 +79,7 @@ def miou(confusion: ArrayLike, classes: Sequence[int] | None = None) -> float:
   to classes outside it count against it. NaN if none of them occurs.
   """
   values = iou(confusion)
-  return _nanmean(values if classes is None else values[list(classes)])
+  return mean_of_present(values if classes is None else values[list(classes)])
 
 
 def pixel_accuracy(confusion: ArrayLike) -> float:
@@ -99,22 +99,19 @@ def frequency_weighted_iou(confusion: ArrayLike) -> float:
 def mean_accuracy(confusion: ArrayLike) -> float:
   """Mean over the true classes of their recall (mmseg's mAcc), in 0..1."""
   confusion = np.asarray(confusion, np.float64)
-  return _nanmean(_divide(np.diag(confusion), confusion.sum(1)))
+  return mean_of_present(_divide(np.diag(confusion), confusion.sum(1)))
 
 
 def mean_of_present(values: ArrayLike) -> float:
   """The mean of what is not NaN, as mmseg's nanmean; NaN if nothing is."""
-  return _nanmean(np.asarray(values, np.float64))
+  values = np.asarray(values, np.float64)
+  values = values[~np.isnan(values)]
+  return float(values.mean()) if values.size else float('nan')
 
 
 def _divide(a: Any, b: Any) -> np.ndarray:
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   return np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
-
-
-def _nanmean(values: np.ndarray) -> float:
-  values = values[~np.isnan(values)]
-  return float(values.mean()) if values.size else float('nan')
 
 
 def top_k_correct(
@@ -136,16 +133,17 @@ def top_k_correct(
   return (best == label[:, None]).any(-1)
 
 
-def recall_at_k(
-  scores: Float[Array, 'b c'], present: Bool[Array, 'b c'], k: int | None = None
+def recall(
+  scores: Float[Array, 'b c'], present: Bool[Array, 'b c']
 ) -> Float[Array, 'b']:
-  """Share of an example's true classes that rank among its k best.
+  """Share of an example's true classes that rank among its best ones.
+
+  As many are read off as are true, so that a perfect ranking, and nothing else,
+  gives 1.
 
   Args:
     scores: any scores, higher is better; ties go to the lower class index.
     present: which classes are true of the example.
-    k: how many are read off; None means as many as are true, so that a perfect
-      ranking, and nothing else, gives 1.
 
   Returns:
     Recall per example; 0 where no class is true (leave those out by a mask).
@@ -153,7 +151,7 @@ def recall_at_k(
   # argsort of argsort is the rank; stable, so ties keep the class order.
   rank = jnp.argsort(jnp.argsort(-scores, axis=-1), axis=-1)
   true = present.sum(-1, keepdims=True)
-  hits = (present & (rank < (true if k is None else k))).sum(-1)
+  hits = (present & (rank < true)).sum(-1)
   return hits / jnp.maximum(true[:, 0], 1)
 
 
@@ -163,9 +161,9 @@ def recall_at_k(
 DILATION_RATIO = 0.02
 
 
-def width(size: tuple[int, int], ratio: float = DILATION_RATIO) -> int:
+def width(size: tuple[int, int]) -> int:
   """The width in pixels of the band inside the borders of an image (h, w)."""
-  return max(1, round(ratio * math.hypot(*size)))
+  return max(1, round(DILATION_RATIO * math.hypot(*size)))
 
 
 def bands(

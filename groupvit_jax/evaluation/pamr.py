@@ -5,7 +5,6 @@ of its code (visinf/1-stage-wseg `models/mods/pamr.py`), as TCL applies it.
 """
 
 import functools
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +19,6 @@ _AROUND = tuple(
 )
 # Constants of the published code: weight and floor of the standard deviation.
 _SHARE, _EPSILON = 0.1, 1e-8
-
-
-def make(
-  iterations: int = ITERATIONS, dilations: Sequence[int] = DILATIONS
-) -> Callable[..., Float[Array, 'b H W k']]:
-  """What an evaluator takes as `refine`.
-
-  Args:
-    iterations: how often scores flow.
-    dilations: distances in pixels at which a pixel has eight neighbours.
-
-  Returns:
-    `pamr` with these. The same arguments give the same function, by which
-    compiled programs are kept.
-
-  Raises:
-    ValueError: no iteration, or a dilation below 1.
-  """
-  if iterations < 1 or not dilations or min(dilations) < 1:
-    raise ValueError(
-      'Refinement needs at least one iteration and dilations of at least 1, '
-      f'not {iterations} and {tuple(dilations)}.'
-    )
-  return _make(iterations, tuple(dilations))
-
-
-@functools.cache
-def _make(iterations, dilations):
-  return functools.partial(pamr, iterations=iterations, dilations=dilations)
 
 
 @functools.partial(jax.jit, static_argnames=('iterations', 'dilations'))

@@ -137,12 +137,6 @@ def _encode(regions_fn, variables, images, sizes=None):
   return as_regions(found, images.shape[1:3], sizes)
 
 
-def encoders_compiled() -> int:
-  """Number of encoder programs so far."""
-  program: Any = _encode
-  return program._cache_size()
-
-
 def as_regions(
   found: Any, shape: tuple[int, int], sizes: Any = None
 ) -> Regions:

@@ -39,7 +39,7 @@ def test_bands_are_what_erosion_takes_away():
   labels = np.full((len(SIZES), 40, 56), 255)
   for place, size in zip(labels, SIZES, strict=True):
     place[: size[0], : size[1]] = blobs(rng, size)
-  widths = [metrics.width(size, 0.05) for size in SIZES]
+  widths = [round(0.05 * math.hypot(*size)) for size in SIZES]
   assert len(set(widths)) > 2
   found = jax.jit(metrics.bands)(
     jnp.asarray(labels), jnp.asarray(SIZES), jnp.asarray(widths)

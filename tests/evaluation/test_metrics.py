@@ -110,15 +110,9 @@ def test_constant_scores_are_no_success():
   np.testing.assert_array_equal(got, [True, False, False, False])
 
 
-def test_recall_at_k_by_hand():
+def test_recall_by_hand():
   scores = jnp.array([[0.9, 0.8, 0.1, 0.0], [0.1, 0.2, 0.3, 0.4]])
   present = jnp.array([[1, 0, 1, 0], [0, 0, 1, 1]], bool)
-  np.testing.assert_allclose(metrics.recall_at_k(scores, present), [0.5, 1.0])
-  np.testing.assert_allclose(
-    metrics.recall_at_k(scores, present, 3), [1.0, 1.0]
-  )
-  np.testing.assert_allclose(
-    metrics.recall_at_k(scores, present, 1), [0.5, 0.5]
-  )
+  np.testing.assert_allclose(metrics.recall(scores, present), [0.5, 1.0])
   none = jnp.zeros((2, 4), bool)
-  np.testing.assert_allclose(metrics.recall_at_k(scores, none), [0.0, 0.0])
+  np.testing.assert_allclose(metrics.recall(scores, none), [0.0, 0.0])

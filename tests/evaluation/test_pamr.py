@@ -1,13 +1,19 @@
 """PAMR beside an independent form of it, pixel by pixel."""
 
-import jax
+import functools
+
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from groupvit_jax.evaluation import pamr
 
 DILATIONS = (1, 2, 5)
+
+
+def made(iterations, dilations):
+  return functools.partial(
+    pamr.pamr, iterations=iterations, dilations=dilations
+  )
 
 
 def by_pixel(rgb, scores, iterations, dilations):
@@ -62,7 +68,7 @@ def random_pictures(sizes, canvas, classes=3, seed=0):
 def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
   sizes = [(6, 9), (8, 5), (8, 9)]
   rgb, scores, valid = random_pictures(sizes, (8, 9))
-  refine = pamr.make(3, DILATIONS)
+  refine = made(3, DILATIONS)
   got = np.asarray(tiny.fast_jit(refine)(rgb, scores, valid))
   for i, (height, width) in enumerate(sizes):
     want = by_pixel(
@@ -76,7 +82,7 @@ def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
 
 def test_what_lies_beyond_a_picture_changes_nothing(tiny):
   rgb, scores, valid = random_pictures([(5, 6)], (7, 8))
-  refine = tiny.fast_jit(pamr.make(2, DILATIONS))
+  refine = tiny.fast_jit(made(2, DILATIONS))
   one = refine(rgb, scores, valid)
   other = refine(
     np.where(valid[..., None], rgb, 9.0),
@@ -95,7 +101,7 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
   scores = np.broadcast_to(first[:, None], (1, 12, 12, 1))
   scores = np.concatenate([scores, 1 - scores], -1)
   valid = np.ones((1, 12, 12), bool)
-  refine = tiny.fast_jit(pamr.make(20, (1, 2)))
+  refine = tiny.fast_jit(made(20, (1, 2)))
   got = np.asarray(refine(rgb, scores, valid))
   np.testing.assert_allclose(got.sum(-1), 1.0, atol=1e-5)
   wrong_before = (scores.argmax(-1) != (np.arange(12) >= 6)).mean()
@@ -106,16 +112,5 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
 def test_a_picture_of_one_colour_is_no_exception(tiny):
   rgb = np.ones((1, 4, 4, 3), np.float32)
   scores = np.random.default_rng(0).random((1, 4, 4, 2), np.float32)
-  refine = tiny.fast_jit(pamr.make(1, (1,)))
+  refine = tiny.fast_jit(made(1, (1,)))
   assert jnp.isfinite(refine(rgb, scores, np.ones((1, 4, 4), bool))).all()
-
-
-def test_the_same_settings_are_the_same_function():
-  assert pamr.make() is pamr.make(10, [1, 2, 4, 8, 12, 24])
-  with pytest.raises(ValueError, match='at least one iteration'):
-    pamr.make(0)
-  assert jax.eval_shape(
-    pamr.make(2),
-    *(jnp.zeros((1, 30, 30, n)) for n in (3, 2)),
-    jnp.ones((1, 30, 30), bool),
-  ).shape == (1, 30, 30, 2)
