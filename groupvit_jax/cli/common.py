@@ -63,6 +63,24 @@ def add_path(
   )
 
 
+def add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
+  """Declares --overwrite, which replaces `what`."""
+  parser.add_argument(
+    '--overwrite', action='store_true', help=f'replace {what}'
+  )
+
+
+def add_command(
+  commands: Any, name: str, summary: str, examples: str, run: Any
+) -> argparse.ArgumentParser:
+  """Declares a command of a sub-command; returns its parser."""
+  parser = commands.add_parser(
+    name, help=summary, description=summary, epilog=examples
+  )
+  parser.set_defaults(run=run)
+  return parser
+
+
 MODEL = (
   'a model folder, a training workdir, any source of `groupvit convert`, or a '
   'name on the Hugging Face hub: nvidia/groupvit-gcc-yfcc (@REVISION pins it)'

@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "CLIPModel); open_clip: of a CLIP, with OpenAI's names "
     '(default: %(default)s)',
   )
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace what is at OUT'
-  )
+  common.add_overwrite(parser, 'what is at OUT')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 import shlex
 from typing import Any
 
@@ -43,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert(commands: Any) -> None:
   summary = 'check, scale and shard pairs'
-  parser = commands.add_parser(
-    'convert', help=summary, description=summary, epilog=_CONVERT_EXAMPLES
+  parser = common.add_command(
+    commands, 'convert', summary, _CONVERT_EXAMPLES, _convert
   )
   _add_sources(parser)
   parser.add_argument('out', metavar='OUT', help='folder or address to write')
@@ -54,19 +53,13 @@ def _add_convert(commands: Any) -> None:
     default='tar',
     help='of the shards (default: %(default)s)',
   )
-  parser.add_argument(
+  common.add_number(
+    parser,
     '--short-side',
-    type=common.positive,
-    metavar='N',
-    help='scale larger images down until their short side has N pixels',
+    'scale larger images down until their short side has N pixels',
   )
-  parser.add_argument(
-    '--shard-size',
-    type=common.positive,
-    default=5000,
-    metavar='N',
-    help='pairs per shard (default: %(default)s)',
-  )
+  text = 'pairs per shard (default: %(default)s)'
+  common.add_number(parser, '--shard-size', text, default=5000)
   parser.add_argument(
     '--shuffle',
     type=int,
@@ -78,27 +71,20 @@ def _add_convert(commands: Any) -> None:
     action='store_true',
     help='keep pairs of the same image file and captions',
   )
-  parser.add_argument(
-    '--workers',
-    type=common.positive,
-    metavar='N',
-    help='processes (default: one for each core)',
-  )
+  text = 'processes (default: one for each core)'
+  common.add_number(parser, '--workers', text)
   parser.add_argument(
     '--runner',
     metavar='WORDS',
     help='of Apache Beam with its options, such as DirectRunner',
   )
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace what is at OUT'
-  )
-  parser.set_defaults(run=_convert)
+  common.add_overwrite(parser, 'what is at OUT')
 
 
 def _add_inspect(commands: Any) -> None:
   summary = 'count pairs, sizes, captions, nouns and bad samples'
-  parser = commands.add_parser(
-    'inspect', help=summary, description=summary, epilog=_INSPECT_EXAMPLES
+  parser = common.add_command(
+    commands, 'inspect', summary, _INSPECT_EXAMPLES, _inspect
   )
   _add_sources(parser)
   parser.add_argument(
@@ -108,13 +94,8 @@ def _add_inspect(commands: Any) -> None:
     metavar='N',
     help='pairs to read, at random; 0 for all (default: %(default)s)',
   )
-  parser.add_argument(
-    '--out',
-    type=pathlib.Path,
-    metavar='DIR',
-    help='folder for contact_sheet.png and inspection.json',
-  )
-  parser.set_defaults(run=_inspect)
+  text = 'folder for contact_sheet.png and inspection.json'
+  common.add_path(parser, '--out', 'DIR', text)
 
 
 def _add_sources(parser):

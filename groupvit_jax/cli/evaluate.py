@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import tqdm
+from jax.sharding import Mesh
 
 from groupvit_jax import sharding
 from groupvit_jax.benchmarks import build, calibrate, label_sets
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   text = 'write settings, figures and confusion matrix as JSON'
   common.add_path(parser, '--out', 'FILE', text)
-  parser.add_argument('--overwrite', action='store_true', help='replace FILE')
+  common.add_overwrite(parser, 'FILE')
   parser.add_argument(
     '--diagnosis',
     action='store_true',
@@ -253,15 +254,9 @@ def _measure(
   spec: build.BenchmarkSpec,
   report_file: evaluate_report.ReportFile | None,
 ) -> int:
-  from groupvit_jax import inference
-
-  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
   _check_data(args.data)
   _check_data(args.calibrate)
-  model = inference.load(args.model)
-  variables = model.variables
-  if mesh is not None:
-    variables = sharding.replicate(variables, mesh)
+  model, variables, mesh = load(args.model)
   options = RunOptions(batch_size=args.batch, mesh=mesh)
   if args.calibrate:
     with _Bar('calibrating') as bar:
@@ -297,6 +292,17 @@ def _measure(
       report_file.write(evaluate_report.as_json(report))
   runner.evaluator.resume_state.remove()
   return 0
+
+
+def load(path: pathlib.Path) -> tuple[Any, Any, Mesh | None]:
+  """A model, its variables on all devices, and their mesh; None for one."""
+  from groupvit_jax import inference
+
+  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
+  model = inference.load(path)
+  if mesh is None:
+    return model, model.variables, None
+  return model, sharding.replicate(model.variables, mesh), mesh
 
 
 def _check_data(data: pathlib.Path | None) -> None:

@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='between commas; none of them has to be here (default: %(default)s); '
     'ONNX files are for any',
   )
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace what is at OUT'
-  )
+  common.add_overwrite(parser, 'what is at OUT')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='NAME',
     help='a classification benchmark of `groupvit evaluate`',
   )
-  parser.add_argument(
+  common.add_path(
+    parser,
     '--data',
-    metavar='DIR',
-    type=pathlib.Path,
-    help='its folder, with a sub-folder for each split, or prepared by TFDS '
+    'DIR',
+    'its folder, with a sub-folder for each split, or prepared by TFDS '
     '(scene_crops needs none)',
   )
   parser.add_argument('--train', metavar='SPLIT', default='train')
@@ -59,13 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=(1, 2, 4, 8, 16),
     help='labels of each class, or none (default: 1,2,4,8,16)',
   )
-  parser.add_argument(
-    '--seeds',
-    metavar='N',
-    type=common.positive,
-    default=3,
-    help='draws of the labels (default: %(default)s)',
-  )
+  text = 'draws of the labels (default: %(default)s)'
+  common.add_number(parser, '--seeds', text, default=3)
   parser.add_argument(
     '--features',
     choices=('projected', 'pooled'),
@@ -83,18 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'data.order=sorted (folders count the classes), of scene_crops '
     'data.size, data.seed',
   )
-  parser.add_argument(
-    '--limit',
-    metavar='N',
-    type=common.positive,
-    help='only the first N images of each split',
-  )
-  parser.add_argument(
-    '--out',
-    metavar='DIR',
-    type=pathlib.Path,
-    help='folder for features, figures and the figure',
-  )
+  common.add_number(parser, '--limit', 'only the first N images of each split')
+  text = 'folder for features, figures and the figure'
+  common.add_path(parser, '--out', 'DIR', text)
 
 
 def _shots(text: str) -> tuple[int, ...]:
@@ -106,9 +91,7 @@ def _shots(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the sub-command."""
-  import jax
-
-  from groupvit_jax import files, inference, sharding
+  from groupvit_jax import files
   from groupvit_jax.benchmarks import label_sets, probe
   from groupvit_jax.cli import evaluate
   from groupvit_jax.evaluation.evaluator import RunOptions
@@ -135,11 +118,7 @@ def run(args: argparse.Namespace) -> None:
     shots=args.shots,
     seeds=args.seeds,
   )
-  model = inference.load(args.model)
-  mesh = sharding.make_mesh() if jax.device_count() > 1 else None
-  variables = model.variables
-  if mesh is not None:
-    variables = sharding.replicate(variables, mesh)
+  model, variables, mesh = evaluate.load(args.model)
   result = probe.run(
     spec,
     model.as_encoder(),

@@ -38,27 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_show(commands: Any) -> None:
   summary = 'show config, progress, losses, evaluations, checkpoints and end'
-  parser = commands.add_parser(
-    'show', help=summary, description=summary, epilog=_SHOW_EXAMPLES
-  )
+  parser = common.add_command(commands, 'show', summary, _SHOW_EXAMPLES, _show)
   text = 'the workdir of a run, or a folder of workdirs'
   common.add_path(parser, 'workdir', 'WORKDIR', text)
   parser.add_argument('--json', action='store_true', help='print JSON')
   parser.add_argument(
     '--quick', action='store_true', help='do not read the checkpoints'
   )
-  parser.set_defaults(run=_show)
 
 
 def _add_replay(commands: Any) -> None:
   summary = 'run a step again whose gradient was not finite, and look inside'
-  parser = commands.add_parser(
-    'replay', help=summary, description=summary, epilog=_REPLAY_EXAMPLES
+  parser = common.add_command(
+    commands, 'replay', summary, _REPLAY_EXAMPLES, _replay
   )
   text = 'what a run that gave up has left: WORKDIR/dumps/step_N'
   common.add_path(parser, 'dump', 'DUMP', text)
   parser.add_argument('--json', action='store_true', help='print JSON')
-  parser.set_defaults(run=_replay)
 
 
 def _replay(args: argparse.Namespace) -> None:

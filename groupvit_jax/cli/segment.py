@@ -65,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=_kinds,
     help='what to write (default: overlay; without labels, groups)',
   )
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace results in DIR'
-  )
+  common.add_overwrite(parser, 'results in DIR')
   _add_steps(
     parser.add_argument_group(
       'steps of the inference', 'The defaults are those of the released model.'

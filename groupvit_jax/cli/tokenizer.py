@@ -28,15 +28,12 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the sub-command's own commands."""
   group = parser.add_subparsers(metavar='COMMAND', required=True)
-  for name, summary, examples, add, run in (
-    ('train', 'train a tokenizer', _TRAIN_EXAMPLES, _add_train, _train),
-    ('show', 'show the tokens of a text', _SHOW_EXAMPLES, _add_show, _show),
-  ):
-    command = group.add_parser(
-      name, help=summary, description=summary, epilog=examples
-    )
-    add(command)
-    command.set_defaults(run=run)
+  summary = 'train a tokenizer'
+  _add_train(
+    common.add_command(group, 'train', summary, _TRAIN_EXAMPLES, _train)
+  )
+  summary = 'show the tokens of a text'
+  _add_show(common.add_command(group, 'show', summary, _SHOW_EXAMPLES, _show))
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +55,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     default='bpe',
     help='default: %(default)s',
   )
-  parser.add_argument(
-    '--overwrite', action='store_true', help='replace a tokenizer in DIR'
-  )
+  common.add_overwrite(parser, 'a tokenizer in DIR')
 
 
 def _train(args: argparse.Namespace) -> None:
