@@ -317,9 +317,7 @@ class Canvas:
     """Multiplies brightness by a map."""
     self.rgb[:, *window] *= factor
 
-  def relief(
-    self, height: Map, shine: Number = 0.0, window: Window = np.s_[:, :]
-  ) -> None:
+  def relief(self, height: Map, shine: Number = 0.0) -> None:
     """Lights the surface as if raised by `height` (own units).
 
     Lambert's cosine, scaled so that flat stays as it is, and a highlight of
@@ -334,7 +332,7 @@ class Canvas:
     cosine = (light.z - light.x * dx - light.y * dy) * norm
     np.maximum(cosine, 0.0, out=cosine)
     factor = cosine * np.float32((1 - light.ambient) / light.z)
-    self.shade(factor + np.float32(light.ambient), window)
+    self.shade(factor + np.float32(light.ambient))
     if shine:
       # Half-way vector between the light and the viewer above (Blinn).
       half = math.sqrt(2 + 2 * light.z)
@@ -344,7 +342,7 @@ class Canvas:
       spot *= spot
       spot *= spot
       spot *= spot
-      self.tint(np.minimum(spot * spot * np.float32(shine), 1.0), 1.0, window)
+      self.tint(np.minimum(spot * spot * np.float32(shine), 1.0), 1.0)
 
   # Parts that know their own extent, so that small ones are cheap.
 
@@ -355,12 +353,11 @@ class Canvas:
     radius: Number,
     colour: Value,
     on: bool = False,
-    opacity: Number = 1.0,
   ) -> None:
     """A filled circle; `on=True` keeps it inside what is there."""
     window = self.window(x, y, radius)
     distance = np.hypot(self.x[window] - x, self.y[window] - y) - radius
-    (self.mark if on else self.paint)(distance, colour, window, opacity)
+    (self.mark if on else self.paint)(distance, colour, window)
 
   def ellipse(
     self,
@@ -385,7 +382,6 @@ class Canvas:
     colour: Value,
     on: bool = False,
     taper: Number = 1.0,
-    opacity: Number = 1.0,
   ) -> None:
     """A line through points, its radius falling to `taper` of itself."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
@@ -402,7 +398,7 @@ class Canvas:
         for i in range(pieces)
       ),
     )
-    (self.mark if on else self.paint)(distance, colour, window, opacity)
+    (self.mark if on else self.paint)(distance, colour, window)
 
   def convex(
     self,

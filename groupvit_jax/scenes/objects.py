@@ -33,19 +33,9 @@ def blend_up(tone: Tone) -> np.ndarray:
   return cv.rgb(tone[0], tone[1] * 0.55, min(1.0, tone[2] * 1.3 + 0.08))
 
 
-def eye(
-  g: Canvas,
-  x: cv.Number,
-  y: cv.Number,
-  radius: cv.Number,
-  iris: cv.Map | None = None,
-) -> None:
-  """A round eye with a pupil and a glint."""
-  if iris is not None:
-    g.disc(x, y, radius, iris)
-    g.disc(x, y, radius * 0.6, DARK)
-  else:
-    g.disc(x, y, radius, DARK)
+def eye(g: Canvas, x: cv.Number, y: cv.Number, radius: cv.Number) -> None:
+  """A round eye with a glint."""
+  g.disc(x, y, radius, DARK)
   g.disc(x - radius * 0.3, y - radius * 0.3, radius * 0.3, WHITE)
 
 

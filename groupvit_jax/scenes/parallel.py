@@ -125,19 +125,9 @@ def generate_many(
   workers: int | None = None,
   progress: bool = True,
 ) -> Arrays:
-  """Generates scenes 0..count-1 of a split into arrays.
+  """`generate_chunks`, into arrays; the same for any number of workers.
 
-  Args:
-    split: 'train', 'validation' or 'test'.
-    count: how many scenes.
-    size: side of the images in pixels.
-    seed: the user's seed; each split derives its own.
-    masks: False for training data, which must not hold the truth.
-    workers: processes; None means one for each core, 1 none beside this one.
-    progress: whether to show a progress bar on stderr.
-
-  Returns:
-    The arrays; the same for any number of workers.
+  Training data must not hold the truth: `masks=False`.
   """
   images = np.empty((count, size, size, 3), np.uint8)
   truth = np.empty((count, size, size), np.uint8) if masks else None

@@ -17,16 +17,15 @@ import filelock
 
 from groupvit_jax import scenes
 
-# Configs that `tfds` lists by name; others are made by `config`.
-SIZES = (32, 48, 64, 96, 128, 224)
+# Scenes of each kind, unless told otherwise.
 COUNTS = {'captions': 20_000, 'masks': 1_000}
 _SPLITS = {'captions': 'train', 'masks': 'validation'}
 _VERSION = '2.0.0'
 
 
 @functools.cache
-def _classes() -> tuple[type, type]:
-  """The config and builder classes (importing them needs TFDS)."""
+def classes() -> tuple[Any, Any]:
+  """The config and builder classes; here, as importing TFDS takes seconds."""
   import tensorflow_datasets as tfds
 
   @dataclasses.dataclass
@@ -54,17 +53,6 @@ def _classes() -> tuple[type, type]:
       _VERSION: 'Larger things, each with a usual colour.',
       '1.0.0': 'First release.',
     }
-    BUILDER_CONFIGS = [
-      ScenesConfig(
-        name=f'{kind}_{size}',
-        description=f'{size} px, split {_SPLITS[kind]}.',
-        kind=kind,
-        size=size,
-        count=COUNTS[kind],
-      )
-      for kind in _SPLITS
-      for size in SIZES
-    ]
 
     def __init__(self, *, file_format='array_record', **kwargs):
       super().__init__(file_format=file_format, **kwargs)
@@ -121,15 +109,6 @@ def _classes() -> tuple[type, type]:
   return ScenesConfig, Scenes
 
 
-def __getattr__(name: str) -> Any:
-  """`ScenesConfig` and `Scenes`, made when first asked for (PEP 562)."""
-  if name == 'ScenesConfig':
-    return _classes()[0]
-  if name == 'Scenes':
-    return _classes()[1]
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
 def config(
   kind: str,
   size: int = 64,
@@ -157,7 +136,7 @@ def config(
     )
   count = COUNTS[kind] if count is None else count
   plain = count == COUNTS[kind] and seed == 0
-  return _classes()[0](
+  return classes()[0](
     name=f'{kind}_{size}' + ('' if plain else f'_n{count}_s{seed}'),
     description=f'{size} px, split {_SPLITS[kind]}.',
     kind=kind,
@@ -180,25 +159,17 @@ def prepared(
   """Generates the data unless it is on disk; returns its builder.
 
   Args:
-    kind: 'captions' (split train) or 'masks' (split validation).
-    size: side of the images in pixels.
-    count: scenes; None takes the default of the kind.
-    seed: the user's seed.
+    kind, size, count, seed, workers: as of `config`.
     data_dir: where TFDS keeps its data; None is TFDS's own default.
-    workers: processes that generate; None means all cores.
 
   Returns:
     A builder in a random-access format. An example has 'image' uint8
     [h, w, 3], 'captions' (array of bytes) and, for 'masks', 'mask' uint8
     [h, w, 1].
   """
-  wanted = config(kind, size, count, seed, workers)
-  builder_class = _classes()[1]
-  # TFDS takes the configs that it lists by name only.
-  listed = wanted.name in builder_class.builder_configs
   make = functools.partial(
-    builder_class,
-    config=wanted.name if listed else wanted,
+    classes()[1],
+    config=config(kind, size, count, seed, workers),
     data_dir=None if data_dir is None else os.fspath(data_dir),
   )
   folder = pathlib.Path(make().data_dir)

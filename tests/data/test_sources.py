@@ -93,7 +93,7 @@ def test_tfds_that_is_not_prepared(tmp_path):
   pytest.importorskip('tensorflow_datasets')
   from groupvit_jax.scenes import tfds_builder
 
-  builder = tfds_builder.Scenes(
+  builder = tfds_builder.classes()[1](
     config=tfds_builder.config('captions', 32, 4), data_dir=str(tmp_path)
   )
   with pytest.raises(ValueError, match='cannot be read at random.*array_rec'):

@@ -77,18 +77,8 @@ def test_configs_are_named_by_what_they_hold(data_dir):
   assert tfds_builder.config('masks', 48, 9, 2).name == 'masks_48_n9_s2'
   with pytest.raises(ValueError, match='holds captions only'):
     tfds_builder.config('everything')
-  builder = tfds_builder.Scenes(config='masks_64', data_dir=str(data_dir))
+  config = tfds_builder.config('masks', 64)
+  builder = tfds_builder.classes()[1](config=config, data_dir=str(data_dir))
   assert builder.name == 'scenes'
   assert builder.info.file_format.value == 'array_record'
   assert builder.info.features['mask'].names == list(scenes.CLASS_NAMES)
-  with pytest.raises(AttributeError, match='no attribute'):
-    tfds_builder.Nothing  # noqa: B018
-
-
-def test_the_listed_configs_are_opened_by_their_size(data_dir, monkeypatch):
-  monkeypatch.setattr(
-    tfds_builder.Scenes, 'download_and_prepare', lambda self: None
-  )
-  builder = tfds_builder.prepared('captions', 64, data_dir=data_dir)
-  assert builder.builder_config.name == 'captions_64'
-  assert builder.builder_config.count == 20_000
