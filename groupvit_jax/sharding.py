@@ -381,19 +381,11 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(place, tree)
 
 
-def fit_batch_size(
-  requested: int,
-  devices: Sequence[Any] | None = None,
-  *,
-  cpu_limit: int | None = None,
-) -> int:
-  """The global batch size nearest below that the devices can share equally.
+def fit_batch_size(requested: int) -> int:
+  """The global batch size nearest below that all devices can share equally.
 
   Args:
     requested: Global batch size that the configuration asks for.
-    devices: Devices to split it over; None: all of all processes.
-    cpu_limit: Largest batch when the devices are CPUs, so that a recipe for
-      an accelerator still progresses on a laptop; None: no limit.
 
   Returns:
     A multiple of the number of devices, at least one example for each. A
@@ -404,18 +396,15 @@ def fit_batch_size(
   """
   if requested < 1:
     raise ValueError(f'The batch size is {requested}; it has to be at least 1.')
-  devices = jax.devices() if devices is None else devices
-  size = requested
-  if cpu_limit is not None and devices[0].platform == 'cpu':
-    size = min(size, cpu_limit)
-  size = max(size // len(devices), 1) * len(devices)
+  count = jax.device_count()
+  size = max(requested // count, 1) * count
   if size != requested:
     logging.info(
       'Batch size %d fitted to %d for %d %s device(s).',
       requested,
       size,
-      len(devices),
-      devices[0].platform,
+      count,
+      jax.devices()[0].platform,
     )
   return size
 
