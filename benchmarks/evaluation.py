@@ -31,6 +31,7 @@ import groupvit_jax
 from groupvit_jax import benchmarks
 from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import config, sizes
+from groupvit_jax.evaluation.benchmark_counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 
 SIZES = ((375, 500), (333, 500), (500, 375), (375, 500))  # of VOC, mostly
@@ -111,8 +112,7 @@ def _ours(model, data, args, figures):
     benchmark='voc21',
     folder=data,
     overrides={} if args.size == 448 else build.at_size(args.size),
-    boundary=figures,
-    diagnosis=figures,
+    measures=Measures(boundary=figures, diagnosis=figures),
   )
   runner = build.make(
     spec, model.as_encoder(), RunOptions(batch_size=args.batch)

@@ -26,6 +26,7 @@ from groupvit_jax.evaluation import (
   scoring,
   zero_shot,
 )
+from groupvit_jax.evaluation.benchmark_counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.text import prompts
 
@@ -49,10 +50,7 @@ class BenchmarkSpec:
       `clustering.GROUPINGS`.
     num_groups: number of groups, for groupings that take one.
     calibration: origin of thresholds in the overrides, for the report.
-    boundary: measure boundary mIoU too, which costs time.
-    diagnosis: measure mIoU with oracle labels, with a given background, and
-      of the best groups.
-    groups, label_groups: see `evaluation.benchmark.Settings`.
+    measures, label_groups: see `evaluation.benchmark.Settings`.
   """
 
   benchmark: str
@@ -66,9 +64,7 @@ class BenchmarkSpec:
   regions: str = label_sets.MODEL
   num_groups: int = label_sets.NUM_GROUPS
   calibration: Mapping[str, Any] | None = None
-  boundary: bool = True
-  diagnosis: bool = True
-  groups: bool = False
+  measures: Measures = Measures()
   label_groups: Mapping[str, Sequence[str]] = dataclasses.field(
     default_factory=dict
   )
@@ -212,9 +208,7 @@ def _make_segmentation(
       patch_size=encoder.patch_size,
       grouping=grouping,
       refine=pamr.pamr if protocol.refine == 'pamr' else None,
-      boundary=spec.boundary,
-      diagnosis=spec.diagnosis,
-      groups=spec.groups,
+      measures=spec.measures,
       label_groups=spec.label_groups,
     ),
     options,

@@ -15,6 +15,7 @@ from groupvit_jax import sharding
 from groupvit_jax.benchmarks import build, calibrate, label_sets
 from groupvit_jax.cli import common, evaluate_report
 from groupvit_jax.evaluation import diagnosis, resume
+from groupvit_jax.evaluation.benchmark_counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 
 _CLIP = sorted(label_sets.CLIP_METRICS)
@@ -218,7 +219,7 @@ def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
     class_names=names,
     regions=args.regions,
     num_groups=args.num_groups,
-    boundary=not args.no_boundary,
+    measures=Measures(boundary=not args.no_boundary),
   )
 
 

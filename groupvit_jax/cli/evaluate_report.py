@@ -23,7 +23,6 @@ import groupvit_jax
 from groupvit_jax import files
 from groupvit_jax.convert import tensors
 from groupvit_jax.evaluation import diagnosis, evaluator, metrics
-from groupvit_jax.text import prompts
 
 FORMAT = 1
 _NUMBERS = re.compile(r'\[\n\s*([-+\d.e,\s]+?)\n\s*\]')  # a list of them
@@ -168,16 +167,15 @@ def as_json(report: Mapping[str, Any]) -> str:
 
 
 def _segmentation(result: Any) -> dict[str, Any]:
-  matrix = result.confusion_matrix
-  names = [prompts.shown_name(name) for name in result.class_names]
+  matrix, found = result.confusion_matrix, result.counts
   pixels, predicted = matrix.sum(1), matrix.sum(0)
   with np.errstate(invalid='ignore'):
     accuracy = np.diag(matrix) / pixels  # nan for a class without pixels
   columns = {'iou': metrics.iou(matrix), 'accuracy': accuracy}
-  if result.boundary is not None:
-    columns['boundary_iou'] = metrics.boundary_iou(result.boundary)
-  if result.oracle_confusion_matrix is not None:
-    columns['oracle_iou'] = metrics.iou(result.oracle_confusion_matrix)
+  if 'boundary' in found:
+    columns['boundary_iou'] = metrics.boundary_iou(found['boundary'])
+  if 'oracle' in found:
+    columns['oracle_iou'] = metrics.iou(found['oracle'])
   classes = [
     {
       'name': name,
@@ -185,28 +183,19 @@ def _segmentation(result: Any) -> dict[str, Any]:
       'pixels': int(pixels[i]),
       'predicted_pixels': int(predicted[i]),
     }
-    for i, name in enumerate(names)
+    for i, name in enumerate(result.class_names)
   ]
-  counts = {
-    'boundary_counts': result.boundary,
-    'best_group_counts': result.jaccard,
-  }
+  counts = {'boundary_counts': 'boundary', 'best_group_counts': 'jaccard'}
   return {
     'miou': 100 * result.miou,
-    'class_names': names,
-    'background': result.background,
+    **diagnosis.stored(result),
     'classes': classes,
     'diagnosis': None
-    if result.oracle_confusion_matrix is None
+    if 'oracle' not in found
     else _with_floats(
       diagnosis.of_result(result).as_json(), lambda share: 100 * share
     ),
-    **{
-      name: getattr(result, name).tolist()
-      for name in diagnosis.MATRICES
-      if getattr(result, name) is not None
-    },
-    **{name: x.tolist() for name, x in counts.items() if x is not None},
+    **{k: found[v].tolist() for k, v in counts.items() if v in found},
   }
 
 

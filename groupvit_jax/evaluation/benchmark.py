@@ -34,6 +34,7 @@ from groupvit_jax.evaluation.benchmark_counts import (
   JACCARD_UNIT,
   Counter,
   GroundTruth,
+  Measures,
   effective_number,
 )
 from groupvit_jax.evaluation.clustering import Grouping
@@ -68,12 +69,7 @@ class Settings:
     patch_size: of the model, in pixels.
     grouping: for models without groups (see `clustering.Grouping`).
     refine: see `benchmark_counts.Counter`.
-    boundary: also measure along borders.
-    diagnosis: also measure what oracle labels, a given background and the true
-      list of classes would bring, how well the best groups fit, and what tokens
-      and learned groups reach by themselves.
-    groups: also measure how groups share images, and how well the pooled
-      embedding names an image's classes.
+    measures: beside IoU and accuracy.
     label_groups: names of classes by group, reported as miou_<group>.
   """
 
@@ -83,9 +79,7 @@ class Settings:
   patch_size: int = 16
   grouping: Grouping | None = None
   refine: Callable[[Array, Array, Array], Array] | None = None
-  boundary: bool = True
-  diagnosis: bool = True
-  groups: bool = False
+  measures: Measures = Measures()
   label_groups: Mapping[str, Sequence[str]] = dataclasses.field(
     default_factory=dict
   )
@@ -98,51 +92,27 @@ class BenchmarkResult:
   Attributes:
     class_names: c names, in the order of the matrices, as they are shown.
     background: whether class 0 is the background.
-    confusion_matrix: int64 c c, rows ground truth, columns prediction.
+    counts: arrays by name, see `benchmark_counts.Counter.count`.
     images: images that counted.
     skipped: (name, reason) of those that could not be used.
     seconds: all that it took, earlier attempts included.
-    given_background_confusion_matrix: the same, with the background taken from
-      the ground truth; None without one.
-    oracle_confusion_matrix: the same, with every group named by the ground
-      truth.
-    class_list_confusion_matrix: the same, with only the classes that an image
-      shows competing for it.
-    tokens_confusion_matrix: the same, with every token labelled by itself; None
-      if regions have no tokens, or are refused one by one.
-    learned_confusion_matrix, learned_oracle_confusion_matrix: the same, of the
-      learned groups; None unless they are remade.
-    jaccard: int64 2 c, by true class: windows that show it, and the sum of the
-      best group's Jaccard index in hundred-thousandths.
-    boundary: int64 3 c, pixels in both bands along borders, in the ground
-      truth's, in the prediction's.
-    group_usage: g, mean share of an image's pixels that each group holds.
-    groups_per_image: mean effective number of groups of an image.
-    image_recall: mean recall of an image's classes by its pooled embedding,
-      read off as many as are true.
     label_groups: named subsets of class indices.
   """
 
   class_names: tuple[str, ...]
   background: bool
-  confusion_matrix: np.ndarray
+  counts: Mapping[str, np.ndarray]
   images: int
   skipped: tuple[tuple[str, str], ...] = ()
   seconds: float = 0.0
-  given_background_confusion_matrix: np.ndarray | None = None
-  oracle_confusion_matrix: np.ndarray | None = None
-  class_list_confusion_matrix: np.ndarray | None = None
-  tokens_confusion_matrix: np.ndarray | None = None
-  learned_confusion_matrix: np.ndarray | None = None
-  learned_oracle_confusion_matrix: np.ndarray | None = None
-  jaccard: np.ndarray | None = None
-  boundary: np.ndarray | None = None
-  group_usage: np.ndarray | None = None
-  groups_per_image: float = float('nan')
-  image_recall: float = float('nan')
   label_groups: Mapping[str, tuple[int, ...]] = dataclasses.field(
     default_factory=dict
   )
+
+  @property
+  def confusion_matrix(self) -> Integer[np.ndarray, 'c c']:
+    """Pixels, rows ground truth, columns prediction."""
+    return self.counts['confusion']
 
   @property
   def miou(self) -> float:
@@ -155,7 +125,7 @@ class BenchmarkResult:
 
     The background is no object and is left out. NaN if nothing was counted.
     """
-    count, total = self.jaccard[:, int(self.background) :].sum(1)
+    count, total = self.counts['jaccard'][:, int(self.background) :].sum(1)
     return float(total / JACCARD_UNIT / count) if count else float('nan')
 
   def figures(self) -> Iterator[tuple[str, float]]:
@@ -165,42 +135,37 @@ class BenchmarkResult:
         yield name, float(value)
 
   def _all_figures(self) -> Iterator[tuple[str, float]]:
-    matrix, oracle = self.confusion_matrix, self.oracle_confusion_matrix
+    counts, matrix = self.counts, self.confusion_matrix
     yield 'miou', self.miou
     yield 'pixel_accuracy', metrics.pixel_accuracy(matrix)
     yield 'mean_accuracy', metrics.mean_accuracy(matrix)
     yield 'frequency_weighted_iou', metrics.frequency_weighted_iou(matrix)
-    if self.boundary is not None:
-      by_class = metrics.boundary_iou(self.boundary)
+    if 'boundary' in counts:
+      by_class = metrics.boundary_iou(counts['boundary'])
       yield 'boundary_miou', metrics.mean_of_present(by_class)
-    if oracle is not None:
-      yield 'oracle_miou', metrics.miou(oracle)
-      yield 'zero_classes', diagnosis.zero_classes(matrix)
-    if self.given_background_confusion_matrix is not None:
-      given = self.given_background_confusion_matrix
-      yield 'given_background_miou', metrics.miou(given)
-    for name in ('class_list', 'tokens', 'learned', 'learned_oracle'):
-      other = getattr(self, f'{name}_confusion_matrix')
-      if other is not None:
-        yield f'{name}_miou', metrics.miou(other)
-    if self.jaccard is not None:
+    for name in list(diagnosis.MATRICES)[1:]:
+      if name in counts:
+        yield f'{name}_miou', metrics.miou(counts[name])
+      if name in counts and name == 'oracle':
+        yield 'zero_classes', diagnosis.zero_classes(matrix)
+    if 'jaccard' in counts:
       yield 'best_group_jaccard', self.best_group_jaccard
-    if self.group_usage is not None:
+    if 'windows' in counts:
       # Named and defined as losses/assignment.py does for the training batches,
       # but counted in pixels.
-      usage = self.group_usage
-      yield 'image_recall', self.image_recall
+      windows = counts['windows']
+      usage = counts['usage'] / windows
+      yield 'image_recall', counts['recall'] / windows
       yield 'groups_in_use', float(effective_number(usage))
       yield 'groups_winning', float((usage >= WINS).sum())
-      yield 'groups_per_image', self.groups_per_image
+      yield 'groups_per_image', counts['used'] / windows
       yield 'largest_share', usage.max()
     for name, classes in self.label_groups.items():
       yield f'miou_{name}', metrics.miou(matrix, classes)
-      if oracle is not None:
-        yield f'oracle_miou_{name}', metrics.miou(oracle, classes)
-      if self.tokens_confusion_matrix is not None:
-        tokens = self.tokens_confusion_matrix
-        yield f'tokens_miou_{name}', metrics.miou(tokens, classes)
+      for other in ('oracle', 'tokens'):
+        if other in counts:
+          value = metrics.miou(counts[other], classes)
+          yield f'{other}_miou_{name}', value
     for name, value in zip(self.class_names, metrics.iou(matrix), strict=True):
       yield f'iou/{name}', value
     yield 'images', self.images
@@ -343,9 +308,7 @@ class BenchmarkEvaluator(Evaluator):
       config=config,
       num_classes=len(names),
       background=settings.background,
-      diagnosis=settings.diagnosis,
-      boundary=settings.boundary,
-      groups=settings.groups,
+      measures=settings.measures,
       refine=settings.refine,
     )
 
@@ -389,7 +352,7 @@ class BenchmarkEvaluator(Evaluator):
 
   def _regions_fn(self, predict_fns):
     config = self.counter.config
-    tokens = self.settings.diagnosis or config.regroup != 'none'
+    tokens = self.settings.measures.diagnosis or config.regroup != 'none'
     return regrouping.regions_fn(predict_fns, tokens)
 
   def _classes(self, predict_fns, variables):
@@ -399,13 +362,13 @@ class BenchmarkEvaluator(Evaluator):
     )
 
   def _identity(self) -> Mapping[str, Any]:
-    settings = self.settings
+    settings, measures = self.settings, self.settings.measures
     return {
       'protocol': dataclasses.asdict(settings.protocol),
       'classes': settings.class_names,
       'measures': [
-        settings.diagnosis and list(diagnosis.MATRICES),
-        settings.boundary,
+        measures.diagnosis and list(diagnosis.MATRICES.values()),
+        measures.boundary,
       ],
       'grouping': repr(settings.grouping),
     }
@@ -461,7 +424,7 @@ class BenchmarkEvaluator(Evaluator):
   def _result(
     self, totals: Totals, predict_fns: PredictFns, variables: Any
   ) -> BenchmarkResult:
-    counts, images, blank = totals.counts, totals.images, totals.counts['blank']
+    images, blank = totals.images, totals.counts['blank']
     if blank == images:
       raise errors.SourceError(
         f'No pixel of the {images} images counts: all of their labels are '
@@ -473,29 +436,12 @@ class BenchmarkEvaluator(Evaluator):
         f'labels are {metrics.IGNORE}',
         stacklevel=3,
       )
-    shares = {}
-    if self.settings.groups:
-      windows = counts['windows']
-      shares = {
-        'group_usage': counts['usage'] / windows,
-        'groups_per_image': float(counts['used'] / windows),
-        'image_recall': float(counts['recall'] / windows),
-        'label_groups': self._label_groups,
-      }
     return BenchmarkResult(
       class_names=self._names,
       background=self.settings.background,
-      confusion_matrix=counts['confusion'],
+      counts=totals.counts,
       images=images,
       skipped=totals.skipped,
       seconds=totals.seconds,
-      given_background_confusion_matrix=counts.get('given_background'),
-      oracle_confusion_matrix=counts.get('oracle'),
-      **{
-        f'{name}_confusion_matrix': counts.get(name)
-        for name in ('class_list', 'tokens', 'learned', 'learned_oracle')
-      },
-      jaccard=counts.get('jaccard'),
-      boundary=counts.get('boundary'),
-      **shares,
+      label_groups=self._label_groups,
     )

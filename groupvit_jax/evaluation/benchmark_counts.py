@@ -98,6 +98,24 @@ class GroundTruth(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Measures:
+  """What is counted beside the confusion matrix.
+
+  Attributes:
+    boundary: pixels along borders, which costs time.
+    diagnosis: what oracle labels, a given background and the true list of
+      classes would bring, how well the best groups fit, and what tokens and
+      learned groups reach by themselves.
+    groups: how groups share images, and how well the pooled embedding names an
+      image's classes.
+  """
+
+  boundary: bool = True
+  diagnosis: bool = True
+  groups: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Counter:
   """How a batch is counted.
 
@@ -105,9 +123,7 @@ class Counter:
     config: the rule; with a threshold class 0 is the background.
     num_classes: c, the background included.
     background: whether class 0 of the ground truth is the background.
-    diagnosis: also count oracle, given background and the best groups.
-    boundary: also count along borders.
-    groups: also count how groups share windows.
+    measures: what else is counted.
     refine: None, or (rgb b H W 3 in 0..1, scores b H W k, valid b H W) ->
       scores, at the size that the network saw.
   """
@@ -115,9 +131,7 @@ class Counter:
   config: SegmentConfig
   num_classes: int
   background: bool
-  diagnosis: bool = True
-  boundary: bool = True
-  groups: bool = False
+  measures: Measures = Measures()
   refine: Callable[[Array, Array, Array], Array] | None = None
 
   def count(
@@ -163,9 +177,10 @@ class Counter:
       'confusion': self._confusion(target, label),
       'blank': blank.sum(dtype=jnp.int32),
     }
-    if self.diagnosis or self.groups:
+    measures = self.measures
+    if measures.diagnosis or measures.groups:
       groups = self._group_counts(regions, target, shapes)
-    if self.diagnosis:
+    if measures.diagnosis:
       if self.background:
         given = jnp.where(target.label == 0, 0, foreground)
         counts['given_background'] = self._confusion(target, given)
@@ -185,9 +200,9 @@ class Counter:
         groups_of = self._group_counts(learned, target, shapes)
         best = self._oracle(learned, groups_of, target, shapes, True)
         counts['learned_oracle'] = self._confusion(target, best)
-    if self.groups:
+    if measures.groups:
       counts |= _shares(groups, regions.image, classes.vectors)
-    if self.boundary:
+    if measures.boundary:
       counts['boundary'] = metrics.counts(
         target.label,
         label,

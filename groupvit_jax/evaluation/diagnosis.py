@@ -24,16 +24,17 @@ FIGURES = (
   'learned_oracle_miou',
   'zero_classes',
 )
-# Fields of a result: as measured, and under other rules.
-MATRICES = (
-  'confusion_matrix',
-  'oracle_confusion_matrix',
-  'given_background_confusion_matrix',
-  'class_list_confusion_matrix',
-  'tokens_confusion_matrix',
-  'learned_confusion_matrix',
-  'learned_oracle_confusion_matrix',
-)
+# Confusion matrices among a result's counts, as measured and under other rules,
+# and what files call them.
+MATRICES = {
+  'confusion': 'confusion_matrix',
+  'oracle': 'oracle_confusion_matrix',
+  'given_background': 'given_background_confusion_matrix',
+  'class_list': 'class_list_confusion_matrix',
+  'tokens': 'tokens_confusion_matrix',
+  'learned': 'learned_confusion_matrix',
+  'learned_oracle': 'learned_oracle_confusion_matrix',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,74 +122,61 @@ class Diagnosis:
     }
 
 
-def diagnose(
-  class_names: Sequence[str],
-  background: bool,
-  matrices: Mapping[str, Matrix],
-  *,
-  pairs: int = 10,
-) -> Diagnosis:
+def stored(result: Any) -> dict[str, Any]:
+  """Classes and matrices of a `BenchmarkResult`, as files hold them."""
+  return {
+    'class_names': result.class_names,
+    'background': result.background,
+    **{
+      key: result.counts[name].tolist()
+      for name, key in MATRICES.items()
+      if name in result.counts
+    },
+  }
+
+
+def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
   """Splits the error of an evaluation.
 
   Args:
-    class_names: c names.
-    background: whether class 0 is the background.
-    matrices: counted pixels, rows ground truth, columns prediction, by a name
-      in `MATRICES`. The first two have to be there, and the third if there is a
-      background.
+    result: a `BenchmarkResult`, or a mapping with what is `stored` of one.
     pairs: how many confusions at most.
 
-  Returns:
-    The diagnosis.
-
   Raises:
-    ValueError: a matrix is missing.
+    ValueError: it was evaluated without what a diagnosis needs.
   """
-  for name in MATRICES[: 2 + background]:
+  fields = result if isinstance(result, Mapping) else stored(result)
+  background: bool = fields['background']
+  matrices = {
+    name: np.asarray(fields[key], np.int64)
+    for name, key in MATRICES.items()
+    if fields.get(key) is not None
+  }
+  for name in list(MATRICES)[: 2 + background]:
     if name not in matrices:
       raise ValueError(
-        f'This evaluation has no {name}; evaluate again with diagnosis=True.'
+        f'This evaluation has no {MATRICES[name]}; evaluate again with '
+        'diagnosis=True.'
       )
   mious = {name: metrics.miou(matrix) for name, matrix in matrices.items()}
-  confusion = np.asarray(matrices['confusion_matrix'], np.int64)
+  confusion = matrices['confusion']
   wrong = confusion - np.diag(np.diag(confusion))
   total = max(int(wrong.sum()), 1)
   objects = slice(int(background), None)
-  given = mious['given_background_confusion_matrix'] if background else None
+  names = tuple(fields['class_names'])
   return Diagnosis(
-    miou=metrics.miou(confusion),
-    oracle_miou=mious['oracle_confusion_matrix'],
-    given_background_miou=given,
+    miou=mious['confusion'],
+    oracle_miou=mious['oracle'],
+    given_background_miou=mious['given_background'] if background else None,
     **{
-      f'{name}_miou': mious.get(f'{name}_confusion_matrix')
+      f'{name}_miou': mious.get(name)
       for name in ('class_list', 'tokens', 'learned', 'learned_oracle')
     },
     zero_classes=zero_classes(confusion),
     missed=float(wrong[1:, 0].sum() / total) if background else None,
     invented=float(wrong[0, 1:].sum() / total) if background else None,
     misnamed=float(wrong[objects, objects].sum() / total),
-    confusions=_confusions(tuple(class_names), confusion, wrong, total, pairs),
-  )
-
-
-def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
-  """`diagnose` of a `BenchmarkResult`, or of what a JSON file holds of one.
-
-  Args:
-    result: an object, or a mapping, with class_names, background and
-      `MATRICES`.
-    pairs: how many confusions at most.
-
-  Raises:
-    ValueError: it was evaluated without what a diagnosis needs.
-  """
-  fields = result if isinstance(result, Mapping) else vars(result)
-  read: Any = fields.get
-  matrices = {
-    name: np.asarray(read(name)) for name in MATRICES if read(name) is not None
-  }
-  return diagnose(
-    read('class_names'), read('background'), matrices, pairs=pairs
+    confusions=_confusions(names, confusion, wrong, total, pairs),
   )
 
 

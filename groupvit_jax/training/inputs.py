@@ -29,6 +29,7 @@ from groupvit_jax.data import (
   tar,
 )
 from groupvit_jax.data import images as images_lib
+from groupvit_jax.evaluation.benchmark_counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.models import resnet
 from groupvit_jax.text import make_tokenizer, prompts
@@ -141,7 +142,7 @@ def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
     protocol=config.eval.protocol,
     regions=config.eval.regions,
     num_groups=num_groups(config),
-    boundary=False,
+    measures=Measures(boundary=False),
   )
   if name in build.IMAGE_LEVEL:
     return dataclasses.replace(spec, regions='model')
@@ -156,7 +157,7 @@ def _spec(config: config_lib.Config) -> build.BenchmarkSpec:
       'final_softmax': False,
       'templates': prompts.TEMPLATES[config.eval.templates],
     },
-    groups=True,
+    measures=Measures(boundary=False, groups=True),
     label_groups={
       'things': label_sets.LABEL_SETS['scenes_things'],
       'grounds': label_sets.LABEL_SETS['scenes_grounds'],
@@ -186,7 +187,7 @@ def _encoder(
 def _batch_size(config: config_lib.Config, spec: build.BenchmarkSpec) -> int:
   """Images that go together on each device."""
   each = max(1, config.eval.batch_size // jax.device_count())
-  if spec.groups or spec.benchmark in build.IMAGE_LEVEL:
+  if spec.measures.groups or spec.benchmark in build.IMAGE_LEVEL:
     return each
   # Scores have the size of the ground truth, not of training images.
   return min(_WINDOWS, each)

@@ -76,17 +76,9 @@ def write_confusion(workdir: pathlib.Path, step: int, result: Any) -> None:
   Args:
     workdir: of the run; a resumed run reads the file again.
     step: of the evaluation.
-    result: a `SegmentationResult` or `BenchmarkResult`.
+    result: a `BenchmarkResult`.
   """
-  matrices = {name: getattr(result, name, None) for name in diagnosis.MATRICES}
-  text = json.dumps(
-    {
-      'step': step,
-      'class_names': result.class_names,
-      'background': result.background,
-      **{k: None if v is None else v.tolist() for k, v in matrices.items()},
-    }
-  )
+  text = json.dumps({'step': step, **diagnosis.stored(result)})
   files.write_atomically(workdir / 'confusion.json', text + '\n')
 
 

@@ -13,6 +13,7 @@ from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import build
 from groupvit_jax.benchmarks.classification import LabelledImages
 from groupvit_jax.errors import ConfigError, WorkdirError
+from groupvit_jax.evaluation.benchmark_counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 
 
@@ -262,8 +263,7 @@ def test_another_folder_does_not_go_on(
         evaluation_folders.segmented(tmp_path / name, 1),
         overrides=build.at_size(8),
         class_names=('background', *stubs.NAMES[:4]),
-        boundary=False,
-        diagnosis=False,
+        measures=Measures(boundary=False, diagnosis=False),
       ),
       encoder,
       RunOptions(resume_path=tmp_path / 'state'),

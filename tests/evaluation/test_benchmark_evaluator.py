@@ -20,17 +20,10 @@ def stub(stubs):
 
 def same(one, two):
   """Two results count the same, to the last pixel."""
-  for name in (
-    'confusion_matrix',
-    'oracle_confusion_matrix',
-    'given_background_confusion_matrix',
-    'jaccard',
-    'boundary',
-  ):
-    a, b = getattr(one, name), getattr(two, name)
-    assert (a is None) == (b is None)
-    if a is not None:
-      np.testing.assert_array_equal(a, b, err_msg=name)
+  assert one.counts.keys() == two.counts.keys()
+  for name, count in one.counts.items():
+    if count.dtype.kind == 'i':  # others are sums of fractions
+      np.testing.assert_array_equal(count, two.counts[name], err_msg=name)
   assert one.images == two.images
 
 
@@ -67,7 +60,7 @@ def test_a_background_by_threshold_by_prompt_and_given(stubs, runs, stub):
     stub.predict_fns, stubs.PERFECT
   )
   zeros = sum((example.label == 0).sum() for example in examples)
-  given = result.given_background_confusion_matrix
+  given = result.counts['given_background']
   np.testing.assert_array_equal(given, np.diag(np.diag(given)))
   assert given[0, 0] == zeros
   # No group is background, so the threshold finds none.
@@ -384,7 +377,8 @@ def test_groups_are_counted_by_the_image(stubs, runs, stub):
     examples, options=WHOLE, groups=True, label_groups=stubs.GROUPS
   )
   result = runner.evaluate(stub.predict_fns, stubs.PERFECT)
-  np.testing.assert_allclose(result.group_usage, [0, 0, 0, 0.5, 0.5, 0, 0])
+  usage = result.counts['usage'] / result.counts['windows']
+  np.testing.assert_allclose(usage, [0, 0, 0, 0.5, 0.5, 0, 0])
   figures = dict(result.figures())
   assert figures['groups_in_use'] == pytest.approx(2.0)
   assert figures['groups_per_image'] == pytest.approx(2.0)
@@ -407,7 +401,7 @@ def test_the_oracle_names_each_group_by_its_majority(stubs, runs, stub):
   )
   want = np.zeros((7, 7), int)
   np.add.at(want, (example.label, np.full_like(example.label, 6)), 1)
-  np.testing.assert_array_equal(result.oracle_confusion_matrix, want)
+  np.testing.assert_array_equal(result.counts['oracle'], want)
   want = np.zeros((7, 7), int)
   np.add.at(want, (example.label, seen), 1)
   np.testing.assert_array_equal(result.confusion_matrix, want)

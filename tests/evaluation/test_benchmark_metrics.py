@@ -1,5 +1,7 @@
 """Boundary IoU, mask probing and the rest against other implementations."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,12 +1,12 @@
 """The parts of an error, each against what it means."""
 
 import json
-import types
 
 import numpy as np
 import pytest
 
 from groupvit_jax.evaluation import diagnosis, metrics
+from groupvit_jax.evaluation.benchmark import BenchmarkResult
 
 NAMES = ('background', 'cat', 'dog', 'bird')
 
@@ -17,17 +17,16 @@ def random_matrix(seed=0, classes=4, absent=()):
   return counts
 
 
-def result(**changes):
-  fields = {
-    'class_names': NAMES,
-    'background': True,
-    'confusion_matrix': random_matrix(0),
-    'oracle_confusion_matrix': random_matrix(1) + np.diag([900] * 4),
-    'given_background_confusion_matrix': random_matrix(2),
-    'class_list_confusion_matrix': random_matrix(4) + np.diag([60] * 4),
-    'tokens_confusion_matrix': np.diag([9, 9, 9, 9]) + 1,
+def result(class_names=NAMES, background=True, **changes):
+  counts = {
+    'confusion': random_matrix(0),
+    'oracle': random_matrix(1) + np.diag([900] * 4),
+    'given_background': random_matrix(2),
+    'class_list': random_matrix(4) + np.diag([60] * 4),
+    'tokens': np.diag([9, 9, 9, 9]) + 1,
   }
-  return types.SimpleNamespace(**fields | changes)
+  counts = {k: v for k, v in (counts | changes).items() if v is not None}
+  return BenchmarkResult(class_names, background, counts, images=1)
 
 
 def test_the_parts_are_differences_of_mious():
@@ -37,8 +36,8 @@ def test_the_parts_are_differences_of_mious():
     metrics.miou(m)
     for m in (
       given.confusion_matrix,
-      given.oracle_confusion_matrix,
-      given.given_background_confusion_matrix,
+      given.counts['oracle'],
+      given.counts['given_background'],
     )
   )
   assert found.grouping == 1 - oracle
@@ -55,21 +54,19 @@ def test_the_parts_are_differences_of_mious():
 def test_other_rules_stand_beside_the_measured_one():
   matrix = np.diag([50, 50, 0, 0])
   matrix[2, 1] = 20  # dogs are all called cats, and there are no birds
-  given = result(confusion_matrix=matrix)
+  given = result(confusion=matrix)
   found = diagnosis.of_result(given)
   assert found.zero_classes == pytest.approx(1 / 3)
   # Each class: 10 right, 3 of it and 3 others wrong.
   assert found.tokens_miou == pytest.approx(10 / 16)
-  want = metrics.miou(given.class_list_confusion_matrix)
+  want = metrics.miou(given.counts['class_list'])
   assert found.class_list_miou == want
   assert found.learned_miou is None and found.learned_oracle_miou is None
   text = diagnosis.as_text(found)
   assert '| mIoU, single tokens | 62.5 | Every token' in text
   assert '| classes never found | 33.3 |' in text
   assert 'learned groups' not in text
-  remade = result(
-    learned_confusion_matrix=matrix, learned_oracle_confusion_matrix=matrix
-  )
+  remade = result(learned=matrix, learned_oracle=matrix)
   found = diagnosis.of_result(remade)
   assert found.learned_miou == found.learned_oracle_miou == metrics.miou(matrix)
   assert 'Their oracle: ' in diagnosis.as_html(found)
@@ -95,7 +92,7 @@ def test_the_cost_of_a_pair_is_what_mending_it_brings(absent):
 def test_pairs_come_by_their_cost():
   matrix = np.diag([50, 50, 50, 50])
   matrix[1, 2], matrix[3, 0] = 40, 20
-  found = diagnosis.of_result(result(confusion_matrix=matrix), pairs=5)
+  found = diagnosis.of_result(result(confusion=matrix), pairs=5)
   first, second = found.confusions
   assert (first.label, first.prediction, first.pixels) == ('cat', 'dog', 40)
   assert first.of_label == pytest.approx(40 / 90)
@@ -105,9 +102,7 @@ def test_pairs_come_by_their_cost():
 
 
 def test_without_a_background_there_is_no_such_error():
-  found = diagnosis.of_result(
-    result(background=False, given_background_confusion_matrix=None)
-  )
+  found = diagnosis.of_result(result(background=False, given_background=None))
   assert found.background is None and found.missed is None
   assert found.misnamed == 1
   assert 'background |' not in diagnosis.as_text(found).split('\n\n')[0]
@@ -119,12 +114,7 @@ def test_it_reads_what_it_writes_and_says_it_in_words():
   stored = json.loads(json.dumps(found.as_json()))
   assert stored['labelling_error'] == found.labelling
   assert stored['confusions'][0]['label'] == found.confusions[0].label
-  on_disk = json.loads(
-    json.dumps(
-      vars(given),
-      default=lambda x: x.tolist(),
-    )
-  )
+  on_disk = json.loads(json.dumps(diagnosis.stored(given)))
   assert diagnosis.of_result(on_disk) == found
   text = diagnosis.as_text(found)
   assert f'| grouping | {100 * found.grouping:.1f} |' in text
@@ -143,8 +133,8 @@ def test_names_cannot_break_a_page():
 
 def test_a_perfect_segmentation_has_nothing_to_say():
   perfect = np.diag([5, 5, 5, 0])
-  matrices = dict.fromkeys(diagnosis.MATRICES[:3], perfect)
-  found = diagnosis.diagnose(NAMES, True, matrices)
+  names = 'confusion', 'oracle', 'given_background'
+  found = diagnosis.of_result(result(**dict.fromkeys(names, perfect)))
   assert found.labelling == found.background == 0
   assert not found.confusions
   assert diagnosis.confusion_costs(np.zeros((2, 2), int)).sum() == 0
@@ -154,6 +144,6 @@ def test_what_was_not_measured_is_asked_for():
   with pytest.raises(
     ValueError, match='no oracle_confusion_matrix; evaluate again'
   ):
-    diagnosis.of_result(result(oracle_confusion_matrix=None))
+    diagnosis.of_result(result(oracle=None))
   with pytest.raises(ValueError, match='no given_background_confusion_matrix'):
-    diagnosis.of_result(result(given_background_confusion_matrix=None))
+    diagnosis.of_result(result(given_background=None))

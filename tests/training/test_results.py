@@ -3,11 +3,11 @@
 import collections
 import pathlib
 import runpy
-import types
 
 import numpy as np
 import pytest
 
+from groupvit_jax.evaluation import benchmark
 from groupvit_jax.training import logging, report, results
 from groupvit_jax.training import task as task_lib
 
@@ -83,22 +83,19 @@ def test_the_report_is_called_after_what_was_trained(tmp_path, task):
   assert ('GroupViT' in task_lib.TASKS[task]) == (task == 'groupvit')
 
 
-def counted(**changes):
+def counted(confusion):
   """What an evaluation of two classes and a background found."""
-  found = {
-    'class_names': ('background', '<dog>', 'sea'),
-    'background': True,
-    'confusion_matrix': np.array([[8, 0, 0], [0, 1, 3], [0, 0, 4]]),
-    'oracle_confusion_matrix': np.diag([8, 4, 4]),
-    'given_background_confusion_matrix': np.diag([8, 4, 4]),
-  }
-  return types.SimpleNamespace(**found | changes)
+  best = np.diag([8, 4, 4])
+  counts = {'confusion': confusion, 'oracle': best, 'given_background': best}
+  names = 'background', '<dog>', 'sea'
+  return benchmark.BenchmarkResult(names, True, counts, images=1)
 
 
 def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
   perfect = np.diag([8, 4, 4])
-  results.write_confusion(tmp_path, 10, counted(confusion_matrix=perfect))
-  results.write_confusion(tmp_path, 20, counted())
+  results.write_confusion(tmp_path, 10, counted(perfect))
+  counts = np.array([[8, 0, 0], [0, 1, 3], [0, 0, 4]])
+  results.write_confusion(tmp_path, 20, counted(counts))
   config = runpy.run_path(str(CONFIG))['get_config']('demo,steps=20')
   snapshots = results.Snapshots(tmp_path, {})
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
@@ -112,7 +109,9 @@ def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
 
 def test_without_counted_pixels_the_report_has_no_errors(tmp_path):
   assert results.errors_as_html(tmp_path, 20) == ''
-  results.write_confusion(tmp_path, 10, counted())  # of a run before this one
+  results.write_confusion(
+    tmp_path, 10, counted(np.eye(3, dtype=int))
+  )  # of a run before this one
   assert results.errors_as_html(tmp_path, 20) == ''
 
 
