@@ -22,6 +22,7 @@ __all__ = [
   'Example',
   'First',
   'LabelledSet',
+  'Named',
   'Pair',
   'PairSet',
   'check_limit',
@@ -72,25 +73,34 @@ class LabelledSet(Protocol):
   def __getitem__(self, index: int) -> Example: ...
 
 
-class First:
+class Named:
+  """Base of the sets here: examples by number, each with a name."""
+
+  def __init__(self, names: Sequence[str]):
+    """Keeps the names; SourceError for none, or two alike."""
+    check_names(names)
+    self._names = tuple(names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def name(self, index: int) -> str:
+    """Name of an example."""
+    return self._names[index]
+
+
+class First(Named):
   """The first examples of a set; fields as `LabelledSet`."""
 
   def __init__(self, examples: LabelledSet, count: int):
     check_limit(count)
+    super().__init__([*map(examples.name, range(min(count, len(examples))))])
     self._examples = examples
-    self._count = min(count, len(examples))
     self.class_names = examples.class_names
     self.background = examples.background
 
-  def __len__(self) -> int:
-    return self._count
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return self._examples.name(range(self._count)[index])
-
   def __getitem__(self, index: int) -> Example:
-    return self._examples[range(self._count)[index]]
+    return self._examples[range(len(self))[index]]
 
 
 class Pair(NamedTuple):
@@ -108,7 +118,7 @@ class Pair(NamedTuple):
   label_name: str
 
 
-class PairSet:
+class PairSet(Named):
   """A `LabelledSet` of pairs; fields as there."""
 
   def __init__(
@@ -132,19 +142,11 @@ class PairSet:
     Raises:
       SourceError: no example, or two of one name.
     """
-    check_names(names)
+    super().__init__(names)
     self.class_names = tuple(class_names)
     self.background = background
-    self._names = tuple(names)
     self._pair = pair
     self._coding = coding
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return self._names[index]
 
   def __getitem__(self, index: int) -> Example:
     index = range(len(self))[index]

@@ -38,7 +38,7 @@ class CaptionedImage:
   captions: tuple[str, ...]
 
 
-class CaptionSet:
+class CaptionSet(base.Named):
   """Captioned images by random access, from any thread.
 
   `captions[i]` raises ImageError, naming the file, for an image that cannot be
@@ -51,16 +51,9 @@ class CaptionSet:
     Raises:
       SourceError: no image, two of one name, or a path out of the folder.
     """
-    base.check_names([name for name, _ in rows])
+    super().__init__([name for name, _ in rows])
     self._paths = [folders.inside(root, name) for name, _ in rows]
     self._rows = tuple(rows)
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return self._rows[index][0]
 
   def captions(self, index: int) -> tuple[str, ...]:
     """The captions of an image, without reading it."""

@@ -56,7 +56,7 @@ class LabelledImage:
   label: Label
 
 
-class LabelledImages:
+class LabelledImages(base.Named):
   """Labelled images by random access, from any thread.
 
   `images[i]` raises ImageError, naming the file, for an image that cannot be
@@ -82,17 +82,9 @@ class LabelledImages:
     Raises:
       SourceError: no image, or two of one name.
     """
-    base.check_names(names)
+    super().__init__(names)
     self.class_names = tuple(class_names)
-    self._names = tuple(names)
     self._read = read
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return self._names[index]
 
   def encoded(self, index: int) -> tuple[pathlib.Path | bytes, Label]:
     """The image of an example as it is stored, and its label."""
@@ -279,7 +271,7 @@ def _from_shards(
   found = LabelShards(source)
   names = tuple(class_names or IMAGENET_CLASSES)
   return LabelledImages(
-    names, found.names[:limit], lambda i: found.read(i, len(names))
+    names, found.names[:limit], lambda i: found.labelled(i, len(names))
   )
 
 
@@ -287,12 +279,14 @@ _NO_NUMBER = (1 << 31) - 1
 _MOST_DIGITS = 16
 
 
-class LabelShards:
+class LabelShards(shards.ShardSource):
   """Labelled images of tar shards, by random access.
 
-  Fields:
+  Fields: as ShardSource, and
     names: one for each image: its shard, and its place there.
   """
+
+  kind = 'labels'
 
   def __init__(self, patterns: str | os.PathLike | Sequence):
     """Indexes shards, or reads the indices of earlier runs.
@@ -303,31 +297,32 @@ class LabelShards:
     Raises:
       SourceError: a shard is missing or no tar, or no labelled image.
     """
-    self._paths = _paths(patterns)
-    try:
-      self._shard, self._table = shards.build_index(self._paths, scan, 'labels')
-    except ValueError as error:
-      raise SourceError(str(error)) from error
-    if not len(self._table):
+    _check_all_there(patterns)
+    super().__init__(patterns)
+    if not len(self):
       raise SourceError(
         f'{patterns}: no sample has an image ({", ".join(tar.IMAGES)}) '
         'and a cls.'
       )
-    self._files = shards.Files(self._paths)
-    counts = np.bincount(self._shard, minlength=len(self._paths)).tolist()
     self.names = [
       f'{path}#{i}'
-      for path, count in zip(self._paths, counts, strict=True)
+      for path, count in zip(self.paths, self.lengths, strict=True)
       for i in range(count)
     ]
 
-  def read(self, index: int, classes: int) -> tuple[bytes, int]:
+  def scan(self, path: str) -> Int64[np.ndarray, 'n 3']:
+    """See the function `scan`; no shard is left out."""
+    with explained_as(SourceError):
+      return scan(path)
+
+  def labelled(self, index: int, classes: int) -> tuple[bytes, int]:
     """The encoded image and its label.
 
     Raises:
       ImageError: the label is no number below `classes`.
     """
-    at, size, label = self._table[index].tolist()
+    shard, row = self._row(index)
+    at, size, label = row
     if label >= classes:
       found = 'is no number' if label == _NO_NUMBER else f'is {label}'
       raise ImageError(
@@ -335,12 +330,11 @@ class LabelShards:
         'classes (0 is the first); give the class names that belong to these '
         'shards.'
       )
-    data = self._files.read(self._shard[index], at * tar.BLOCK, size)
-    return data, label
+    return self.read(shard, at * tar.BLOCK, size), label
 
 
-def _paths(patterns: str | os.PathLike | Sequence) -> list[str]:
-  """All of the shards: a set without some of them is another set."""
+def _check_all_there(patterns: str | os.PathLike | Sequence) -> None:
+  """SourceError if a shard is absent: without it, it is another set."""
   missing = paths.absent(patterns)
   if missing:
     pattern, path = missing[0]
@@ -350,7 +344,6 @@ def _paths(patterns: str | os.PathLike | Sequence) -> list[str]:
       f'{path}{more}{of}: there is no such shard; give a path or a pattern of '
       "those that are there, such as '/data/imagenet-val-{000000..000049}.tar'."
     )
-  return paths.expand(patterns)
 
 
 def scan(path: str) -> Int64[np.ndarray, 'n 3']:

@@ -132,7 +132,7 @@ SCENES_OPTIONS = {'count': 1000, 'size': 224, 'seed': 0}
 _SPLITS = ('train', 'validation', 'test')
 
 
-class ScenesSet:
+class ScenesSet(base.Named):
   """`scenes` as a `LabelledSet`: drawn when asked for, nothing on disk.
 
   They are the scenes that training is evaluated with, at any size; every pixel
@@ -169,19 +169,12 @@ class ScenesSet:
         f'scenes needs a count of at least 1 and a size of at least 16, not '
         f'{count} and {size}.'
       )
+    super().__init__([f'{split}-{i:06d}' for i in range(count)])
     self.class_names: tuple[str, ...] = scenes.CLASS_NAMES
-    self._split, self._count, self._size = split, count, size
-    self._seed = scenes.split_seed(split, seed)
-
-  def __len__(self) -> int:
-    return self._count
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return f'{self._split}-{range(self._count)[index]:06d}'
+    self._size, self._seed = size, scenes.split_seed(split, seed)
 
   def __getitem__(self, index: int) -> base.Example:
-    index = range(self._count)[index]
+    index = range(len(self))[index]
     image, _, label = scenes.generate(self._seed, index=index, size=self._size)
     return base.Example(self.name(index), image, label.astype('int32'))
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
-from jaxtyping import Int32, Integer
+from jaxtyping import Integer
 
 from groupvit_jax import files, processes
 from groupvit_jax.data import paths, reading, remote
@@ -269,30 +269,6 @@ def _json(url):
     logging.warning('%s is no JSON and is not used: %s', url, error)
     fields = {}
   return fields if isinstance(fields, dict) else {}
-
-
-def build_index(
-  paths: Sequence[str], scan: Callable[[str], np.ndarray], kind: str
-) -> tuple[Int32[np.ndarray, 'n'], Table]:
-  """Indexes local shards, in parallel, with indices of earlier runs reused.
-
-  Args:
-    paths: of the shards.
-    scan: function of a path that returns an integer array [n, columns].
-    kind: tells index files of different scans apart.
-
-  Returns:
-    Number of the shard of each row, and the rows, shards in order.
-
-  Raises:
-    ValueError: as `scan`.
-  """
-  with concurrent.futures.ThreadPoolExecutor(min(32, len(paths))) as pool:
-    tables = list(pool.map(lambda path: _indexed(path, scan, kind), paths))
-  shard = np.concatenate(
-    [np.full(len(table), i, np.int32) for i, table in enumerate(tables)]
-  )
-  return shard, np.concatenate(tables)
 
 
 def _indexed_all(paths, table_of):

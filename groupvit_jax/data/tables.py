@@ -5,7 +5,6 @@ keeps them.
 """
 
 import bisect
-import collections
 import csv
 import functools
 import json
@@ -29,8 +28,8 @@ _CAPTIONS = ('captions', 'caption', 'text', 'txt', 'sentences', 'title')
 _MOST_GROUPS = 4  # of rows of a Parquet file in memory
 
 
-class TableSource:
-  """Pairs of a CSV, TSV or JSON lines table; images are files.
+class _Pairs:
+  """Base of tables: images are files, or bytes.
 
   Fields:
     name: path of the table.
@@ -42,7 +41,7 @@ class TableSource:
     images: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
   ):
-    """Reads a table.
+    """Opens a table.
 
     Args:
       path: of the table. The first line of a CSV or TSV names the columns.
@@ -51,11 +50,31 @@ class TableSource:
         the usual ones.
 
     Raises:
-      ValueError: no such columns, or a line that does not parse.
+      ImportError: the package pyarrow is missing.
+      ValueError: no such columns, or a file that does not parse.
     """
     self.name = os.fspath(path)
     path = files.expanded(path)
     self._folder = files.expanded(images) if images else path.parent
+    self._open(path, columns)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """Returns {'image': encoded bytes, 'caption': one or several}.
+
+    Raises:
+      BadSampleError: there is no image, no such file, or it is too large.
+    """
+    image, caption = self._row(index)
+    return {
+      'image': _image_bytes(image, self._folder),
+      'caption': _captions(caption),
+    }
+
+
+class TableSource(_Pairs):
+  """Pairs of a CSV, TSV or JSON lines table."""
+
+  def _open(self, path, columns):
     rows = _json_rows(path) if path.suffix == '.jsonl' else _csv_rows(path)
     names = rows[0] if rows else {}
     image, caption = _columns(names, columns, self.name)
@@ -64,17 +83,8 @@ class TableSource:
   def __len__(self) -> int:
     return len(self._rows)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns {'image': encoded bytes, 'caption': one or several}.
-
-    Raises:
-      BadSampleError: there is no such file, or it is too large.
-    """
-    image, caption = self._rows[index]
-    return {
-      'image': _image_bytes(image, self._folder),
-      'caption': _captions(caption),
-    }
+  def _row(self, index):
+    return self._rows[index]
 
   def describe(self, index: int) -> str:
     """Names a sample by the row and its image."""
@@ -85,34 +95,16 @@ class TableSource:
     return reading.describe_identity('table', len(self), 1, self._rows)
 
 
-class ParquetSource:
-  """Pairs of a Parquet file; images are bytes, or paths of files.
+class ParquetSource(_Pairs):
+  """Pairs of a Parquet file."""
 
-  Fields:
-    name: path of the file.
-  """
-
-  def __init__(
-    self,
-    path: str | os.PathLike,
-    images: str | os.PathLike | None = None,
-    columns: Mapping[str, str] | None = None,
-  ):
-    """Opens a file; arguments as TableSource.
-
-    Raises:
-      ImportError: the package pyarrow is missing.
-      ValueError: no Parquet file, or no such columns.
-    """
+  def _open(self, path, columns):
     try:
       from pyarrow import parquet
     except ImportError as error:
       raise ImportError(
         "Parquet files need: pip install 'groupvit_jax[parquet]'"
       ) from error
-    self.name = os.fspath(path)
-    path = files.expanded(path)
-    self._folder = files.expanded(images) if images else path.parent
     try:
       self._file = parquet.ParquetFile(path)
     except OSError:
@@ -124,28 +116,21 @@ class ParquetSource:
     meta = self._file.metadata
     rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
     self._ends = np.cumsum(rows).tolist()
-    self._groups: collections.OrderedDict[int, Any] = collections.OrderedDict()
+    self._group = functools.lru_cache(_MOST_GROUPS)(self._read_group)
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
     return self._ends[-1] if self._ends else 0
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns {'image': encoded bytes, 'caption': one or several}.
-
-    Raises:
-      BadSampleError: no image.
-    """
+  def _row(self, index):
     group = bisect.bisect_right(self._ends, index)
     at = index - (self._ends[group - 1] if group else 0)
-    table = self._group(group)
+    with self._lock:  # threads that want one group read it once
+      table = self._group(group)
     image, caption = (table.column(k)[at].as_py() for k in range(2))
     if isinstance(image, dict):  # of the datasets library
       image = image.get('bytes') or image.get('path')
-    return {
-      'image': _image_bytes(image, self._folder),
-      'caption': _captions(caption),
-    }
+    return image, caption
 
   def describe(self, index: int) -> str:
     """Names a sample by its row."""
@@ -157,16 +142,9 @@ class ParquetSource:
     facts = [os.path.basename(self.name), size]
     return reading.describe_identity('parquet', len(self), 1, facts)
 
-  def _group(self, number):
-    """A group of rows; the last few stay in memory."""
-    with self._lock:
-      if number not in self._groups:
-        while len(self._groups) >= _MOST_GROUPS:
-          self._groups.popitem(last=False)
-        table = self._file.read_row_group(number, columns=list(self._columns))
-        self._groups[number] = table.select(self._columns)
-      self._groups.move_to_end(number)
-      return self._groups[number]
+  def _read_group(self, number):
+    table = self._file.read_row_group(number, columns=list(self._columns))
+    return table.select(self._columns)
 
 
 def open_source(
