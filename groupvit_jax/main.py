@@ -67,7 +67,11 @@ def main(unused_argv: list[str]) -> int:
     programs.keep_compiled(files.cache('compiled'), min_seconds=1.0)
     sharding.initialize_distributed(detect=_DISTRIBUTED.value)
     with peers.watched():
-      initial = _initial(config.get('init_from'))
+      initial = None
+      if config.get('init_from'):
+        from groupvit_jax import convert
+
+        initial = convert.load_source(config.init_from)
       summary = loop.train_and_evaluate(
         config, workdir, _base(), initial, profile=_PROFILE.value
       )
@@ -116,15 +120,6 @@ def _base() -> ml_collections.ConfigDict | None:
     return runpy.run_path(path)['get_config']()
   except Exception:  # a config file is a program: any may come
     return None
-
-
-def _initial(path: str | None) -> Any:
-  """The model that training begins with; None from scratch."""
-  if not path:
-    return None
-  from groupvit_jax import convert
-
-  return convert.load_source(path)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

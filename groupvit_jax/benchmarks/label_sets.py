@@ -6,6 +6,7 @@ prompts, readers label pixels by position.
 
 import pathlib
 
+from groupvit_jax.evaluation import config
 from groupvit_jax.scenes.layout import CLASS_NAMES, GROUNDS, THINGS
 
 SEGMENTATION = (
@@ -47,7 +48,7 @@ CLASSIFICATION = ('imagenet', 'classes', SCENE_CROPS, *CLIP_METRICS)
 IMAGE_LEVEL = (*CLASSIFICATION, *RETRIEVAL)
 BENCHMARK_NAMES = (*SEGMENTATION, *IMAGE_LEVEL)
 
-PROTOCOLS = ('groupvit', 'tcl')
+PROTOCOLS = tuple(config.PROTOCOLS)
 
 MODEL = 'model'  # the model's own groups
 REGIONS = (MODEL, 'kmeans', 'pixels', 'mean_shift', 'spectral')
@@ -161,7 +162,11 @@ LABEL_SETS: dict[str, tuple[str, ...]] = {
 
 # Sets whose mask value 0 is the background, the first name then being 1; in all
 # others the first name is 0. The thresholds are the released ones.
-BACKGROUND_THRESHOLDS = {'voc': 0.95, 'context': 0.35, 'coco': 0.95}
+BACKGROUND_THRESHOLDS = {
+  'voc': config.RELEASED_THRESHOLDS['voc21'],
+  'context': config.RELEASED_THRESHOLDS['context60'],
+  'coco': config.RELEASED_THRESHOLDS['coco_object'],
+}
 
 # Benchmarks by the name of their label set, and whether their labels have a
 # background (class 0).

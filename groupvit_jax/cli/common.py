@@ -10,6 +10,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
+from groupvit_jax.evaluation.config import RELEASED_THRESHOLD
 from groupvit_jax.text import prompts
 
 _KNOWN = ', '.join(prompts.TEMPLATES)
@@ -265,7 +266,6 @@ LABEL_SETS = (
   'ade20k',
   'cityscapes',
 )
-_THRESHOLD = 0.95  # of the released model for VOC and COCO, and of its demo
 
 
 class Labels(NamedTuple):
@@ -288,7 +288,7 @@ def read_labels(args: argparse.Namespace) -> Labels:
   """
   if args.labels is None and args.labels_from is None:
     return Labels((), None)
-  name, threshold = args.labels_from, _THRESHOLD
+  name, threshold = args.labels_from, RELEASED_THRESHOLD
   option = f'--labels-from {name}'
   if args.labels is not None:
     names, option = tuple(args.labels.split(',')), '--labels'

@@ -29,6 +29,7 @@ from groupvit_jax.text import clip
 # two pieces that a merge joined are what the earlier merges make of its piece.
 
 _MARKS = (clip.SOT_TEXT, clip.EOT_TEXT)
+_CHARACTERS = {byte: character for character, byte in clip.alphabet().items()}
 # Single bytes, plain and at the end of a word; the rest are merges.
 _SINGLE = 512
 
@@ -90,20 +91,10 @@ def _spell(piece: str) -> str:
   """CLIP's spelling: a printable character for each byte, `</w>` at the end."""
   spelled = []
   for code in map(ord, piece):
-    spelled.append(_BYTES[code & 0xFF])
+    spelled.append(_CHARACTERS[code & 0xFF])
     if code & 0x100:  # see clip_bpe: U+E100 and above end a word
       spelled.append('</w>')
   return ''.join(spelled)
-
-
-def _printable_bytes() -> list[str]:
-  """GPT-2's alphabet: printable bytes are themselves, others follow U+00FF."""
-  kept = {*range(33, 127), *range(161, 173), *range(174, 256)}
-  others = iter(range(256, 512))
-  return [chr(b if b in kept else next(others)) for b in range(256)]
-
-
-_BYTES = _printable_bytes()
 
 
 # In their config.json, which keeps keys that it does not know, also when the

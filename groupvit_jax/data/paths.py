@@ -108,13 +108,12 @@ def _files_by_path(pattern, suffix):
     if os.path.isdir(path):
       path = os.path.join(path, f'*.{suffix}*')
     matches = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
-    by_path[path] = [match for match in matches if _is_shard(match)]
+    by_path[path] = [
+      match  # and no index beside a shard
+      for match in matches
+      if os.path.isfile(match) and not match.endswith('.npz')
+    ]
   return by_path
-
-
-def _is_shard(path):
-  """Whether it is a file, and no index beside a shard."""
-  return os.path.isfile(path) and not path.endswith('.npz')
 
 
 def _warn_of_absent(files_of):

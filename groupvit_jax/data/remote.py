@@ -111,9 +111,7 @@ def matches(url: str, suffix: str) -> list[str]:
   return [fs.unstrip_protocol(name) for name in sorted(found)]
 
 
-def stat(
-  urls: Sequence[str], patience: Patience = Patience()
-) -> list[RemoteFile | None]:
+def stat(urls: Sequence[str]) -> list[RemoteFile | None]:
   """Sizes and stamps of addresses; None for those that do not exist.
 
   Raises:
@@ -123,7 +121,7 @@ def stat(
   def one(url):
     fs, path = filesystem(url)
     try:
-      info = retried(lambda: _info(fs, path), url, patience)
+      info = retried(lambda: _info(fs, path), url)
     except FileNotFoundError:
       return None
     names = ('ETag', 'etag', 'md5Hash', 'generation', 'mtime', 'LastModified')
@@ -147,14 +145,14 @@ def _info(fs, path):
     raise cause from None
 
 
-def read(url: str, patience: Patience = Patience()) -> bytes | None:
+def read(url: str) -> bytes | None:
   """A small file; None where there is none.
 
   A bucket that may not be listed says "forbidden" of what is not there.
   """
   fs, path = filesystem(url)
   try:
-    return retried(lambda: call(fs, 'cat_file', path), url, patience)
+    return retried(lambda: call(fs, 'cat_file', path), url)
   except (FileNotFoundError, PermissionError):
     return None
 

@@ -164,7 +164,11 @@ def from_captions(
     _best_agreement(column[yes], column[~yes]) if yes.any() else common
     for column, yes in zip(values.T, named.T, strict=True)
   ]
-  return _shrunk(own, common, named.sum(0), prior)
+  if np.isinf(prior):
+    return (common,) * len(own)
+  count = named.sum(0)
+  share = count / np.maximum(count + prior, 1e-9)
+  return tuple((share * np.array(own) + (1 - share) * common).tolist())
 
 
 def _best_agreement(
@@ -181,10 +185,3 @@ def _best_agreement(
   index = hits / (len(named) + false)
   best = np.flatnonzero(index >= index.max() - 1e-12)
   return float(tried[best[len(best) // 2]])
-
-
-def _shrunk(own, common, count, prior):
-  if np.isinf(prior):
-    return (common,) * len(own)
-  share = count / np.maximum(count + prior, 1e-9)
-  return tuple((share * np.array(own) + (1 - share) * common).tolist())

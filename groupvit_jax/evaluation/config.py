@@ -184,7 +184,8 @@ class SegmentConfig:
       )
 
 
-# NVlabs/GroupViT segmentation/configs/_base_/datasets/*.py, `bg_thresh`.
+# NVlabs/GroupViT segmentation/configs/_base_/datasets/*.py, `bg_thresh`: of the
+# benchmarks whose first class is the background.
 RELEASED_THRESHOLDS = {'voc21': 0.95, 'context60': 0.35, 'coco_object': 0.95}
 # Its demo, for sets that the released code does not know.
 RELEASED_THRESHOLD = 0.95
@@ -193,9 +194,6 @@ RELEASED_THRESHOLD = 0.95
 TCL_THRESHOLD, TCL_PAMR_THRESHOLD = 0.5, 0.4
 
 REFINEMENTS = ('none', 'pamr')
-
-# Benchmarks whose first class is the background.
-_WITH_BACKGROUND = frozenset(RELEASED_THRESHOLDS)
 
 _SIZES = {
   'mode': 'slide',
@@ -299,7 +297,7 @@ def make(
     overrides['refine'] = overrides['refine'] or 'none'
   _check_fields(overrides)
   if background is None:
-    background = benchmark in _WITH_BACKGROUND
+    background = benchmark in RELEASED_THRESHOLDS
   own = {'names': name, 'refine': overrides.get('refine', 'none')}
   own |= PROTOCOLS[name](benchmark, background, own['refine'])
   steps = {field.name for field in dataclasses.fields(SegmentConfig)}

@@ -25,7 +25,11 @@ from groupvit_jax.data import on_device
 from groupvit_jax.data.images import Source
 from groupvit_jax.evaluation import regions as regions_lib
 from groupvit_jax.evaluation import regrouping, scoring, sizes
-from groupvit_jax.evaluation.config import OWN_STEPS, SegmentConfig
+from groupvit_jax.evaluation.config import (
+  OWN_STEPS,
+  RELEASED_THRESHOLD,
+  SegmentConfig,
+)
 from groupvit_jax.inference import text as text_lib
 from groupvit_jax.inference import traced
 from groupvit_jax.inference.regions import ClassList, ImageRegions
@@ -34,9 +38,7 @@ from groupvit_jax.models import build, dual_encoder, ops
 from groupvit_jax.text import base as tokenizers
 from groupvit_jax.text import make_tokenizer, prompts
 
-# Of VOC and COCO (Context: .35), and of the original's demo.
-BACKGROUND_THRESHOLD = 0.95
-RELEASED = SegmentConfig(background_threshold=BACKGROUND_THRESHOLD)
+RELEASED = SegmentConfig(background_threshold=RELEASED_THRESHOLD)
 
 _READ_AHEAD = 2  # batches
 
@@ -271,7 +273,7 @@ class Model:
     if background is not None:
       threshold = config.background_threshold if background else None
       if background and threshold is None:
-        threshold = BACKGROUND_THRESHOLD
+        threshold = RELEASED_THRESHOLD
       config = dataclasses.replace(config, background_threshold=threshold)
     background = config.background_threshold is not None
     embeddings, shown = self._class_embeddings(names, templates, background)

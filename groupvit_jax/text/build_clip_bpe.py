@@ -53,21 +53,9 @@ def read_merges(path: pathlib.Path) -> list[tuple[str, str]]:
   return [(first, second) for first, second in pairs]
 
 
-def alphabet() -> dict[str, int]:
-  """The bytes by the character that stands for each in the merges file.
-
-  In the order of CLIP's first 256 ids, which is GPT-2's (openai/gpt-2,
-  encoder.py): the printable ones of Latin-1, then the rest.
-  """
-  printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-  rest = [b for b in range(256) if b not in printable]
-  characters = {chr(b): b for b in printable}
-  return characters | {chr(256 + i): b for i, b in enumerate(rest)}
-
-
 def pieces(merges: list[tuple[str, str]]) -> list[str]:
   """The private-use spelling of ids 0 to 49,405, in order."""
-  byte_of = alphabet()
+  byte_of = clip.alphabet()
 
   def spell(symbol: str) -> str:
     raw = bytes(byte_of[c] for c in symbol.removesuffix(END))

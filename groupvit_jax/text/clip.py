@@ -57,6 +57,18 @@ def clean(text: str) -> str:
   return ' '.join(text.split()).lower()
 
 
+def alphabet() -> dict[str, int]:
+  """The bytes by the character that stands for each in the merges file.
+
+  In the order of CLIP's first 256 ids, which is GPT-2's (openai/gpt-2,
+  encoder.py): the printable ones of Latin-1, then the rest.
+  """
+  printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  rest = [b for b in range(256) if b not in printable]
+  characters = {chr(b): b for b in printable}
+  return characters | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
 def carry(word: bytes) -> str:
   """The private-use spelling of a whole word (its last byte ends it)."""
   return carry_part(word[:-1]) + chr(_FINAL + word[-1])

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib.util
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -419,7 +419,7 @@ def _ordering(config):
 def _scenes(split, count, config):
   """The embedded data: by TFDS on disk, or drawn into memory without it."""
   size, seed = config.image_size, config.data.seed
-  if absent := _absent(ON_DISK_NEEDS):
+  if absent := [x for x in ON_DISK_NEEDS if not importlib.util.find_spec(x)]:
     masks = split == 'validation'
     if not masks:  # one message is enough
       logging.info(
@@ -439,11 +439,6 @@ def _scenes(split, count, config):
   if count * size * size * 3 > IN_MEMORY_BYTES:
     return on_disk
   return sources.InMemory(on_disk, size, name=f'scenes {split}')
-
-
-def _absent(packages: Iterable[str]) -> list[str]:
-  """Which of the packages are not installed (without importing them)."""
-  return [name for name in packages if importlib.util.find_spec(name) is None]
 
 
 def _one_ahead(batches: Iterator[Any]) -> Iterator[Any]:

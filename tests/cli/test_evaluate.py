@@ -12,7 +12,6 @@ from groupvit_jax import cli
 from groupvit_jax.benchmarks import label_sets
 from groupvit_jax.cli import evaluate
 from groupvit_jax.evaluation import clustering, metrics
-from groupvit_jax.evaluation import config as config_lib
 
 COUNT = 5
 RULE = ['--size', '16', '--set', 'background_threshold=0.6']
@@ -373,7 +372,6 @@ def test_the_help_lists_what_there_is():
   assert tuple(known) == label_sets.SEGMENTATION
   drawn = [name for name in known if not known[name].readers]
   assert set(drawn) == set(label_sets.SYNTHETIC) & set(known)
-  assert tuple(config_lib.PROTOCOLS) == label_sets.PROTOCOLS
   assert set(label_sets.REGIONS[1:]) == set(clustering.GROUPINGS)
 
 

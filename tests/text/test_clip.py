@@ -73,7 +73,7 @@ def test_equals_open_clip(tok):
 def test_equals_tokenizers(tok):
   hf = pytest.importorskip('tokenizers', reason='tokenizers is not installed')
   merges = build_clip_bpe.read_merges(merges_path())
-  symbols = list(build_clip_bpe.alphabet())
+  symbols = list(clip.alphabet())
   symbols += [symbol + '</w>' for symbol in symbols]
   symbols += [first + second for first, second in merges]
   reference = hf.Tokenizer(
