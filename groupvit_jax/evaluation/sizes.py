@@ -6,7 +6,7 @@ into the top left corner of a padded shape, so that few shapes are compiled.
 
 import dataclasses
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -257,23 +257,3 @@ def at_a_time(
   tokens = (window[0] // patch_size) * (window[1] // patch_size)
   pixels = output[0] * output[1]
   return max(1, min(most, _CPU_PAIRS // tokens**2, _CPU_PIXELS // pixels))
-
-
-def batches(
-  keys: Sequence[Hashable], batch_size: int
-) -> Iterator[tuple[Hashable, list[int]]]:
-  """Splits positions into batches of one key each, in order of appearance.
-
-  Args:
-    keys: of every item.
-    batch_size: the most that go together.
-
-  Yields:
-    (key, positions of at most `batch_size` items that have it).
-  """
-  together = {}
-  for i, key in enumerate(keys):
-    together.setdefault(key, []).append(i)
-  for key, places in together.items():
-    for start in range(0, len(places), batch_size):
-      yield key, places[start : start + batch_size]

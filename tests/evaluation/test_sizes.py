@@ -167,13 +167,7 @@ def test_resize_by_hand():
   assert (resize.resize_image(flat, (13, 40)) == 231).all()
 
 
-def test_batches_keep_canvases_apart():
-  keys = ['a', 'b', 'a', 'a', 'b', 'a']
-  assert list(sizes.batches(keys, 2)) == [
-    ('a', [0, 2]),
-    ('a', [3, 5]),
-    ('b', [1, 4]),
-  ]
+def test_bucket():
   assert [sizes.bucket(n) for n in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
   assert [sizes.bucket(n, 8) for n in (1, 8, 9, 59)] == [8, 8, 16, 64]
 
