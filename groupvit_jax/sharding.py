@@ -222,11 +222,6 @@ def drawn(
 
   Inside `part_of_batch` they are those that the whole batch would get, so that
   noise is a function of the key and the example.
-
-  Args:
-    draw: From a shape to random numbers.
-    shape: Of the result.
-    axis: Of the examples.
   """
   part, shape = _part.get(), tuple(shape)
   if part is None:

@@ -440,10 +440,6 @@ def labels_fingerprint(spec: BenchmarkSpec, examples: Any) -> list[Any]:
 
   Reads neither images nor shards.
 
-  Args:
-    spec: names the folder and split.
-    examples: the opened set.
-
   Returns:
     The checksum of labels.jsonl, the size and time of every shard. Empty for
     folders named after their class, where an image's name holds its label.

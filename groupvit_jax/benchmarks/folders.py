@@ -76,12 +76,7 @@ def numbered_lines(path: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def read_json(path: pathlib.Path, kind: Any, what: str) -> Any:
-  """A JSON file as a msgspec type.
-
-  Args:
-    path: of the file.
-    kind: the type.
-    what: the content, for messages.
+  """A JSON file as a msgspec type; messages call its content `what`.
 
   Raises:
     SourceError: it cannot be read, or is of another form.

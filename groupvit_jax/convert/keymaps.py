@@ -96,9 +96,6 @@ class KeyMap:
   def to_flax(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our variables of a state dict, or of gradients by the same names.
 
-    Args:
-      state: arrays by their PyTorch names.
-
     Returns:
       Arrays by path ('params/image/norm/scale').
 
@@ -333,14 +330,7 @@ OPENAI_RESNET = KeyMap(
 
 
 def _stage(blocks: str, block: Table, cross_attention_out: str) -> Table:
-  """A stage: group tokens, transformer blocks, Grouping Block.
-
-  Args:
-    blocks: name of the list of blocks.
-    block: one of them.
-    cross_attention_out: name of the output layer of the attention before the
-      assignment.
-  """
+  """A stage: group tokens, transformer blocks, Grouping Block."""
   grouping = {
     'norm_tokens': 'norm_tokens',
     'norm_x': 'norm_x',

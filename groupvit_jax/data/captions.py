@@ -41,9 +41,6 @@ def clean_captions(captions: Captions) -> tuple[str, ...]:
   Bytes are UTF-8, or UTF-16 with its byte order mark; what does not decode
   becomes U+FFFD. Byte order marks and zero-width spaces are taken out.
 
-  Args:
-    captions: one or several.
-
   Returns:
     At least one caption, each with a visible character and at most
     `MAX_CAPTION` characters.

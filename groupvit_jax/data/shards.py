@@ -302,14 +302,7 @@ def _indexed_all(paths, table_of):
 
 
 def _indexed(path, scan, kind, stamp=None):
-  """The table of one shard, from its index file if that is up to date.
-
-  Args:
-    path: of a local shard, or an address with its `stamp`.
-    scan: makes the table.
-    kind: of the index file.
-    stamp: changes with a remote shard.
-  """
+  """The table of one shard, from its index file if that is up to date."""
   if stamp is None:
     status = os.stat(path)
     places = _index_paths(os.path.abspath(path), kind)

@@ -290,11 +290,6 @@ def _shares(
 ) -> dict[str, Array]:
   """Sums over the windows that have a counted pixel.
 
-  Args:
-    groups: pixels of every true class in every group.
-    image: the pooled embedding of each window.
-    vectors: of the classes; without those of a background, if k < c.
-
   Returns:
     windows, their number; usage, g shares of a window's pixels; used, effective
     numbers of groups; recall, of a window's classes by its pooled embedding.
@@ -302,6 +297,7 @@ def _shares(
   pixels = groups.sum(-1).astype(jnp.float32)
   share = pixels / jnp.maximum(pixels.sum(-1, keepdims=True), 1.0)
   counted = pixels.any(-1)
+  # A background has no vector.
   present = (groups.sum(2) > 0)[..., -vectors.shape[0] :]
   recall = metrics.recall(
     similarity(image, vectors).reshape(-1, vectors.shape[0]),

@@ -376,13 +376,6 @@ def _first_hits(
 
   Ties go to the lower index, so that constant embeddings are no success.
 
-  Args:
-    queries: unit vectors.
-    query_owner: the image of each query.
-    candidates: unit vectors.
-    candidate_owner: the image of each candidate.
-    most: candidates looked at.
-
   Returns:
     Ranks; `most` where none of the nearest has the owner.
   """

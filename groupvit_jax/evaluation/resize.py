@@ -98,11 +98,7 @@ def neighbours(
 
 
 def padded_taps(sides: Sequence[tuple[int, int]], length: int) -> Taps:
-  """`taps` of several images, padded to a static length.
-
-  Args:
-    sides: (old, new) of each image.
-    length: at least every `new`.
+  """`taps` of several (old, new) sides, padded to a static length.
 
   Returns:
     Numpy arrays; padding reads the first pixel.

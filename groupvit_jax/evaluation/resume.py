@@ -193,11 +193,6 @@ class ResumeState:
     Ctrl-C may come anywhere: whoever calls this again with the same images
     counts them once, and a line that stands twice in the file is read once.
 
-    Args:
-      counts: integers by name.
-      positions: of the images.
-      rows: a vector of each image.
-
     Raises:
       OSError: the file cannot be written.
     """

@@ -87,11 +87,6 @@ def score(
   top-k classes of the image as a whole. Compiled once per shape and rule; the
   background threshold and the scale are no part of the rule.
 
-  Args:
-    regions: of b images.
-    classes: c classes.
-    config: see `SegmentConfig`.
-
   Returns:
     Scores in 0..1 (cosines in -1..1 if both softmaxes are off). A class that is
     padding or does not pass the gate has the lowest, 0 (-1). The background's

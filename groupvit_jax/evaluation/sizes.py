@@ -186,10 +186,6 @@ def output_shape(size: Size, scaled: Size) -> Size:
   The image and its scaled form have one aspect ratio, so that few multiples of
   the one's padded shape serve as the other's: a new size adds no shape unless
   the image is larger than those before.
-
-  Args:
-    size: of the image.
-    scaled: `Shapes.scaled`.
   """
   needed = max(new / old for new, old in zip(size, scaled, strict=True))
   factor = next((f for f in OUTPUT_FACTORS if f >= needed), None)

@@ -122,10 +122,6 @@ def _ground(name: str, rng: Rng) -> str:
 def write(layout: Layout, rng: Rng) -> str:
   """Writes one caption.
 
-  Args:
-    layout: the scene.
-    rng: choices of words.
-
   Returns:
     A sentence or phrase, lower case but for an occasional capital and stop.
   """

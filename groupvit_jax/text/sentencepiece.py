@@ -68,9 +68,6 @@ class SentencePieceTokenizer:
   ) -> Int32[np.ndarray, 'n {self.context_length}']:
     """Tokenizes texts (a single string counts as one).
 
-    Args:
-      texts: n captions, names or prompts.
-
     Returns:
       int32 rows [SOT, ids..., EOT, 0, ...].
     """

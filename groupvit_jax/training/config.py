@@ -151,9 +151,6 @@ def apply_options(
 def check(config: Config) -> None:
   """Refuses values that would fail later and less clearly.
 
-  Args:
-    config: of a run.
-
   Raises:
     ConfigError: one sentence about the first such field.
   """

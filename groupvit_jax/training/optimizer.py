@@ -92,9 +92,6 @@ def matrices(params: Any) -> Any:
   Token embeddings, positions and group tokens are tables whose rows are used
   one by one; these, and all vectors, stay with AdamW.
 
-  Args:
-    params: Tree of parameters.
-
   Returns:
     Tree of the same structure: dimension numbers of a kernel, else None.
   """

@@ -85,9 +85,6 @@ class Dump:
 def replay(path: pathlib.Path) -> dict[str, Any]:
   """Runs the step of a dump again, on one device, and looks inside.
 
-  Args:
-    path: of the dump, within its workdir.
-
   Returns:
     Fit for JSON: `step`; `samples`; `terms`: by name of a loss term, its
     `value` and the `norm` of its gradient; `outputs`: layers

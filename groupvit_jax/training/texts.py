@@ -103,10 +103,6 @@ def _up(number: int, step: int) -> int:
 def used_rows(params: Any, opt_state: Any) -> np.ndarray | None:
   """Rows of the vocabulary that the optimizer has moments of.
 
-  Args:
-    params: of a `DualEncoder`.
-    opt_state: of its optimizer.
-
   Returns:
     Bool by row; None where the optimizer keeps no moments of the table.
   """

@@ -65,9 +65,6 @@ def palette(size: int) -> UInt8[np.ndarray, 'n 3']:
 def group_palette(size: int) -> UInt8[np.ndarray, 'n 3']:
   """The first colours of another list: pale, so that none looks like a class.
 
-  Args:
-    size: as of `palette`.
-
   Returns:
     RGB colours.
   """

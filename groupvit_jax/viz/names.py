@@ -40,9 +40,6 @@ class Region(NamedTuple):
 def regions(labels: Integer[np.ndarray, 'h w']) -> list[Region]:
   """The regions to name: of every class the largest, and other large ones.
 
-  Args:
-    labels: classes of the pixels.
-
   Returns:
     The regions, the largest first. Specks are left out.
   """
