@@ -87,7 +87,7 @@ def validation(workdir: pathlib.Path) -> list[scenes.Scene]:
     seed,
     data_dir=pathlib.Path(config['data']['cache']).expanduser(),
   )
-  order = sources.InMemory(on_disk, size, progress=False)
+  order = sources.InMemory(on_disk, size)
   seed = scenes.split_seed('validation', seed)
   numbers = {
     scenes.generate(seed, i, size).image.tobytes(): i

@@ -207,7 +207,6 @@ def convert(
   plan: Plan,
   *,
   workers: int | None = None,
-  progress: bool = True,
   overwrite: bool = False,
 ) -> dict[str, Any]:
   """Converts on this machine.
@@ -215,7 +214,6 @@ def convert(
   Args:
     plan: what to do.
     workers: processes; None means one for each core.
-    progress: whether to show progress bars.
     overwrite: whether what is at `plan.out` is removed first.
 
   Returns:
@@ -231,13 +229,8 @@ def convert(
   numbers = range(plan.shards)
 
   def all_of(function, jobs, title):
-    bar = processes.Bar(
-      total=len(opened(plan)),
-      desc=title,
-      unit=' pairs',
-      disable=not progress,
-    )
-    with bar:
+    total = len(opened(plan))
+    with processes.Bar(total=total, desc=title, unit=' pairs') as bar:
       for number, result in zip(
         numbers, processes.mapped(function, jobs, workers), strict=True
       ):

@@ -80,15 +80,12 @@ class Inspection:
     }
 
 
-def inspect(
-  source: Source, limit: int | None = 10_000, *, progress: bool = True
-) -> Inspection:
+def inspect(source: Source, limit: int | None = 10_000) -> Inspection:
   """Reads pairs of a source, spread evenly at random.
 
   Args:
     source: any source.
     limit: how many pairs are read; None for all.
-    progress: whether to show a progress bar.
   """
   total = len(source)
   count = min(total, limit or total)
@@ -99,9 +96,7 @@ def inspect(
       lambda job: _look(source, job[1], keep=job[0] < 2 * tiles),
       enumerate(order),
     )
-    bar = processes.Bar(
-      work, 'inspect', count, unit=' pairs', disable=not progress, leave=False
-    )
+    bar = processes.Bar(work, 'inspect', count, unit=' pairs', leave=False)
     looks = list(bar)
   good = [look for look in looks if not look.reason]
   bad = collections.Counter(look.reason for look in looks if look.reason)

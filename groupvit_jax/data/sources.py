@@ -256,8 +256,6 @@ class SceneSource(ArraySource):
     seed: int = 0,
     *,
     masks: bool = False,
-    workers: int | None = None,
-    progress: bool = True,
   ):
     """Draws scenes.
 
@@ -268,20 +266,10 @@ class SceneSource(ArraySource):
       seed: int.
       masks: whether to keep label maps. Training sources must not: captions
         are all that a model learns from.
-      workers: processes to draw with; None means one for each core.
-      progress: whether to show a progress bar.
     """
     from groupvit_jax import scenes
 
-    drawn = scenes.generate_many(
-      split,
-      count,
-      size,
-      seed,
-      masks=masks,
-      workers=workers,
-      progress=progress,
-    )
+    drawn = scenes.generate_many(split, count, size, seed, masks=masks)
     super().__init__(
       drawn.images, drawn.captions, drawn.masks, f'scenes/{split}'
     )
@@ -297,21 +285,13 @@ class InMemory(ArraySource):
     dropped: how many samples of the source were bad.
   """
 
-  def __init__(
-    self,
-    source: Source,
-    size: int,
-    *,
-    name: str | None = None,
-    progress: bool = True,
-  ):
+  def __init__(self, source: Source, size: int, *, name: str | None = None):
     """Decodes a source.
 
     Args:
       source: any source.
       size: side in pixels.
       name: what messages call it; None means as the source.
-      progress: whether to show a progress bar.
 
     Raises:
       ValueError: no sample is usable.
@@ -320,9 +300,7 @@ class InMemory(ArraySource):
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
-    bar = processes.Bar(
-      range(count), f'reading {name}', disable=not progress, unit=' images'
-    )
+    bar = processes.Bar(range(count), f'reading {name}', unit=' images')
     for index in bar:
       try:
         sample = source[index]
@@ -444,13 +422,12 @@ def scenes_tfds(
   seed: int = 0,
   *,
   data_dir: str | os.PathLike | None = None,
-  workers: int | None = None,
 ) -> TFDSSource:
   """The `scenes` of TFDS, generated to disk unless they are there.
 
   Args:
     split: 'train' (captions only) or 'validation' (with masks).
-    count, size, seed, workers: as SceneSource.
+    count, size, seed: as SceneSource.
     data_dir: where TFDS keeps its data; None means TFDS's own folder.
 
   Returns:
@@ -462,7 +439,7 @@ def scenes_tfds(
   from groupvit_jax.scenes import tfds_builder
 
   builder = tfds_builder.prepared(
-    kinds[split], size, count, seed, data_dir=data_dir, workers=workers
+    kinds[split], size, count, seed, data_dir=data_dir
   )
   mask_key = 'mask' if split == 'validation' else None
   return TFDSSource(builder, split, mask_key=mask_key)

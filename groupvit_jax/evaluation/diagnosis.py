@@ -24,6 +24,7 @@ FIGURES = (
   'learned_oracle_miou',
   'zero_classes',
 )
+_MOST_PAIRS = 10  # that are confused, of a diagnosis
 # Confusion matrices among a result's counts, as measured and under other rules,
 # and what files call them.
 MATRICES = {
@@ -135,12 +136,11 @@ def stored(result: Any) -> dict[str, Any]:
   }
 
 
-def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
+def of_result(result: Any) -> Diagnosis:
   """Splits the error of an evaluation.
 
   Args:
     result: a `BenchmarkResult`, or a mapping with what is `stored` of one.
-    pairs: how many confusions at most.
 
   Raises:
     ValueError: it was evaluated without what a diagnosis needs.
@@ -176,7 +176,7 @@ def of_result(result: Any, *, pairs: int = 10) -> Diagnosis:
     missed=float(wrong[1:, 0].sum() / total) if background else None,
     invented=float(wrong[0, 1:].sum() / total) if background else None,
     misnamed=float(wrong[objects, objects].sum() / total),
-    confusions=_confusions(names, confusion, wrong, total, pairs),
+    confusions=_confusions(names, confusion, wrong, total),
   )
 
 
@@ -186,9 +186,9 @@ def zero_classes(confusion: Matrix) -> float:
   return float((np.diag(confusion)[shown] == 0).mean()) if shown.any() else 0.0
 
 
-def _confusions(names, confusion, wrong, total, pairs):
+def _confusions(names, confusion, wrong, total):
   cost = confusion_costs(confusion)
-  order = np.argsort(-cost, axis=None, kind='stable')[:pairs]
+  order = np.argsort(-cost, axis=None, kind='stable')[:_MOST_PAIRS]
   pixels_of = np.maximum(confusion.sum(1), 1)
   confusions = []
   for t, p in zip(*np.unravel_index(order, cost.shape), strict=True):

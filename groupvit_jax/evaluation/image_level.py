@@ -111,6 +111,9 @@ class ImageLevelEvaluator(Evaluator):
     return tree if self.mesh is None else sharding.shard_batch(tree, self.mesh)
 
 
+_TOP_K = 1, 5
+
+
 class ClassificationEvaluator(ImageLevelEvaluator):
   """Top-k accuracy: an image gets the nearest class embedding."""
 
@@ -120,7 +123,6 @@ class ClassificationEvaluator(ImageLevelEvaluator):
     tokens: Int[np.ndarray, 'c *s t l'],
     crop: Crop,
     *,
-    top_k: Sequence[int] = (1, 5),
     normalize_each: bool = False,
     identity: Mapping[str, Any] | None = None,
     options: RunOptions = RunOptions(),
@@ -131,12 +133,10 @@ class ClassificationEvaluator(ImageLevelEvaluator):
       examples: images with a `label` each, in 0..c-1.
       tokens: prompts of the classes, from `zero_shot.tokenize_classes`.
       crop, identity, options: see `ImageLevelEvaluator`.
-      top_k: each k is reported as top<k>.
       normalize_each: see `embeddings.average_prompts`.
     """
     super().__init__(examples, crop, identity or {}, options)
-    self._tokens, self._top_k = tokens, tuple(top_k)
-    self._normalize_each = normalize_each
+    self._tokens, self._normalize_each = tokens, normalize_each
 
   def _text(
     self, predict_fns: PredictFns, variables: Any
@@ -152,7 +152,7 @@ class ClassificationEvaluator(ImageLevelEvaluator):
     self, predict_fns: PredictFns, variables: Any
   ) -> Callable[[Sequence[Any]], Output]:
     text = self._text(predict_fns, variables)
-    hits = _compiled(_hits, self.mesh, predict_fns['image'], self._top_k)
+    hits = _compiled(_hits, self.mesh, predict_fns['image'])
 
     def measure(images):
       pixels = self._batch(images)
@@ -169,7 +169,7 @@ class ClassificationEvaluator(ImageLevelEvaluator):
     images = totals.images
     shares = {
       f'top{k}': int(right) / images
-      for k, right in zip(self._top_k, totals.counts['hits'], strict=True)
+      for k, right in zip(_TOP_K, totals.counts['hits'], strict=True)
     }
     return ImageLevelResult(shares, {'images': images}, *totals[2:])
 
@@ -183,14 +183,14 @@ def _compiled(
   return jax.jit(functools.partial(kind, *first), out_shardings=whole)
 
 
-def _hits(image_fn, top_k, variables, text, images, label):
+def _hits(image_fn, variables, text, images, label):
   """How many of a batch are right, for each k."""
   scores = scoring.similarity(image_fn(variables, images), text)
   # Padding has a label that no class has.
   return jnp.stack(
     [
       metrics.top_k_correct(scores, label, k).sum(dtype=jnp.int32)
-      for k in top_k
+      for k in _TOP_K
     ]
   )
 

@@ -17,8 +17,8 @@ import filelock
 
 from groupvit_jax import scenes
 
-# Scenes of each kind, unless told otherwise.
-COUNTS = {'captions': 20_000, 'masks': 1_000}
+# Scenes of each kind where the name of a config does not say.
+_COUNTS = {'captions': 20_000, 'masks': 1_000}
 _SPLITS = {'captions': 'train', 'masks': 'validation'}
 _VERSION = '2.0.0'
 
@@ -34,14 +34,13 @@ def classes() -> tuple[Any, Any]:
 
     Fields: kind ('captions': split train, images and captions; 'masks': split
     validation, with masks too), size (pixels), count (scenes), seed (the
-    user's; each split derives its own), workers (processes; None: all cores).
+    user's; each split derives its own).
     """
 
     kind: str = 'captions'
     size: int = 64
-    count: int = COUNTS['captions']
+    count: int = _COUNTS['captions']
     seed: int = 0
-    workers: int | None = None
 
   class Scenes(tfds.core.GeneratorBasedBuilder):
     """Drawn things on textured grounds, with captions and masks."""
@@ -94,7 +93,6 @@ def classes() -> tuple[Any, Any]:
         config.seed,
         masks=with_masks,
         png=True,
-        workers=config.workers,
       ):
         for i, captions in enumerate(chunk.captions):
           example = {
@@ -109,21 +107,14 @@ def classes() -> tuple[Any, Any]:
   return ScenesConfig, Scenes
 
 
-def config(
-  kind: str,
-  size: int = 64,
-  count: int | None = None,
-  seed: int = 0,
-  workers: int | None = None,
-) -> Any:
+def config(kind: str, size: int, count: int, seed: int) -> Any:
   """A builder config; its name tells apart all that differs on disk.
 
   Args:
     kind: 'captions' (training) or 'masks' (evaluation).
     size: side of the images in pixels.
-    count: scenes; None takes the default of the kind.
+    count: scenes.
     seed: the user's seed; training and evaluation derive different ones.
-    workers: processes that generate; does not change the data.
 
   Returns:
     A `ScenesConfig`, named 'captions_64' or, away from the defaults,
@@ -134,8 +125,7 @@ def config(
       f'unknown kind {kind!r}: use one of {tuple(_SPLITS)} (training data '
       'holds captions only, masks are for evaluation)'
     )
-  count = COUNTS[kind] if count is None else count
-  plain = count == COUNTS[kind] and seed == 0
+  plain = count == _COUNTS[kind] and seed == 0
   return classes()[0](
     name=f'{kind}_{size}' + ('' if plain else f'_n{count}_s{seed}'),
     description=f'{size} px, split {_SPLITS[kind]}.',
@@ -143,23 +133,21 @@ def config(
     size=size,
     count=count,
     seed=seed,
-    workers=workers,
   )
 
 
 def prepared(
   kind: str,
-  size: int = 64,
-  count: int | None = None,
-  seed: int = 0,
+  size: int,
+  count: int,
+  seed: int,
   *,
   data_dir: str | os.PathLike | None = None,
-  workers: int | None = None,
 ) -> Any:
   """Generates the data unless it is on disk; returns its builder.
 
   Args:
-    kind, size, count, seed, workers: as of `config`.
+    kind, size, count, seed: as of `config`.
     data_dir: where TFDS keeps its data; None is TFDS's own default.
 
   Returns:
@@ -169,7 +157,7 @@ def prepared(
   """
   make = functools.partial(
     classes()[1],
-    config=config(kind, size, count, seed, workers),
+    config=config(kind, size, count, seed),
     data_dir=None if data_dir is None else os.fspath(data_dir),
   )
   folder = pathlib.Path(make().data_dir)

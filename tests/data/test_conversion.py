@@ -46,7 +46,7 @@ def plan_of(table, tmp_path, **options):
 
 
 def run(plan, **options):
-  return conversion.convert(plan, workers=1, progress=False, **options)
+  return conversion.convert(plan, workers=1, **options)
 
 
 @pytest.mark.parametrize('form', writers.FORMATS)
@@ -119,7 +119,7 @@ def test_processes_and_order_change_no_pair(tmp_path, make):
     for name, more in (('a', {}), ('b', {}), ('c', {'shuffle': 1}))
   ]
   whole = run(plans[0])
-  both = conversion.convert(plans[1], workers=2, progress=False)
+  both = conversion.convert(plans[1], workers=2)
   assert both['shards'] == whole['shards'] and len(whole['shards']) == 4
 
   def captions(plan):
@@ -205,7 +205,7 @@ def test_beam_makes_the_same_shards(photos, tmp_path):
 
 def test_inspection_counts_what_is_there(photos):
   source = tables.open_source([str(photos)], images=photos.parent / 'photos')
-  found = inspection.inspect(source, progress=False)
+  found = inspection.inspect(source)
   assert found.total == found.looked == 7
   assert found.bad == {'image_damaged': 1, 'caption': 1, 'image_absent': 1}
   assert found.near_duplicates == 1 and found.nouns == [('photo', 4)]

@@ -150,7 +150,7 @@ def test_numpy_batches_need_no_tensorflow():
     sys.modules['tensorflow'] = sys.modules['tensorflow_datasets'] = None
     import numpy as np
     from groupvit_jax.data import pipeline, reading, sampling, sources
-    source = sources.SceneSource('train', 8, 32, progress=False, workers=1)
+    source = sources.SceneSource('train', 8, 32)
     def batches(backend):
       return pipeline.train_batches(
         reading.Reader(source, 0),

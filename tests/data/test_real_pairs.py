@@ -26,7 +26,7 @@ def converted(table, out, shard_size, **options):
   plan = conversion.Plan((str(table),), str(out), shard_size=shard_size)
   for form in FORMATS:
     each = dataclasses.replace(plan, format=form, out=f'{out}/{form}')
-    conversion.convert(each, progress=False, **options)
+    conversion.convert(each, **options)
 
 
 def test_tars_and_records_give_the_same_batches(server, tmp_path, make, train):

@@ -37,13 +37,13 @@ def test_in_memory_decodes_once_and_drops_the_bad(tmp_path, caplog, make):
       ('d.txt', b'four'),
     ],
   )
-  memory = sources.InMemory(tar.TarSource(path), 16, progress=False)
+  memory = sources.InMemory(tar.TarSource(path), 16)
   assert memory.images.shape == (2, 16, 16, 3) and memory.dropped == 2
   assert memory[0]['caption'] == ('one',) and (memory[1]['image'] == 4).all()
   assert '2 samples left out' in caplog.text
   only_bad = make.tar(tmp_path / 'b.tar', [('b.jpg', b''), ('b.txt', b'x')])
   with pytest.raises(ValueError, match='none of the 1 samples is usable'):
-    sources.InMemory(tar.TarSource(only_bad), 16, progress=False)
+    sources.InMemory(tar.TarSource(only_bad), 16)
 
 
 def test_arrays_are_checked():
@@ -57,22 +57,18 @@ def test_arrays_are_checked():
 
 
 def test_scenes_for_training_hold_no_mask():
-  source = sources.SceneSource('train', 3, 32, progress=False, workers=1)
+  source = sources.SceneSource('train', 3, 32)
   assert source.masks is None
   assert set(source[0]) == {'image', 'caption'}
-  truth = sources.SceneSource(
-    'validation', 3, 32, masks=True, progress=False, workers=1
-  )
+  truth = sources.SceneSource('validation', 3, 32, masks=True)
   assert truth[2]['mask'].shape == (32, 32)
   assert (truth.images != source.images).any()
 
 
 def test_scenes_through_tfds(tmp_path):
   pytest.importorskip('tensorflow_datasets')
-  source = sources.scenes_tfds(
-    'train', 4, 32, data_dir=str(tmp_path), workers=1
-  )
-  direct = sources.SceneSource('train', 4, 32, progress=False, workers=1)
+  source = sources.scenes_tfds('train', 4, 32, data_dir=str(tmp_path))
+  direct = sources.SceneSource('train', 4, 32)
   assert len(source) == 4
   found = {color_key(images.decode(source[i]['image'])) for i in range(4)}
   assert found == {color_key(image) for image in direct.images}
@@ -94,7 +90,7 @@ def test_tfds_that_is_not_prepared(tmp_path):
   from groupvit_jax.scenes import tfds_builder
 
   builder = tfds_builder.classes()[1](
-    config=tfds_builder.config('captions', 32, 4), data_dir=str(tmp_path)
+    config=tfds_builder.config('captions', 32, 4, 0), data_dir=str(tmp_path)
   )
   with pytest.raises(ValueError, match='cannot be read at random.*array_rec'):
     sources.TFDSSource(builder, 'train')

@@ -92,7 +92,7 @@ def test_the_cost_of_a_pair_is_what_mending_it_brings(absent):
 def test_pairs_come_by_their_cost():
   matrix = np.diag([50, 50, 50, 50])
   matrix[1, 2], matrix[3, 0] = 40, 20
-  found = diagnosis.of_result(result(confusion=matrix), pairs=5)
+  found = diagnosis.of_result(result(confusion=matrix))
   first, second = found.confusions
   assert (first.label, first.prediction, first.pixels) == ('cat', 'dog', 40)
   assert first.of_label == pytest.approx(40 / 90)
@@ -124,9 +124,7 @@ def test_it_reads_what_it_writes_and_says_it_in_words():
 
 def test_names_cannot_break_a_page():
   names = ('background', '<b>cat</b>', 'dog', 'bird')
-  page = diagnosis.as_html(
-    diagnosis.of_result(result(class_names=names), pairs=16)
-  )
+  page = diagnosis.as_html(diagnosis.of_result(result(class_names=names)))
   assert '<td>&lt;b&gt;cat&lt;/b&gt;</td>' in page and '<b>' not in page
   assert page.count('<table') == page.count('</table>') == 3
 

@@ -18,9 +18,7 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 
 def test_training_data_on_disk_hold_no_mask(data_dir):
-  builder = tfds_builder.prepared(
-    'captions', 32, 12, 5, data_dir=data_dir, workers=1
-  )
+  builder = tfds_builder.prepared('captions', 32, 12, 5, data_dir=data_dir)
   source = builder.as_data_source('train')
   assert len(source) == 12
   assert set(source[0]) == {'image', 'captions'}
@@ -39,9 +37,7 @@ def test_training_data_on_disk_hold_no_mask(data_dir):
 
 
 def test_what_is_read_back_is_what_was_generated(data_dir):
-  builder = tfds_builder.prepared(
-    'masks', 32, 10, 5, data_dir=data_dir, workers=1
-  )
+  builder = tfds_builder.prepared('masks', 32, 10, 5, data_dir=data_dir)
   source = builder.as_data_source('validation')
   made = scenes.generate_many(
     'validation', 10, 32, 5, workers=1, progress=False
@@ -60,7 +56,7 @@ def test_what_is_read_back_is_what_was_generated(data_dir):
 
 def test_prepared_data_are_not_generated_again(data_dir, monkeypatch):
   arguments = ('captions', 32, 6, 0)
-  tfds_builder.prepared(*arguments, data_dir=data_dir, workers=1)
+  tfds_builder.prepared(*arguments, data_dir=data_dir)
 
   def refuse(*unused_args, **unused_kwargs):
     raise AssertionError('generated again')
@@ -73,11 +69,11 @@ def test_prepared_data_are_not_generated_again(data_dir, monkeypatch):
 
 
 def test_configs_are_named_by_what_they_hold(data_dir):
-  assert tfds_builder.config('captions', 64).name == 'captions_64'
+  assert tfds_builder.config('captions', 64, 20_000, 0).name == 'captions_64'
   assert tfds_builder.config('masks', 48, 9, 2).name == 'masks_48_n9_s2'
   with pytest.raises(ValueError, match='holds captions only'):
-    tfds_builder.config('everything')
-  config = tfds_builder.config('masks', 64)
+    tfds_builder.config('everything', 64, 9, 0)
+  config = tfds_builder.config('masks', 64, 1000, 0)
   builder = tfds_builder.classes()[1](config=config, data_dir=str(data_dir))
   assert builder.name == 'scenes'
   assert builder.info.file_format.value == 'array_record'

@@ -104,7 +104,7 @@ def write_records(folder):
 
 def write_tfds(folder):
   pytest.importorskip('tensorflow_datasets')
-  sources.scenes_tfds('train', 12, 16, data_dir=str(folder), workers=1)
+  sources.scenes_tfds('train', 12, 16, data_dir=str(folder))
   name = 'scenes/captions_16_n12_s0'
   return f'data.tfds={name}:train', f'data.tfds_dir={folder}'
 
