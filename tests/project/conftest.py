@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture(scope='session')
-def execute_notebook(quick_environment):
+def execute_notebook(base_environment):
   """Function of a notebook's file and lines behind its cell of parameters.
 
   It returns the notebook executed; all other cells run as they are committed.
@@ -29,7 +29,7 @@ def execute_notebook(quick_environment):
       kernel_name='python3',
       resources={'metadata': {'path': str(path.parent)}},
     )
-    client.execute(env=quick_environment)
+    client.execute(env=base_environment)
     return notebook
 
   return execute

@@ -259,16 +259,11 @@ print('imported', len(sys.argv) - 1)
 """
 
 _WORK = """
-root, folder = map(pathlib.Path, sys.argv[1:])
+root, folder = map(pathlib.Path, sys.argv[1:3])
 from groupvit_jax.training import loop, results
 
 make = runpy.run_path(str(root / 'configs' / 'gvit_s.py'))['get_config']
-config = make(
-  'demo,steps=2,batch=8,examples=24,size=16,patch=8,width=16,depths=1x0,'
-  'tokens=3x0,groups=3x0,model.num_heads=2,text.width=16,text.depth=1,'
-  'text.num_heads=2,text.context_length=16,joint.embed_dim=16,'
-  'eval.examples=6,eval.batch_size=6,run.pictures=2,run.log_every=1'
-)
+config = make(sys.argv[3])
 config.data.cache = str(folder / 'cache')
 summary = loop.train_and_evaluate(config, folder / 'run')
 print(results.as_text(summary, folder / 'run'))
@@ -313,13 +308,14 @@ def test_every_module_imports_without_the_extras(quick_environment):
 
 
 def test_a_base_installation_trains_segments_and_evaluates(
-  tmp_path, quick_environment
+  tmp_path, quick_environment, tiny_run
 ):
-  out = run_without_extras(quick_environment, _WORK, str(ROOT), str(tmp_path))
+  places = str(ROOT), str(tmp_path)
+  out = run_without_extras(quick_environment, _WORK, *places, tiny_run)
   assert 'labels (16, 16)' in out
   assert out.count('miou') >= 2
   run = tmp_path / 'run'
   assert (run / 'summary.json').stat().st_size
   assert '<html' in (run / 'report' / 'index.html').read_text()
   assert len((run / 'metrics.jsonl').read_text().splitlines()) >= 3
-  assert (run / 'checkpoints' / '2').is_dir()
+  assert (run / 'checkpoints' / '3').is_dir()

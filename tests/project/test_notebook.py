@@ -38,12 +38,12 @@ def test_notebooks_begin_alike_and_keep_small_outputs():
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, execute_notebook):
+def run(tmp_path_factory, execute_notebook, tiny_run):
   """The executed notebook and its workdir."""
   folder = tmp_path_factory.mktemp('notebook')
   notebook = execute_notebook(
     COLABS / 'train_scenes.ipynb',
-    f'CONFIG = "{SHORT},data.cache={folder / "cache"}"',
+    f'CONFIG = "{tiny_run},data.cache={folder / "cache"}"',
     f'WORKDIR = {str(folder / "run")!r}',
     'NUM_IMAGES = 2',
   )
@@ -53,10 +53,10 @@ def run(tmp_path_factory, execute_notebook):
 def test_it_trains_with_the_loop_of_the_command(run, cell_outputs):
   notebook, workdir = run
   printed, _ = cell_outputs(notebook, 'train')
-  assert 'miou' in printed and '4 steps of 16 images' in printed
+  assert 'miou' in printed and '3 steps of 8 images' in printed
   assert (workdir / 'report' / 'index.html').exists()
   steps = sorted(p.stem for p in (workdir / 'snapshots').glob('*.npz'))
-  assert [int(step) for step in steps] == [0, 2, 4]
+  assert [int(step) for step in steps] == [0, 2, 3]
 
 
 @pytest.mark.parametrize('cell', ['curves', 'forming', 'fresh'])
