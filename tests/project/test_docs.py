@@ -13,10 +13,8 @@ import tomllib
 from collections.abc import Iterable
 
 import pytest
-from PIL import Image
 
 from groupvit_jax import cli
-from groupvit_jax.convert import folder as model_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
@@ -194,39 +192,3 @@ def test_names_in_python_examples_exist():
           if module and not hasattr(importlib.import_module(module), node.attr):
             missing.append(f'{page.name}: {module}.{node.attr}')
   assert seen > 5 and not missing
-
-
-@pytest.mark.usefixtures('quick_compilation')
-@pytest.mark.parametrize(
-  'page',
-  ['README.md', 'docs/quickstart.md', 'docs/inference.md', 'docs/export.md'],
-)
-def test_what_a_first_page_shows_runs(
-  page, tiny_inference, tmp_path, monkeypatch
-):
-  """Its commands and its Python, with a tiny model under their models' names.
-
-  But for training and the sets of others, whose command lines are checked
-  above.
-  """
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  Image.effect_noise((60, 40), 60).convert('RGB').save('photo.jpg')
-  source = tiny_inference.source()
-  for name in ('my_model', 'runs/demo', 'nvidia/groupvit-gcc-yfcc'):
-    model_folder.write(name, source)
-  known = {'names': ['dog', 'sky'], 'images': ['photo.jpg'], 'texts': ['a dog']}
-  ran = 0
-  for kind, block in re.findall(r'```(sh|python)\n(.*?)```', read(page), re.S):
-    if kind == 'python':
-      exec(block, known)
-      ran += 1
-      continue
-    for words in calls_in(block):
-      if 'onnx' in words:  # wants a process of its own
-        continue
-      again = words[0] in ('segment', 'convert', 'export')
-      if again or 'scenes' in words:
-        assert cli.main([*words, *['--overwrite'] * again]) == 0, words
-        ran += 1
-  assert ran > 1
