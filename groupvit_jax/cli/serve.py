@@ -1,6 +1,12 @@
 """`groupvit serve`: a page to try models in a browser, and a JSON endpoint."""
 
 import argparse
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import tempfile
 
 from groupvit_jax.cli import common
 
@@ -39,18 +45,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Runs the sub-command until Ctrl-C."""
-  try:
-    import gradio  # noqa: F401 # pyright: ignore[reportMissingImports]
+  for name in ('gradio', 'uvicorn'):
+    if importlib.util.find_spec(name) is None:
+      raise ValueError(
+        f"serving needs {name}: pip install 'groupvit_jax[demo]'"
+      )
+  # uvicorn raises it again when it has stopped; the folder then goes.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  with (
+    _listening(args.host, args.port) as listening,
+    tempfile.TemporaryDirectory(prefix='groupvit_serve_') as folder,
+  ):
+    os.environ['GRADIO_TEMP_DIR'] = folder  # read when Gradio is imported, too
     import uvicorn  # pyright: ignore[reportMissingImports]
-  except ImportError as error:
-    raise ValueError(
-      f"serving needs {error.name}: pip install 'groupvit_jax[demo]'"
-    ) from error
-  from groupvit_jax import inference, serve
-  from groupvit_jax.serve import app
 
-  models = {str(path): inference.load(path) for path in args.model}
-  limits = serve.Limits(per_minute=args.per_minute)
-  made = app.make(serve.Service(models, limits))
-  print(f'http://{args.host}:{args.port}', flush=True)
-  uvicorn.run(made, host=args.host, port=args.port, log_level='warning')
+    from groupvit_jax import inference, serve
+    from groupvit_jax.serve import app
+
+    models = {str(path): inference.load(path) for path in args.model}
+    limits = serve.Limits(per_minute=args.per_minute)
+    made = app.make(serve.Service(models, limits))
+    print(f'http://{args.host}:{args.port}', flush=True)
+    config = uvicorn.Config(made, log_level='warning')
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+  """A socket; opened before the models, so that a mistake is told at once."""
+  family = socket.AF_INET6 if ':' in host else socket.AF_INET
+  try:
+    return socket.create_server((host, port), family=family)
+  except (OSError, OverflowError) as error:
+    raise ValueError(
+      f'cannot listen at {host}:{port}: {getattr(error, "strerror", error)}; '
+      'choose another --port'
+    ) from error

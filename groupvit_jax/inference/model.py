@@ -397,7 +397,7 @@ class Model:
   ):
     """Embeddings of classes, and their names as results show them."""
     classes = text_lib.read_classes(names, background)
-    text_lib.warn_of_unmet(classes, self.metadata.get('words', ()))
+    text_lib.warn_of_doubtful(classes, self.metadata.get('words', ()))
     with errors.explained_as(text_lib.LabelError):
       prompt_templates = prompts.find_templates(templates)
     vectors, valid = text_lib.class_matrix(

@@ -80,25 +80,35 @@ def read_classes(
   return classes
 
 
-def warn_of_unmet(
-  classes: Sequence[Sequence[str]], words: Sequence[str]
-) -> None:
-  """Warns of classes that no caption of a model's training named.
+def unmet(classes: Sequence[Sequence[str]], words: Sequence[str]) -> list[str]:
+  """Classes that no caption of a model's training named.
 
   Args:
     classes: the names of each.
     words: names in its captions; empty if nobody knows them.
   """
   known = {part for word in words for part in word.split()}
-  unmet = [
+  return [
     names[0]
     for names in classes
     if known and not any(known.issuperset(x.lower().split()) for x in names)
   ]
-  if unmet:
+
+
+def warn_of_doubtful(
+  classes: Sequence[Sequence[str]], words: Sequence[str]
+) -> None:
+  """Warns of a class without another, and of those that `unmet` returns."""
+  if len(classes) == 1:
+    warnings.warn(
+      f'{classes[0][0]:.40} is the only class, so that it has all the '
+      'probability: name what else may be there',
+      stacklevel=2,
+    )
+  if new := unmet(classes, words):
     warnings.warn(
       f'this model was trained on few words and has never met '
-      f'{", ".join(unmet):.200}: it will call something so all the same; '
+      f'{", ".join(new):.200}: it will call something so all the same; '
       '`groupvit info` shows the classes that it knows',
       stacklevel=2,
     )

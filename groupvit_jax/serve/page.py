@@ -4,12 +4,13 @@ Sliders and other words ask the encoded image again, without a second pass.
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from groupvit_jax import scenes
-from groupvit_jax.inference import Segmentation
+from groupvit_jax.inference import Segmentation, text
 from groupvit_jax.serve.service import Refusal, Service
 from groupvit_jax.viz import colours
 
@@ -56,11 +57,12 @@ def _build(gr: Any, service: Service) -> Any:
     if image is None:
       return None, '', []
     client = request.client.host if request and request.client else ''
+    names = words.split(',')
     try:
       with service.answering(client):
         result = service.segment(
           image,
-          words.split(','),
+          names,
           model=model,
           background=background or None,
           top_k=int(top_k) or None,
@@ -71,7 +73,9 @@ def _build(gr: Any, service: Service) -> Any:
     if result.config.regroup != 'none':
       kinds[-1] = 'remade from tokens'
     groups = [(result.groups_overlay(i), kind) for i, kind in enumerate(kinds)]
-    return _annotated(gr, result), legend(result), groups
+    learned = service.models[model].metadata.get('words', ())
+    unmet = text.unmet(text.read_classes(names, background > 0), learned)
+    return _annotated(gr, result), legend(result, unmet), groups
 
   # Gradio finds the request by its annotation.
   answer.__annotations__['request'] = gr.Request
@@ -96,10 +100,10 @@ def _build(gr: Any, service: Service) -> Any:
         run = gr.Button('segment', variant='primary')
       with gr.Column():
         shown = gr.AnnotatedImage(label='classes', elem_id='classes')
-        text = gr.Markdown()
+        table = gr.Markdown()
         groups = gr.Gallery(label='groups of each stage', columns=2)
     asked = [image, words, model, background, top_k]
-    found = [shown, text, groups]
+    found = [shown, table, groups]
     events = [run.click, words.submit, image.upload]
     events += [model.change, background.release, top_k.release]
     # What was typed during an answer is answered next.
@@ -126,8 +130,13 @@ def _annotated(gr: Any, result: Segmentation) -> Any:
   )
 
 
-def legend(result: Segmentation) -> str:
-  """Areas and scores as a table in Markdown, and whether it is unsure."""
+def legend(result: Segmentation, unmet: Sequence[str] = ()) -> str:
+  """Areas and scores as a table in Markdown, and what makes it doubtful.
+
+  Args:
+    result: of the model.
+    unmet: classes that its training never named.
+  """
   lines = ['| class | area | score |', '|---|---|---|']
   areas, scores = result.areas(), result.mean_scores()
   for name in sorted(areas, key=lambda name: -areas[name]):
@@ -135,14 +144,22 @@ def legend(result: Segmentation) -> str:
     if result.background and name == result.names[0]:
       score = ''
     share = areas[name] / result.labels.size
-    shown = name.replace('|', '/').replace('<', '&lt;')
-    lines.append(f'| {shown} | {share:.0%} | {score} |')
+    lines.append(f'| {_plain(name)} | {share:.0%} | {score} |')
+  if len(result.names) == 1 + result.background:
+    lines += ['', 'One class alone takes everything: name what else is there.']
+  if unmet:
+    lines += ['', f'Never met in training: {", ".join(map(_plain, unmet))}.']
   if result.unsure:
     lines += [
       '',
       f'Unsure: no class stands out (entropy {result.entropy:.2f}).',
     ]
   return '\n'.join(lines)
+
+
+def _plain(name: str) -> str:
+  """A name without what Markdown or HTML would obey."""
+  return name.replace('|', '/').replace('<', '&lt;')
 
 
 def _drawn() -> list[list[Any]]:

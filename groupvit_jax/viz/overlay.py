@@ -178,10 +178,13 @@ def class_map(
   written = ['', *shown[1:]] if background else shown
   painted = names_lib.draw_names(painted, small, written, colours)
   areas = np.bincount(labels.ravel(), minlength=len(names))
+  told = dict(scores or {})
+  if background:
+    told.pop(shown[0], None)  # a constant, which says nothing
   items = [
     (
       shown[i],
-      _figures(float(areas[i] / labels.size), (scores or {}).get(shown[i])),
+      _figures(float(areas[i] / labels.size), told.get(shown[i])),
       colours[i],
     )
     for i in np.argsort(-areas, kind='stable')

@@ -4,9 +4,16 @@ Needs the extra `demo`; the browser also `browser`, and chromium on the PATH.
 """
 
 import base64
+import contextlib
 import io
+import json
+import pathlib
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 
@@ -14,13 +21,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupvit_jax import inference, scenes
+from groupvit_jax import cli, inference, scenes
+from groupvit_jax.convert import folder as model_folder
 from groupvit_jax.serve import Limits, Service, app
 
 pytest.importorskip('gradio', reason="needs the 'demo' extra")
 uvicorn = pytest.importorskip('uvicorn')
 testclient = pytest.importorskip('starlette.testclient')
 pytestmark = pytest.mark.usefixtures('quick_compilation')
+ROOT = pathlib.Path(__file__).parents[2]
 DROP = '[data-testid=image] .upload-container button'
 
 
@@ -30,21 +39,32 @@ def service(tiny_inference):
   return Service({'tiny': model, 'other': model}, Limits(megabytes=0.2))
 
 
-@pytest.fixture(scope='module')
-def address(service):
-  """Of a server in a thread."""
-  with socket.socket() as free:
-    free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
-  config = uvicorn.Config(app.make(service), port=port, log_level='warning')
-  server = uvicorn.Server(config)
+def free_port():
+  with socket.create_server(('127.0.0.1', 0)) as free:
+    return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(made):
+  """The port of a server in a thread."""
+  port = free_port()
+  server = uvicorn.Server(uvicorn.Config(made, port=port, log_level='warning'))
   thread = threading.Thread(target=server.run, daemon=True)
   thread.start()
   while not server.started:
     time.sleep(0.05)
-  yield f'http://127.0.0.1:{port}'
+  yield port
   server.should_exit = True
   thread.join(30)
+
+
+@pytest.fixture(scope='module')
+def address(service, tmp_path_factory):
+  """Of a server in a thread."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('GRADIO_TEMP_DIR', str(tmp_path_factory.mktemp('gradio')))
+    with serving(app.make(service)) as port:
+      yield f'http://127.0.0.1:{port}'
 
 
 @pytest.fixture
@@ -78,6 +98,52 @@ def test_the_endpoint(service, picture):
   assert client.post('/gradio_api/queue/join', json=event).status_code == 400
   assert client.get('/health').json()['models'] == ['tiny', 'other']
   assert 'status="413"} 1' in client.get('/metrics').text
+
+
+@pytest.mark.skipif(not shutil.which('curl'), reason='needs curl')
+def test_the_commands_of_the_documentation(
+  tiny_inference, picture, tmp_path, monkeypatch
+):
+  """The second asks what the first serves, which then leaves no files."""
+  text = (ROOT / 'docs/serve.md').read_text().replace('\\\n', ' ')
+  serve = re.search('^groupvit (serve .*)', text, re.MULTILINE)[1].split()
+  ask = re.search(r'```sh\n(\(printf .*?)```', text, re.DOTALL)[1]
+  monkeypatch.chdir(tmp_path)
+  for name in serve[2:]:
+    model_folder.write(name, tiny_inference.source())
+  picture(0).rename('photo.jpg')
+  (tmp_path / 'temporary').mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
+  monkeypatch.setenv('GRADIO_TEMP_DIR', 'replaced')
+  answers, run = [], uvicorn.Server.run
+
+  def ask_and_stop(server):
+    while not server.started:
+      time.sleep(0.05)
+    answers.extend((tmp_path / 'temporary').rglob('*.*'))  # drawn examples
+    command = ask.replace('7860', str(port))
+    answers.append(subprocess.check_output(command, shell=True))
+    server.should_exit = True
+
+  def run_shortly(server, **options):
+    threading.Thread(target=ask_and_stop, args=[server]).start()
+    run(server, **options)
+
+  monkeypatch.setattr(uvicorn.Server, 'run', run_shortly)
+  port = free_port()
+  handler = signal.getsignal(signal.SIGTERM)
+  assert cli.main([*serve, '--port', str(port)]) == 0
+  signal.signal(signal.SIGTERM, handler)
+  *drawn, answer = answers
+  assert drawn and json.loads(answer)['names'] == ['dog', 'sky']
+  assert not list((tmp_path / 'temporary').iterdir())
+
+
+def test_a_port_that_is_taken_is_one_line(capsys):
+  with socket.create_server(('127.0.0.1', 0)) as taken:
+    port = str(taken.getsockname()[1])
+    assert cli.main(['serve', '--model', 'no', '--port', port]) == 1
+  assert f'127.0.0.1:{port}: Address already in use' in capsys.readouterr().err
 
 
 @pytest.fixture(scope='module')
