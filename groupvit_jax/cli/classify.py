@@ -31,12 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Runs the sub-command; returns the exit code."""
-  from groupvit_jax import inference
   from groupvit_jax.cli import resume
 
   names = list(common.read_labels(args).names)
   images = common.find_images(args.images, resume.EarlierResults())
-  model = inference.load(args.model)
+  model = common.load(args.model)
 
   def classify(chunk: Sequence[common.ImageFile]) -> list[dict[str, float]]:
     shares = model.classify(

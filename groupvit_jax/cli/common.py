@@ -7,11 +7,14 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from groupvit_jax import files
 from groupvit_jax.evaluation.config import RELEASED_THRESHOLD
 from groupvit_jax.text import prompts
+
+if TYPE_CHECKING:
+  from groupvit_jax.inference import Model
 
 _KNOWN = ', '.join(prompts.TEMPLATES)
 
@@ -93,6 +96,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
   add_path(parser, '--model', 'MODEL', MODEL, required=True)
   text = 'images that go through the network together (default: %(default)s)'
   add_number(parser, '--batch', text, default=8)
+
+
+def load(path: pathlib.Path) -> 'Model':
+  """The model of --model; a line tells if it was trained on no photo."""
+  from groupvit_jax import inference
+
+  model = inference.load(path)
+  data = model.metadata.get('data', '')
+  if data.startswith('scenes'):
+    text = (
+      f'{path} was trained on {data}: it calls photos something all the same'
+    )
+    complain(text, 'note')
+  return model
 
 
 def add_images(

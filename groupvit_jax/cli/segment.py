@@ -229,10 +229,8 @@ class _Run:
     steps: Mapping[str, Any],
   ) -> None:
     """Loads the model and goes through the images that lack a result."""
-    from groupvit_jax import inference
-
     args = self._args
-    model = inference.load(args.model)
+    model = common.load(args.model)
     config = dataclasses.replace(model.config, **steps)
 
     def segment(chunk: Sequence[ImageFile]) -> Any:

@@ -69,6 +69,7 @@ class Stub:
     configs: of every call.
     fail: called with every image; may raise.
     config: the model's own.
+    metadata: the model's.
   """
 
   def __init__(self, capsys):
@@ -76,6 +77,7 @@ class Stub:
     self.loaded, self.seen, self.configs, self.calls = [], [], [], []
     self.fail = lambda path: None
     self.config = SegmentConfig(background_threshold=0.95)
+    self.metadata = {}
 
   def load(self, path):
     if not path.exists():

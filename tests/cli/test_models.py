@@ -28,6 +28,13 @@ def test_classify(stub, capsys):
   assert stub.calls == [(('a cat', 'a dog', 'a house'), 'subset', 8)]
 
 
+def test_a_model_that_knows_no_photo_says_so(stub, capsys):
+  stub.metadata = {'data': 'scenes, 96 synthetic images'}
+  assert classify('a.png') == 0
+  told = 'groupvit: note: model was trained on scenes, 96 synthetic images: '
+  assert capsys.readouterr().err.startswith(told)
+
+
 def test_classify_as_json(capsys):
   assert classify('a.png', '--json') == 0
   assert json.loads(capsys.readouterr().out) == {
