@@ -54,10 +54,15 @@ class Evaluation:
   def __init__(
     self,
     config: config_lib.Config,
-    tokenizer: Callable[..., Any],
-    mesh: jax.sharding.Mesh,
+    tokenizer: Callable[..., Any] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
   ):
     """Opens it.
+
+    Args:
+      config: of the run.
+      tokenizer: None for the config's.
+      mesh: None for all devices.
 
     Raises:
       ConfigError, SourceError: there is no such benchmark, or no data.
@@ -68,8 +73,11 @@ class Evaluation:
     self._examples = _Scenes(config) if scenes else None
     runner = build.make(
       self._spec,
-      _encoder(config, tokenizer),
-      RunOptions(batch_size=_batch_size(config, self._spec), mesh=mesh),
+      _encoder(config, tokenizer or _tokenizer(config)),
+      RunOptions(
+        batch_size=_batch_size(config, self._spec),
+        mesh=mesh or sharding.make_mesh(),
+      ),
       self._examples,
     )
     self.evaluator = runner.evaluator
@@ -229,10 +237,7 @@ class Inputs:
     """Opens the training data; missing ones are an error here, not later."""
     self._config = config
     self._mesh = mesh
-    with errors.explained_as(errors.ConfigError):
-      self.tokenizer = make_tokenizer(
-        config.data.tokenizer, config.text.context_length
-      )
+    self.tokenizer = _tokenizer(config)
     with errors.explained_as(errors.SourceError):
       self._train_source = _train_source(config)
     with errors.explained_as(errors.ConfigError):
@@ -353,6 +358,11 @@ class Inputs:
     batches = ((place(batch), bad.copy()) for batch in self._iterator)
     for batch, self._bad in _one_ahead(batches):
       yield batch
+
+
+def _tokenizer(config):
+  with errors.explained_as(errors.ConfigError):
+    return make_tokenizer(config.data.tokenizer, config.text.context_length)
 
 
 def _train_source(config):

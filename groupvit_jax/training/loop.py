@@ -132,7 +132,8 @@ def train_and_evaluate(
     shown = data.evaluation and data.evaluation.report_images(
       config.run.pictures
     )
-    snapshots = results.Snapshots(workdir, shown or {})
+    regrouped = config.eval.get('regroup', 'none') != 'none'
+    snapshots = results.Snapshots(workdir, shown or {}, regrouped=regrouped)
     snapshots.discard_after(known)
     run = Run(
       config=config,

@@ -44,6 +44,8 @@ VIEWS = (
   ('image', 'Image', 'The image'),
   ('first_groups', 'Earlier groups', 'Groups before the final ones'),
   ('final_groups', 'Final groups', 'Final groups over the image'),
+  ('learned_groups', 'Learned groups', 'Groups as the model makes them'),
+  ('remade_groups', 'Remade groups', 'Groups remade from the tokens'),
   ('prediction', 'Predicted', 'Predicted classes'),
   ('ground_truth', 'Ground truth', 'True classes'),
 )
@@ -67,9 +69,8 @@ class Report:
     config_text: shown as it is.
     rows: of metrics.jsonl: 'step' and figures as evaluators and training log
       them (shares in 0..1), named 'train/...', 'eval/...'.
-    examples: dicts of image (uint8 h w 3) and, each optional, caption,
-      final_groups, first_groups, prediction, ground_truth (integer maps, 255
-      unknown).
+    examples: dicts of image (uint8 h w 3) and, each optional, caption and the
+      other keys of `VIEWS` (integer maps, 255 unknown).
     snapshots: (step, examples), the same images at each step, in order.
     class_names: names of the classes in `prediction` and `ground_truth`.
     notes: sentences to read first.
@@ -339,7 +340,7 @@ def _strip(
   true = first.get('ground_truth') is not None
   head = [f'Step {step:,}' for step, _ in steps] + ['Ground truth'] * true
   rows = ''
-  for key, title, alt in VIEWS[1:4]:
+  for key, title, alt in VIEWS[1:-1]:
     if all(example.get(key) is None for _, example in steps):
       continue
     cells = ''

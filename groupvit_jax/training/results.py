@@ -22,6 +22,10 @@ from groupvit_jax.viz import overlay
 
 FORMING = 4  # images whose groups are shown at several steps
 FORMING_STEPS = 6  # how many of these steps the report shows
+_REGROUPED = {
+  'first_groups': 'learned_groups',
+  'final_groups': 'remade_groups',
+}
 SIDE = 112  # pixels; small images are enlarged to it in TensorBoard
 
 # Figures of the summary, after the name that the evaluation gives them.
@@ -94,10 +98,23 @@ def errors_as_html(workdir: pathlib.Path, step: int) -> str:
 class Snapshots:
   """Groups and labels of the same validation images at several steps."""
 
-  def __init__(self, workdir: pathlib.Path, images: Mapping[str, Any]) -> None:
-    """Takes the images: image uint8 n h w 3, label n h w, captions."""
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    images: Mapping[str, Any],
+    *,
+    regrouped: bool = False,
+  ) -> None:
+    """Takes the images.
+
+    Args:
+      workdir: of the run.
+      images: image uint8 n h w 3, label n h w, captions.
+      regrouped: whether the last groups are remade from tokens.
+    """
     self._folder = workdir / 'snapshots'
     self._images = images
+    self._regrouped = regrouped
 
   def discard_after(self, step: int) -> None:
     """Removes snapshots of later steps, which a lost future has left."""
@@ -144,6 +161,9 @@ class Snapshots:
     """Returns the first images of a step as `report.Report` takes them."""
     with np.load(self._path(step)) as file:
       arrays = dict(file)
+    if self._regrouped:
+      for old, new in _REGROUPED.items():
+        arrays |= {new: arrays.pop(old)} if old in arrays else {}
     arrays |= {
       'image': self._images['image'],
       'ground_truth': self._images['label'],

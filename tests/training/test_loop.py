@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groupvit_jax import errors
+from groupvit_jax import cli, errors
 from groupvit_jax.evaluation import diagnosis
 from groupvit_jax.training import checkpoint, inputs, loop, replay
 from groupvit_jax.training import logging as logging_lib
@@ -106,7 +106,7 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
   )
   assert 100 * found.labelling == pytest.approx(labelling, abs=0.02)
   # The learned groups of the only stage, and those remade from its tokens.
-  assert 'Earlier groups' in page and 'Final groups' in page
+  assert 'Learned groups' in page and 'Remade groups' in page
   logged = [r['step'] for r in rows(workdir) if 'train/loss' in r]
   assert logged == [1, 2, 3, 4, 5, 6]
 
@@ -310,14 +310,15 @@ def test_a_run_from_before_an_option_is_resumed(whole, cache):
   assert again == summary
 
 
-def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path):
+def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path, capsys):
   rates = 'lr=1e30', 'optimizer.warmup_init=1e30'
   options = 'nouns=0', 'run.max_skipped=2', 'eval.source='
   config = tiny(cache, *rates, *options)
   with pytest.raises(errors.NonFiniteLossError, match='2 steps in a row'):
     loop.train_and_evaluate(config, tmp_path)
   (dump,) = (tmp_path / 'dumps').iterdir()
-  report = replay.replay(dump)
+  assert cli.main(['runs', 'replay', str(dump), '--json']) == 0
+  report = json.loads(capsys.readouterr().out)
   assert len(report['samples']) == 16
   assert report['terms']['loss']['value'] in ('nan', 'inf')
   assert report['outputs'] and report['gradients']
