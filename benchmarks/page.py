@@ -1,9 +1,10 @@
-"""The page of `groupvit serve` with a scene, as one PNG.
+"""The page of `groupvit serve` with a scene: serve.png and serve_words.png.
 
-  python benchmarks/page.py runs/demo --out docs/images/serve.png
+  python benchmarks/page.py runs/demo --out docs/images
 
-The mouse points at a class. Needs the extras `demo` and `browser`, and
-chromium on the PATH.
+In the first the mouse points at a class; the second has other words, some of
+which the model never met, and a background. Needs the extras `demo` and
+`browser`, and chromium on the PATH.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from groupvit_jax.serve import Service, app
 
 SCENE, SIDE = 7, 256  # of the test split; pixels
 WORDS, POINTED = 'starfish,fish,flower,sand', 'fish'
+OTHER, UNMET = 'animal,plant,flower,leaf', 'animal'
 COLOURS = 192  # of the PNG
 
 
@@ -31,7 +33,9 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('model', help='trained on scenes')
-  parser.add_argument('--out', type=pathlib.Path, required=True, help='a PNG')
+  parser.add_argument(
+    '--out', type=pathlib.Path, required=True, help='a folder'
+  )
   args = parser.parse_args()
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
@@ -46,15 +50,22 @@ def main() -> None:
     browser = play.chromium.launch(
       executable_path=shutil.which('chromium'), args=['--no-sandbox']
     )
-    page = browser.new_page(viewport={'width': 1200, 'height': 1150})
+    page = browser.new_page(viewport={'width': 1200, 'height': 1000})
     page.goto(f'http://127.0.0.1:{port}')
-    show(page, args.out.with_suffix('.scene.png'))
-    page.screenshot(path=args.out)
+    show(page, args.out / 'scene.png')
+    keep(page, args.out / 'serve.png')
+    ask_again(page)
+    keep(page, args.out / 'serve_words.png')
     browser.close()
   server.should_exit = True
   thread.join(20)
-  picture = Image.open(args.out).convert('RGB')
-  picture.quantize(COLOURS).save(args.out, optimize=True)
+
+
+def keep(page: sync_api.Page, path: pathlib.Path) -> None:
+  """Saves what is to be seen, with few colours."""
+  page.screenshot(path=path, full_page=True)
+  picture = Image.open(path).convert('RGB')
+  picture.quantize(COLOURS).save(path, optimize=True)
 
 
 def show(page: sync_api.Page, scratch: pathlib.Path) -> None:
@@ -65,23 +76,41 @@ def show(page: sync_api.Page, scratch: pathlib.Path) -> None:
   page.set_input_files('input[type=file]', scratch)
   page.wait_for_selector('table >> text=background', timeout=120_000)
   scratch.unlink()
-  threshold = page.locator('input[type=range]').first
-  threshold.focus()
-  page.keyboard.press('Home')
-  threshold.dispatch_event('pointerup')
-  page.get_by_label('classes, between commas').fill(WORDS)
-  page.keyboard.press('Enter')
-  page.wait_for_selector(f'table >> text={POINTED}')
-  page.wait_for_timeout(2000)  # pictures
+  move_threshold(page, 'Home')
+  ask(page, WORDS, f'table >> text={POINTED}')
   rows, columns = np.nonzero(scene.mask == scenes.CLASS_NAMES.index(POINTED))
   box = page.locator('#classes .base-image').bounding_box()
   middle = len(rows) // 2
-  page.mouse.move(
-    box['x'] + box['width'] * (columns[middle] + 0.5) / SIDE,
-    box['y'] + box['height'] * (rows[middle] + 0.5) / SIDE,
-  )
-  page.wait_for_selector(f'#classes [title={POINTED}]')
-  page.wait_for_timeout(500)
+  x = box['x'] + box['width'] * (columns[middle] + 0.5) / SIDE
+  y = box['y'] + box['height'] * (rows[middle] + 0.5) / SIDE
+  while not page.locator(f'#classes [title={POINTED}]').count():
+    page.mouse.move(x + 1, y)  # what is still loading tells nothing
+    page.mouse.move(x, y)
+    page.wait_for_timeout(500)
+
+
+def ask_again(page: sync_api.Page) -> None:
+  """Other words, and a background."""
+  page.mouse.move(0, 0)
+  move_threshold(page, 'End', 'ArrowLeft', 'ArrowLeft')
+  ask(page, OTHER, f'text=Never met in training: {UNMET}')
+
+
+def move_threshold(page: sync_api.Page, *keys: str) -> None:
+  """Moves the first slider."""
+  threshold = page.locator('input[type=range]').first
+  threshold.focus()
+  for key in keys:
+    page.keyboard.press(key)
+  threshold.dispatch_event('pointerup')
+
+
+def ask(page: sync_api.Page, words: str, shown: str) -> None:
+  """Types words, and waits for what is shown then."""
+  page.get_by_label('classes, between commas').fill(words)
+  page.keyboard.press('Enter')
+  page.wait_for_selector(shown)
+  page.wait_for_timeout(2000)  # pictures
 
 
 if __name__ == '__main__':
