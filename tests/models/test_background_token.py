@@ -94,7 +94,9 @@ def test_it_finds_the_level_between_what_is_there_and_what_is_not(tiny):
   assert (np.abs(level - 0.5) < 0.1).all()
 
 
-def made(options):
+@functools.cache
+def first(options):
+  """A task, its first variables and a batch."""
   config = runpy.run_path(str(CONFIG))['get_config'](
     ','.join(filter(None, ['demo', SMALL, options]))
   )
@@ -105,6 +107,11 @@ def made(options):
     for name, x in state_lib.abstract_batch(config, 4).items()
   }
   return task, jax.jit(task.init)(jax.random.key(0), batch), batch
+
+
+def made(options):
+  """The same, in dictionaries that a test may change."""
+  return jax.tree.map(lambda x: x, first(options))
 
 
 def gradient(tiny, options):

@@ -127,7 +127,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
   batch, rng = batch_at(0), jax.random.key(5)
   if file == 'clip.py':
     batch['tokens'] = batch['tokens'][:, :1]
-  variables = tiny.fast_jit(task.init)(jax.random.key(0), batch)
+  variables = tiny.drawn(task.init, jax.random.key(0), batch)
   variables = sharding.replicate(variables, mesh)
   batch |= texts.distinct(batch['tokens'], 4 * devices)
   batch = sharding.shard_batch(batch, mesh)

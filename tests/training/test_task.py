@@ -33,14 +33,14 @@ SMALL = (
     ('clip,loss.part_weight=1.0', TERMS - {'clusters'}),
   ],
 )
-def test_a_loss_is_finite_and_has_its_terms(options, terms):
+def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
   get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(','.join(filter(None, [SMALL, options])))
   task = task_lib.make(config, 50)
   batch = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 4)
   )
-  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  variables = tiny.drawn(task.init, jax.random.key(0), batch)
   loss, (_, metrics) = jax.jit(task.loss_fn)(
     variables, batch, jax.random.key(1)
   )
@@ -106,7 +106,7 @@ def test_predictions_of_images_take_their_sizes(tiny):
   batch = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
   )
-  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  variables = tiny.drawn(task.init, jax.random.key(0), batch)
   images = jax.random.randint(jax.random.key(1), (1, 32, 40, 3), 0, 256)
   images = images.astype(jnp.uint8)
   sizes = jnp.asarray([[16, 32]])
@@ -130,7 +130,7 @@ def test_texts_are_as_the_projector_gives_them(tiny):
   batch = jax.tree.map(
     lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
   )
-  variables = jax.jit(task.init)(jax.random.key(0), batch)
+  variables = tiny.drawn(task.init, jax.random.key(0), batch)
   tokens = jnp.asarray([[48, 1, 49, 0], [48, 2, 49, 0]])
   found = jax.jit(task.predict_fns['text'])(variables, tokens)
   length = jnp.linalg.norm(found, axis=-1, keepdims=True)
