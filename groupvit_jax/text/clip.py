@@ -8,8 +8,8 @@ word, the last byte being marked as the end of the word. Here each byte and
 each end-of-word byte is one character of Unicode's private-use area, so that
 a word is a string of them and CLIP's merges are sentencepiece BPE pieces
 (score = -id, identity normaliser). Cleaning and the split into words stay in
-Python, as in CLIP. `build_clip_bpe.py` makes the model; the tests compare with
-`open_clip_torch` and `tokenizers`.
+Python, as in CLIP. `tests/testdata/make_clip_bpe.py` makes the model; the tests
+compare with `open_clip_torch` and `tokenizers`.
 """
 
 import functools

@@ -301,7 +301,7 @@ def run_without_extras(environment, script: str, *arguments: str) -> str:
 
 
 def test_every_module_imports_without_the_extras(quick_environment):
-  # main and build_clip_bpe define flags or commands, but import as well.
+  # main defines flags, but imports as well.
   names = sorted(modules())
   out = run_without_extras(quick_environment, _IMPORT_ALL, *names)
   assert f'imported {len(names)}' in out

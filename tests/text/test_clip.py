@@ -14,7 +14,8 @@ import random
 import numpy as np
 import pytest
 
-from groupvit_jax.text import base, build_clip_bpe, clip, make_tokenizer
+from groupvit_jax.text import base, clip, make_tokenizer
+from tests.testdata import make_clip_bpe
 
 TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
@@ -28,9 +29,9 @@ def tok():
 
 def merges_path() -> pathlib.Path:
   """CLIP's merges, which the project does not carry."""
-  shared = SHARED / 'clip_bpe' / build_clip_bpe.MERGES_NAME
+  shared = SHARED / 'clip_bpe' / make_clip_bpe.MERGES_NAME
   try:
-    return build_clip_bpe.find_merges()
+    return make_clip_bpe.find_merges()
   except FileNotFoundError:
     if shared.is_file():
       return shared
@@ -72,7 +73,7 @@ def test_equals_open_clip(tok):
 
 def test_equals_tokenizers(tok):
   hf = pytest.importorskip('tokenizers', reason='tokenizers is not installed')
-  merges = build_clip_bpe.read_merges(merges_path())
+  merges = make_clip_bpe.read_merges(merges_path())
   symbols = list(clip.alphabet())
   symbols += [symbol + '</w>' for symbol in symbols]
   symbols += [first + second for first, second in merges]
@@ -101,8 +102,8 @@ def test_equals_tokenizers(tok):
 
 def test_model_is_what_the_script_builds():
   pytest.importorskip('google.protobuf', reason='building needs protobuf')
-  merges = build_clip_bpe.read_merges(merges_path())
-  assert build_clip_bpe.build(merges) == clip.MODEL_PATH.read_bytes()
+  merges = make_clip_bpe.read_merges(merges_path())
+  assert make_clip_bpe.build(merges) == clip.MODEL_PATH.read_bytes()
 
 
 def test_licence_travels_with_the_model():
@@ -114,7 +115,7 @@ def test_other_merges_are_refused(tmp_path):
   path = tmp_path / 'merges.txt.gz'
   path.write_bytes(b'something else')
   with pytest.raises(ValueError, match="not CLIP's merges file"):
-    build_clip_bpe.read_merges(path)
+    make_clip_bpe.read_merges(path)
 
 
 def test_rows(tok):

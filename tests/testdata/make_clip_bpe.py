@@ -1,8 +1,8 @@
-"""Builds `assets/clip_bpe.model`, CLIP's vocabulary as a sentencepiece model.
+"""Builds `clip_bpe.model`, CLIP's vocabulary as a sentencepiece model.
 
 Run once by a maintainer; the model is committed, the merges are not:
 
-  python -m groupvit_jax.text.build_clip_bpe [--merges FILE.txt.gz] [--out FILE]
+  python tests/testdata/make_clip_bpe.py [--merges FILE.txt.gz] [--out FILE]
 
 Without --merges it reads those of the installed `open_clip_torch` (MIT). The
 merges are OpenAI's (MIT).
