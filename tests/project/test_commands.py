@@ -239,6 +239,7 @@ def test_what_a_page_shows_runs(page, world):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('quick_compilation')
 def test_every_training_of_a_page_trains(world):
   lines = [
     line.replace('python -m groupvit_jax.main', 'groupvit train')
