@@ -322,6 +322,7 @@ class LabelShards(shards.ShardSource):
       ImageError: the label is no number below `classes`.
     """
     shard, row = self._row(index)
+    assert row is not None  # every shard was indexed when it was opened
     at, size, label = row
     if label >= classes:
       found = 'is no number' if label == _NO_NUMBER else f'is {label}'

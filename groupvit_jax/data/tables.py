@@ -58,6 +58,14 @@ class _Pairs:
     self._folder = files.expanded(images) if images else path.parent
     self._open(path, columns)
 
+  def _open(
+    self, path: pathlib.Path, columns: Mapping[str, str] | None
+  ) -> None:
+    raise NotImplementedError
+
+  def _row(self, index: int) -> tuple[Any, Any]:
+    raise NotImplementedError
+
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns {'image': encoded bytes, 'caption': one or several}.
 

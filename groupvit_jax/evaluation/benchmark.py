@@ -134,7 +134,7 @@ class BenchmarkResult:
       if not np.isnan(value):
         yield name, float(value)
 
-  def _all_figures(self) -> Iterator[tuple[str, float]]:
+  def _all_figures(self) -> Iterator[tuple[str, Any]]:
     counts, matrix = self.counts, self.confusion_matrix
     yield 'miou', self.miou
     yield 'pixel_accuracy', metrics.pixel_accuracy(matrix)
