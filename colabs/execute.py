@@ -18,6 +18,8 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COLOURS = 96  # of a picture
+# TensorFlow tells of oneDNN on stderr, which a notebook would keep.
+QUIET = {'TF_CPP_MIN_LOG_LEVEL': '2', 'TF_ENABLE_ONEDNN_OPTS': '0'}
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     client = nbclient.NotebookClient(
       notebook, timeout=None, resources={'metadata': {'path': str(ROOT)}}
     )
-    client.execute(env=os.environ | {'PYTHONPATH': str(ROOT)})
+    client.execute(env=os.environ | {'PYTHONPATH': str(ROOT)} | QUIET)
     for cell in notebook.cells:
       cell.metadata.pop('execution', None)
       if cell.cell_type == 'code':
