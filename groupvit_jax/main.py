@@ -245,10 +245,10 @@ def run() -> None:
     sys.exit(130)
 
 
-# GLIBC_TUNABLES: pages of 2 MB, and freed memory stays in the heap. A heap for
-# each thread, as is the default: they would wait for a single one's lock.
+# GLIBC_TUNABLES: pages of 2 MB, and freed memory stays in one heap. With a heap
+# for each thread, the default, large arrays are mapped anew.
 MALLOC = (
-  'glibc.malloc.hugetlb=1:'
+  'glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1:'
   f'glibc.malloc.mmap_threshold={2**34}:glibc.malloc.trim_threshold={2**35}'
 )
 
