@@ -50,7 +50,8 @@ class BenchmarkSpec:
       `clustering.GROUPINGS`.
     num_groups: number of groups, for groupings that take one.
     calibration: origin of thresholds in the overrides, for the report.
-    measures, label_groups: see `evaluation.benchmark.Settings`.
+    measures: see `evaluation.benchmark_counts.Measures`.
+    label_groups: see `evaluation.benchmark.Settings`.
   """
 
   benchmark: str

@@ -15,7 +15,7 @@ from absl import logging
 from jaxtyping import Int8, Int64, UInt8
 
 from groupvit_jax.benchmarks import base, folders
-from groupvit_jax.data import images, paths, shards, tar
+from groupvit_jax.data import images, paths, remote, shards, tar
 from groupvit_jax.errors import ImageError, SourceError, explained_as
 from groupvit_jax.text import prompts
 
@@ -335,7 +335,11 @@ class LabelShards(shards.ShardSource):
 
 
 def _check_all_there(patterns: str | os.PathLike | Sequence) -> None:
-  """SourceError if a shard is absent: without it, it is another set."""
+  """SourceError if a shard is not on this machine: the rest is another set."""
+  for pattern in filter(remote.is_remote, paths.listed(patterns)):
+    raise SourceError(
+      f'{pattern}: labelled shards are read from a disk; fetch them first.'
+    )
   missing = paths.absent(patterns)
   if missing:
     pattern, path = missing[0]

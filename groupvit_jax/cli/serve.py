@@ -1,6 +1,7 @@
 """`groupvit serve`: a page to try models in a browser, and a JSON endpoint."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
     made = app.make(serve.Service(models, limits))
     print(f'http://{args.host}:{args.port}', flush=True)
     config = uvicorn.Config(made, log_level='warning')
-    uvicorn.Server(config).run(sockets=[listening])
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end, no error
+      uvicorn.Server(config).run(sockets=[listening])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -156,7 +156,7 @@ def of_result(result: Any) -> Diagnosis:
     if name not in matrices:
       raise ValueError(
         f'This evaluation has no {MATRICES[name]}; evaluate again with '
-        'diagnosis=True.'
+        'measures=Measures(diagnosis=True).'
       )
   mious = {name: metrics.miou(matrix) for name, matrix in matrices.items()}
   confusion = matrices['confusion']

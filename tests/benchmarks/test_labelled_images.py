@@ -150,6 +150,8 @@ def test_what_holds_no_labelled_image(tmp_path):
     SourceError, match=r'/0\.tar and 3 more of .*\{0\.\.3\}\.tar: there is no'
   ):
     open_labelled_images(str(tmp_path / '{0..3}.tar'))
+  with pytest.raises(SourceError, match='memory://x.tar: .* fetch them first'):
+    open_labelled_images('memory://x.tar')
   with pytest.raises(SourceError, match=r'/x\.tar: there is no such shard'):
     open_labelled_images(tmp_path / 'x.tar')
   with pytest.raises(SourceError, match="Shards have no split 'val'"):

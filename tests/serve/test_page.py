@@ -123,7 +123,7 @@ def test_the_commands_of_the_documentation(
     answers.extend((tmp_path / 'temporary').rglob('*.*'))  # drawn examples
     command = ask.replace('7860', str(port))
     answers.append(subprocess.check_output(command, shell=True))
-    server.should_exit = True
+    server.handle_exit(signal.SIGINT, None)  # as Ctrl-C
 
   def run_shortly(server, **options):
     threading.Thread(target=ask_and_stop, args=[server]).start()
