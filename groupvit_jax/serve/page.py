@@ -74,7 +74,7 @@ def _build(gr: Any, service: Service) -> Any:
       kinds[-1] = 'remade from tokens'
     groups = [(result.groups_overlay(i), kind) for i, kind in enumerate(kinds)]
     learned = service.models[model].metadata.get('words', ())
-    unmet = text.unmet(text.read_classes(names, background > 0), learned)
+    unmet = text.unmet(text.read_classes(names, bool(background)), learned)
     return _annotated(gr, result), legend(result, unmet), groups
 
   # Gradio finds the request by its annotation.
