@@ -31,6 +31,7 @@ import numpy as np
 import groupvit_jax as gv
 from groupvit_jax import benchmarks
 from groupvit_jax.evaluation import regrouping
+from groupvit_jax.evaluation.image_metrics import roc_auc
 from groupvit_jax.text import sentencepiece
 
 SET = 'flickr8k_128'
@@ -61,6 +62,7 @@ WORDS = (
   'couch|sofa',
   'ball',
 )
+NAMES = [words.split('|')[0] for words in WORDS]  # as results show them
 COUNTED = {'dog': 12, 'cat': 8, 'horse': 13, 'person': 15}  # VOC's labels
 WAYS = {
   'groups remade': {},
@@ -176,10 +178,34 @@ def ranking_lines(model: gv.Model, photos: pathlib.Path) -> list[str]:
   Of tokens, on the class against off it, the mean over photos that show it; and
   of photos that show it against the others, by their best token.
   """
+  found = list(token_cosines(model, photos))
+  lines = []
+  for word, label in COUNTED.items():
+    within, best, shown = [], [], []
+    for cosines, labels in found:
+      of_word, counts = cosines[..., NAMES.index(word)], labels != gv.IGNORE
+      on = (labels == label).astype(int)
+      if 0 < on.sum() < counts.sum():
+        within.append(auc(of_word[counts], on[counts]))
+      best.append(of_word.max())
+      shown.append(on.max())
+    among = auc(np.array(best), np.array(shown))
+    lines.append(
+      f'| {word} | tokens {np.mean(within):.3f} ({len(within)} photos) '
+      f'| photos {among:.3f} |'
+    )
+  return lines
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+  return roc_auc(np.stack([-scores, scores], axis=1), labels)
+
+
+def token_cosines(model: gv.Model, photos: pathlib.Path):
+  """Yields cosines of tokens and words, h w c, and labels at tokens, h w."""
   config = dataclasses.replace(model.config, regroup_number=64)
   classes = model.class_list(WORDS, config, 'simple', False)
   vectors = np.asarray(classes.embeddings.vectors)
-  found = []
   for example in labelled(photos):
     encoded = model.encode(example.image, config)
     regions = regrouping.apply(encoded.regions, config)
@@ -190,31 +216,7 @@ def ranking_lines(model: gv.Model, photos: pathlib.Path) -> list[str]:
       ((np.arange(n) + 0.5) * size / n).astype(int)
       for n, size in zip((h, w), example.label.shape, strict=True)
     )
-    found.append((soft @ of_groups.max(-1), example.label[rows][:, columns]))
-  words = [names.split('|')[0] for names in WORDS]
-  lines = []
-  for word, label in COUNTED.items():
-    column = words.index(word)
-    scores = [cosines[..., column] for cosines, _ in found]
-    on = [labels == label for _, labels in found]
-    off = [(labels != label) & (labels != gv.IGNORE) for _, labels in found]
-    within = [
-      above(x[i], x[o])
-      for x, i, o in zip(scores, on, off, strict=True)
-      if i.any() and o.any()
-    ]
-    best = np.array([x.max() for x in scores])
-    shown = np.array([i.any() for i in on])
-    among = above(best[shown], best[~shown])
-    lines.append(
-      f'| {word} | tokens {np.mean(within):.3f} ({len(within)} photos) '
-      f'| photos {among:.3f} |'
-    )
-  return lines
-
-
-def above(positive: np.ndarray, negative: np.ndarray) -> float:
-  return float((positive[:, None] > negative[None]).mean())
+    yield soft @ of_groups.max(-1), example.label[rows][:, columns]
 
 
 def voc_line(
@@ -223,14 +225,13 @@ def voc_line(
   """IoU in percent of the `COUNTED` classes on VOC's labelled photos."""
   both = np.zeros(len(COUNTED))
   either = np.zeros(len(COUNTED))
-  words = [names.split('|')[0] for names in WORDS]
   for example in labelled(photos):
     found = model.segment(
       example.image, WORDS, config=config, background=False
     ).labels
     counts = example.label != gv.IGNORE
     for k, (word, label) in enumerate(COUNTED.items()):
-      called = counts & (found == words.index(word))
+      called = counts & (found == NAMES.index(word))
       true = counts & (example.label == label)
       both[k] += np.sum(called & true)
       either[k] += np.sum(called | true)

@@ -310,7 +310,7 @@ def estimated_cycles(text: str) -> int:
 
 def kernel_cycles(line: str) -> int:
   """Instructions of one image, from the schedule of the kernel's name."""
-  name = re.search(r'attention_(?:for|back)wards', line)[0]
+  name = re.search(r'attention_(?:for|back)ward_kernel', line)[0]
   files = SCHEDULES.glob(f'*{name}*schedule-analysis*')
   newest = max(files, key=lambda file: file.name)  # a time comes first
   return int(re.search(r'bundles: +(\d+)', newest.read_text())[1])

@@ -1,10 +1,11 @@
 """Self-attention in one kernel, for TPUs.
 
 XLA writes the weights of attention, n x n for each head, to memory in float32
-and reads them back several times: of a block's 10.4 ms on a v5e 7.2. Here an
-image's weights live in the chip's fast memory, forward and backward, and only
-the results of linear layers are kept for the gradient (the idea of
-FlashAttention, arXiv 2205.14135; an image fits whole, so nothing is tiled).
+and reads them back several times, which takes 7.2 of a block's 10.9 ms on a v5e
+(benchmarks/RESULTS.md). Here an image's weights live in the chip's fast memory,
+forward and backward, and only the results of linear layers are kept for the
+gradient (the idea of FlashAttention, arXiv 2205.14135; an image fits whole, so
+nothing is tiled).
 
 Keys lie along rows and queries along columns: sums over keys add rows up, and
 all transposed copies are of n x head width.
@@ -59,14 +60,14 @@ def _forward(
 ) -> tuple[Array, Array]:
   b, n, d = qkv.shape
   out = b, n, d // 3
-  return _call(_forwards, (qkv,), out, num_heads, interpret), qkv
+  return _call(_forward_kernel, (qkv,), out, num_heads, interpret), qkv
 
 
 def _backward(
   num_heads: int, interpret: bool, qkv: Array, g: Array
 ) -> tuple[Array]:
   given, out = (qkv, g), qkv.shape
-  return (_call(_backwards, given, out, num_heads, interpret),)
+  return (_call(_backward_kernel, given, out, num_heads, interpret),)
 
 
 attend.defvjp(_forward, _backward)
@@ -80,7 +81,7 @@ def _call(
   interpret: bool,
 ) -> Array:
   """Runs a kernel for each image; q, k and v are three blocks of one array."""
-  from jax.experimental import pallas  # here, for what needs no kernel
+  from jax.experimental import pallas  # here: only TPUs need it
 
   qkv, *others = arrays
   b, n, d = qkv.shape
@@ -99,7 +100,7 @@ def _call(
   )(qkv, qkv, qkv, *others)
 
 
-def _forwards(
+def _forward_kernel(
   q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, *, num_heads: int
 ) -> None:
   heads = []
@@ -110,7 +111,7 @@ def _forwards(
   y_ref[0] = jnp.concatenate(heads).T.astype(y_ref.dtype)
 
 
-def _backwards(
+def _backward_kernel(
   q_ref: Any,
   k_ref: Any,
   v_ref: Any,
