@@ -240,7 +240,9 @@ def run() -> None:
   sys.unraisablehook = _print_unraisable
   try:
     app.run(main, flags_parser=_parse_flags)
-  except KeyboardInterrupt:  # where the training loop does not listen for it
+  except KeyboardInterrupt as stop:  # where the training loop does not listen
+    # Closes a progress bar that waits in a generator, before the line.
+    traceback.clear_frames(stop.__traceback__)
     logging.warning('stopped; what was saved before is kept')
     sys.exit(130)
 

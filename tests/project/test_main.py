@@ -238,6 +238,38 @@ def test_ctrl_c_while_scenes_are_made_is_one_line(
     )
 
 
+INTERRUPTED_WRITER = """
+import itertools
+from tensorflow_datasets.core import writer
+from groupvit_jax import main
+write, count = writer.Writer.write, itertools.count()
+def interrupted(*arguments):
+  if next(count) == 150:
+    raise KeyboardInterrupt
+  return write(*arguments)
+writer.Writer.write = interrupted
+main.run()
+"""
+
+
+def test_ctrl_c_while_a_scene_is_written_is_the_last_line(tmp_path):
+  """The bar waits in a generator then, which nobody goes on with."""
+  pytest.importorskip('tensorflow_datasets')
+  options = f'demo,size=32,examples=100000,data.cache={tmp_path}/cache'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', INTERRUPTED_WRITER),
+      *(f'{CONFIG}:{options}', f'--workdir={tmp_path}/run'),
+    ],
+    env=ENVIRONMENT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 130
+  last = re.split('[\r\n]+', done.stderr.strip())[-1]
+  assert last.endswith('stopped; what was saved before is kept')
+
+
 def record(level: int, pathname: str) -> logging.LogRecord:
   return logging.LogRecord('absl', level, pathname, 1, 'text', (), None)
 
