@@ -212,7 +212,8 @@ def _rounded_forward(x: Array, kernel: Array) -> tuple[Array, Any]:
 def _rounded_backward(operands: Any, g: Array) -> tuple[Array, Array]:
   (x, kernel), g = operands, _rounded(g)
   if x.shape[1] > g.shape[1]:
-    of_kernel = _accumulated(_transposed(g), x, _ROWS_BY_KERNEL).T
+    # One copy: the norm, the branch and AdamW would make one each.
+    of_kernel = _transposed(_accumulated(_transposed(g), x, _ROWS_BY_KERNEL))
   else:
     of_kernel = _accumulated(_transposed(x), g, _ROWS_BY_KERNEL)
   return _accumulated(g, kernel, _ROWS_BY_ROWS), of_kernel
