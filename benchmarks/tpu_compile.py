@@ -2,7 +2,7 @@
 
   pip install -e '.[tpu-compile]'
   python benchmarks/tpu_compile.py --configs gcc_yfcc gcc_yfcc,tied \\
-    --slices v5e:2x4 v5e:16x16 --batches 4096 32768
+    --slices v5e:2x4 v5e:16x16 --batches 4096 32768 --texts 448x16 64x77
 
 libtpu compiles for chips that are described only (compile-only topologies).
 The compiler estimates the cycles of every operation; their sum is the time of
@@ -10,12 +10,12 @@ a step without waiting for other chips. Bytes of collectives are those of their
 results (of a reduce-scatter, of its operand), and their time is that over the
 links of a chip, in part hidden behind computation. Of a kernel of ours the
 compiler estimates nothing: its cycles are the instructions that it schedules
-for one image, times the images of a chip. The table is an estimate: nothing
-ran.
+for one image, times the images of a chip; they are read from the schedule of
+the kernel compiled alone, in a process of its own, since the schedule of a
+step takes longer to write than to make. The table is an estimate: nothing ran.
 """
 
 import argparse
-import atexit
 import collections
 import dataclasses
 import functools
@@ -24,7 +24,8 @@ import math
 import os
 import pathlib
 import re
-import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,27 +33,21 @@ from collections.abc import Iterator
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
 os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
-# The compiler writes there how it schedules kernels; it reads this when loaded.
-os.environ['LIBTPU_INIT_ARGS'] = (
-  f'--xla_jf_dump_to={tempfile.mkdtemp()} --xla_jf_dump_llo_text=true '
-  '--xla_jf_dump_llo_pass_label_regex=.*final.bundles.*'
-)
 # Compile-only programs cannot be stored.
 os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
 
 import demo
 import jax
 import jax.extend
+import jax.numpy as jnp
 from jax.experimental import topologies
 
 from groupvit_jax import sharding
+from groupvit_jax.models import fused_attention
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
+from groupvit_jax.training import texts
 
-SCHEDULES = pathlib.Path(
-  re.search(r'dump_to=(\S+)', os.environ['LIBTPU_INIT_ARGS'])[1]
-)
-atexit.register(shutil.rmtree, SCHEDULES, ignore_errors=True)
 VOCABULARY = 49408  # of CLIP's tokenizer
 PAIRS = 30 * 26_000_000  # of the recipe
 
@@ -90,11 +85,21 @@ def main() -> None:
   parser.add_argument('--slices', nargs='+', default=['v5e:2x4'])
   parser.add_argument('--batches', nargs='+', type=int, default=[4096])
   parser.add_argument(
-    '--text-length', type=int, help='tokens of the longest text of a batch'
+    '--texts',
+    nargs='+',
+    default=[],
+    help='distinct texts of a chip x their tokens: the short, then the long '
+    'ones; by default all are encoded in full',
   )
   parser.add_argument('--text', help='file that receives the last program')
   parser.add_argument('--json', help='file that receives a line for each row')
+  parser.add_argument('--schedule', nargs=5, help=argparse.SUPPRESS)
   args = parser.parse_args()
+  if args.schedule:
+    name, kernel, *sizes = args.schedule
+    compile_kernel(name, kernel, *map(int, sizes))
+    return
+  groups = [tuple(map(int, group.split('x'))) for group in args.texts]
   print(demo.environment())
   print('| ' + ' | '.join(Row.__annotations__) + ' |', flush=True)
   print('|---' * len(Row.__annotations__) + '|', flush=True)
@@ -102,14 +107,12 @@ def main() -> None:
     for name in args.slices:
       for batch in args.batches:
         config = demo.read_config(f'{arg},batch_size={batch}')
-        if args.text_length:
-          config.text.context_length = args.text_length
-        compiled, seconds = compile_step(config, mesh_of(name))
+        compiled, seconds = compile_step(config, mesh_of(name), groups)
         text = compiled.as_text()
         if args.text:
           with open(args.text, 'w') as file:
             file.write(text)
-        row = describe(config, name, compiled, text, seconds)
+        row = describe(config, name, groups, compiled, seconds)
         row = dataclasses.replace(row, config=arg)
         print('| ' + ' | '.join(row.cells()) + ' |', flush=True)
         for line in collective_lines(text):
@@ -119,26 +122,41 @@ def main() -> None:
             print(json.dumps(dataclasses.asdict(row)), file=file)
 
 
-def mesh_of(name: str) -> jax.sharding.Mesh:
-  """The mesh of a slice's chips, such as 'v5e:2x4'."""
+def mesh_of(name: str, chips: int | None = None) -> jax.sharding.Mesh:
+  """The mesh of a slice's chips, such as 'v5e:2x4', or of the first of them."""
   options = {'chip_config_name': 'megacore'} if name.startswith('v4:') else {}
   topology = topologies.get_topology_desc(
     platform='tpu', topology_name=name, **options
   )
-  return sharding.make_mesh(topology.devices)
+  return sharding.make_mesh(topology.devices[:chips])
 
 
-def compile_step(config, mesh):
-  """The compiled step of a config, and the seconds that compiling took."""
+def compile_step(config, mesh, groups=()):
+  """The compiled step of a config, and the seconds that compiling took.
+
+  `groups`: (texts of a chip, tokens), short and long ones.
+  """
   task, tx, state, metrics_class = abstract_run(config, mesh)
   metrics = jax.eval_shape(metrics_class.empty)
-  batch = state_lib.abstract_batch(config, config.batch_size)
-  step = state_lib.make_train_step(task, tx, metrics_class, mesh)
+  batch = abstract_batch(config, config.batch_size, groups, mesh.size)
+  step = state_lib.make_train_step(
+    *(task, tx, metrics_class, mesh), accumulated=config.accumulate
+  )
   place = functools.partial(placed, sharding.replicated(mesh))
   arguments = place(state), place(metrics)
   lowered = step.lower(*arguments, placed(sharding.batch_sharding(mesh), batch))
   start = time.perf_counter()
   return lowered.compile(), time.perf_counter() - start
+
+
+def abstract_batch(config, images: int, groups=(), chips: int = 1):
+  """Shapes of a batch and, with groups, of what `texts.Texts` adds to it."""
+  batch = state_lib.abstract_batch(config, images)
+  shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+  for name, (count, length) in zip(texts.GROUPS, groups, strict=False):
+    batch[name] = shape((chips * count, length))
+    batch['which'] = shape(batch['tokens'].shape[:2])
+  return batch
 
 
 def abstract_run(config, mesh):
@@ -158,13 +176,32 @@ def placed(where, tree):
   return jax.tree.map(place, tree)
 
 
-def forward_flops(config) -> int:
-  """FLOPs of products of one example's forward pass, without the losses."""
-  task = task_lib.make(config, VOCABULARY)
+def forward_flops(config, images: int = 1, groups=()) -> int:
+  """FLOPs of products of a forward pass, without the losses.
+
+  Args:
+    config: of the run.
+    images: of one chip.
+    groups: see `compile_step`; without them every text in full.
+  """
+  parts = task_lib.make(config, VOCABULARY).parts
   state = abstract_run(config, None)[2]
-  batch = state_lib.abstract_batch(config, 1)
-  jaxpr = jax.make_jaxpr(task.loss_fn)(state.variables, batch, state.rng)
-  return product_flops(jaxpr.jaxpr)
+  one = abstract_batch(config, 1)
+  features, _ = jax.eval_shape(parts.images, state.variables, one, state.rng)
+  own, everyones = (
+    jax.eval_shape(texts.encoded, batch)
+    for batch in (one, abstract_batch(config, images, groups))
+  )
+  words = jax.eval_shape(parts.texts, state.variables, own)
+
+  def count(function, *arguments) -> int:
+    jaxpr = jax.make_jaxpr(function)(state.variables, *arguments)
+    return product_flops(jaxpr.jaxpr)
+
+  by_image = count(parts.images, one, state.rng) + count(
+    parts.head, features, words, one
+  )
+  return images * by_image + count(parts.texts, everyones)
 
 
 def product_flops(jaxpr) -> int:
@@ -225,15 +262,17 @@ class Row:
     ]
 
 
-def describe(config, name, compiled, text, seconds) -> Row:
+def describe(config, name, groups, compiled, seconds) -> Row:
+  text = compiled.as_text()
   chip = CHIPS[name.split(':')[0]]
   chips = math.prod(map(int, name.split(':')[1].split('x')))
   memory = compiled.memory_analysis()
   used = memory.peak_memory_in_bytes
   found = list(collectives(text))
   moved = sum(size * times for _, size, times in found)
-  step = estimated_cycles(text) / chip.clock
-  flops = 3 * forward_flops(config) * config.batch_size / chips
+  cycles = estimated_cycles(text) + kernel_cycles(text, name, config)
+  step = cycles / chip.clock
+  flops = 3 * forward_flops(config, config.batch_size // chips, groups)
   rate = config.batch_size / step
   return Row(
     config='',
@@ -298,22 +337,70 @@ def executed(text: str, name='ENTRY', times=1) -> Iterator[tuple[str, int]]:
 
 
 def estimated_cycles(text: str) -> int:
+  """Of all operations but kernels."""
+  return sum(
+    times * int(match[1])
+    for line, times in executed(text)
+    if (match := re.search(r'"estimated_cycles":"(\d+)"', line))
+  )
+
+
+def kernel_cycles(text: str, name: str, config) -> int:
+  """Instructions of the kernels for all images of a chip of a slice."""
   cycles = 0
   for line, times in executed(text):
-    if match := re.search(r'"estimated_cycles":"(\d+)"', line):
-      cycles += times * int(match[1])
-    elif 'custom_call_target="tpu_custom_call"' in line:
-      images = int(re.search(r'\[(\d+),', line)[1])
-      cycles += times * images * kernel_cycles(line)
+    if 'custom_call_target="tpu_custom_call"' in line:
+      kernel = re.search(r'attention_(?:for|back)ward_kernel', line)[0]
+      # The first operand holds queries, keys and values.
+      shape = re.search(r'constraints=\{bf16\[(\d+),(\d+),(\d+)\]', line)
+      images, tokens, width = map(int, shape.groups())
+      sizes = tokens, width, config.model.num_heads
+      cycles += times * images * scheduled(name, kernel, *sizes)
   return cycles
 
 
-def kernel_cycles(line: str) -> int:
-  """Instructions of one image, from the schedule of the kernel's name."""
-  name = re.search(r'attention_(?:for|back)ward_kernel', line)[0]
-  files = SCHEDULES.glob(f'*{name}*schedule-analysis*')
-  newest = max(files, key=lambda file: file.name)  # a time comes first
-  return int(re.search(r'bundles: +(\d+)', newest.read_text())[1])
+@functools.cache
+def scheduled(name: str, kernel: str, *sizes: int) -> int:
+  """Instructions of a kernel for one image: of `compile_kernel`'s schedule."""
+  with tempfile.TemporaryDirectory() as folder:
+    # The compiler reads this when it is loaded.
+    options = (
+      f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true '
+      '--xla_jf_dump_llo_pass_label_regex=.*final.bundles.*'
+    )
+    arguments = name, kernel, *map(str, sizes)
+    subprocess.run(
+      [sys.executable, __file__, '--schedule', *arguments],
+      env={**os.environ, 'LIBTPU_INIT_ARGS': options},
+      check=True,
+      capture_output=True,
+    )
+    files = pathlib.Path(folder).glob(f'*{kernel}*schedule-analysis*')
+    newest = max(files, key=lambda file: file.name)  # a time comes first
+    return int(re.search(r'bundles: +(\d+)', newest.read_text())[1])
+
+
+def compile_kernel(
+  name: str, kernel: str, tokens: int, width: int, num_heads: int
+) -> None:
+  """Compiles one kernel of `fused_attention` for a chip of a slice."""
+
+  def attend(qkv):
+    return fused_attention.attend(qkv, num_heads)
+
+  def backward(qkv, slope):
+    return jax.vjp(attend, qkv)[1](slope)
+
+  chip = sharding.replicated(mesh_of(name, 1))
+
+  def array(width):
+    shape = 8, tokens, width
+    return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=chip)
+
+  if 'back' in kernel:
+    jax.jit(backward).lower(array(width), array(width // 3)).compile()
+  else:
+    jax.jit(attend).lower(array(width)).compile()
 
 
 def collectives(text: str) -> Iterator[tuple[str, int, int]]:

@@ -7,12 +7,13 @@ stack trace. So every process writes a beat there, and reads the others'.
 
 import contextlib
 import itertools
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -41,14 +42,14 @@ _ADVICE = (
 _calls = itertools.count()
 
 
-def largest(value: int) -> int:
-  """The largest of the values of all processes.
+def largest(values: Sequence[int]) -> list[int]:
+  """The largest of the first values of all processes, of the second, ...
 
   Every process must make the same number of calls. Unlike `sharding.gather`,
   it does not wait for what the devices still compute.
   """
   if jax.process_count() == 1:
-    return value
+    return list(values)
   client, call, index = (
     distributed.global_state.client,
     next(_calls),
@@ -61,20 +62,20 @@ def largest(value: int) -> int:
   # Process 0 compares: if all read all, a pod's service would be asked by the
   # square of its processes.
   if index:
-    client.key_value_set(key(call, index), f'{value}')
+    client.key_value_set(key(call, index), json.dumps(values))
   else:
     others = [
-      client.blocking_key_value_get(key(call, i), _LONGEST)
+      json.loads(client.blocking_key_value_get(key(call, i), _LONGEST))
       for i in range(1, jax.process_count())
     ]
-    found = max(value, *map(int, others))
-    client.key_value_set(key(call, 'all'), f'{found}')
+    found = [max(each) for each in zip(values, *others, strict=True)]
+    client.key_value_set(key(call, 'all'), json.dumps(found))
     if call:  # all have called again, so nobody reads the last answer any more
       client.key_value_delete(key(call - 1, 'all'))
     return found
-  found = int(client.blocking_key_value_get(key(call, 'all'), _LONGEST))
+  found = client.blocking_key_value_get(key(call, 'all'), _LONGEST)
   client.key_value_delete(key(call, index))
-  return found
+  return json.loads(found)
 
 
 @contextlib.contextmanager

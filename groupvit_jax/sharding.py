@@ -129,19 +129,18 @@ def traced_for(platform: str, mesh: Mesh | None = None) -> Iterator[None]:
 
 
 def on_each_device(
-  function: Callable[[jax.Array], jax.Array], x: jax.Array
+  function: Callable[..., jax.Array], mesh: Mesh | None, *arrays: jax.Array
 ) -> jax.Array:
-  """`function` of each device's rows of `x`; inside `traced_for` with a mesh.
+  """`function` of the rows of arrays that each device of a mesh holds.
 
-  For kernels, which XLA does not split over devices by itself.
+  For what XLA does not split over devices by itself, as a kernel.
   """
-  mesh = mesh_at_hand()
   if mesh is None or mesh.size == 1:
-    return function(x)
+    return function(*arrays)
   rows = PartitionSpec(batch_axes(mesh))
   return jax.shard_map(
     function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False
-  )(x)
+  )(*arrays)
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:
@@ -299,9 +298,9 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(sharding_of, tree)
 
 
-def split(tree: Any, mesh: Mesh) -> Any:
-  """The same arrays, placed as `state_sharding` says."""
-  if FSDP not in mesh.shape:
+def split(tree: Any, mesh: Mesh | None) -> Any:
+  """The same arrays, placed as `state_sharding` says; also inside jit."""
+  if mesh is None or FSDP not in mesh.shape:
     return tree
   return jax.jit(lambda x: x, out_shardings=state_sharding(tree, mesh))(tree)
 

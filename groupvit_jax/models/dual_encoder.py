@@ -136,8 +136,7 @@ class DualEncoder(nn.Module):
   def __call__(
     self,
     images: Float[Array, 'b h w 3'],
-    tokens: Int[Array, 'b t l'] | Int[Array, 'u l'],
-    which: Int[Array, 'b t'] | None = None,
+    tokens: Int[Array, 'b t l'],
     *,
     train: bool = False,
     with_groups: bool = False,
@@ -147,10 +146,7 @@ class DualEncoder(nn.Module):
 
     Args:
       images: already normalised.
-      tokens: t texts for each image: the caption, then any prompted nouns. Or
-        with `which` all of these, each once, cut behind the longest.
-      which: the row of `tokens` that each text is. Its gradient is the sum over
-        its places; projectors, and their batch statistics, see every place.
+      tokens: t texts for each image: the caption, then any prompted nouns.
       train: batch statistics, drop-path, Gumbel noise (rng collections
         'drop_path' and 'gumbel'); make 'batch_stats' mutable.
       with_groups: project the regions too; by the stored statistics, as
@@ -169,7 +165,6 @@ class DualEncoder(nn.Module):
     return self.joint(
       self.image_outputs(images, train),
       self.text_outputs(tokens.reshape(-1, tokens.shape[-1])),
-      which,
       train=train,
       with_groups=with_groups,
       with_token_embeddings=with_token_embeddings,
@@ -191,8 +186,7 @@ class DualEncoder(nn.Module):
   def joint(
     self,
     image_outputs: tuple[Float[Array, 'b d'], dict],
-    texts: Float[Array, 'u _w'],
-    which: Int[Array, 'b t'] | None = None,
+    texts: Float[Array, '_bt _w'],
     *,
     train: bool = False,
     with_groups: bool = False,
@@ -200,8 +194,6 @@ class DualEncoder(nn.Module):
   ) -> dict:
     """`__call__` from what both encoders return: all that follows them."""
     pooled, out = image_outputs
-    if which is not None:
-      texts = texts[which.reshape(-1)]
     texts = self.text_projector(texts, train).reshape(
       len(pooled), -1, self.embed_dim
     )

@@ -122,7 +122,8 @@ class Attention(nn.Module):
       alone = mask is None and read is None
       if alone and fused_attention.fits(qkv, self.num_heads):
         fused = partial(fused_attention.attend, num_heads=self.num_heads)
-        return dense(width, 'out')(sharding.on_each_device(fused, qkv))
+        y = sharding.on_each_device(fused, sharding.mesh_at_hand(), qkv)
+        return dense(width, 'out')(y)
       q, k, v = jnp.split(qkv, 3, axis=-1)
       q = token_at(q, read)
     else:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from groupvit_jax import sharding
+from groupvit_jax.training import texts as texts_lib
 
 Aux = tuple[Any, dict[str, jax.Array]]
 
@@ -24,12 +25,13 @@ class Parts(NamedTuple):
   Attributes:
     images: `(variables, batch, rng) -> (features, batch_stats)`, by example;
       reads `params['image']` and `batch['image']`.
-    texts: `(variables, tokens u l) -> features`, by text; `params['text']`.
+    texts: `(variables, texts.encoded(batch)) -> features`, by text; reads
+      `params['text']`.
     head: `(variables, features of images, of texts, batch) -> (loss, aux)`.
   """
 
   images: Callable[..., tuple[Any, Any]]
-  texts: Callable[[Mapping[str, Any], jax.Array], Any]
+  texts: Callable[[Mapping[str, Any], Any], Any]
   head: Callable[..., tuple[Any, Any]]
 
   def loss_fn(
@@ -39,15 +41,8 @@ class Parts(NamedTuple):
     features, stats = self.images(variables, batch, rng)
     if stats:
       variables = {**variables, 'batch_stats': stats}
-    texts = self.texts(variables, rows_of_texts(batch))
+    texts = self.texts(variables, texts_lib.encoded(batch))
     return self.head(variables, features, texts, batch)
-
-
-def rows_of_texts(batch: Mapping[str, Any]) -> jax.Array:
-  """The texts of a batch that are encoded, u l."""
-  if 'distinct' in batch:
-    return batch['distinct']
-  return batch['tokens'].reshape(-1, batch['tokens'].shape[-1])
 
 
 def gradients(
@@ -78,7 +73,7 @@ def gradients(
     with sharding.part_of_batch(index, count, mesh):
       return parts.images(given, part, rng)[0]
 
-  def encode_texts(own: Any, piece: jax.Array) -> Any:
+  def encode_texts(own: Any, piece: Any) -> Any:
     given = {**variables, 'params': {**params, 'text': own}}
     return parts.texts(given, piece)
 
@@ -89,9 +84,9 @@ def gradients(
     jnp.arange(count),
     sharding.parted({'image': batch['image']}, count, mesh),
   )
-  image = _Encoder(encode_images, params['image'], pieces)
-  pieces = sharding.parted(rows_of_texts(batch), count, mesh)
-  text = _Encoder(encode_texts, params['text'], pieces)
+  image = _Encoder(encode_images, params['image'], pieces, mesh)
+  pieces = sharding.parted(texts_lib.encoded(batch), count, mesh)
+  text = _Encoder(encode_texts, params['text'], pieces, mesh)
   features = [sharding.joined(one.forward(), mesh) for one in (image, text)]
   differentiated = jax.grad(head, argnums=(0, 1, 2), has_aux=True)
   (grads, *slopes), aux = differentiated(params, *features)
@@ -110,6 +105,7 @@ class _Encoder(NamedTuple):
   encode: Callable[[Any, Any], Any]
   params: Any
   pieces: Any
+  mesh: jax.sharding.Mesh | None
 
   def forward(self) -> Any:
     """Stacked features of the pieces."""
@@ -121,6 +117,7 @@ class _Encoder(NamedTuple):
     def add(total: Any, x: Any) -> tuple[Any, None]:
       piece, slope = x
       _, pull = jax.vjp(lambda own: self.encode(own, piece), self.params)
-      return jax.tree.map(jnp.add, total, pull(slope)[0]), None
+      total = jax.tree.map(jnp.add, total, pull(slope)[0])
+      return sharding.split(total, self.mesh), None
 
     return jax.lax.scan(add, total, (self.pieces, slopes))[0]

@@ -15,6 +15,7 @@ from groupvit_jax.models import text as text_model
 from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import loss as loss_lib
+from groupvit_jax.training import texts as texts_lib
 
 LOSSES = 'softmax', 'sigmoid'
 # Tasks, which are the names of the image encoders, and their titles.
@@ -67,8 +68,7 @@ def make_loss(
     out, updates = model.apply(
       variables,
       features,
-      texts,
-      batch.get('which'),
+      texts_lib.in_place(texts, batch, mesh),
       train=True,
       mutable=['batch_stats'],
       method='joint',

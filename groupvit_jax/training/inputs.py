@@ -345,7 +345,7 @@ class Inputs:
       )
     self._iterator.busy = busy
     self._mark = time.monotonic(), 0.0
-    complete = texts.Texts(used_rows, config.get('accumulate', 1))
+    complete = texts.Texts(self._mesh, used_rows, config.get('accumulate', 1))
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
       batch = complete(batch)

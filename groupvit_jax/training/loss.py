@@ -21,6 +21,7 @@ from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
 from groupvit_jax.training import accumulate
 from groupvit_jax.training import config as config_lib
+from groupvit_jax.training import texts as texts_lib
 
 # The loss and its terms, as metrics name them.
 TERMS = (
@@ -70,8 +71,7 @@ def make(
     out, updates = model.apply(
       variables,
       features,
-      texts,
-      batch.get('which'),
+      texts_lib.in_place(texts, batch, mesh),
       train=True,
       with_groups=with_groups,
       with_token_embeddings=with_tokens,
@@ -121,9 +121,10 @@ def encode_images(
   return (pooled, found), updates.get('batch_stats', {})
 
 
-def encode_texts(model: nn.Module, variables: Any, tokens: jax.Array) -> Any:
-  """The features of texts, u l."""
-  return model.apply(variables, tokens, method='text_outputs')
+def encode_texts(model: nn.Module, variables: Any, tokens: Any) -> Any:
+  """The features of a tree of texts, u l each."""
+  encode = functools.partial(model.apply, variables, method='text_outputs')
+  return jax.tree.map(encode, tokens)
 
 
 def weights(loss: config_lib.Config) -> dict[str, float]:

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from groupvit_jax import errors, sharding
 from groupvit_jax.data import on_device
-from groupvit_jax.training import checkpoint, loss
+from groupvit_jax.training import checkpoint, loss, texts
 from groupvit_jax.training import task as task_lib
 
 _FOLDER = 'dumps'
@@ -108,7 +108,10 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   vocab_size = variables['params']['text']['tokens'].shape[0]
   mesh = sharding.make_mesh(jax.devices()[:1])
   task = task_lib.make(config, vocab_size, mesh)
-  batch = {k: jnp.asarray(v) for k, v in dump.batch.items() if k != 'rows'}
+  # Texts in full: what is added to them is for the devices of the run.
+  batch = {
+    k: jnp.asarray(v) for k, v in dump.batch.items() if k not in texts.ADDED
+  }
 
   def value_of(params: Any, name: str) -> jax.Array:
     given = variables | {'params': params}

@@ -172,7 +172,7 @@ def make_train_step(
   encoded in (see `accumulate`). A batch may have what `texts.Texts` adds to it,
   and what `on_device.augmented` reads.
   """
-  whole, split = sharding.replicated(mesh), sharding.FSDP in mesh.shape
+  whole = sharding.replicated(mesh)
   platform = mesh.devices.flat[0].platform
   # Else XLA on CPUs keeps attention weights twice, rounded and not.
   exact = {'xla_allow_excess_precision': False} if platform == 'cpu' else None
@@ -194,11 +194,11 @@ def make_train_step(
       before = texts.map_table(lambda x: x[rows], trained)
       params, opt_state = before
       # Sorted rows keep the end token the highest id.
-      distinct = jnp.searchsorted(rows, batch['distinct'])
-      batch = {**batch, 'distinct': distinct}
+      among = functools.partial(jnp.searchsorted, rows)
+      batch = {**batch, **jax.tree.map(among, texts.encoded(batch))}
 
     def variables(params):
-      if split:  # gathered once
+      if sharding.FSDP in mesh.shape:  # gathered once
         params = jax.lax.with_sharding_constraint(params, whole)
       return state.variables | {'params': params}
 
@@ -211,9 +211,7 @@ def make_train_step(
       )
     else:
       grads, (batch_stats, values) = jax.grad(loss_fn, has_aux=True)(params)
-    if split:
-      places = sharding.state_sharding(grads, mesh)
-      grads = jax.lax.with_sharding_constraint(grads, places)
+    grads = sharding.split(grads, mesh)
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(values['loss'])
 

@@ -10,51 +10,59 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32
 
-from groupvit_jax import peers
+from groupvit_jax import peers, sharding
 
 # Shapes are rounded up to few values, since each one is compiled.
-_STEP = 8  # tokens
-_PARTS = 4  # of the texts of a batch
+_LENGTHS = 8, 16, 32, 48  # tokens; beyond them the context length
+_SHORT = 16  # nearly all prompts and most captions have no more
 _ROWS = 256  # of the vocabulary, at least; then powers of two
+
+GROUPS = 'short', 'long'
+ADDED = *GROUPS, 'which', 'rows'
 
 
 class Texts:
   """Adds to a batch of numpy arrays what `state.make_train_step` reads of it.
 
   Attributes:
+    mesh: of the step.
     used: bool by row of the vocabulary, whether a batch has used it; None if
       the optimizer changes all rows in every step.
-    parts: the number of texts is a multiple of it times the devices.
+    parts: the number of texts on a device is a multiple of it.
   """
 
-  def __init__(self, used: np.ndarray | None, parts: int = 1):
+  def __init__(
+    self,
+    mesh: jax.sharding.Mesh,
+    used: np.ndarray | None = None,
+    parts: int = 1,
+  ):
+    self.mesh = mesh
     self.used = used
     self.parts = parts
     self._rows: np.ndarray | None = None
 
   def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the batch with what it has of these.
+    """Returns the batch with what it has of these; shapes depend on it alone.
 
-    distinct: int32 u l, every text of `tokens` once, cut behind the longest,
-      and padding texts; the shape depends on the batch alone.
-    which: int32 b t, the text of `distinct` at each place of `tokens`.
+    short, long: int32 u l, the texts of each device's images, each once, and
+      padding; cut behind the longest of all devices. The long ones have more
+      than `_SHORT` tokens; all are `long` where two arrays would be larger.
+    which: int32 b t, the text at each place of `tokens`: its row among those of
+      the same device, first the short ones, then the long ones.
     rows: int32 h, sorted, rows of the vocabulary; all that texts have used so
       far are among them.
 
-    With several processes, which take the same shapes, `tokens` are cut behind
-    the longest text of all of them, and nothing is added. They make the same
-    number of calls.
+    Several processes make the same number of calls and agree on shapes.
     """
-    tokens = batch['tokens']
-    if jax.process_count() > 1:
-      length = peers.largest(cut_length(tokens))
-      return {**batch, 'tokens': np.ascontiguousarray(tokens[..., :length])}
-    multiple = jax.device_count() * self.parts
-    result = {**batch, **distinct(tokens, multiple)}
+    devices = len(self.mesh.local_devices)
+    result = {**batch, **distinct(batch['tokens'], devices, self.parts)}
     if self.used is not None:
-      self._use(self.used, np.unique(tokens))
+      self._use(self.used, np.unique(batch['tokens']))
       if self._rows is not None:
         result['rows'] = self._rows
     return result
@@ -70,34 +78,102 @@ class Texts:
       self._rows = np.sort(np.concatenate([rows, others])).astype(np.int32)
 
 
-def distinct(tokens: np.ndarray, multiple: int) -> dict[str, np.ndarray]:
-  """`distinct` and `which` of `Texts`, from tokens `b t l`.
+def distinct(
+  tokens: Int32[np.ndarray, 'b t l'], devices: int, parts: int = 1
+) -> dict[str, np.ndarray]:
+  """`short`, `long` and `which` of `Texts`.
 
   Args:
     tokens: ids whose highest in each row is the end token.
-    multiple: the number of distinct texts is padded to a multiple of it.
+    devices: of this process.
+    parts: the number of texts on a device is padded to a multiple of it.
   """
-  rows = np.ascontiguousarray(tokens.reshape(-1, tokens.shape[-1]))
+  context = tokens.shape[-1]
+  found = [_each_once(rows) for rows in tokens.reshape(devices, -1, context)]
+  sizes = [
+    [size for texts in groups for size in (len(texts), _longest(texts))]
+    for *groups, _ in found
+  ]
+  agreed = peers.largest(np.max(sizes, axis=0).tolist())
+  needed, lengths = agreed[::2], [bucket(x, context) for x in agreed[1::2]]
+  # Quarters of all texts; of long ones, mostly captions, halves of the images.
+  images = tokens.shape[0] // devices
+  places = images * tokens.shape[1]
+  steps = [_up(-(-n // k), parts) for n, k in ((places, 4), (images, 2))]
+  counts = [_up(n, step) for n, step in zip(needed, steps, strict=True)]
+  together = _up(sum(needed), steps[0])
+  if counts[1] and together * lengths[1] <= np.dot(counts, lengths):
+    # Padded apart they would have more tokens.
+    counts = [0, together]
+    found = [(x[:0], np.concatenate([x, y]), rows) for x, y, rows in found]
+  result = {}
+  for i, name in enumerate(GROUPS):
+    if counts[i]:
+      padded = np.zeros((devices, counts[i], lengths[i]), np.int32)
+      for to, groups in zip(padded, found, strict=True):
+        to[: len(groups[i])] = groups[i][:, : lengths[i]]
+      result[name] = padded.reshape(-1, lengths[i])
+  # Behind the padding of the short ones.
+  which = [
+    np.where(rows < len(short), rows, rows - len(short) + counts[0])
+    for short, _, rows in found
+  ]
+  shape = tokens.shape[:2]
+  return {**result, 'which': np.stack(which).reshape(shape).astype(np.int32)}
+
+
+def _each_once(
+  rows: Int32[np.ndarray, 'n l'],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Distinct texts, short and long ones, and the one that each row is."""
+  rows = np.ascontiguousarray(rows)
   keys = rows.view([('', rows.dtype)] * rows.shape[1])[:, 0]
   _, first, which = np.unique(keys, return_index=True, return_inverse=True)
   texts = rows[first]
-  step = _up(-(-len(rows) // _PARTS), multiple)
-  # Padding repeats a text: nothing reads it, so its gradient is zero.
-  texts = np.resize(texts, (_up(len(texts), step), texts.shape[1]))
-  return {
-    'distinct': np.ascontiguousarray(texts[:, : cut_length(texts)]),
-    'which': which.reshape(tokens.shape[:2]).astype(np.int32),
-  }
+  long = texts.argmax(axis=1) >= _SHORT
+  order = np.argsort(long, kind='stable')
+  short, long = np.split(texts[order], [np.count_nonzero(~long)])
+  return short, long, np.argsort(order)[which]
 
 
-def cut_length(tokens: np.ndarray) -> int:
-  """Tokens that the longest text of `... l` needs, rounded up."""
-  longest = int(tokens.argmax(axis=-1).max()) + 1
-  return min(_up(longest, _STEP), tokens.shape[-1])
+def _longest(texts: np.ndarray) -> int:
+  """Tokens of the longest of texts `n l`; 0 for none."""
+  return int((texts.argmax(axis=1) + 1).max(initial=0))
+
+
+def bucket(length: int, context: int) -> int:
+  """Tokens that texts of at most `length` tokens are padded to."""
+  return next((x for x in _LENGTHS if length <= x < context), context)
 
 
 def _up(number: int, step: int) -> int:
   return -(-number // step) * step
+
+
+def encoded(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """The texts of a batch that are encoded: arrays u l by name."""
+  if 'which' not in batch:
+    return {'tokens': batch['tokens'].reshape(-1, batch['tokens'].shape[-1])}
+  return {name: batch[name] for name in GROUPS if name in batch}
+
+
+def in_place(
+  features: Mapping[str, jax.Array],
+  batch: Mapping[str, Any],
+  mesh: jax.sharding.Mesh | None,
+) -> jax.Array:
+  """Features of all texts, b*t d, from those of `encoded`, u d by name.
+
+  The gradient of a text is the sum over its places.
+  """
+  if 'which' not in batch:
+    return features['tokens']
+
+  def place(which: jax.Array, *texts: jax.Array) -> jax.Array:
+    return jnp.concatenate(texts)[which.reshape(-1)]
+
+  groups = [features[name] for name in GROUPS if name in features]
+  return sharding.on_each_device(place, mesh, batch['which'], *groups)
 
 
 def used_rows(params: Any, opt_state: Any) -> np.ndarray | None:

@@ -156,11 +156,12 @@ def run_one_of_two_processes(address, index):
   # Where device_put of a jax array shows itself broken: 2 shards, 1 device.
   assert [s.data.shape for s in weights.addressable_shards] == [(4, 4)]
   loss, grad = loss_and_grad(mesh, weights, image, text)
-  # Texts of 3 and of 12 tokens: both processes take the same shape.
-  tokens = np.zeros((4, 2, 20), np.int32)
-  tokens[1, 1, (2, 11)[index]] = 9
-  cut = [texts.Texts(None)({'tokens': tokens[::i]}) for i in (1, 2, 1)]
-  shapes = [x['tokens'].shape for x in cut]
+  # One text, and in process 1 a longer one: both take the same shapes.
+  tokens = np.zeros((4, 2, 40), np.int32)
+  tokens[1, 1, (2, 18)[index]] = 9
+  complete = texts.Texts(mesh)
+  cut = [complete({'tokens': tokens[::i]}) for i in (1, 2, 1)]
+  shapes = [{k: x[k].shape for k in ('short', 'long') if k in x} for x in cut]
   print(
     json.dumps(
       {'loss': float(loss), 'grad': np.asarray(grad).tolist(), 'cut': shapes}
@@ -173,7 +174,8 @@ def test_two_processes_equal_one(run_two_processes):
   for result in run_two_processes(__file__):
     np.testing.assert_allclose(result['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(result['grad'], grad, atol=1e-6)
-    assert result['cut'] == [[4, 2, 16], [2, 2, 8], [4, 2, 16]]
+    both = {'short': [2, 8], 'long': [2, 32]}
+    assert result['cut'] == [both, {'short': [1, 8]}, both]
 
 
 if __name__ == '__main__':

@@ -398,7 +398,7 @@ def test_training_sees_no_mask(cache, tmp_path):
   with inputs.Inputs(config, mesh) as data:
     assert all('mask' not in data._train_source[i] for i in range(48))
     batch = next(data.train_batches(start=0))
-  assert batch.keys() == {'image', 'tokens', 'distinct', 'which'}
+  assert batch.keys() == {'image', 'tokens', 'short', 'long', 'which'}
   folders = [p.name for p in (cache / 'scenes').iterdir()]
   train_folder = next(f for f in folders if f.startswith('captions_32'))
   features = next((cache / 'scenes' / train_folder).rglob('features.json'))

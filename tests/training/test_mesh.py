@@ -20,7 +20,7 @@ TINY = (
   'demo,matmul_operands=float32,batch=16,size=16,patch=8,width=32,'
   'model.num_heads=2,depths=1x0,tokens=4x0,groups=4x0,'
   'model.drop_path_rate=0.3,data.erase_probability=0.5,'
-  'text.width=16,text.num_heads=1,text.context_length=12,joint.embed_dim=16,'
+  'text.width=16,text.num_heads=1,text.context_length=20,joint.embed_dim=16,'
   'joint.projector_width=16,optimizer.warmup_steps=3,steps=60'
 )
 VOCABULARY = 60
@@ -28,8 +28,9 @@ VOCABULARY = 60
 
 def batch_at(step, rows=slice(None)):
   rng = np.random.default_rng(step)
-  tokens = rng.integers(1, VOCABULARY - 1, (16, 4, 12)).astype(np.int32)
-  tokens[..., -1] = VOCABULARY - 1
+  tokens = rng.integers(1, VOCABULARY - 1, (16, 4, 20)).astype(np.int32)
+  tokens[:, 0, -1] = tokens[:, 1:, 9] = VOCABULARY - 1  # captions are longer
+  tokens[:, 1:, 10:] = 0
   image = rng.integers(0, 256, (16, 16, 16, 3)).astype(np.uint8)
   return {'image': image[rows], 'tokens': tokens[rows]}
 
@@ -37,23 +38,25 @@ def batch_at(step, rows=slice(None)):
 class Run:
   """A run of `TINY` on a mesh."""
 
-  def __init__(self, mesh, options=''):
+  def __init__(self, mesh, options='', parts=1):
     get_config = runpy.run_path(str(CONFIG))['get_config']
     self.config = get_config(f'{TINY}{options}')
     self.mesh = mesh
+    self._complete = texts.Texts(mesh, parts=parts)
     task = task_lib.make(self.config, VOCABULARY, mesh)
     tx, _ = state_lib.make_optimizer(self.config)
     self.state = state_lib.create_state(task, tx, self.config, mesh)
     self._class = state_lib.make_train_metrics(task, self.state, self.config)
     placement = sharding.state_sharding(self.state, mesh)
     self._step = state_lib.make_train_step(
-      *(task, tx, self._class, mesh), placement=placement
+      *(task, tx, self._class, mesh), placement=placement, accumulated=parts
     )
 
   def losses(self, steps, rows=slice(None)):
     found = []
     for step in range(int(self.state.step), steps):
-      batch = sharding.shard_batch(batch_at(step, rows), self.mesh)
+      batch = self._complete(batch_at(step, rows))
+      batch = sharding.shard_batch(batch, self.mesh)
       metrics = sharding.replicate(self._class.empty(), self.mesh)
       self.state, metrics = self._step(self.state, metrics, batch)
       found.append(float(metrics.compute()['loss']))
@@ -70,11 +73,11 @@ def mesh_of(devices, fsdp=1):
 def test_a_split_state_trains_as_a_whole_one_and_moves(
   tmp_path, name, quick_compilation
 ):
-  """4 x 2 devices; then its checkpoint goes on on 1 x 4, and on one."""
+  """4 x 2 devices, in parts; its checkpoint goes on on 1 x 4, and on one."""
   options = f',optimizer.name={name}'
   plain = Run(mesh_of(1), options)
   want = plain.losses(5)
-  first = Run(mesh_of(8, 2), options)
+  first = Run(mesh_of(8, 2), options, parts=2)
   losses = first.losses(3)
   kernel = first.state.params['image']['stage_0']['block_0']['mlp']['fc1']
   shape = kernel['kernel'].addressable_data(0).shape
@@ -96,40 +99,40 @@ def test_a_split_state_trains_as_a_whole_one_and_moves(
 CLIP_TINY = (
   'demo,matmul_operands=float32,batch=16,size=16,patch=8,width=16,'
   'model.depth=1,model.num_heads=1,text.width=16,text.num_heads=1,'
-  'text.context_length=12,joint.embed_dim=8'
+  'text.context_length=20,joint.embed_dim=8'
 )
 
 
 @pytest.mark.parametrize(
-  ('devices', 'file', 'options'),
+  ('shape', 'file', 'options'),
   [
     # All terms of `tied`, and a background.
-    (2, 'gvit_s.py', f'{TINY},loss.background_weight=1.0'),
+    ((4, 2), 'gvit_s.py', f'{TINY},loss.background_weight=1.0'),
     # Two stages in the released form.
     pytest.param(
-      1,
+      (1, 1),
       'gvit_s.py',
       f'{TINY},depths=1x1x0,tokens=4x2x0,groups=4x2x0,loss.part_weight=0.0,'
       'loss.noun_match=pooled,model.group_residual=true,loss.share_nouns=false',
       marks=pytest.mark.slow,
     ),
-    pytest.param(1, 'gvit_s.py', f'{TINY},clip', marks=pytest.mark.slow),
-    (2, 'clip.py', f'{CLIP_TINY},sigmoid'),
+    pytest.param((1, 1), 'gvit_s.py', f'{TINY},clip', marks=pytest.mark.slow),
+    ((2, 1), 'clip.py', f'{CLIP_TINY},sigmoid'),
   ],
 )
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
-  tiny, devices, file, options, quick_compilation
+  tiny, shape, file, options, quick_compilation
 ):
   """Noise, drop-path, erasing and the projectors' batch norm included."""
   get_config = runpy.run_path(str(CONFIG.with_name(file)))['get_config']
-  config, mesh = get_config(options), mesh_of(devices)
+  config, mesh = get_config(options), mesh_of(*shape)
   task = task_lib.make(config, VOCABULARY, mesh)
   batch, rng = batch_at(0), jax.random.key(5)
   if file == 'clip.py':
     batch['tokens'] = batch['tokens'][:, :1]
   variables = tiny.drawn(task.init, jax.random.key(0), batch)
   variables = sharding.replicate(variables, mesh)
-  batch |= texts.distinct(batch['tokens'], 4 * devices)
+  batch = texts.Texts(mesh, parts=4)(batch)
   batch = sharding.shard_batch(batch, mesh)
 
   @tiny.fast_jit
