@@ -31,6 +31,8 @@ if COUNT not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {COUNT}=8'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Tests run little and compile much; so do the commands that they start.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
 # Runs of one configuration compile the same programs: all tests of a session,
 # and the commands that they start, share them. pytest-xdist's workers find the
 # variables set.
@@ -76,11 +78,3 @@ def mesh8():
   if jax.device_count() < 8:
     pytest.skip(f'needs 8 devices; unset XLA_FLAGS or pass {COUNT}=8')
   return sharding.make_mesh(jax.devices()[:8])
-
-
-@pytest.fixture(scope='module')
-def quick_compilation():
-  """XLA compiles without most optimisations: tests run little, compile much."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)

@@ -11,8 +11,6 @@ from groupvit_jax import errors, sharding
 from groupvit_jax.training import inputs, state
 from groupvit_jax.training import task as task_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
   'demo,size=16,examples=6,eval.examples=0,batch=8,width=16,depths=1x0,'

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import groupvit_jax as gv
 from groupvit_jax import cli
@@ -15,20 +14,6 @@ from groupvit_jax.evaluation import clustering, metrics
 
 COUNT = 5
 RULE = ['--size', '16', '--set', 'background_threshold=0.6']
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation(tmp_path_factory):
-  """Without optimisations, and with a cache that all runs share."""
-  before = jax.config.jax_compilation_cache_dir
-  folder = tmp_path_factory.mktemp('compiled')
-  jax.config.update('jax_disable_most_optimizations', True)
-  jax.config.update('jax_compilation_cache_dir', str(folder))
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-  jax.config.update('jax_compilation_cache_dir', before)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='module')

@@ -40,11 +40,8 @@ def run_one_of_two_processes(address, index, root):
     'OMPI_COMM_WORLD_LOCAL_RANK': index,
     'JAX_COORDINATOR_ADDRESS': address,
   }
-  import jax  # noqa: PLC0415  (it looks at the environment)
+  from groupvit_jax import cli  # noqa: PLC0415  (it looks at the environment)
 
-  from groupvit_jax import cli  # noqa: PLC0415
-
-  jax.config.update('jax_disable_most_optimizations', True)
   root = Path(root)
   ended = {}
   for name in (*COMMANDS, *FAILING):
@@ -71,11 +68,8 @@ def root(tmp_path_factory, evaluation_folders, run_two_processes):
     (root / place).mkdir()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'device_count', lambda *_: 1)
-    # Quick to compile, and the same sums in all processes.
-    jax.config.update('jax_disable_most_optimizations', True)
     for name in COMMANDS:
       assert cli.main(arguments(name, root, root / 'alone')) == 0
-    jax.config.update('jax_disable_most_optimizations', False)
   ended = run_two_processes(__file__, str(root), seconds=900)
   codes = dict.fromkeys(COMMANDS, 0) | dict.fromkeys(FAILING, 1)
   assert ended == [codes] * 2

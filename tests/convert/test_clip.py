@@ -41,7 +41,7 @@ def encode(tiny, converted, pixels, ids):
   """Image embeddings, text embeddings and scale of a model."""
   model = build.build(converted.architecture)
 
-  @tiny.fast_jit
+  @jax.jit
   def run(variables, images, tokens):
     def call(method, *args):
       return model.apply(variables, *args, method=method)

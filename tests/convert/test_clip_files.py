@@ -15,8 +15,6 @@ from groupvit_jax.convert import architecture, keymaps, tensors, torch_files
 from groupvit_jax.errors import ModelError
 from groupvit_jax.models import build
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 FILES = pathlib.Path(__file__).parents[1] / 'testdata' / 'clip_files'
 SOURCES = {'resnet': FILES / 'resnet' / 'model.pt', 'vit': FILES / 'vit'}
 
@@ -36,7 +34,7 @@ def test_embeddings_are_open_clips(tiny, kind, loaded):
     golden = dict(file)
   model = build.build(loaded.architecture)
 
-  @tiny.fast_jit
+  @jax.jit
   def run(variables):
     return model.apply(
       variables, jnp.asarray(golden['images']), method='encode_image'

@@ -118,7 +118,7 @@ def test_outputs(torch_models, tiny, theirs, converted, inputs):
   model = build.build(converted.architecture)
   images, tokens = ours_of(inputs)
 
-  @tiny.fast_jit
+  @jax.jit
   def run(variables):
     def apply(method, *args):
       return model.apply(variables, *args, method=method)
@@ -208,9 +208,7 @@ def loss_and_gradients(torch_models, tiny, converted, images, tokens):
     diagonal += jnp.diag(jax.nn.log_softmax(logits, 1))
     return -diagonal.mean() / 2
 
-  return tiny.fast_jit(jax.value_and_grad(loss_fn))(
-    converted.variables['params']
-  )
+  return jax.jit(jax.value_and_grad(loss_fn))(converted.variables['params'])
 
 
 def compare_gradients(torch_models, ours, theirs):

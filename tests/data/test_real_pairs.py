@@ -89,9 +89,7 @@ class Runs:
     environment = os.environ | {
       'PYTHONPATH': str(ROOT),
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0 '
-      '--xla_llvm_disable_expensive_passes=true '
-      f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     }
     command = [sys.executable, '-m', 'groupvit_jax.main', f'--config={config}']
     command.append(f'--workdir={self.folder / name}')

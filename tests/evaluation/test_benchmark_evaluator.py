@@ -10,8 +10,6 @@ from groupvit_jax import errors, sharding
 from groupvit_jax.evaluation import resume
 from groupvit_jax.evaluation.benchmark import counting
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture(scope='module')
 def stub(stubs):

@@ -16,8 +16,7 @@ def test_two_processes_equal_one(runs, stubs, tmp_path, run_two_processes):
     stubs.Stub().predict_fns, stubs.PERFECT
   )
   assert 0 < whole.miou < 1
-  flags = '--xla_backend_optimization_level=0'
-  found = run_two_processes(str(PROGRAM), str(tmp_path), flags=flags)
+  found = run_two_processes(str(PROGRAM), str(tmp_path))
   failures = 'SourceError: Another process failed: ', 'ImageError: '
   for told, failure in zip(found, failures, strict=True):
     np.testing.assert_array_equal(told['confusion'], whole.confusion_matrix)

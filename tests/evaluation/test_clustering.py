@@ -8,7 +8,6 @@ import sklearn.cluster
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import clustering
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 WHOLE = {'mode': 'whole', 'window': None, 'stride': None}
 
 

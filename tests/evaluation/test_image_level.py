@@ -8,7 +8,6 @@ import sklearn.metrics
 from groupvit_jax import errors
 from groupvit_jax.evaluation import evaluator, image_level, zero_shot
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 RNG = np.random.default_rng(0)
 COUNTS = (2, 1, 3, 1, 2, 2, 1)  # captions of each image
 CAPTIONS = [

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,7 +70,7 @@ def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
   sizes = [(6, 9), (8, 5), (8, 9)]
   rgb, scores, valid = random_pictures(sizes, (8, 9))
   refine = made(3, DILATIONS)
-  got = np.asarray(tiny.fast_jit(refine)(rgb, scores, valid))
+  got = np.asarray(jax.jit(refine)(rgb, scores, valid))
   for i, (height, width) in enumerate(sizes):
     want = by_pixel(
       rgb[i, :height, :width].astype(np.float64),
@@ -82,7 +83,7 @@ def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
 
 def test_what_lies_beyond_a_picture_changes_nothing(tiny):
   rgb, scores, valid = random_pictures([(5, 6)], (7, 8))
-  refine = tiny.fast_jit(made(2, DILATIONS))
+  refine = jax.jit(made(2, DILATIONS))
   one = refine(rgb, scores, valid)
   other = refine(
     np.where(valid[..., None], rgb, 9.0),
@@ -101,7 +102,7 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
   scores = np.broadcast_to(first[:, None], (1, 12, 12, 1))
   scores = np.concatenate([scores, 1 - scores], -1)
   valid = np.ones((1, 12, 12), bool)
-  refine = tiny.fast_jit(made(20, (1, 2)))
+  refine = jax.jit(made(20, (1, 2)))
   got = np.asarray(refine(rgb, scores, valid))
   np.testing.assert_allclose(got.sum(-1), 1.0, atol=1e-5)
   wrong_before = (scores.argmax(-1) != (np.arange(12) >= 6)).mean()
@@ -112,5 +113,5 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
 def test_a_picture_of_one_colour_is_no_exception(tiny):
   rgb = np.ones((1, 4, 4, 3), np.float32)
   scores = np.random.default_rng(0).random((1, 4, 4, 2), np.float32)
-  refine = tiny.fast_jit(made(1, (1,)))
+  refine = jax.jit(made(1, (1,)))
   assert jnp.isfinite(refine(rgb, scores, np.ones((1, 4, 4), bool))).all()

@@ -181,11 +181,11 @@ def _as_dicts(tree):
 
 
 @pytest.fixture(scope='session')
-def training(quick_environment) -> Iterator[Training]:
+def training(plain_environment) -> Iterator[Training]:
   # Not pytest's folder: others than its owner cannot enter that.
   folder = pathlib.Path(tempfile.mkdtemp(prefix='groupvit_faults_'))
   folder.chmod(0o777)
-  yield Training(folder, quick_environment)
+  yield Training(folder, plain_environment)
   shutil.rmtree(folder, ignore_errors=True)
 
 

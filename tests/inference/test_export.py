@@ -14,7 +14,6 @@ from groupvit_jax import cli, inference
 from groupvit_jax.convert import folder as model_folder
 
 NAMES = ['dog', 'grass|lawn', 'sky']
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ from groupvit_jax.text import prompts
 MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
-
 @pytest.fixture(scope='module')
 def model(tiny_inference):
   preprocessing = {'mean': MEAN, 'std': STD, 'short_side': 32}

@@ -8,8 +8,6 @@ import pytest
 import groupvit_jax
 from groupvit_jax.inference import traced
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 
 @pytest.fixture
 def call(tmp_path):

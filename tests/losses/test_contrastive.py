@@ -25,7 +25,7 @@ def inputs(tiny, batch=BATCH, width=8):
 @functools.cache
 def compiled(tiny, **options):
   loss = functools.partial(contrastive_loss, **options)
-  return tiny.fast_jit(jax.value_and_grad(loss, ARGUMENTS))
+  return jax.jit(jax.value_and_grad(loss, ARGUMENTS))
 
 
 def value_and_grads(tiny, *args, **options):

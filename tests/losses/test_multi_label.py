@@ -32,7 +32,7 @@ def compiled(tiny, **options):
   def loss(image, nouns, scale, ids):
     return multi_label_loss(image, nouns, scale, noun_ids=ids, **options)
 
-  return tiny.fast_jit(jax.value_and_grad(loss, (0, 1, 2)))
+  return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
 
 
 def value_and_grads(tiny, *args, **options):

@@ -17,8 +17,6 @@ from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ON = 'loss.background_weight=0.5'
 SMALL = (

@@ -28,7 +28,7 @@ def trained(tiny, groupvit):
   """A step's outputs and statistics, without and with group embeddings."""
   model, variables = groupvit
 
-  @tiny.fast_jit
+  @jax.jit
   def step(variables):
     return [
       model.apply(

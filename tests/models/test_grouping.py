@@ -125,10 +125,10 @@ def test_a_tied_group_holds_only_its_own_tokens(tiny):
   def run(x):
     return block.apply(variables, x, groups, False)
 
-  y, soft, _, _ = tiny.fast_jit(run)(x)
+  y, soft, _, _ = jax.jit(run)(x)
   winner = int(soft[0, :, 0].argmax())
   moved = x.at[0, 0].add(0.01 * tiny.normal(8, seed=2))
-  z, moved_soft, *_ = tiny.fast_jit(run)(moved)
+  z, moved_soft, *_ = jax.jit(run)(moved)
   np.testing.assert_array_equal(soft.argmax(1), moved_soft.argmax(1))
   changed = np.abs(y - z).max((0, 2)) > 0
   np.testing.assert_array_equal(changed, np.arange(3) == winner)
@@ -176,7 +176,7 @@ def test_an_empty_tied_group_has_finite_gradients(tiny):
       soft,
     )
 
-  step = tiny.fast_jit(jax.value_and_grad(loss, has_aux=True))
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True))
   (_, (y, soft)), grads = step(variables)
   empty = [g for g in range(3) if g not in np.asarray(soft.argmax(1))[0]]
   assert empty
@@ -231,7 +231,7 @@ def test_any_layout_trains(tiny, layout):
   images = tiny.images()
   variables = tiny.init(model, images)
 
-  @tiny.fast_jit
+  @jax.jit
   def step(variables):
     def loss(variables):
       pooled, out = model.apply(variables, images, train=True, rngs=tiny.RNGS)

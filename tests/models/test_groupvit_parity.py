@@ -86,7 +86,7 @@ def evaluated(tiny, golden):
   """All that eval mode gives, from one compilation."""
   model = golden.model
 
-  @tiny.fast_jit
+  @jax.jit
   def run(variables):
     def image_encoder(module):
       return module.image(golden.images, train=False)
@@ -168,7 +168,7 @@ def test_loss_gradients_and_statistics_in_train_mode(
     )
     return contrastive(result), (result, updates)
 
-  step = tiny.fast_jit(jax.value_and_grad(loss_fn, has_aux=True))
+  step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   (loss, (result, updates)), grads = step(golden.variables['params'])
   assert next(noises, None) is None, 'a recorded noise was not used'
   assert_near(loss, golden.arrays['loss'])

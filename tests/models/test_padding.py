@@ -7,8 +7,6 @@ import pytest
 
 from groupvit_jax.models import patches
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 CANVAS = (24, 32)  # pixels, in patches of 4: 6 by 8 tokens, trained on 4 by 4
 SIZES = ((24, 32), (9, 30), (16, 16))
 # Kernels of .3: at .02 the groups would hardly differ.
@@ -74,7 +72,7 @@ class Padded:
         )
       }
 
-    self._regions = tiny.fast_jit(regions)
+    self._regions = jax.jit(regions)
 
   def regions(self, sizes, fill=np.nan):
     images = canvas(self.images, sizes, fill)
@@ -152,7 +150,7 @@ def test_padding_takes_no_part_in_training(tiny):
   images = np.asarray(tiny.images(3, *CANVAS))
   variables = tiny.init(model, tiny.images())
 
-  @tiny.fast_jit
+  @jax.jit
   def gradient(variables, images):
     def loss(variables):
       pooled, out = model.apply(

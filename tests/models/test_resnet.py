@@ -75,7 +75,7 @@ def test_every_stage_is_open_clips(tiny, golden):
   variables, projection = nested(golden, 'sd/')
   images = jnp.asarray(golden['images'])
 
-  @tiny.fast_jit
+  @jax.jit
   def run(variables):
     return TINY.apply(variables, images)
 
@@ -97,7 +97,7 @@ def test_a_training_step_is_open_clips(tiny, golden, devices):
   images = sharding.shard_batch(golden['images'], mesh)
   model = TINY.clone(remat=devices == 2)
 
-  @tiny.fast_jit
+  @jax.jit
   def step(params, projection, images):
     def loss(params, projection):
       (pooled, out), updates = model.apply(

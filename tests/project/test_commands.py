@@ -222,7 +222,6 @@ def is_elsewhere(text):
   return any(part in text for part in ELSEWHERE)
 
 
-@pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize('page', PAGES)
 def test_what_a_page_shows_runs(page, world):
   known = {'names': ['dog', 'sky'], 'images': ['photo.jpg'], 'texts': ['a dog']}
@@ -239,7 +238,6 @@ def test_what_a_page_shows_runs(page, world):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('quick_compilation')
 def test_every_training_of_a_page_trains(world):
   lines = [
     line.replace('python -m groupvit_jax.main', 'groupvit train')

@@ -24,8 +24,7 @@ def train(
   command = [sys.executable, '-m', 'groupvit_jax.main', f'--config={config}']
   command.append(f'--workdir={workdir}')
   count = f'--xla_force_host_platform_device_count={2 // processes}'
-  flags = f'{environment["XLA_FLAGS"]} {count}'
-  environment = environment | {'XLA_FLAGS': flags}
+  environment = environment | {'XLA_FLAGS': count}
   children = []
   for i in range(processes):
     cluster = {

@@ -300,18 +300,18 @@ def run_without_extras(environment, script: str, *arguments: str) -> str:
   return done.stdout
 
 
-def test_every_module_imports_without_the_extras(quick_environment):
+def test_every_module_imports_without_the_extras(plain_environment):
   # main defines flags, but imports as well.
   names = sorted(modules())
-  out = run_without_extras(quick_environment, _IMPORT_ALL, *names)
+  out = run_without_extras(plain_environment, _IMPORT_ALL, *names)
   assert f'imported {len(names)}' in out
 
 
 def test_a_base_installation_trains_segments_and_evaluates(
-  tmp_path, quick_environment, tiny_run
+  tmp_path, plain_environment, tiny_run
 ):
   places = str(ROOT), str(tmp_path)
-  out = run_without_extras(quick_environment, _WORK, *places, tiny_run)
+  out = run_without_extras(plain_environment, _WORK, *places, tiny_run)
   assert 'labels (16, 16)' in out
   assert out.count('miou') >= 2
   run = tmp_path / 'run'

@@ -18,9 +18,7 @@ CONFIG = f'--config={ROOT}/configs/gvit_s.py'
 ENVIRONMENT = os.environ | {
   'PYTHONPATH': str(ROOT),
   'JAX_PLATFORMS': 'cpu',
-  # One device, compiled quickly: what takes the time here is compiling.
-  'XLA_FLAGS': '--xla_backend_optimization_level=0 '
-  '--xla_llvm_disable_expensive_passes=true',
+  'XLA_FLAGS': '',  # one device
 }
 # As a user's shell has it; conftest.py quietens TensorFlow for the tests.
 ENVIRONMENT.pop('TF_CPP_MIN_LOG_LEVEL', None)

@@ -28,7 +28,6 @@ from groupvit_jax.serve import Limits, Service, app
 pytest.importorskip('gradio', reason="needs the 'demo' extra")
 uvicorn = pytest.importorskip('uvicorn')
 testclient = pytest.importorskip('starlette.testclient')
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 ROOT = pathlib.Path(__file__).parents[2]
 DROP = '[data-testid=image] .upload-container button'
 

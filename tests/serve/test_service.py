@@ -11,7 +11,6 @@ from groupvit_jax import inference
 from groupvit_jax.serve import Limits, Refusal, Service
 
 NAMES = ['dog', 'grass', 'sky']
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 
 
 @pytest.fixture(scope='module')

@@ -17,8 +17,6 @@ from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import initial, loop, state
 from groupvit_jax.training import task as task_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'clip.py'
 TINY = (
   'demo,steps=4,batch=16,size=32,width=16,examples=48,text.width=16,'

@@ -15,8 +15,6 @@ from groupvit_jax.training import collapse, config, loop
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 ROOT = pathlib.Path(__file__).parents[2]
 G = 8
 HEALTHY = {

@@ -5,14 +5,12 @@ import runpy
 
 import jax
 import numpy as np
-import pytest
 
 from groupvit_jax import sharding
 from groupvit_jax.training import gradients
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs/gvit_s.py'
 TINY = (
   'demo,batch=8,size=16,patch=8,width=16,model.num_heads=1,depths=1x0,'

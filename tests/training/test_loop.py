@@ -21,8 +21,6 @@ from groupvit_jax.evaluation import diagnosis
 from groupvit_jax.training import checkpoint, inputs, loop, replay
 from groupvit_jax.training import logging as logging_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 ROOT = pathlib.Path(__file__).parents[2]
 # Eight virtual devices share each batch (see conftest.py).
 TINY = (

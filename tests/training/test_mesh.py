@@ -70,9 +70,7 @@ def mesh_of(devices, fsdp=1):
 @pytest.mark.parametrize(
   'name', ['muon', pytest.param('adamw', marks=pytest.mark.slow)]
 )
-def test_a_split_state_trains_as_a_whole_one_and_moves(
-  tmp_path, name, quick_compilation
-):
+def test_a_split_state_trains_as_a_whole_one_and_moves(tmp_path, name):
   """4 x 2 devices, in parts; its checkpoint goes on on 1 x 4, and on one."""
   options = f',optimizer.name={name}'
   plain = Run(mesh_of(1), options)
@@ -121,7 +119,7 @@ CLIP_TINY = (
   ],
 )
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
-  tiny, shape, file, options, quick_compilation
+  tiny, shape, file, options
 ):
   """Noise, drop-path, erasing and the projectors' batch norm included."""
   get_config = runpy.run_path(str(CONFIG.with_name(file)))['get_config']
@@ -135,7 +133,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
   batch = texts.Texts(mesh, parts=4)(batch)
   batch = sharding.shard_batch(batch, mesh)
 
-  @tiny.fast_jit
+  @jax.jit
   def both(variables, batch):
     def loss_fn(params):
       return task.loss_fn({**variables, 'params': params}, batch, rng)
@@ -157,9 +155,7 @@ def test_groups_that_do_not_divide_the_devices_are_refused():
 
 
 @pytest.mark.slow
-def test_fifty_steps_on_every_mesh_and_in_two_processes(
-  run_two_processes, quick_compilation
-):
+def test_fifty_steps_on_every_mesh_and_in_two_processes(run_two_processes):
   want = Run(mesh_of(1)).losses(50)
   for devices, fsdp in ((2, 1), (2, 2), (8, 1), (8, 2), (8, 4), (8, 8)):
     losses = Run(mesh_of(devices, fsdp)).losses(50)

@@ -14,8 +14,6 @@ from groupvit_jax.training import loss as loss_lib
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
-pytestmark = pytest.mark.usefixtures('quick_compilation')
-
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 TERMS = {'contrastive', 'multi_label', 'part', 'clusters'}
 SMALL = (
