@@ -49,14 +49,16 @@ class ImageRegions:
   def groups(self) -> list[Int32[np.ndarray, 'h w']]:
     """The strongest group of each pixel, for every grouping stage.
 
-    The groups of the last stage are those that get names. With sliding windows
-    a pixel shows the window that it is most central in, and the groups of
-    window i are numbered from i times their number.
+    The groups of the last stage are those that get names; remade groups are a
+    stage of their own. With sliding windows a pixel shows the window that it is
+    most central in, and the groups of window i are numbered from i times their
+    number.
     """
     size = self.image.shape[:2]
+    regions = jax.device_get(regrouping.apply(self.regions, self.config))
     return [
-      _stage_groups(maps[0], self.regions, self.scaled, size)
-      for maps in self.regions.stages
+      _stage_groups(maps[0], regions, self.scaled, size)
+      for maps in regions.stages
     ]
 
   def groups_overlay(
@@ -102,8 +104,9 @@ class ImageRegions:
     regions = regrouping.apply(self.regions, classes.config)
     scores = scoring.score(regions, classes.embeddings, classes.config)
     regions, scores = jax.device_get((regions, scores))
+    as_they_are = dataclasses.replace(self.config, regroup='none')
     return Segmentation(
-      dataclasses.replace(self, regions=regions),
+      dataclasses.replace(self, regions=regions, config=as_they_are),
       classes.names,
       classes.config.background_threshold is not None,
       scores,

@@ -147,6 +147,12 @@ def test_regrouped_regions_are_asked_again(tiny_inference, model):
   *learned, remade = found.groups
   assert len(learned) == len(model.segment(image, NAMES).groups)
   assert len(np.unique(remade)) > 1 and remade.max() < 5
+  # Both are shown without class names, and a result can be asked again.
+  for before, after in zip(regions.groups, found.groups, strict=True):
+    np.testing.assert_array_equal(before, after)
+  np.testing.assert_array_equal(
+    found.encoded.segment(NAMES).labels, found.labels
+  )
   # The same regions without regrouping are the released answer; those that
   # were encoded for that have no tokens to regroup.
   np.testing.assert_array_equal(
