@@ -47,7 +47,7 @@ def _base() -> ml_collections.ConfigDict:
   # Data, evaluation and how a run is watched: the fields of gvit_s.py.
   beside = pathlib.Path(__file__).with_name('gvit_s.py')
   c = runpy.run_path(str(beside))['get_config']()
-  c.task = 'clip_vit'  # or 'clip_resnet': names in tasks.TASKS
+  c.task = 'clip_vit'  # or 'clip_resnet': names in training.task.TASKS
   c.batch_size = 32_768  # pairs per step, over all devices
   c.num_steps = 390_625  # 32 epochs of 400 million pairs
   c.remat = True  # recompute activations backwards: slower, less memory

@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 def _base() -> ml_collections.ConfigDict:
   """GroupViT-S with the released model, loss and optimizer, on scenes."""
   c = ml_collections.ConfigDict()
-  c.task = 'groupvit'  # a name in tasks.TASKS
+  c.task = 'groupvit'  # a name in training.task.TASKS
   c.seed = 0  # of initialisation, noise, and data order
   c.image_size = 224  # pixels per side
   c.batch_size = 1024  # images per step, over all devices
