@@ -145,7 +145,7 @@ def used_rows(
 ) -> np.ndarray | None:
   """Rows of the vocabulary that have been trained: `texts.Texts.used`."""
   o = config.optimizer
-  if jax.process_count() > 1:  # see `texts.Texts`
+  if jax.process_count() > 1:  # each one sees its own texts only
     return None
   if o.name != 'muon' and o.weight_decay:  # then every row is decayed
     return None

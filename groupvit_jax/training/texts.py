@@ -1,4 +1,4 @@
-"""Texts of a batch as a training step reads them: each once, cut, few rows.
+"""Texts of a batch as a training step reads them: once a device, cut, few rows.
 
 Captions and prompts repeat within a batch, are shorter than the context, and
 use few rows of a large vocabulary. All three are exact: texts are encoded with
@@ -47,17 +47,18 @@ class Texts:
     self._rows: np.ndarray | None = None
 
   def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the batch with what it has of these; shapes depend on it alone.
+    """Returns the batch with what it has of these.
 
     short, long: int32 u l, the texts of each device's images, each once, and
       padding; cut behind the longest of all devices. The long ones have more
       than `_SHORT` tokens; all are `long` where two arrays would be larger.
     which: int32 b t, the text at each place of `tokens`: its row among those of
-      the same device, first the short ones, then the long ones.
+      the same device, the long ones behind the padding of the short ones.
     rows: int32 h, sorted, rows of the vocabulary; all that texts have used so
       far are among them.
 
-    Several processes make the same number of calls and agree on shapes.
+    The shapes of texts depend on the batch alone, that of `rows` on earlier
+    ones too. Several processes make as many calls and agree on the shapes.
     """
     devices = len(self.mesh.local_devices)
     result = {**batch, **distinct(batch['tokens'], devices, self.parts)}
@@ -91,17 +92,17 @@ def distinct(
   context = tokens.shape[-1]
   found = [_each_once(rows) for rows in tokens.reshape(devices, -1, context)]
   sizes = [
-    [size for texts in groups for size in (len(texts), _longest(texts))]
-    for *groups, _ in found
+    (len(x), len(y), len(x) + len(y), _longest(x), _longest(y))
+    for x, y, _ in found
   ]
   agreed = peers.largest(np.max(sizes, axis=0).tolist())
-  needed, lengths = agreed[::2], [bucket(x, context) for x in agreed[1::2]]
+  needed, lengths = agreed[:3], [bucket(x, context) for x in agreed[3:]]
   # Quarters of all texts; of long ones, mostly captions, halves of the images.
   images = tokens.shape[0] // devices
   places = images * tokens.shape[1]
   steps = [_up(-(-n // k), parts) for n, k in ((places, 4), (images, 2))]
-  counts = [_up(n, step) for n, step in zip(needed, steps, strict=True)]
-  together = _up(sum(needed), steps[0])
+  counts = [_up(n, step) for n, step in zip(needed[:2], steps, strict=True)]
+  together = _up(needed[2], steps[0])
   if counts[1] and together * lengths[1] <= np.dot(counts, lengths):
     # Padded apart they would have more tokens.
     counts = [0, together]
@@ -113,7 +114,6 @@ def distinct(
       for to, groups in zip(padded, found, strict=True):
         to[: len(groups[i])] = groups[i][:, : lengths[i]]
       result[name] = padded.reshape(-1, lengths[i])
-  # Behind the padding of the short ones.
   which = [
     np.where(rows < len(short), rows, rows - len(short) + counts[0])
     for short, _, rows in found
@@ -127,7 +127,7 @@ def _each_once(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Distinct texts, short and long ones, and the one that each row is."""
   rows = np.ascontiguousarray(rows)
-  keys = rows.view([('', rows.dtype)] * rows.shape[1])[:, 0]
+  keys = rows.view((np.void, rows.strides[0]))[:, 0]  # compared as bytes
   _, first, which = np.unique(keys, return_index=True, return_inverse=True)
   texts = rows[first]
   long = texts.argmax(axis=1) >= _SHORT

@@ -75,6 +75,13 @@ def test_texts_stay_together_where_apart_they_have_more_tokens():
   assert (out['long'][out['which']] == tokens).all()
 
 
+def test_texts_stay_together_where_one_device_has_the_short_ones():
+  tokens = np.eye(20, dtype=np.int32)[np.arange(16) % 8].reshape(8, 2, 20)
+  tokens[4:, :, 18] = 2  # the second device's texts end there
+  out = texts.distinct(tokens, 2)  # not 8 x 16 and 8 x 20 on each
+  assert out['long'].shape == (16, 20) and 'short' not in out
+
+
 def test_lengths_are_few():
   found = {texts.bucket(length, 77) for length in range(1, 78)}
   assert found == {8, 16, 32, 48, 77}
