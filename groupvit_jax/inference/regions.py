@@ -34,7 +34,8 @@ class ImageRegions:
     regions: embeddings and soft maps, a batch of one (numpy).
     scaled: (h, w) at which the network saw the image.
     shapes: the padded shapes of that.
-    config: the config that it was encoded with.
+    config: what `segment` takes by default: the config that it was encoded
+      with; of a result, that of its answer, whose groups are remade already.
     model: its model.
   """
 
@@ -82,7 +83,7 @@ class ImageRegions:
 
     Args:
       names, templates, background: as in `Model.segment`.
-      config: None for the one that the image was encoded with.
+      config: None for `self.config`.
 
     Raises:
       LabelError: a list of names that cannot be used.
@@ -104,7 +105,7 @@ class ImageRegions:
     regions = regrouping.apply(self.regions, classes.config)
     scores = scoring.score(regions, classes.embeddings, classes.config)
     regions, scores = jax.device_get((regions, scores))
-    as_they_are = dataclasses.replace(self.config, regroup='none')
+    as_they_are = dataclasses.replace(classes.config, regroup='none')
     return Segmentation(
       dataclasses.replace(self, regions=regions, config=as_they_are),
       classes.names,

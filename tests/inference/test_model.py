@@ -150,9 +150,11 @@ def test_regrouped_regions_are_asked_again(tiny_inference, model):
   # Both are shown without class names, and a result can be asked again.
   for before, after in zip(regions.groups, found.groups, strict=True):
     np.testing.assert_array_equal(before, after)
-  np.testing.assert_array_equal(
-    found.encoded.segment(NAMES).labels, found.labels
-  )
+  other = dataclasses.replace(own.config, regroup_number=3, top_k=1)
+  for answer in found, regions.segment(NAMES, other):
+    np.testing.assert_array_equal(
+      answer.encoded.segment(NAMES).scores, answer.scores
+    )
   # The same regions without regrouping are the released answer; those that
   # were encoded for that have no tokens to regroup.
   np.testing.assert_array_equal(
