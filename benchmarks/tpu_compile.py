@@ -2,7 +2,7 @@
 
   pip install -e '.[tpu-compile]'
   python benchmarks/tpu_compile.py --configs gcc_yfcc gcc_yfcc,tied \\
-    --slices v5e:2x4 v5e:16x16 --batches 4096 32768 --texts 448x16 64x77
+    --slices v5e:2x4 --batches 4096 --texts 512x16 64x48
 
 libtpu compiles for chips that are described only (compile-only topologies).
 The compiler estimates the cycles of every operation; their sum is the time of
@@ -88,6 +88,7 @@ def main() -> None:
     '--texts',
     nargs='+',
     default=[],
+    metavar='NUMBERxTOKENS',
     help='distinct texts of a chip x their tokens: the short, then the long '
     'ones; by default all are encoded in full',
   )
@@ -100,6 +101,8 @@ def main() -> None:
     compile_kernel(name, kernel, *map(int, sizes))
     return
   groups = [tuple(map(int, group.split('x'))) for group in args.texts]
+  if len(groups) > len(texts.GROUPS):
+    parser.error(f'--texts: at most {len(texts.GROUPS)}')
   print(demo.environment())
   print('| ' + ' | '.join(Row.__annotations__) + ' |', flush=True)
   print('|---' * len(Row.__annotations__) + '|', flush=True)
@@ -373,7 +376,7 @@ def scheduled(name: str, kernel: str, *sizes: int) -> int:
       [sys.executable, __file__, '--schedule', *arguments],
       env={**os.environ, 'LIBTPU_INIT_ARGS': options},
       check=True,
-      capture_output=True,
+      stdout=subprocess.DEVNULL,
     )
     files = pathlib.Path(folder).glob(f'*{kernel}*schedule-analysis*')
     newest = max(files, key=lambda file: file.name)  # a time comes first

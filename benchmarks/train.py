@@ -6,9 +6,9 @@
   python benchmarks/train.py --batch 64 --compile-only --options accumulate=8
 
 Training itself sets that variable. Both sides take the same images and texts (a
-caption and three nouns each, cut behind the longest), the released losses and
-AdamW, and turns. The peer, in `train_peer.py`, runs under autocast to bfloat16,
-eager and by torch.compile.
+caption and three nouns each; the peer's are cut behind the longest), the
+released losses and AdamW, and turns. The peer, in `train_peer.py`, runs under
+autocast to bfloat16, eager and by torch.compile.
 MFU: floating-point operations of the encoders and projectors, forward and three
 times that with the backward pass, over the rate of large bfloat16 products on
 the same device. Prints the table of RESULTS.md. `--compile-only` prints the
