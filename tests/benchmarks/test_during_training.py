@@ -38,7 +38,7 @@ def drawn_in_memory(monkeypatch):
 
 
 def test_a_run_evaluates_labelled_pixels(
-  tiny, evaluation_folders, tmp_path, drawn_in_memory
+  evaluation_folders, tmp_path, drawn_in_memory
 ):
   photos = evaluation_folders.segmented(tmp_path / 'photos', 3)
   made, data = opened(tmp_path, f'folder:{photos}', 'eval.short_side=24')

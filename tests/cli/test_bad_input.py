@@ -28,7 +28,7 @@ def test_a_bad_image_does_not_stop_the_others(stub, capsys):
   )
 
 
-def test_one_bad_image(stub, capsys):
+def test_one_bad_image(stub):
   pathlib.Path('photo.jpg').write_text('no image')
   assert stub.run('photo.jpg') == 1
   assert stub.errors() == ['photo.jpg is not an image.']
@@ -37,7 +37,7 @@ def test_one_bad_image(stub, capsys):
   assert stub.run('photo.jpg', labels=('--labels', 'cat')) == 0
 
 
-def test_what_is_not_about_a_image_is_told_once(stub, capsys):
+def test_what_is_not_about_a_image_is_told_once(stub):
   def fail(path):
     raise ValueError('this model cannot segment')
 
@@ -62,7 +62,7 @@ def test_what_is_not_about_a_image_is_told_once(stub, capsys):
     (['~nosuchuser/x.jpg'], '~nosuchuser/x.jpg: there is no such file'),
   ],
 )
-def test_bad_paths(stub, capsys, args, words):
+def test_bad_paths(stub, args, words):
   argv = [
     'segment',
     '--model',
@@ -90,7 +90,7 @@ def test_bad_paths(stub, capsys, args, words):
     ('dog|puppy,puppy', "has 'puppy' twice"),
   ],
 )
-def test_bad_labels(stub, capsys, labels, words):
+def test_bad_labels(stub, labels, words):
   assert stub.run('photo.jpg', labels=('--labels', labels)) == 1
   (line,) = stub.errors()
   assert words in line
@@ -108,7 +108,7 @@ def test_a_label_of_a_thousand_words(stub, capsys):
   assert len(stub.errors()[0]) < 200
 
 
-def test_an_unknown_label_set(stub, capsys):
+def test_an_unknown_label_set(stub):
   assert stub.run('photo.jpg', labels=('--labels-from', 'vok')) == 1
   (line,) = stub.errors()
   assert 'vok is no label set and no file: choose one of voc,' in line
@@ -126,7 +126,7 @@ def test_an_unknown_label_set(stub, capsys):
     ['--labels-from', 'voc'],
   ],
 )
-def test_wrong_options(stub, capsys, extra):
+def test_wrong_options(stub, extra):
   with pytest.raises(SystemExit) as exit_info:
     stub.run('photo.jpg', *extra)
   assert exit_info.value.code == 2
@@ -134,7 +134,7 @@ def test_wrong_options(stub, capsys, extra):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
-def test_a_folder_that_cannot_be_written(stub, capsys):
+def test_a_folder_that_cannot_be_written(stub):
   pathlib.Path('out').mkdir(mode=0o500)
   assert stub.run('photo.jpg') == 1
   assert 'Permission denied' in stub.errors()[0]

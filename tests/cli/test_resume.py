@@ -79,7 +79,7 @@ def test_nothing_is_written_outside_the_folder(stub, name):
   assert len(stub.seen) == 2
 
 
-def test_results_of_other_settings_are_not_mixed(stub, capsys):
+def test_results_of_other_settings_are_not_mixed(stub):
   assert stub.run('photo.jpg') == 0
   assert stub.run('photo.jpg', labels=('--labels', 'cat')) == 1
   (line,) = stub.errors()
@@ -106,7 +106,7 @@ def test_images_of_the_same_name_have_a_result_each(stub):
   ]  # fmt: skip
 
 
-def test_an_interrupted_run_goes_on(stub, capsys):
+def test_an_interrupted_run_goes_on(stub):
   for i in range(3):
     stub.save(f'a/{i}.jpg')
 

@@ -37,7 +37,7 @@ def assert_near(ours, theirs, atol=2e-5):
   np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=atol)
 
 
-def encode(tiny, converted, pixels, ids):
+def encode(converted, pixels, ids):
   """Image embeddings, text embeddings and scale of a model."""
   model = build.build(converted.architecture)
 
@@ -69,7 +69,7 @@ def assert_same_model(tiny, converted, theirs, batch=2):
   ids = random_texts(batch + 1, config.text_config)
   with torch.no_grad():
     out = theirs(pixel_values=pixels, input_ids=ids)
-  image, text, scale = encode(tiny, converted, pixels, ids)
+  image, text, scale = encode(converted, pixels, ids)
   assert_near(image, unit(out.image_embeds))
   assert_near(text, unit(out.text_embeds))
   assert_near(

@@ -46,7 +46,7 @@ def theirs(torch_models):
 
 
 @pytest.fixture(scope='module')
-def converted(torch_models, theirs, tmp_path_factory):
+def converted(theirs, tmp_path_factory):
   folder = tmp_path_factory.mktemp('hf') / 'groupvit'
   theirs.save_pretrained(folder)
   return convert.load_source(folder)
@@ -86,7 +86,7 @@ def ours_of(inputs):
   return images, jnp.asarray(inputs['input_ids'].numpy(), jnp.int32)
 
 
-def assert_near(torch_models, ours, theirs, atol=2e-5):
+def assert_near(ours, theirs, atol=2e-5):
   theirs = theirs.detach().numpy() if torch.is_tensor(theirs) else theirs
   np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
@@ -97,7 +97,7 @@ def require_clear_winners(soft):
   assert (first - second).min() > 1e-5, 'choose another seed'
 
 
-def test_the_released_architecture_is_found(torch_models, converted):
+def test_the_released_architecture_is_found(converted):
   image = converted.architecture['image']
   assert image['depths'] == [6, 3, 3]
   assert image['num_group_tokens'] == [64, 8, 0]
@@ -109,7 +109,7 @@ def test_the_released_architecture_is_found(torch_models, converted):
   assert converted.preprocessing['short_side'] == 448
 
 
-def test_outputs(torch_models, tiny, theirs, converted, inputs):
+def test_outputs(theirs, converted, inputs):
   with torch.no_grad():
     out = theirs(**inputs, output_hidden_states=True, output_attentions=True)
   vision = out.vision_model_output
@@ -130,25 +130,25 @@ def test_outputs(torch_models, tiny, theirs, converted, inputs):
     )
 
   result, (pooled, hidden), texts = run(converted.variables)
-  assert_near(torch_models, result['image'], out.image_embeds)
-  assert_near(torch_models, result['texts'][:, 0], out.text_embeds)
+  assert_near(result['image'], out.image_embeds)
+  assert_near(result['texts'][:, 0], out.text_embeds)
   logits = result['logit_scale'] * result['image'] @ result['texts'][:, 0].T
-  assert_near(torch_models, logits, out.logits_per_image)
+  assert_near(logits, out.logits_per_image)
   assert len(result['assignments']) == len(vision.attentions) == 2
   for soft, wanted in zip(
     result['assignments'], vision.attentions, strict=True
   ):
-    assert_near(torch_models, soft, wanted)
+    assert_near(soft, wanted)
   for ours, wanted in zip(
     hidden['hidden'], vision.hidden_states[1:], strict=True
   ):
-    assert_near(torch_models, ours, wanted)
-  assert_near(torch_models, pooled, vision.pooler_output)
-  assert_near(torch_models, texts, out.text_model_output.pooler_output)
+    assert_near(ours, wanted)
+  assert_near(pooled, vision.pooler_output)
+  assert_near(texts, out.text_model_output.pooler_output)
 
 
 def test_train_loss_and_gradients(
-  torch_models, tiny, theirs, converted, unlike_inputs, monkeypatch
+  theirs, converted, unlike_inputs, monkeypatch
 ):
   inputs = unlike_inputs
   noises = record_noise(monkeypatch)
@@ -164,15 +164,13 @@ def test_train_loss_and_gradients(
   monkeypatch.setattr(
     grouping, 'gumbel_noise', lambda rng, shape: next(replayed)
   )
-  loss, grads = loss_and_gradients(
-    torch_models, tiny, converted, *ours_of(inputs)
-  )
+  loss, grads = loss_and_gradients(converted, *ours_of(inputs))
   assert next(replayed, None) is None
   np.testing.assert_allclose(loss, out.loss.item(), rtol=1e-4)
   wanted = load.HF_GROUPVIT.to_flax(
     {name: p.grad.numpy() for name, p in theirs.named_parameters()}
   )
-  compare_gradients(torch_models, tensors.flatten({'params': grads}), wanted)
+  compare_gradients(tensors.flatten({'params': grads}), wanted)
 
 
 def record_noise(monkeypatch):
@@ -189,7 +187,7 @@ def record_noise(monkeypatch):
   return noises
 
 
-def loss_and_gradients(torch_models, tiny, converted, images, tokens):
+def loss_and_gradients(converted, images, tokens):
   """The plain symmetric loss of CLIP, which their port computes."""
   model = build.build(converted.architecture)
   stats = {'batch_stats': converted.variables['batch_stats']}
@@ -211,7 +209,7 @@ def loss_and_gradients(torch_models, tiny, converted, images, tokens):
   return jax.jit(jax.value_and_grad(loss_fn))(converted.variables['params'])
 
 
-def compare_gradients(torch_models, ours, theirs):
+def compare_gradients(ours, theirs):
   """Within 1e-4 of the largest gradient of each parameter."""
   assert ours.keys() == theirs.keys()
   largest = max(np.abs(g).max() for g in theirs.values())
@@ -236,7 +234,7 @@ def compare_gradients(torch_models, ours, theirs):
     ('group_vit_gcc_redcap_30e-3dd09a76.pth', (16.1873, 8.6230)),
   ],
 )
-def test_published_logits_of_the_two_cats(torch_models, name, published):
+def test_published_logits_of_the_two_cats(name, published):
   """transformers, convert_groupvit_nvlab_to_hf.py; CLIP's preprocessing."""
   if not WEIGHTS or not (pathlib.Path(WEIGHTS) / name).exists():
     pytest.skip(f'set GROUPVIT_WEIGHTS to a folder with {name}')
@@ -261,6 +259,4 @@ def test_published_logits_of_the_two_cats(torch_models, name, published):
 
   image = apply('encode_image', jnp.asarray(images[None]))
   cosines = image @ apply('encode_text', jnp.asarray(tokens)).T
-  assert_near(
-    torch_models, cosines[0] * apply('logit_scale'), np.array(published), 1e-3
-  )
+  assert_near(cosines[0] * apply('logit_scale'), np.array(published), 1e-3)

@@ -66,7 +66,7 @@ def random_pictures(sizes, canvas, classes=3, seed=0):
   return rgb, scores, valid
 
 
-def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
+def test_it_is_the_definition_for_pictures_of_several_sizes():
   sizes = [(6, 9), (8, 5), (8, 9)]
   rgb, scores, valid = random_pictures(sizes, (8, 9))
   refine = made(3, DILATIONS)
@@ -81,7 +81,7 @@ def test_it_is_the_definition_for_pictures_of_several_sizes(tiny):
     np.testing.assert_allclose(got[i, :height, :width], want, rtol=0, atol=2e-5)
 
 
-def test_what_lies_beyond_a_picture_changes_nothing(tiny):
+def test_what_lies_beyond_a_picture_changes_nothing():
   rgb, scores, valid = random_pictures([(5, 6)], (7, 8))
   refine = jax.jit(made(2, DILATIONS))
   one = refine(rgb, scores, valid)
@@ -93,7 +93,7 @@ def test_what_lies_beyond_a_picture_changes_nothing(tiny):
   np.testing.assert_array_equal(one[:, :5, :6], other[:, :5, :6])
 
 
-def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
+def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum():
   # The image's edge is at column 6, that of the scores at column 8.
   rgb = np.zeros((1, 12, 12, 3), np.float32)
   rgb[:, :, 6:] = 1.0
@@ -110,7 +110,7 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum(tiny):
   assert wrong_after < wrong_before / 2
 
 
-def test_a_picture_of_one_colour_is_no_exception(tiny):
+def test_a_picture_of_one_colour_is_no_exception():
   rgb = np.ones((1, 4, 4, 3), np.float32)
   scores = np.random.default_rng(0).random((1, 4, 4, 2), np.float32)
   refine = jax.jit(made(1, (1,)))

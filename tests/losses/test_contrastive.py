@@ -23,13 +23,13 @@ def inputs(tiny, batch=BATCH, width=8):
 
 
 @functools.cache
-def compiled(tiny, **options):
+def compiled(**options):
   loss = functools.partial(contrastive_loss, **options)
   return jax.jit(jax.value_and_grad(loss, ARGUMENTS))
 
 
-def value_and_grads(tiny, *args, **options):
-  return compiled(tiny, **options)(*map(jnp.asarray, args))
+def value_and_grads(*args, **options):
+  return compiled(**options)(*map(jnp.asarray, args))
 
 
 def log_softmax(logits):
@@ -47,7 +47,7 @@ def test_two_pairs_by_hand(tiny):
 
 def test_equals_plain_numpy(tiny):
   image, text, scale = inputs(tiny)
-  loss, _ = value_and_grads(tiny, image, text, scale)
+  loss, _ = value_and_grads(image, text, scale)
   logits = np.float64(scale) * image.astype(np.float64) @ text.T
   expected = -0.5 * (
     np.diag(log_softmax(logits)).mean() + np.diag(log_softmax(logits.T)).mean()
@@ -60,22 +60,22 @@ def test_extreme_logits_are_finite(tiny, chunk_size):
   options, scale = {'chunk_size': chunk_size}, np.float32(100)
   same = np.tile(tiny.unit(0, 1, 8), (BATCH, 1))
   for image, text in [(same, same), (same, -same), (0 * same, same)]:
-    loss, grads = value_and_grads(tiny, image, text, scale, **options)
+    loss, grads = value_and_grads(image, text, scale, **options)
     tiny.assert_close(loss, np.log(BATCH), atol=1e-4)
     assert all(np.isfinite(g).all() for g in grads)
   eye = np.eye(BATCH, dtype=np.float32)
-  loss, grads = value_and_grads(tiny, eye, -eye, scale, **options)
+  loss, grads = value_and_grads(eye, -eye, scale, **options)
   tiny.assert_close(loss, 100 + np.log(BATCH - 1), atol=1e-4)
   assert all(np.isfinite(g).all() for g in grads)
 
 
 @pytest.mark.parametrize('chunk_size', [None, 5])
 def test_eight_devices_equal_one(tiny, mesh8, chunk_size):
-  expected = value_and_grads(tiny, *inputs(tiny))
+  expected = value_and_grads(*inputs(tiny))
   image, text, scale = inputs(tiny)
   image, text = sharding.shard_batch((image, text), mesh8)
   actual = value_and_grads(
-    tiny, image, text, scale, mesh=mesh8, chunk_size=chunk_size
+    image, text, scale, mesh=mesh8, chunk_size=chunk_size
   )
   tiny.assert_close(actual, expected)
 
@@ -103,15 +103,15 @@ def test_gradient_of_replicated_parameters_is_not_multiplied(tiny, mesh8):
 
 def test_one_device_mesh_equals_no_mesh(tiny, mesh1):
   tiny.assert_close(
-    value_and_grads(tiny, *inputs(tiny), mesh=mesh1),
-    value_and_grads(tiny, *inputs(tiny)),
+    value_and_grads(*inputs(tiny), mesh=mesh1),
+    value_and_grads(*inputs(tiny)),
   )
 
 
 @pytest.mark.parametrize('chunk_size', [1, 5, 8, BATCH, 1000])
 def test_chunks_change_nothing(tiny, chunk_size):
-  actual = value_and_grads(tiny, *inputs(tiny), chunk_size=chunk_size)
-  tiny.assert_close(actual, value_and_grads(tiny, *inputs(tiny)))
+  actual = value_and_grads(*inputs(tiny), chunk_size=chunk_size)
+  tiny.assert_close(actual, value_and_grads(*inputs(tiny)))
 
 
 def test_chunks_never_hold_the_full_matrix():

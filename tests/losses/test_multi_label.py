@@ -28,15 +28,15 @@ def inputs(tiny, matched=False, with_ids=False):
 
 
 @functools.cache
-def compiled(tiny, **options):
+def compiled(**options):
   def loss(image, nouns, scale, ids):
     return multi_label_loss(image, nouns, scale, noun_ids=ids, **options)
 
   return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
 
 
-def value_and_grads(tiny, *args, **options):
-  return compiled(tiny, **options)(*jax.tree.map(jnp.asarray, args))
+def value_and_grads(*args, **options):
+  return compiled(**options)(*jax.tree.map(jnp.asarray, args))
 
 
 def plain(image, nouns, scale, ids, form):
@@ -98,15 +98,15 @@ def test_each_noun_takes_its_best_group_by_hand(tiny):
 @each_form
 def test_equals_plain_numpy(tiny, form, matched, with_ids):
   args = inputs(tiny, matched, with_ids)
-  loss, _ = value_and_grads(tiny, *args, form=form)
+  loss, _ = value_and_grads(*args, form=form)
   tiny.assert_close(loss, plain(*args, form))
 
 
 @each_form
 def test_chunks_change_nothing(tiny, form, matched, with_ids):
   args = inputs(tiny, matched, with_ids)
-  actual = value_and_grads(tiny, *args, form=form, chunk_size=7)
-  tiny.assert_close(actual, value_and_grads(tiny, *args, form=form))
+  actual = value_and_grads(*args, form=form, chunk_size=7)
+  tiny.assert_close(actual, value_and_grads(*args, form=form))
 
 
 def test_chunks_count_groups():
@@ -130,10 +130,10 @@ def assert_eight_devices_equal_one(
   tiny, mesh, form, matched, with_ids, **options
 ):
   image, nouns, scale, ids = inputs(tiny, matched, with_ids)
-  expected = value_and_grads(tiny, image, nouns, scale, ids, form=form)
+  expected = value_and_grads(image, nouns, scale, ids, form=form)
   image, nouns, ids = sharding.shard_batch((image, nouns, ids), mesh)
   actual = value_and_grads(
-    tiny, image, nouns, scale, ids, form=form, mesh=mesh, **options
+    image, nouns, scale, ids, form=form, mesh=mesh, **options
   )
   tiny.assert_close(actual, expected)
 
@@ -165,9 +165,7 @@ def test_extreme_logits_are_finite(tiny, form, matched, with_ids):
   scale = np.float32(100)
   for image, nouns in [(x, y), (0 * x, y), (x, 0 * y)]:  # 0: empty groups
     for options in ({}, {'chunk_size': 7}):
-      result = value_and_grads(
-        tiny, image, nouns, scale, ids, form=form, **options
-      )
+      result = value_and_grads(image, nouns, scale, ids, form=form, **options)
       assert all(np.isfinite(r).all() for r in jax.tree.leaves(result))
 
 
@@ -207,4 +205,4 @@ def test_chunks_never_hold_the_full_matrix(with_ids):
 def test_an_unknown_form_is_refused(tiny):
   image, nouns, scale, _ = inputs(tiny)
   with pytest.raises(ValueError, match="'soft'; choose 'released' or 'paper'"):
-    value_and_grads(tiny, image, nouns, scale, None, form='soft')
+    value_and_grads(image, nouns, scale, None, form='soft')

@@ -51,7 +51,7 @@ def plain(groups, nouns, token, scale, ids):
   return (np.mean(present) + np.mean(absent)) / 2
 
 
-def test_the_loss_is_its_definition_chunked_and_sharded(tiny, mesh8):
+def test_the_loss_is_its_definition_chunked_and_sharded(mesh8):
   groups, nouns, ids = random_batch()
   token = np.random.default_rng(1).standard_normal(7).astype(np.float32) / 3
   want = plain(groups, nouns, token, 5.0, ids)
@@ -62,7 +62,7 @@ def test_the_loss_is_its_definition_chunked_and_sharded(tiny, mesh8):
     np.testing.assert_allclose(loss(groups, nouns, token, 5.0), want, rtol=1e-5)
 
 
-def test_it_finds_the_level_between_what_is_there_and_what_is_not(tiny):
+def test_it_finds_the_level_between_what_is_there_and_what_is_not():
   # Nouns are axes; every image has groups at .7 of its own two and .3 of all
   # others: level .5 parts them, wherever the vector points.
   axes = np.eye(8, dtype=np.float32)
@@ -112,7 +112,7 @@ def made(options):
   return jax.tree.map(lambda x: x, first(options))
 
 
-def gradient(tiny, options):
+def gradient(options):
   task, variables, batch = made(options)
 
   def objective(params):
@@ -126,9 +126,9 @@ def gradient(tiny, options):
   return variables, value, metrics, gradients
 
 
-def test_off_there_is_nothing_and_on_all_else_is_as_before(tiny):
-  variables, value, metrics, gradients = gradient(tiny, '')
-  with_it, larger, further, trained = gradient(tiny, ON)
+def test_off_there_is_nothing_and_on_all_else_is_as_before():
+  variables, value, metrics, gradients = gradient('')
+  with_it, larger, further, trained = gradient(ON)
   assert 'background' not in metrics
   token = with_it['params'].pop('background_token')
   assert token.shape == (17,) and not token.any()
@@ -145,7 +145,7 @@ def test_off_there_is_nothing_and_on_all_else_is_as_before(tiny):
   )
 
 
-def test_regions_tell_how_near_each_group_is_to_it(tiny):
+def test_regions_tell_how_near_each_group_is_to_it():
   task, variables, batch = made(ON)
   token = jnp.arange(17.0) / 17
   variables['params']['background_token'] = token

@@ -56,7 +56,7 @@ def test_outputs_are_unit_vectors_of_the_joint_width(tiny, trained):
   assert [a.shape for a in result['assignments']] == [(3, 6, 16), (3, 3, 6)]
 
 
-def test_groups_neither_see_nor_make_batch_statistics(tiny, groupvit, trained):
+def test_groups_neither_see_nor_make_batch_statistics(groupvit, trained):
   _, variables = groupvit
   (plain, stats), (_, stats_with_groups) = trained
   assert 'groups' not in plain
@@ -147,9 +147,7 @@ def test_one_linear_projector_has_no_statistics(tiny):
   assert variables['params']['image_projector'].keys() == {'fc2'}
 
 
-def test_scales_start_at_the_released_temperature_and_are_clamped(
-  tiny, groupvit
-):
+def test_scales_start_at_the_released_temperature_and_are_clamped(groupvit):
   model, variables = groupvit
 
   def scales(**params):

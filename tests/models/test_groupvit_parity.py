@@ -82,7 +82,7 @@ def test_state_dict_fills_every_parameter_and_nothing_else(golden):
 
 
 @pytest.fixture(scope='module')
-def evaluated(tiny, golden):
+def evaluated(golden):
   """All that eval mode gives, from one compilation."""
   model = golden.model
 
@@ -106,7 +106,7 @@ def evaluated(tiny, golden):
   return run(golden.variables)
 
 
-def test_outputs_in_eval_mode(tiny, golden, evaluated):
+def test_outputs_in_eval_mode(golden, evaluated):
   out = golden.under('out/')
   result = evaluated['call']
   assert_near(result['image'], out['image_embeds'])
@@ -118,7 +118,7 @@ def test_outputs_in_eval_mode(tiny, golden, evaluated):
     np.testing.assert_array_equal(soft, result['noisy_assignments'][i])
 
 
-def test_every_stage_in_eval_mode(tiny, golden, evaluated):
+def test_every_stage_in_eval_mode(golden, evaluated):
   out = golden.under('out/')
   pooled, intermediates = evaluated['image']
   assert len(intermediates['hidden']) == golden.stages
@@ -129,7 +129,7 @@ def test_every_stage_in_eval_mode(tiny, golden, evaluated):
   assert_near(evaluated['text'], out['text_pooled'])
 
 
-def test_regions_give_their_segmentation_logits(tiny, golden, evaluated):
+def test_regions_give_their_segmentation_logits(golden, evaluated):
   """Proves composed maps, group projection and token order in one."""
   regions, texts = evaluated['regions'], evaluated['texts']
   maps = regions['stages'][-1]
@@ -152,7 +152,7 @@ def contrastive(result):
 
 
 def test_loss_gradients_and_statistics_in_train_mode(
-  tiny, golden_models, golden, monkeypatch
+  golden_models, golden, monkeypatch
 ):
   noises = iter(golden.under('gumbel_').values())
   monkeypatch.setattr(grouping, 'gumbel_noise', lambda rng, shape: next(noises))

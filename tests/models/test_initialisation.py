@@ -41,7 +41,7 @@ def params(tiny):
     ('text_projector/fc2/bias', 64**-0.5 / 3**0.5),
   ],
 )
-def test_initial_deviation(tiny, params, path, deviation):
+def test_initial_deviation(params, path, deviation):
   leaf = params
   for key in path.split('/'):
     leaf = leaf[key]
