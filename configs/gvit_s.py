@@ -90,6 +90,8 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.share_nouns = False  # equal nouns of a batch are no negatives
   c.loss.balance_weight = 0.0  # use all groups of the last stage over a batch
   c.loss.sharpness_weight = 0.0  # one group of the last stage per token of it
+  # tokens that are alike in the joint space belong to the same group
+  c.loss.distillation_weight = 0.0
   # image <-> nouns again, by their best part: what one token of the last
   # grouping stage brings to its group. With one stage a token is a patch, with
   # two a group of the first. What group_residual=True adds to a group is no

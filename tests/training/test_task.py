@@ -15,7 +15,9 @@ from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
-TERMS = {'contrastive', 'multi_label', 'part', 'clusters'}
+COMPARED = {'contrastive', 'multi_label', 'part', 'clusters'}
+TERMS = COMPARED | {'distillation'}
+BY_DEFAULT = COMPARED - {'clusters'}
 SMALL = (
   'demo,size=32,batch=1,width=16,depths=1x0,model.num_heads=2,text.width=16,'
   'text.depth=1,text.num_heads=2,joint.embed_dim=16'
@@ -25,10 +27,14 @@ SMALL = (
 @pytest.mark.parametrize(
   'options, terms',
   [
-    ('', TERMS - {'clusters'}),
-    ('loss.part_weight=0.0,loss.cluster_weight=1.0', TERMS - {'part'}),
+    ('', BY_DEFAULT),
+    (
+      'loss.part_weight=0.0,loss.cluster_weight=1.0',
+      BY_DEFAULT - {'part'} | {'clusters'},
+    ),
     ('nouns=0', {'contrastive'}),
-    ('clip,loss.part_weight=1.0', TERMS - {'clusters'}),
+    ('nouns=0,loss.distillation_weight=1.0', {'contrastive', 'distillation'}),
+    ('clip,loss.part_weight=1.0', BY_DEFAULT),
   ],
 )
 def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
@@ -69,7 +75,7 @@ def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
 
     def total(out, mesh=mesh):
       terms = loss_lib.compare(out, {'tokens': tokens}, config.loss, mesh)
-      assert terms.keys() == TERMS | {'background'}
+      assert terms.keys() == COMPARED | {'background'}
       return sum(i * terms[name] for i, name in enumerate(sorted(terms), 1))
 
     step = jax.value_and_grad(total)
