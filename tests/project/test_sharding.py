@@ -156,9 +156,13 @@ def run_one_of_two_processes(address, index):
   # Where device_put of a jax array shows itself broken: 2 shards, 1 device.
   assert [s.data.shape for s in weights.addressable_shards] == [(4, 4)]
   loss, grad = loss_and_grad(mesh, weights, image, text)
-  # One text, and in process 1 a longer one: both take the same shapes.
+  # Four short texts, and in process 1 a short and a long one, neither of them
+  # among the first and third images': both take the same shapes.
   tokens = np.zeros((4, 2, 40), np.int32)
-  tokens[1, 1, (2, 18)[index]] = 9
+  if index:
+    tokens[1, 1, 18] = 9
+  else:
+    tokens[[1, 1, 3], [0, 1, 0], [2, 3, 4]] = 9
   complete = texts.Texts(mesh)
   cut = [complete({'tokens': tokens[::i]}) for i in (1, 2, 1)]
   shapes = [{k: x[k].shape for k in ('short', 'long') if k in x} for x in cut]
@@ -174,7 +178,7 @@ def test_two_processes_equal_one(run_two_processes):
   for result in run_two_processes(__file__):
     np.testing.assert_allclose(result['loss'], loss, rtol=1e-5)
     np.testing.assert_allclose(result['grad'], grad, atol=1e-6)
-    both = {'short': [2, 8], 'long': [2, 32]}
+    both = {'short': [4, 8], 'long': [2, 32]}
     assert result['cut'] == [both, {'short': [1, 8]}, both]
 
 
