@@ -93,7 +93,8 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
     order of the backward pass. Numbers that are not finite are text.
 
   Raises:
-    WorkdirError: no dump, or no checkpoint that belongs to it.
+    WorkdirError: no dump, no checkpoint that belongs to it, or a config of
+      another version.
   """
   dump = Dump.read(path)
   workdir = path.absolute().parents[1]
@@ -107,7 +108,13 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   variables = {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
   vocab_size = variables['params']['text']['tokens'].shape[0]
   mesh = sharding.make_mesh(jax.devices()[:1])
-  task = task_lib.make(config, vocab_size, mesh)
+  try:
+    task = task_lib.make(config, vocab_size, mesh)
+  except (KeyError, AttributeError) as error:
+    raise errors.WorkdirError(
+      f'{workdir}/config.json is of another version, whose steps may differ; '
+      f'replay the dump with that version: {error}'
+    ) from error
   # Texts in full: what is added to them is for the devices of the run.
   batch = {
     k: jnp.asarray(v) for k, v in dump.batch.items() if k not in texts.ADDED
