@@ -10,9 +10,10 @@ a step without waiting for other chips. Bytes of collectives are those of their
 results (of a reduce-scatter, of its operand), and their time is that over the
 links of a chip, in part hidden behind computation. Of a kernel of ours the
 compiler estimates nothing: its cycles are the instructions that it schedules
-for one image, times the images of a chip; they are read from the schedule of
-the kernel compiled alone, in a process of its own, since the schedule of a
-step takes longer to write than to make. The table is an estimate: nothing ran.
+for one image, or for texts side by side, times these on a chip. They are read
+from the schedule of the kernel compiled alone, in a process of its own, since
+the schedule of a step takes longer to write than to make. The table is an
+estimate: nothing ran.
 """
 
 import argparse
@@ -349,22 +350,24 @@ def estimated_cycles(text: str) -> int:
 
 
 def kernel_cycles(text: str, name: str, config) -> int:
-  """Instructions of the kernels for all images of a chip of a slice."""
+  """Instructions of the kernels for a chip of a slice."""
   cycles = 0
   for line, times in executed(text):
     if 'custom_call_target="tpu_custom_call"' in line:
-      kernel = re.search(r'attention_(?:for|back)ward_kernel', line)[0]
-      # The first operand holds queries, keys and values.
-      shape = re.search(r'constraints=\{bf16\[(\d+),(\d+),(\d+)\]', line)
-      images, tokens, width = map(int, shape.groups())
-      sizes = tokens, width, config.model.num_heads
-      cycles += times * images * scheduled(name, kernel, *sizes)
+      pattern = r'(causal_)?attention_(?:for|back)ward_kernel'
+      kernel = re.search(pattern, line)
+      # The first operand of this type holds queries, keys and values.
+      shape = re.search(r'constraints=.*?bf16\[(\d+),(\d+),(\d+)\]', line)
+      programs, tokens, width = map(int, shape.groups())
+      encoder = config.text if kernel[1] else config.model
+      sizes = tokens, width, encoder.num_heads
+      cycles += times * programs * scheduled(name, kernel[0], *sizes)
   return cycles
 
 
 @functools.cache
 def scheduled(name: str, kernel: str, *sizes: int) -> int:
-  """Instructions of a kernel for one image: of `compile_kernel`'s schedule."""
+  """Instructions of a kernel for one image, or for texts side by side."""
   with tempfile.TemporaryDirectory() as folder:
     # The compiler reads this when it is loaded.
     options = (
@@ -378,6 +381,7 @@ def scheduled(name: str, kernel: str, *sizes: int) -> int:
       check=True,
       stdout=subprocess.DEVNULL,
     )
+    # Of `compile_kernel`.
     files = pathlib.Path(folder).glob(f'*{kernel}*schedule-analysis*')
     newest = max(files, key=lambda file: file.name)  # a time comes first
     return int(re.search(r'bundles: +(\d+)', newest.read_text())[1])
@@ -389,7 +393,7 @@ def compile_kernel(
   """Compiles one kernel of `fused_attention` for a chip of a slice."""
 
   def attend(qkv):
-    return fused_attention.attend(qkv, num_heads)
+    return fused_attention.attend(qkv, num_heads, kernel.startswith('causal'))
 
   def backward(qkv, slope):
     return jax.vjp(attend, qkv)[1](slope)
@@ -397,7 +401,7 @@ def compile_kernel(
   chip = sharding.replicated(mesh_of(name, 1))
 
   def array(width):
-    shape = 8, tokens, width
+    shape = 17, tokens, width  # a prime number: no more lie side by side
     return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=chip)
 
   if 'back' in kernel:

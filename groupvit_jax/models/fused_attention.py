@@ -5,7 +5,8 @@ and reads them back several times, which takes 7.2 of a block's 10.9 ms on a v5e
 (benchmarks/RESULTS.md). Here an image's weights live in the chip's fast memory,
 forward and backward, and only the results of linear layers are kept for the
 gradient (the idea of FlashAttention, arXiv 2205.14135; an image fits whole, so
-nothing is tiled).
+nothing is tiled). Texts are shorter than the chip's vectors, so several lie
+side by side, and a mask keeps them apart.
 
 Keys lie along rows and queries along columns: sums over keys add rows up, and
 all transposed copies are of n x head width.
@@ -16,16 +17,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from groupvit_jax import sharding
 
-# Fewer keys gain nothing; the weights of more may not fit.
+# Of images: fewer keys gain nothing. The weights of more may not fit.
 MIN_TOKENS, MAX_TOKENS = 128, 512
 LANES = 128  # of a TPU's vectors
 
 
-def fits(qkv: Float[Array, 'b n _qkv'], num_heads: int) -> bool:
+def fits(
+  qkv: Float[Array, 'b n _qkv'], num_heads: int, causal: bool = False
+) -> bool:
   """Whether `attend` serves: a TPU's program of bfloat16 on a known mesh."""
   _, n, d = qkv.shape
   aligned = d % (3 * LANES) == 0 and (d // 3 // num_heads) % 8 == 0
@@ -34,13 +38,16 @@ def fits(qkv: Float[Array, 'b n _qkv'], num_heads: int) -> bool:
     and sharding.mesh_at_hand() is not None
     and qkv.dtype == jnp.bfloat16
     and aligned
-    and MIN_TOKENS <= n <= MAX_TOKENS
+    and (causal or n >= MIN_TOKENS)
+    and n <= MAX_TOKENS
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def attend(
-  qkv: Float[Array, 'b n _qkv'], num_heads: int, interpret: bool = False
+  qkv: Float[Array, 'b n _qkv'],
+  num_heads: int,
+  causal: bool = False,
+  interpret: bool = False,
 ) -> Float[Array, 'b n d']:
   """Scaled dot-product attention of each token over all; as `layers.attend`.
 
@@ -50,31 +57,54 @@ def attend(
   Args:
     qkv: queries, keys and values side by side; each holds the heads in turn.
     num_heads: must divide d.
+    causal: a token sees none behind it.
     interpret: run the kernel without a TPU, slowly; for tests.
   """
-  return _forward(qkv, num_heads, interpret)[0]
+  b, n, d = qkv.shape
+  if not causal:
+    return _attend(qkv, None, num_heads, interpret)
+  together = next(i for i in range(max(LANES // n, 1), 0, -1) if b % i == 0)
+  seen = np.kron(np.eye(together), np.triu(np.ones((n, n)))) > 0
+  hidden = jnp.where(seen, 0, jnp.finfo(jnp.float32).min)
+  texts = qkv.reshape(b // together, together * n, d)
+  return _attend(texts, hidden, num_heads, interpret).reshape(b, n, d // 3)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _attend(
+  qkv: Array, hidden: Array | None, num_heads: int, interpret: bool
+) -> Array:
+  """Attention; `hidden`, keys by queries, is added to the logits."""
+  return _forward(qkv, hidden, num_heads, interpret)[0]
 
 
 def _forward(
-  qkv: Array, num_heads: int, interpret: bool
-) -> tuple[Array, Array]:
+  qkv: Array, hidden: Array | None, num_heads: int, interpret: bool
+) -> tuple[Array, tuple[Array, Array | None]]:
   b, n, d = qkv.shape
   out = b, n, d // 3
-  return _call(_forward_kernel, (qkv,), out, num_heads, interpret), qkv
+  y = _call(_forward_kernel, hidden, (qkv,), out, num_heads, interpret)
+  return y, (qkv, hidden)
 
 
 def _backward(
-  num_heads: int, interpret: bool, qkv: Array, g: Array
-) -> tuple[Array]:
+  num_heads: int,
+  interpret: bool,
+  kept: tuple[Array, Array | None],
+  g: Array,
+) -> tuple[Array, None]:
+  qkv, hidden = kept
   given, out = (qkv, g), qkv.shape
-  return (_call(_backward_kernel, given, out, num_heads, interpret),)
+  slope = _call(_backward_kernel, hidden, given, out, num_heads, interpret)
+  return slope, None
 
 
-attend.defvjp(_forward, _backward)
+_attend.defvjp(_forward, _backward)
 
 
 def _call(
   kernel: Any,
+  hidden: Array | None,
   arrays: tuple[Array, ...],
   out: tuple[int, ...],
   num_heads: int,
@@ -89,6 +119,12 @@ def _call(
     pallas.BlockSpec((1, n, d // 3), lambda image, i=i: (image, 0, i))
     for i in (0, 1, 2, *(0 for _ in others))
   ]
+  name, given = f'attention{kernel.__name__}', (qkv, qkv, qkv, *others)
+  if hidden is None:
+    kernel = functools.partial(kernel, None)
+  else:
+    blocks.insert(0, pallas.BlockSpec((n, n), lambda image: (0, 0)))
+    name, given = f'causal_{name}', (hidden, *given)
   return pallas.pallas_call(
     functools.partial(kernel, num_heads=num_heads),
     grid=(b,),
@@ -96,22 +132,29 @@ def _call(
     out_specs=pallas.BlockSpec((1, *out[1:]), lambda image: (image, 0, 0)),
     out_shape=jax.ShapeDtypeStruct(out, qkv.dtype),
     interpret=interpret,
-    name=f'attention{kernel.__name__}',
-  )(qkv, qkv, qkv, *others)
+    name=name,
+  )(*given)
 
 
 def _forward_kernel(
-  q_ref: Any, k_ref: Any, v_ref: Any, y_ref: Any, *, num_heads: int
+  hidden_ref: Any,
+  q_ref: Any,
+  k_ref: Any,
+  v_ref: Any,
+  y_ref: Any,
+  *,
+  num_heads: int,
 ) -> None:
   heads = []
   for i in _heads(q_ref, num_heads):
     q, k, v = _scaled(q_ref[0, :, i]), k_ref[0, :, i], v_ref[0, :, i]
-    weights, total = _weights(q, k)
+    weights, total = _weights(q, k, hidden_ref)
     heads.append(_product(v, weights.astype(v.dtype), 0, 0) / total)
   y_ref[0] = jnp.concatenate(heads).T.astype(y_ref.dtype)
 
 
 def _backward_kernel(
+  hidden_ref: Any,
   q_ref: Any,
   k_ref: Any,
   v_ref: Any,
@@ -125,7 +168,7 @@ def _backward_kernel(
   for i in _heads(q_ref, num_heads):
     q, k, v = _scaled(q_ref[0, :, i]), k_ref[0, :, i], v_ref[0, :, i]
     g = g_ref[0, :, i]
-    weights, total = _weights(q, k)
+    weights, total = _weights(q, k, hidden_ref)
     weights = weights / total
     of_weights = _product(v, g, 1, 1)
     along = (weights * of_weights).sum(0, keepdims=True)
@@ -150,10 +193,12 @@ def _scaled(x: Array, width: int | None = None) -> Array:
 
 
 def _weights(
-  q: Float[Array, 'n d'], k: Float[Array, 'm d']
+  q: Float[Array, 'n d'], k: Float[Array, 'm d'], hidden_ref: Any
 ) -> tuple[Float[Array, 'm n'], Float[Array, '1 n']]:
   """The softmax's exponentials and, for each query, their sum."""
   logits = _product(k, q, 1, 1)
+  if hidden_ref is not None:
+    logits += hidden_ref[...]
   weights = jnp.exp(logits - logits.max(0, keepdims=True))
   return weights, weights.sum(0, keepdims=True)
 

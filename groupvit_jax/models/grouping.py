@@ -181,7 +181,9 @@ class CrossAttention(nn.Module):
   ) -> Float[Array, 'b g d']:
     """Returns the updated group tokens; `mask` is False for padding."""
     init = nn.initializers.normal(self.init_std)
-    attn = layers.Attention(self.num_heads, init, init, self.dtype, name='attn')
+    attn = layers.Attention(
+      self.num_heads, init, init, dtype=self.dtype, name='attn'
+    )
     mlp = layers.MLP(
       int(x.shape[-1] * self.mlp_ratio),
       kernel_init=init,

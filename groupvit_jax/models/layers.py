@@ -86,12 +86,14 @@ class Attention(nn.Module):
   Attributes:
     num_heads: number of heads; must divide the width.
     kernel_init, out_init: of the fused input and of the output projection.
+    causal: a token sees none behind it.
     dtype: of the computation; the softmax is always float32.
   """
 
   num_heads: int
   kernel_init: Initializer = NORMAL_02
   out_init: Initializer = NORMAL_02
+  causal: bool = False
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -119,13 +121,18 @@ class Attention(nn.Module):
 
     if context is None:
       qkv = dense(3 * width, 'qkv')(x)
+      options = {'num_heads': self.num_heads, 'causal': self.causal}
       alone = mask is None and read is None
-      if alone and fused_attention.fits(qkv, self.num_heads):
-        fused = partial(fused_attention.attend, num_heads=self.num_heads)
+      if alone and fused_attention.fits(qkv, **options):
+        fused = partial(fused_attention.attend, **options)
         y = sharding.on_each_device(fused, sharding.mesh_at_hand(), qkv)
         return dense(width, 'out')(y)
       q, k, v = jnp.split(qkv, 3, axis=-1)
       q = token_at(q, read)
+      if self.causal:
+        places = jnp.arange(x.shape[1])
+        at = places[:, None] if read is None else read[:, None, None, None]
+        mask = at >= places if mask is None else mask & (at >= places)
     else:
       q = dense(width, 'q')(x)
       k, v = jnp.split(dense(2 * width, 'kv')(context), 2, axis=-1)
@@ -220,6 +227,7 @@ class Block(nn.Module):
     in_init, fc_init, out_init: kernels of qkv, of the MLP's first layer, and of
       the two layers that write to the residual stream.
     torch_biases: PyTorch's default biases in the MLP (as CLIP's text encoder).
+    causal: a token sees none behind it.
     dtype: of the computation; parameters are float32.
   """
 
@@ -230,6 +238,7 @@ class Block(nn.Module):
   fc_init: Initializer = NORMAL_02
   out_init: Initializer = NORMAL_02
   torch_biases: bool = False
+  causal: bool = False
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
@@ -243,7 +252,12 @@ class Block(nn.Module):
     """Runs the block; with `read`, for one token of each example, b 1 d."""
     y = layer_norm(self.dtype, 'norm1')(x)
     y = Attention(
-      self.num_heads, self.in_init, self.out_init, self.dtype, name='attn'
+      self.num_heads,
+      kernel_init=self.in_init,
+      out_init=self.out_init,
+      causal=self.causal,
+      dtype=self.dtype,
+      name='attn',
     )(y, mask=mask, read=read)
     x = token_at(x, read) + _kept(y, drop, 0)
 

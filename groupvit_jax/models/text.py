@@ -72,16 +72,14 @@ class TextTransformer(nn.Module):
       'fc_init': normal((2 * width) ** -0.5),
       'out_init': normal(width**-0.5 * (2 * self.depth) ** -0.5),
       'torch_biases': True,
+      'causal': True,
       'dtype': self.dtype,
     }
-    mask = jnp.tril(jnp.ones((length, length), bool))
     rates = (0.0,) * (self.depth - 1)
     x = layers.run_blocks(
-      self, x, rates, False, mask, remat=self.remat, **options
+      self, x, rates, False, None, remat=self.remat, **options
     )
     # The last block is needed at the end token alone.
     end = tokens.argmax(axis=1)
-    x = layers.Block(name=f'block_{self.depth - 1}', **options)(
-      x, mask=mask[end][:, None, None], read=end
-    )
+    x = layers.Block(name=f'block_{self.depth - 1}', **options)(x, read=end)
     return layers.layer_norm(jnp.float32, 'norm')(x[:, 0])

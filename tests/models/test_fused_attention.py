@@ -13,16 +13,19 @@ from groupvit_jax.models import fused_attention, layers
 HEADS = 2
 
 
-def plain(qkv):
-  return layers.attend(*jnp.split(qkv, 3, axis=-1), HEADS)
+def plain(qkv, causal=False):
+  n = qkv.shape[1]
+  mask = jnp.tril(jnp.ones((n, n), bool)) if causal else None
+  return layers.attend(*jnp.split(qkv, 3, axis=-1), HEADS, mask)
 
 
-def fused(qkv):
-  return fused_attention.attend(qkv, HEADS, interpret=True)
+def fused(qkv, causal=False):
+  return fused_attention.attend(qkv, HEADS, causal, interpret=True)
 
 
-def outputs(attend, qkv):
+def outputs(attend, qkv, causal=False):
   """Results and gradients, all in float32."""
+  attend = partial(attend, causal=causal)
   weights = jnp.cos(jnp.arange(qkv.shape[-1] // 3))
 
   def loss(qkv):
@@ -36,6 +39,24 @@ def test_values_and_gradients_are_those_of_plain_attention(tiny):
   qkv = tiny.normal(3, 37, 3 * 64)
   for value, expected in zip(
     outputs(fused, qkv), outputs(plain, qkv), strict=True
+  ):
+    tiny.assert_near(value, expected)
+
+
+@pytest.mark.parametrize(
+  'shape',
+  [
+    pytest.param((16, 16), id='eight side by side'),
+    pytest.param((6, 48), id='two'),
+    pytest.param((15, 16), id='five, since eight do not divide'),
+    pytest.param((3, 77), id='one'),
+    pytest.param((2, 130), id='longer than a vector'),
+  ],
+)
+def test_texts_side_by_side_do_not_see_each_other(tiny, shape):
+  qkv = tiny.normal(*shape, 3 * 64)
+  for value, expected in zip(
+    outputs(fused, qkv, True), outputs(plain, qkv, True), strict=True
   ):
     tiny.assert_near(value, expected)
 
@@ -57,6 +78,8 @@ def test_rounds_no_more_than_plain_attention_in_bfloat16(tiny):
     ({'dtype': jnp.float32}, 0),
     ({'tokens': fused_attention.MIN_TOKENS - 1}, 0),
     ({'masked': True}, 0),
+    ({'causal': True, 'tokens': 16}, 2),
+    ({'causal': True, 'tokens': fused_attention.MAX_TOKENS + 1}, 0),
     ({'known': False}, 0),
     ({'platform': 'cpu'}, 0),
   ],
@@ -66,7 +89,8 @@ def test_where_a_program_has_the_kernel(mesh8, change, kernels):
   platform = change.get('platform', 'tpu')
   x = jnp.zeros((8, change.get('tokens', 130), 128), dtype)
   mask = jnp.ones((1, 1, 1, x.shape[1]), bool) if 'masked' in change else None
-  model = layers.Attention(HEADS, dtype=dtype)
+  causal = change.get('causal', False)
+  model = layers.Attention(HEADS, causal=causal, dtype=dtype)
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
 
   def loss(variables, x):
