@@ -89,7 +89,7 @@ class Runs:
     environment = os.environ | {
       'PYTHONPATH': str(ROOT),
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'JAX_NUM_CPU_DEVICES': str(devices),
     }
     command = [sys.executable, '-m', 'groupvit_jax.main', f'--config={config}']
     command.append(f'--workdir={self.folder / name}')

@@ -22,7 +22,11 @@ def other_of(what: str, victim: int) -> tuple[int, str]:
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{s.getsockname()[1]}'
-  changes = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
+  changes = {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': '1',
+    'PYTHONPATH': str(ROOT),
+  }
   processes = [
     subprocess.Popen(
       [sys.executable, __file__, address, str(i), str(victim), what],

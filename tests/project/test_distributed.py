@@ -23,8 +23,8 @@ def train(
   config = f'{CONFIG}:{arg},steps=4,eval.source=,data.cache={cache}'
   command = [sys.executable, '-m', 'groupvit_jax.main', f'--config={config}']
   command.append(f'--workdir={workdir}')
-  count = f'--xla_force_host_platform_device_count={2 // processes}'
-  environment = environment | {'XLA_FLAGS': count}
+  count = str(2 // processes)
+  environment = environment | {'JAX_NUM_CPU_DEVICES': count}
   children = []
   for i in range(processes):
     cluster = {

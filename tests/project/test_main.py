@@ -18,7 +18,7 @@ CONFIG = f'--config={ROOT}/configs/gvit_s.py'
 ENVIRONMENT = os.environ | {
   'PYTHONPATH': str(ROOT),
   'JAX_PLATFORMS': 'cpu',
-  'XLA_FLAGS': '',  # one device
+  'JAX_NUM_CPU_DEVICES': '1',
 }
 # As a user's shell has it; conftest.py quietens TensorFlow for the tests.
 ENVIRONMENT.pop('TF_CPP_MIN_LOG_LEVEL', None)

@@ -160,9 +160,8 @@ def test_fifty_steps_on_every_mesh_and_in_two_processes(run_two_processes):
   for devices, fsdp in ((2, 1), (2, 2), (8, 1), (8, 2), (8, 4), (8, 8)):
     losses = Run(mesh_of(devices, fsdp)).losses(50)
     np.testing.assert_allclose(losses, want, rtol=1e-5)
-  flags = '--xla_force_host_platform_device_count=4'
   for fsdp in '1', '2', '8':
-    for losses in run_two_processes(__file__, fsdp, flags=flags):
+    for losses in run_two_processes(__file__, fsdp, devices=4):
       np.testing.assert_allclose(losses, want, rtol=1e-5)
 
 
