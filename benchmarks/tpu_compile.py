@@ -393,7 +393,8 @@ def compile_kernel(
   """Compiles one kernel of `fused_attention` for a chip of a slice."""
 
   def attend(qkv):
-    return fused_attention.attend(qkv, num_heads, kernel.startswith('causal'))
+    bias, causal = jnp.zeros(qkv.shape[-1]), kernel.startswith('causal')
+    return fused_attention.attend(qkv, bias, num_heads, causal)
 
   def backward(qkv, slope):
     return jax.vjp(attend, qkv)[1](slope)

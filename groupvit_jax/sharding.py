@@ -129,18 +129,23 @@ def traced_for(platform: str, mesh: Mesh | None = None) -> Iterator[None]:
 
 
 def on_each_device(
-  function: Callable[..., jax.Array], mesh: Mesh | None, *arrays: jax.Array
+  function: Callable[..., jax.Array],
+  mesh: Mesh | None,
+  *arrays: jax.Array,
+  whole: Sequence[jax.Array] = (),
 ) -> jax.Array:
   """`function` of the rows of arrays that each device of a mesh holds.
 
-  For what XLA does not split over devices by itself, as a kernel.
+  For what XLA does not split over devices by itself, as a kernel. The arrays in
+  `whole` come last, and every device gets all of them.
   """
   if mesh is None or mesh.size == 1:
-    return function(*arrays)
+    return function(*arrays, *whole)
   rows = PartitionSpec(batch_axes(mesh))
+  specs = (*(rows for _ in arrays), *(PartitionSpec() for _ in whole))
   return jax.shard_map(
-    function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False
-  )(*arrays)
+    function, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False
+  )(*arrays, *whole)
 
 
 def make_mesh(devices: Sequence[Any] | None = None, fsdp: int = 1) -> Mesh:

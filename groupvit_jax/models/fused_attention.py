@@ -45,6 +45,7 @@ def fits(
 
 def attend(
   qkv: Float[Array, 'b n _qkv'],
+  bias: Float[Array, ' _qkv'],
   num_heads: int,
   causal: bool = False,
   interpret: bool = False,
@@ -56,47 +57,53 @@ def attend(
 
   Args:
     qkv: queries, keys and values side by side; each holds the heads in turn.
+    bias: added to them.
     num_heads: must divide d.
     causal: a token sees none behind it.
     interpret: run the kernel without a TPU, slowly; for tests.
   """
   b, n, d = qkv.shape
+  bias = bias.astype(jnp.float32)[None]
   if not causal:
-    return _attend(qkv, None, num_heads, interpret)
+    return _attend(qkv, bias, None, num_heads, interpret)
   together = next(i for i in range(max(LANES // n, 1), 0, -1) if b % i == 0)
   seen = np.kron(np.eye(together), np.triu(np.ones((n, n)))) > 0
   hidden = jnp.where(seen, 0, jnp.finfo(jnp.float32).min)
   texts = qkv.reshape(b // together, together * n, d)
-  return _attend(texts, hidden, num_heads, interpret).reshape(b, n, d // 3)
+  y = _attend(texts, bias, hidden, num_heads, interpret)
+  return y.reshape(b, n, d // 3)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _attend(
-  qkv: Array, hidden: Array | None, num_heads: int, interpret: bool
+  qkv: Array,
+  bias: Array,
+  hidden: Array | None,
+  num_heads: int,
+  interpret: bool,
 ) -> Array:
   """Attention; `hidden`, keys by queries, is added to the logits."""
-  return _forward(qkv, hidden, num_heads, interpret)[0]
+  return _forward(qkv, bias, hidden, num_heads, interpret)[0]
 
 
 def _forward(
-  qkv: Array, hidden: Array | None, num_heads: int, interpret: bool
-) -> tuple[Array, tuple[Array, Array | None]]:
-  b, n, d = qkv.shape
-  out = b, n, d // 3
-  y = _call(_forward_kernel, hidden, (qkv,), out, num_heads, interpret)
-  return y, (qkv, hidden)
+  qkv: Array,
+  bias: Array,
+  hidden: Array | None,
+  num_heads: int,
+  interpret: bool,
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+  kept = qkv, bias, hidden
+  return _call(_forward_kernel, *kept, None, num_heads, interpret), kept
 
 
 def _backward(
   num_heads: int,
   interpret: bool,
-  kept: tuple[Array, Array | None],
+  kept: tuple[Array, Array, Array | None],
   g: Array,
-) -> tuple[Array, None]:
-  qkv, hidden = kept
-  given, out = (qkv, g), qkv.shape
-  slope = _call(_backward_kernel, hidden, given, out, num_heads, interpret)
-  return slope, None
+) -> tuple[Array, Array, None]:
+  return *_call(_backward_kernel, *kept, g, num_heads, interpret), None
 
 
 _attend.defvjp(_forward, _backward)
@@ -104,33 +111,42 @@ _attend.defvjp(_forward, _backward)
 
 def _call(
   kernel: Any,
+  qkv: Array,
+  bias: Array,
   hidden: Array | None,
-  arrays: tuple[Array, ...],
-  out: tuple[int, ...],
+  g: Array | None,
   num_heads: int,
   interpret: bool,
-) -> Array:
+) -> Any:
   """Runs a kernel for each image; q, k and v are three blocks of one array."""
   from jax.experimental import pallas  # here: only TPUs need it
 
-  qkv, *others = arrays
   b, n, d = qkv.shape
-  blocks = [
+  whole = pallas.BlockSpec((1, n, d), lambda image: (image, 0, 0))
+  third, *_ = thirds = [
     pallas.BlockSpec((1, n, d // 3), lambda image, i=i: (image, 0, i))
-    for i in (0, 1, 2, *(0 for _ in others))
+    for i in range(3)
   ]
-  name, given = f'attention{kernel.__name__}', (qkv, qkv, qkv, *others)
+  of_bias = pallas.BlockSpec((1, d), lambda image: (0, 0))
+  name = f'attention{kernel.__name__}'
+  blocks, given = [of_bias, *thirds], [bias, qkv, qkv, qkv]
+  if g is None:
+    outs = third, jax.ShapeDtypeStruct((b, n, d // 3), qkv.dtype)
+  else:
+    blocks, given = [*blocks, third], [*given, g]
+    shapes = (jax.typeof(x) for x in (qkv, bias))
+    outs = (whole, of_bias), tuple(shapes)
   if hidden is None:
     kernel = functools.partial(kernel, None)
   else:
     blocks.insert(0, pallas.BlockSpec((n, n), lambda image: (0, 0)))
-    name, given = f'causal_{name}', (hidden, *given)
+    name, given = f'causal_{name}', [hidden, *given]
   return pallas.pallas_call(
     functools.partial(kernel, num_heads=num_heads),
     grid=(b,),
     in_specs=blocks,
-    out_specs=pallas.BlockSpec((1, *out[1:]), lambda image: (image, 0, 0)),
-    out_shape=jax.ShapeDtypeStruct(out, qkv.dtype),
+    out_specs=outs[0],
+    out_shape=outs[1],
     interpret=interpret,
     name=name,
   )(*given)
@@ -138,6 +154,7 @@ def _call(
 
 def _forward_kernel(
   hidden_ref: Any,
+  bias_ref: Any,
   q_ref: Any,
   k_ref: Any,
   v_ref: Any,
@@ -147,7 +164,7 @@ def _forward_kernel(
 ) -> None:
   heads = []
   for i in _heads(q_ref, num_heads):
-    q, k, v = _scaled(q_ref[0, :, i]), k_ref[0, :, i], v_ref[0, :, i]
+    q, k, v = _of_head(bias_ref, (q_ref, k_ref, v_ref), i)
     weights, total = _weights(q, k, hidden_ref)
     heads.append(_product(v, weights.astype(v.dtype), 0, 0) / total)
   y_ref[0] = jnp.concatenate(heads).T.astype(y_ref.dtype)
@@ -155,18 +172,26 @@ def _forward_kernel(
 
 def _backward_kernel(
   hidden_ref: Any,
+  bias_ref: Any,
   q_ref: Any,
   k_ref: Any,
   v_ref: Any,
   g_ref: Any,
   out_ref: Any,
+  of_bias_ref: Any,
   *,
   num_heads: int,
 ) -> None:
+  from jax.experimental import pallas
+
+  @pallas.when(pallas.program_id(0) == 0)
+  def start() -> None:
+    of_bias_ref[...] = jnp.zeros_like(of_bias_ref)
+
   width = q_ref.shape[-1]
   of_q = []
   for i in _heads(q_ref, num_heads):
-    q, k, v = _scaled(q_ref[0, :, i]), k_ref[0, :, i], v_ref[0, :, i]
+    q, k, v = _of_head(bias_ref, (q_ref, k_ref, v_ref), i)
     g = g_ref[0, :, i]
     weights, total = _weights(q, k, hidden_ref)
     weights = weights / total
@@ -179,13 +204,27 @@ def _backward_kernel(
     for part, slope in ((1, of_k), (2, of_v)):
       columns = slice(part * width + i.start, part * width + i.stop)
       out_ref[0, :, columns] = slope.astype(out_ref.dtype)
-  out_ref[0, :, :width] = jnp.concatenate(of_q).T.astype(out_ref.dtype)
+      of_bias_ref[0, columns] += slope.sum(0)
+  slope = jnp.concatenate(of_q).T
+  out_ref[0, :, :width] = slope.astype(out_ref.dtype)
+  of_bias_ref[0, :width] += slope.sum(0)
 
 
 def _heads(ref: Any, num_heads: int) -> list[slice]:
   """The columns of each head."""
   d = ref.shape[-1] // num_heads
   return [slice(i * d, (i + 1) * d) for i in range(num_heads)]
+
+
+def _of_head(bias_ref: Any, refs: tuple[Any, ...], i: slice) -> list[Array]:
+  """Queries, scaled, keys and values with their biases."""
+  width = refs[0].shape[-1]
+  found = []
+  for part, ref in enumerate(refs):
+    columns = slice(part * width + i.start, part * width + i.stop)
+    x = ref[0, :, i]
+    found.append((x + bias_ref[:, columns]).astype(x.dtype))
+  return [_scaled(found[0]), *found[1:]]
 
 
 def _scaled(x: Array, width: int | None = None) -> Array:

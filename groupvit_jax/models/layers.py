@@ -120,14 +120,15 @@ class Attention(nn.Module):
       return ops.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
     if context is None:
-      qkv = dense(3 * width, 'qkv')(x)
+      qkv, bias = dense(3 * width, 'qkv')(x, add_bias=False)
       options = {'num_heads': self.num_heads, 'causal': self.causal}
       alone = mask is None and read is None
       if alone and fused_attention.fits(qkv, **options):
         fused = partial(fused_attention.attend, **options)
-        y = sharding.on_each_device(fused, sharding.mesh_at_hand(), qkv)
+        mesh = sharding.mesh_at_hand()
+        y = sharding.on_each_device(fused, mesh, qkv, whole=[bias])
         return dense(width, 'out')(y)
-      q, k, v = jnp.split(qkv, 3, axis=-1)
+      q, k, v = jnp.split(qkv + bias, 3, axis=-1)
       q = token_at(q, read)
       if self.causal:
         places = jnp.arange(x.shape[1])

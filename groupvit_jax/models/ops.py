@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen import dtypes
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from groupvit_jax import sharding
@@ -155,7 +156,32 @@ def promote(
   return promoted
 
 
-Dense = partial(nn.Dense, dot_general=product, promote_dtype=promote)
+class Dense(nn.Module):
+  """`nn.Dense` by `product`, which can leave the bias to who reads the result.
+
+  Attributes:
+    features, use_bias, kernel_init, bias_init, dtype: as of `nn.Dense`.
+  """
+
+  features: int
+  use_bias: bool = True
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*b d'], add_bias: bool = True) -> Any:
+    """Returns the result, `*b e`; without `add_bias` product and bias, e."""
+    shape = x.shape[-1], self.features
+    kernel = self.param('kernel', self.kernel_init, shape)
+    bias = None
+    if self.use_bias:
+      bias = self.param('bias', self.bias_init, shape[1:])
+    x, kernel, bias = promote(x, kernel, bias, dtype=self.dtype)
+    y = product(x, kernel)
+    if not add_bias:
+      return y, bias
+    return y if bias is None else y + bias
 
 
 def store_rounded(variables: Any) -> Any:

@@ -13,25 +13,27 @@ from groupvit_jax.models import fused_attention, layers
 HEADS = 2
 
 
-def plain(qkv, causal=False):
+def plain(qkv, bias, causal=False):
   n = qkv.shape[1]
   mask = jnp.tril(jnp.ones((n, n), bool)) if causal else None
-  return layers.attend(*jnp.split(qkv, 3, axis=-1), HEADS, mask)
+  q, k, v = jnp.split(qkv + bias.astype(qkv.dtype), 3, axis=-1)
+  return layers.attend(q, k, v, HEADS, mask)
 
 
-def fused(qkv, causal=False):
-  return fused_attention.attend(qkv, HEADS, causal, interpret=True)
+def fused(qkv, bias, causal=False):
+  return fused_attention.attend(qkv, bias, HEADS, causal, interpret=True)
 
 
 def outputs(attend, qkv, causal=False):
-  """Results and gradients, all in float32."""
+  """Results, and gradients by `qkv` and the bias, all in float32."""
   attend = partial(attend, causal=causal)
   weights = jnp.cos(jnp.arange(qkv.shape[-1] // 3))
+  bias = jnp.sin(jnp.arange(float(qkv.shape[-1])))
 
-  def loss(qkv):
-    return (attend(qkv).astype(jnp.float32) * weights).sum()
+  def loss(qkv, bias):
+    return (attend(qkv, bias).astype(jnp.float32) * weights).sum()
 
-  found = attend(qkv), jax.grad(loss)(qkv)
+  found = attend(qkv, bias), *jax.grad(loss, (0, 1))(qkv, bias)
   return [np.asarray(x, np.float32) for x in found]
 
 
@@ -40,7 +42,7 @@ def test_values_and_gradients_are_those_of_plain_attention(tiny):
   for value, expected in zip(
     outputs(fused, qkv), outputs(plain, qkv), strict=True
   ):
-    tiny.assert_near(value, expected)
+    tiny.assert_near(value, expected, 1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_texts_side_by_side_do_not_see_each_other(tiny, shape):
   for value, expected in zip(
     outputs(fused, qkv, True), outputs(plain, qkv, True), strict=True
   ):
-    tiny.assert_near(value, expected)
+    tiny.assert_near(value, expected, 1e-6 * np.abs(expected).max())
 
 
 def test_rounds_no_more_than_plain_attention_in_bfloat16(tiny):
@@ -102,11 +104,23 @@ def test_where_a_program_has_the_kernel(mesh8, change, kernels):
   assert lowered.as_text().count('@tpu_custom_call') == kernels
 
 
-def test_a_kernel_sees_the_rows_of_its_device(tiny, mesh8):
-  x = tiny.normal(16, 3)
-  rows = partial(sharding.on_each_device, lambda x: x - x.mean(0))
-  of_two = jax.jit(partial(rows, mesh8))(x)
+def test_a_kernel_sees_the_rows_of_its_device_and_the_whole_bias(tiny, mesh8):
+  x, bias = tiny.normal(16, 3), tiny.normal(3)
+  weights = jnp.cos(jnp.arange(16.0))[:, None]
+
+  def added(x, bias):
+    return (x - x.mean(0)) * bias
+
+  def loss(bias, mesh):
+    y = sharding.on_each_device(added, mesh, x, whole=[bias])
+    return (y * weights).sum()
+
+  of_two = jax.jit(partial(sharding.on_each_device, added, mesh8))
   pairs = x.reshape(8, 2, 3)
-  expected = (pairs - pairs.mean(1, keepdims=True)).reshape(16, 3)
-  tiny.assert_near(of_two, expected)
-  tiny.assert_near(rows(None, x), x - x.mean(0))
+  expected = (pairs - pairs.mean(1, keepdims=True)).reshape(16, 3) * bias
+  tiny.assert_near(of_two(x, whole=[bias]), expected)
+  tiny.assert_near(
+    jax.grad(loss)(bias, mesh8), (expected * weights).sum(0) / bias
+  )
+  alone = sharding.on_each_device(added, None, x, whole=[bias])
+  tiny.assert_near(alone, (x - x.mean(0)) * bias)
