@@ -347,18 +347,20 @@ class TrainIterator:
 
   def _wait(self) -> Any:
     """The next item of the queue; None if it is closed."""
-    now = time.monotonic()
-    end = now + _LONGEST
+    now, waited = time.monotonic(), 0.0
     while not self._stop.is_set():
       begin, item = now, _NOTHING
       with contextlib.suppress(queue.Empty):
         item = self._queue.get(timeout=_GLANCE)
       now = time.monotonic()
+      # The clock goes on while a process is suspended, by Ctrl-Z for one.
+      look = min(now - begin, 1)
       if not self.busy():
-        self.waited += now - begin
+        self.waited += look
       if item is not _NOTHING:
         return item
-      if now > end:
+      waited += look
+      if waited > _LONGEST:
         sample = self._slowest() or 'the source'
         return SourceError(
           f'no batch for {_LONGEST:.0f} s: {sample} is not read to its end; '

@@ -1,10 +1,12 @@
 """Batches: a function of the position, the same bits from every backend."""
 
+import itertools
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -216,6 +218,22 @@ def test_a_sample_that_is_never_read_ends_the_batches(
     for thread in threading.enumerate():
       if thread.name == 'train_batches':
         thread.join()
+
+
+def test_a_suspended_process_has_not_waited(make, train, monkeypatch):
+  hours = itertools.count(0, 3600)
+  clock = types.SimpleNamespace(monotonic=lambda: float(next(hours)))
+  monkeypatch.setattr(pipeline, 'time', clock)
+  asked = threading.Event()
+
+  class Slow(make.listed):
+    def __getitem__(self, index):
+      asked.wait(0.2)  # until then `next` has looked several times
+      return super().__getitem__(index)
+
+  with train.open(Slow(make.encoded().samples)) as batches:
+    assert 'image' in next(batches)
+    assert 0 < batches.waited < 600
 
 
 @pytest.mark.parametrize('busy', [True, False])
