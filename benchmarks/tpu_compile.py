@@ -10,9 +10,9 @@ a step without waiting for other chips. Bytes of collectives are those of their
 results (of a reduce-scatter, of its operand), and their time is that over the
 links of a chip, in part hidden behind computation. Of a kernel of ours the
 compiler estimates nothing: its cycles are the instructions that it schedules
-for one image, or for texts side by side, times these on a chip. They are read
-from the schedule of the kernel compiled alone, in a process of its own, since
-the schedule of a step takes longer to write than to make. The table is an
+for one image or group of texts, times the number of these on a chip. They are
+read from the schedule of the kernel compiled alone, in a process of its own,
+since the schedule of a step takes longer to write than to make. The table is an
 estimate: nothing ran.
 """
 
@@ -381,7 +381,6 @@ def scheduled(name: str, kernel: str, *sizes: int) -> int:
       check=True,
       stdout=subprocess.DEVNULL,
     )
-    # Of `compile_kernel`.
     files = pathlib.Path(folder).glob(f'*{kernel}*schedule-analysis*')
     newest = max(files, key=lambda file: file.name)  # a time comes first
     return int(re.search(r'bundles: +(\d+)', newest.read_text())[1])
@@ -402,7 +401,7 @@ def compile_kernel(
   chip = sharding.replicated(mesh_of(name, 1))
 
   def array(width):
-    shape = 17, tokens, width  # a prime number: no more lie side by side
+    shape = 17, tokens, width  # a prime: `attend` puts no texts side by side
     return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=chip)
 
   if 'back' in kernel:

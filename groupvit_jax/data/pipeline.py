@@ -42,6 +42,7 @@ _THREADS_FROM = 256 * 96 * 96 * 3
 _PATIENCE = 0.1  # seconds
 # How often a waiting step looks whether the accelerator still computes.
 _GLANCE = 0.02  # seconds
+_LONGEST_GLANCE = 1.0  # more is no waiting: the process was suspended
 _NOTHING: Any = object()
 # A batch that takes longer never comes: a disk or a network does not answer.
 _LONGEST = 600.0  # seconds
@@ -353,13 +354,13 @@ class TrainIterator:
       with contextlib.suppress(queue.Empty):
         item = self._queue.get(timeout=_GLANCE)
       now = time.monotonic()
-      # The clock goes on while a process is suspended, by Ctrl-Z for one.
-      look = min(now - begin, 1)
+      # The clock goes on while Ctrl-Z suspends a process.
+      seconds = min(now - begin, _LONGEST_GLANCE)
       if not self.busy():
-        self.waited += look
+        self.waited += seconds
       if item is not _NOTHING:
         return item
-      waited += look
+      waited += seconds
       if waited > _LONGEST:
         sample = self._slowest() or 'the source'
         return SourceError(

@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 
 from groupvit_jax import sharding
 
-# Of images: fewer keys gain nothing. The weights of more may not fit.
-MIN_TOKENS, MAX_TOKENS = 128, 512
 LANES = 128  # of a TPU's vectors
+MIN_TOKENS, MAX_TOKENS = LANES, 512  # of images; fewer gain nothing
+MEMORY = 14 * 2**20  # bytes, of 16 MiB
 
 
 def fits(
@@ -33,13 +33,17 @@ def fits(
   """Whether `attend` serves: a TPU's program of bfloat16 on a known mesh."""
   _, n, d = qkv.shape
   aligned = d % (3 * LANES) == 0 and (d // 3 // num_heads) % 8 == 0
+  served = n <= LANES if causal else MIN_TOKENS <= n <= MAX_TOKENS
+  # Backwards seven arrays of n x d / 3, twice each, since the next image's are
+  # loaded meanwhile; and four of a head's weights in float32.
+  memory = 2 * 7 * n * (d // 3) * 2 + 4 * n * n * 4
   return (
     sharding.platform() == 'tpu'
     and sharding.mesh_at_hand() is not None
     and qkv.dtype == jnp.bfloat16
     and aligned
-    and (causal or n >= MIN_TOKENS)
-    and n <= MAX_TOKENS
+    and served
+    and memory <= MEMORY
   )
 
 
@@ -59,7 +63,8 @@ def attend(
     qkv: queries, keys and values side by side; each holds the heads in turn.
     bias: added to them.
     num_heads: must divide d.
-    causal: a token sees none behind it.
+    causal: a token attends to no later one. Texts that lie side by side share
+      a program, so one that is not finite makes the others not finite.
     interpret: run the kernel without a TPU, slowly; for tests.
   """
   b, n, d = qkv.shape
@@ -68,9 +73,9 @@ def attend(
     return _attend(qkv, bias, None, num_heads, interpret)
   together = next(i for i in range(max(LANES // n, 1), 0, -1) if b % i == 0)
   seen = np.kron(np.eye(together), np.triu(np.ones((n, n)))) > 0
-  hidden = jnp.where(seen, 0, jnp.finfo(jnp.float32).min)
+  mask = jnp.where(seen, 0, jnp.finfo(jnp.float32).min)
   texts = qkv.reshape(b // together, together * n, d)
-  y = _attend(texts, bias, hidden, num_heads, interpret)
+  y: Any = _attend(texts, bias, mask, num_heads, interpret)
   return y.reshape(b, n, d // 3)
 
 
@@ -78,22 +83,22 @@ def attend(
 def _attend(
   qkv: Array,
   bias: Array,
-  hidden: Array | None,
+  mask: Array | None,
   num_heads: int,
   interpret: bool,
 ) -> Array:
-  """Attention; `hidden`, keys by queries, is added to the logits."""
-  return _forward(qkv, bias, hidden, num_heads, interpret)[0]
+  """Attention; `mask`, keys by queries, is added to the logits."""
+  return _forward(qkv, bias, mask, num_heads, interpret)[0]
 
 
 def _forward(
   qkv: Array,
   bias: Array,
-  hidden: Array | None,
+  mask: Array | None,
   num_heads: int,
   interpret: bool,
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-  kept = qkv, bias, hidden
+  kept = qkv, bias, mask
   return _call(_forward_kernel, *kept, None, num_heads, interpret), kept
 
 
@@ -113,34 +118,39 @@ def _call(
   kernel: Any,
   qkv: Array,
   bias: Array,
-  hidden: Array | None,
+  mask: Array | None,
   g: Array | None,
   num_heads: int,
   interpret: bool,
 ) -> Any:
-  """Runs a kernel for each image; q, k and v are three blocks of one array."""
+  """Runs a kernel for each image, or for each group of texts.
+
+  Queries, keys and values are three blocks of one array. The programs run one
+  after the other, which is Pallas' default for TPUs: the gradient of the bias
+  is a sum over them. With `g` the result has a second array, that gradient.
+  """
   from jax.experimental import pallas  # here: only TPUs need it
 
   b, n, d = qkv.shape
-  whole = pallas.BlockSpec((1, n, d), lambda image: (image, 0, 0))
-  third, *_ = thirds = [
+  whole_spec = pallas.BlockSpec((1, n, d), lambda image: (image, 0, 0))
+  qkv_specs = [
     pallas.BlockSpec((1, n, d // 3), lambda image, i=i: (image, 0, i))
     for i in range(3)
   ]
-  of_bias = pallas.BlockSpec((1, d), lambda image: (0, 0))
+  bias_spec = pallas.BlockSpec((1, d), lambda image: (0, 0))
   name = f'attention{kernel.__name__}'
-  blocks, given = [of_bias, *thirds], [bias, qkv, qkv, qkv]
+  blocks, given = [bias_spec, *qkv_specs], [bias, qkv, qkv, qkv]
   if g is None:
-    outs = third, jax.ShapeDtypeStruct((b, n, d // 3), qkv.dtype)
+    outs = qkv_specs[0], jax.ShapeDtypeStruct((b, n, d // 3), qkv.dtype)
   else:
-    blocks, given = [*blocks, third], [*given, g]
+    blocks, given = [*blocks, qkv_specs[0]], [*given, g]
     shapes = (jax.typeof(x) for x in (qkv, bias))
-    outs = (whole, of_bias), tuple(shapes)
-  if hidden is None:
+    outs = (whole_spec, bias_spec), tuple(shapes)
+  if mask is None:
     kernel = functools.partial(kernel, None)
   else:
     blocks.insert(0, pallas.BlockSpec((n, n), lambda image: (0, 0)))
-    name, given = f'causal_{name}', [hidden, *given]
+    name, given = f'causal_{name}', [mask, *given]
   return pallas.pallas_call(
     functools.partial(kernel, num_heads=num_heads),
     grid=(b,),
@@ -153,7 +163,7 @@ def _call(
 
 
 def _forward_kernel(
-  hidden_ref: Any,
+  mask_ref: Any,
   bias_ref: Any,
   q_ref: Any,
   k_ref: Any,
@@ -165,13 +175,13 @@ def _forward_kernel(
   heads = []
   for i in _heads(q_ref, num_heads):
     q, k, v = _of_head(bias_ref, (q_ref, k_ref, v_ref), i)
-    weights, total = _weights(q, k, hidden_ref)
+    weights, total = _weights(q, k, mask_ref)
     heads.append(_product(v, weights.astype(v.dtype), 0, 0) / total)
   y_ref[0] = jnp.concatenate(heads).T.astype(y_ref.dtype)
 
 
 def _backward_kernel(
-  hidden_ref: Any,
+  mask_ref: Any,
   bias_ref: Any,
   q_ref: Any,
   k_ref: Any,
@@ -193,7 +203,7 @@ def _backward_kernel(
   for i in _heads(q_ref, num_heads):
     q, k, v = _of_head(bias_ref, (q_ref, k_ref, v_ref), i)
     g = g_ref[0, :, i]
-    weights, total = _weights(q, k, hidden_ref)
+    weights, total = _weights(q, k, mask_ref)
     weights = weights / total
     of_weights = _product(v, g, 1, 1)
     along = (weights * of_weights).sum(0, keepdims=True)
@@ -217,7 +227,7 @@ def _heads(ref: Any, num_heads: int) -> list[slice]:
 
 
 def _of_head(bias_ref: Any, refs: tuple[Any, ...], i: slice) -> list[Array]:
-  """Queries, scaled, keys and values with their biases."""
+  """Queries, multiplied by the scale, keys and values; with their biases."""
   width = refs[0].shape[-1]
   found = []
   for part, ref in enumerate(refs):
@@ -232,12 +242,12 @@ def _scaled(x: Array, width: int | None = None) -> Array:
 
 
 def _weights(
-  q: Float[Array, 'n d'], k: Float[Array, 'm d'], hidden_ref: Any
+  q: Float[Array, 'n d'], k: Float[Array, 'm d'], mask_ref: Any
 ) -> tuple[Float[Array, 'm n'], Float[Array, '1 n']]:
   """The softmax's exponentials and, for each query, their sum."""
   logits = _product(k, q, 1, 1)
-  if hidden_ref is not None:
-    logits += hidden_ref[...]
+  if mask_ref is not None:
+    logits += mask_ref[...]
   weights = jnp.exp(logits - logits.max(0, keepdims=True))
   return weights, weights.sum(0, keepdims=True)
 

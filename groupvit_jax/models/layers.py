@@ -86,7 +86,7 @@ class Attention(nn.Module):
   Attributes:
     num_heads: number of heads; must divide the width.
     kernel_init, out_init: of the fused input and of the output projection.
-    causal: a token sees none behind it.
+    causal: a token of `x` attends to no later one; not with a context.
     dtype: of the computation; the softmax is always float32.
   """
 
@@ -228,7 +228,7 @@ class Block(nn.Module):
     in_init, fc_init, out_init: kernels of qkv, of the MLP's first layer, and of
       the two layers that write to the residual stream.
     torch_biases: PyTorch's default biases in the MLP (as CLIP's text encoder).
-    causal: a token sees none behind it.
+    causal: a token attends to no later one.
     dtype: of the computation; parameters are float32.
   """
 

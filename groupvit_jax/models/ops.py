@@ -157,7 +157,7 @@ def promote(
 
 
 class Dense(nn.Module):
-  """`nn.Dense` by `product`, which can leave the bias to who reads the result.
+  """`nn.Dense` by `product`; it can return the bias separately.
 
   Attributes:
     features, use_bias, kernel_init, bias_init, dtype: as of `nn.Dense`.
@@ -171,7 +171,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*b d'], add_bias: bool = True) -> Any:
-    """Returns the result, `*b e`; without `add_bias` product and bias, e."""
+    """Returns x W + b, `*b e`; without `add_bias` both terms, the second e."""
     shape = x.shape[-1], self.features
     kernel = self.param('kernel', self.kernel_init, shape)
     bias = None

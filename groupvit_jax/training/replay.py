@@ -4,10 +4,11 @@ A dump holds the batch and the random key of the step, and names the checkpoint
 of its parameters.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -82,6 +83,20 @@ class Dump:
       ) from error
 
 
+@contextlib.contextmanager
+def _of_this_version(workdir: pathlib.Path) -> Iterator[None]:
+  """Explains that the config of a run lacks a field."""
+  try:
+    yield
+  except AttributeError as error:
+    if not isinstance(error.obj, ml_collections.ConfigDict):
+      raise
+    raise errors.WorkdirError(
+      f'{workdir}/config.json is of another version, without {error.name!r}; '
+      'replay the dump with that version, whose steps may differ'
+    ) from error
+
+
 def replay(path: pathlib.Path) -> dict[str, Any]:
   """Runs the step of a dump again, on one device, and looks inside.
 
@@ -98,6 +113,11 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   """
   dump = Dump.read(path)
   workdir = path.absolute().parents[1]
+  with _of_this_version(workdir):
+    return _replay(dump, workdir)
+
+
+def _replay(dump: Dump, workdir: pathlib.Path) -> dict[str, Any]:
   arrays = checkpoint.read(workdir, dump.checkpoint)
   config = ml_collections.ConfigDict(
     json.loads((workdir / 'config.json').read_text())
@@ -108,13 +128,7 @@ def replay(path: pathlib.Path) -> dict[str, Any]:
   variables = {k: nested.get(k, {}) for k in ('params', 'batch_stats')}
   vocab_size = variables['params']['text']['tokens'].shape[0]
   mesh = sharding.make_mesh(jax.devices()[:1])
-  try:
-    task = task_lib.make(config, vocab_size, mesh)
-  except (KeyError, AttributeError) as error:
-    raise errors.WorkdirError(
-      f'{workdir}/config.json is of another version, whose steps may differ; '
-      f'replay the dump with that version: {error}'
-    ) from error
+  task = task_lib.make(config, vocab_size, mesh)
   # Texts in full: what is added to them is for the devices of the run.
   batch = {
     k: jnp.asarray(v) for k, v in dump.batch.items() if k not in texts.ADDED

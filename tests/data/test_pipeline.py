@@ -228,7 +228,8 @@ def test_a_suspended_process_has_not_waited(make, train, monkeypatch):
 
   class Slow(make.listed):
     def __getitem__(self, index):
-      asked.wait(0.2)  # until then `next` has looked several times
+      asked.wait(0.2)  # meanwhile `next` looks several times
+      asked.set()
       return super().__getitem__(index)
 
   with train.open(Slow(make.encoded().samples)) as batches:

@@ -81,15 +81,17 @@ def test_rounds_no_more_than_plain_attention_in_bfloat16(tiny):
     ({'tokens': fused_attention.MIN_TOKENS - 1}, 0),
     ({'masked': True}, 0),
     ({'causal': True, 'tokens': 16}, 2),
-    ({'causal': True, 'tokens': fused_attention.MAX_TOKENS + 1}, 0),
+    ({'causal': True, 'tokens': fused_attention.LANES + 1}, 0),
     ({'known': False}, 0),
+    ({'tokens': 512, 'width': 1024}, 0),
     ({'platform': 'cpu'}, 0),
   ],
 )
 def test_where_a_program_has_the_kernel(mesh8, change, kernels):
   dtype = change.get('dtype', jnp.bfloat16)
   platform = change.get('platform', 'tpu')
-  x = jnp.zeros((8, change.get('tokens', 130), 128), dtype)
+  shape = 8, change.get('tokens', 130), change.get('width', 128)
+  x = jnp.zeros(shape, dtype)
   mask = jnp.ones((1, 1, 1, x.shape[1]), bool) if 'masked' in change else None
   causal = change.get('causal', False)
   model = layers.Attention(HEADS, causal=causal, dtype=dtype)

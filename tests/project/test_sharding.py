@@ -156,8 +156,8 @@ def run_one_of_two_processes(address, index):
   # Where device_put of a jax array shows itself broken: 2 shards, 1 device.
   assert [s.data.shape for s in weights.addressable_shards] == [(4, 4)]
   loss, grad = loss_and_grad(mesh, weights, image, text)
-  # Four short texts, and in process 1 a short and a long one, neither of them
-  # among the first and third images': both take the same shapes.
+  # Process 0 has four short texts, process 1 a short and a long one: both take
+  # the same shapes. All but one belong to the second and the fourth image.
   tokens = np.zeros((4, 2, 40), np.int32)
   if index:
     tokens[1, 1, 18] = 9

@@ -322,11 +322,14 @@ def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path, capsys):
   assert report['outputs'] and report['gradients']
   assert replay.as_text(report)
   record = tmp_path / 'config.json'
-  stored = json.loads(record.read_text())
-  del stored['loss']['distillation_weight']
-  record.write_text(json.dumps(stored))
-  with pytest.raises(errors.WorkdirError, match='version.*distillation_weight'):
-    replay.replay(dump)
+  text = record.read_text()
+  # Read where the loss is made, and where it is computed.
+  for part, name in ('loss', 'distillation_weight'), ('loss', 'chunk_size'):
+    stored = json.loads(text)
+    del stored[part][name]
+    record.write_text(json.dumps(stored))
+    with pytest.raises(errors.WorkdirError, match=f'another version.*{name}'):
+      replay.replay(dump)
   saved = tmp_path / 'checkpoints'
   for step in [int(p.name) for p in saved.iterdir() if p.name.isdigit()]:
     _, state, _ = final_state(tmp_path)
