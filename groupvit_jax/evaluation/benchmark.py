@@ -352,7 +352,9 @@ class BenchmarkEvaluator(Evaluator):
 
   def _regions_fn(self, predict_fns):
     config = self.counter.config
-    tokens = self.settings.measures.diagnosis or config.regroup != 'none'
+    measures = self.settings.measures
+    compared = measures.diagnosis and measures.comparisons
+    tokens = compared or config.regroup != 'none'
     return regrouping.regions_fn(predict_fns, tokens)
 
   def _classes(self, predict_fns, variables):
@@ -369,6 +371,7 @@ class BenchmarkEvaluator(Evaluator):
       'measures': [
         measures.diagnosis and list(diagnosis.MATRICES.values()),
         measures.boundary,
+        measures.comparisons,
       ],
       'grouping': repr(settings.grouping),
     }

@@ -103,15 +103,18 @@ class Measures:
 
   Attributes:
     boundary: pixels along borders, which costs time.
-    diagnosis: what oracle labels, a given background and the true list of
-      classes would bring, how well the best groups fit, and what tokens and
-      learned groups reach by themselves.
+    diagnosis: what oracle labels and a given background would bring, and how
+      well the best groups fit.
+    comparisons: with a diagnosis, what the true list of classes would bring,
+      and what tokens and learned groups reach by themselves. Each image is
+      labelled once more for each of these, which takes half as long again.
     groups: how groups share images, and how well the pooled embedding names an
       image's classes.
   """
 
   boundary: bool = True
   diagnosis: bool = True
+  comparisons: bool = True
   groups: bool = False
 
 
@@ -187,6 +190,7 @@ class Counter:
       best = self._oracle(regions, groups, target, shapes, self.config.one_hot)
       counts['oracle'] = self._confusion(target, best)
       counts['jaccard'] = best_group_jaccard(groups)
+    if measures.diagnosis and measures.comparisons:
       present = groups.any((1, 2))[:, -classes.vectors.shape[0] :]
       listed = classes._replace(valid=present)
       no_gate = dataclasses.replace(self.config, top_k=None)

@@ -149,6 +149,8 @@ def test_the_report_holds_a_diagnosis(places, done):
 
   found = diagnosis.of_result(done)  # of the file alone
   assert found.miou == pytest.approx(done['miou'] / 100)
+  # It was not asked for, and each image would be labelled once more.
+  assert done.get('class_list_miou') is None and found.class_list_miou is None
   held = done['diagnosis']
   assert held['grouping_error'] == pytest.approx(100 * found.grouping)
   assert held['confusions'][0]['pixels'] == found.confusions[0].pixels
@@ -170,6 +172,7 @@ def test_the_table_shows_classes_and_figures(places, capsys):
   assert heads.split() == ['class', 'IoU', 'accuracy', 'oracle']
   assert any(line.split()[:1] == ['dog'] for line in out)
   assert any(line.endswith(' mIoU') for line in out)
+  assert any('only the classes that an image shows' in line for line in out)
   assert not any('boundary' in line for line in out)
   assert any(line.startswith('| grouping | ') for line in out)
 
