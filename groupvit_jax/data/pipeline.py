@@ -301,7 +301,7 @@ class TrainIterator:
     seen: counts of this process's samples so far, by the part of the source
       that they come from.
     waited: seconds that `next` has waited for a batch so far, while nothing
-      else was to do.
+      else was to do; not those in which the process was suspended.
     busy: tells whether the accelerator still computes, and so loses nothing.
   """
 

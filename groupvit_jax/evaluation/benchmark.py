@@ -352,9 +352,7 @@ class BenchmarkEvaluator(Evaluator):
 
   def _regions_fn(self, predict_fns):
     config = self.counter.config
-    measures = self.settings.measures
-    compared = measures.diagnosis and measures.comparisons
-    tokens = compared or config.regroup != 'none'
+    tokens = self.settings.measures.compared or config.regroup != 'none'
     return regrouping.regions_fn(predict_fns, tokens)
 
   def _classes(self, predict_fns, variables):
@@ -371,7 +369,7 @@ class BenchmarkEvaluator(Evaluator):
       'measures': [
         measures.diagnosis and list(diagnosis.MATRICES.values()),
         measures.boundary,
-        measures.comparisons,
+        measures.compared,
       ],
       'grouping': repr(settings.grouping),
     }

@@ -117,6 +117,11 @@ class Measures:
   comparisons: bool = True
   groups: bool = False
 
+  @property
+  def compared(self) -> bool:
+    """Whether the comparisons are counted."""
+    return self.diagnosis and self.comparisons
+
 
 @dataclasses.dataclass(frozen=True)
 class Counter:
@@ -190,7 +195,7 @@ class Counter:
       best = self._oracle(regions, groups, target, shapes, self.config.one_hot)
       counts['oracle'] = self._confusion(target, best)
       counts['jaccard'] = best_group_jaccard(groups)
-    if measures.diagnosis and measures.comparisons:
+    if measures.compared:
       present = groups.any((1, 2))[:, -classes.vectors.shape[0] :]
       listed = classes._replace(valid=present)
       no_gate = dataclasses.replace(self.config, top_k=None)

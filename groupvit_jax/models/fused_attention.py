@@ -212,7 +212,7 @@ def _backward_kernel(
     of_k = _product(of_logits, q, 1, 0)
     of_v = _product(weights.astype(g.dtype), g, 1, 0)
     for part, slope in ((1, of_k), (2, of_v)):
-      columns = slice(part * width + i.start, part * width + i.stop)
+      columns = _columns(part, width, i)
       out_ref[0, :, columns] = slope.astype(out_ref.dtype)
       of_bias_ref[0, columns] += slope.sum(0)
   slope = jnp.concatenate(of_q).T
@@ -226,14 +226,19 @@ def _heads(ref: Any, num_heads: int) -> list[slice]:
   return [slice(i * d, (i + 1) * d) for i in range(num_heads)]
 
 
+def _columns(part: int, width: int, i: slice) -> slice:
+  """A head's columns of queries, keys or values, which lie side by side."""
+  return slice(part * width + i.start, part * width + i.stop)
+
+
 def _of_head(bias_ref: Any, refs: tuple[Any, ...], i: slice) -> list[Array]:
   """Queries, multiplied by the scale, keys and values; with their biases."""
   width = refs[0].shape[-1]
   found = []
   for part, ref in enumerate(refs):
-    columns = slice(part * width + i.start, part * width + i.stop)
     x = ref[0, :, i]
-    found.append((x + bias_ref[:, columns]).astype(x.dtype))
+    bias = bias_ref[:, _columns(part, width, i)]
+    found.append((x + bias).astype(x.dtype))
   return [_scaled(found[0]), *found[1:]]
 
 
