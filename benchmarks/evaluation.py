@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import groupvit_jax
 from groupvit_jax import benchmarks
 from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import config, sizes
@@ -80,7 +79,7 @@ def environment(args) -> str:
 
 def make_sides(args, folder, data, dtype) -> dict:
   """Functions that evaluate the whole set, by the name of their row."""
-  model = groupvit_jax.load(folder, dtype=dtype)
+  model = inference.load(folder, dtype, folder.parent / 'compiled')
   ours = {
     'groupvit_jax, mIoU alone': _ours(model, data, args, figures=False),
     'groupvit_jax, all figures': _ours(model, data, args, figures=True),
@@ -112,7 +111,7 @@ def _ours(model, data, args, figures):
     benchmark='voc21',
     folder=data,
     overrides={} if args.size == 448 else build.at_size(args.size),
-    measures=Measures(boundary=figures, diagnosis=figures),
+    measures=Measures(figures, figures, comparisons=False),
   )
   runner = build.make(
     spec, model.as_encoder(), RunOptions(batch_size=args.batch)

@@ -74,7 +74,7 @@ def main() -> None:
   cache = args.workdir.resolve() / 'compiled'
   timings, splits, agreements = [], [], []
   for dtype in dtypes():
-    model = groupvit_jax.load(folder, dtype=dtype, compilation_cache=cache)
+    model = load(folder, dtype, cache)
     for size in args.sizes:
       pair = Pair(model, folder, size, dtype)
       agreements.append((dtype, size, *pair.agreement(paths)))
@@ -333,10 +333,20 @@ def tokens() -> np.ndarray:
   return np.asarray(make_tokenizer('clip', 77)(texts))
 
 
-def dtypes() -> list[str]:
-  """What is measured here: float32, and bfloat16 on a GPU.
+def load(folder: pathlib.Path, dtype: str, cache: pathlib.Path):
+  """Our side. On a CPU bfloat16 is that of operands, summed in float32."""
+  if jax.default_backend() != 'cpu':
+    return groupvit_jax.load(folder, dtype=dtype, compilation_cache=cache)
+  return groupvit_jax.load(
+    folder, matmul_operands=dtype, compilation_cache=cache
+  )
 
-  Full float32 on both sides: by default JAX shortens products on a GPU.
+
+def dtypes() -> list[str]:
+  """What is measured here.
+
+  Full float32 on both sides: by default JAX shortens products on a GPU. In
+  bfloat16 the peer computes everything so.
   """
   on_gpu = jax.default_backend() != 'cpu'
   if on_gpu != torch.cuda.is_available():
@@ -344,10 +354,9 @@ def dtypes() -> list[str]:
       'only one of jax and torch sees a GPU; install both for it, or set '
       'JAX_PLATFORMS=cpu and CUDA_VISIBLE_DEVICES= to measure the CPU'
     )
-  if not on_gpu:
-    return ['float32']
-  jax.config.update('jax_default_matmul_precision', 'highest')
-  torch.backends.cudnn.allow_tf32 = False
+  if on_gpu:
+    jax.config.update('jax_default_matmul_precision', 'highest')
+    torch.backends.cudnn.allow_tf32 = False
   return ['float32', 'bfloat16']
 
 

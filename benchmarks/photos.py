@@ -21,6 +21,7 @@ others of a mixed image. No mask is read in training.
 import argparse
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 import subprocess
@@ -102,6 +103,9 @@ def main() -> None:
   parser.add_argument(
     '--options', default='', help='further config options, as in ":photos,..."'
   )
+  parser.add_argument(
+    '--judged', type=int, help='labelled and mixed images (default: all)'
+  )
   args = parser.parse_args()
   photos, workdir = args.photos.resolve(), args.workdir.resolve()
   print(f'{demo.environment()}; {args.steps} steps of 64 pairs\n')
@@ -117,7 +121,7 @@ def main() -> None:
       name = f'{number}-seed-{seed}' if number else f'seed-{seed}'
       demo.run(arg, workdir / name)
       print(f'{number or "all"} photos, seed {seed}')
-      print_figures(workdir / name, photos)
+      print_figures(workdir / name, photos, args.judged)
 
 
 def prepare(
@@ -149,7 +153,9 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
   tar.addfile(member, io.BytesIO(content))
 
 
-def print_figures(workdir: pathlib.Path, photos: pathlib.Path) -> None:
+def print_figures(
+  workdir: pathlib.Path, photos: pathlib.Path, limit: int | None
+) -> None:
   retrieval = workdir / 'retrieval.json'
   subprocess.run(
     [
@@ -164,26 +170,27 @@ def print_figures(workdir: pathlib.Path, photos: pathlib.Path) -> None:
   figures = json.loads(retrieval.read_text())
   print(json.dumps(figures.get('figures', figures), indent=None))
   model = gv.load(workdir)
+  sets = [
+    benchmarks.open_set('voc21', photos / name)
+    for name in ('voc2012', 'voc2012_more')
+  ]
+  examples = list(itertools.islice(itertools.chain(*sets), limit))
   for way, changes in WAYS.items():
     config = dataclasses.replace(model.config, top_k=None, **changes)
-    print(f'| {way} | {voc_line(model, config, photos)} |', flush=True)
-  for line in (*ranking_lines(model, photos), *mixed_lines(model, photos)):
+    print(f'| {way} | {voc_line(model, config, examples)} |', flush=True)
+  captioned = benchmarks.open_captions(photos / SET, 'val', limit=limit)
+  lines = *ranking_lines(model, examples), *mixed_lines(model, captioned)
+  for line in lines:
     print(line, flush=True)
 
 
-def labelled(photos: pathlib.Path):
-  for name in ('voc2012', 'voc2012_more'):
-    yield from benchmarks.open_set('voc21', photos / name)
-
-
-def ranking_lines(model: gv.Model, photos: pathlib.Path) -> list[str]:
+def ranking_lines(model: gv.Model, examples: Sequence) -> list[str]:
   """For each class areas under the ROC curve, .5 by chance.
 
   Of tokens, on the class against off it, the mean over photos that show it, by
   cosine and by margin; and of photos that show it against the others, by their
   best token.
   """
-  examples = list(labelled(photos))
   found = token_cosines(model, [example.image for example in examples])
   within = {word: [] for word in COUNTED}
   best = {word: [] for word in COUNTED}
@@ -204,14 +211,13 @@ def ranking_lines(model: gv.Model, photos: pathlib.Path) -> list[str]:
   return lines
 
 
-def mixed_lines(model: gv.Model, photos: pathlib.Path) -> list[str]:
+def mixed_lines(model: gv.Model, captioned: Sequence) -> list[str]:
   """For words of captions areas under the ROC curve in mixed images.
 
   Cells of 2 x 2 tokens of four photos make an image. Tokens of photos whose
   captions say the word against tokens of others, the mean over images that have
   both.
   """
-  captioned = benchmarks.open_captions(photos / SET, 'val')
   count, rng = len(captioned), np.random.default_rng(0)
   images = np.stack([captioned[i].image for i in range(count)])
   config = demo.read_config('photos')
@@ -285,12 +291,12 @@ def at_tokens(labels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def voc_line(
-  model: gv.Model, config: gv.SegmentConfig, photos: pathlib.Path
+  model: gv.Model, config: gv.SegmentConfig, examples: Sequence
 ) -> str:
   """IoU in percent of the `COUNTED` classes on VOC's labelled photos."""
   both = np.zeros(len(COUNTED))
   either = np.zeros(len(COUNTED))
-  for example in labelled(photos):
+  for example in examples:
     found = model.segment(
       example.image, WORDS, config=config, background=False
     ).labels

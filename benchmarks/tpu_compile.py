@@ -60,7 +60,7 @@ class Chip:
   Attributes:
     clock: cycles/s; the FLOP/s over what its matrix units do in a cycle.
     flops: bfloat16 FLOP/s.
-    memory: bytes of HBM.
+    memory: bytes of HBM; of v5e, what its compiler leaves to a program.
     links: bytes/s over all links to other chips.
   """
 
@@ -72,7 +72,7 @@ class Chip:
 
 CHIPS = {
   'v4': Chip(1.05e9, 275e12, 32 * 2**30, 300e9),
-  'v5e': Chip(1.5e9, 197e12, 16 * 2**30, 200e9),
+  'v5e': Chip(1.5e9, 197e12, 15.75 * 2**30, 200e9),
   'v5p': Chip(1.75e9, 459e12, 95 * 2**30, 600e9),
   'v6e': Chip(1.75e9, 918e12, 32 * 2**30, 448e9),
 }
@@ -230,7 +230,7 @@ def product_flops(jaxpr) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A row of the table; times in seconds, memory in bytes."""
+  """A row of the table; times in seconds, memory in bytes, FLOPs a chip."""
 
   config: str
   slice: str
@@ -242,6 +242,7 @@ class Row:
   collective_bytes: int
   collective_s: float
   step_s: float
+  flops: int
   mfu: float
   images_per_second_and_chip: float
   days: float
@@ -259,6 +260,7 @@ class Row:
       f'{self.collective_bytes / 1e6:.0f} MB',
       f'{1e3 * self.collective_s:.1f} ms',
       f'{1e3 * self.step_s:.0f} ms',
+      f'{self.flops / 1e12:.2f} T',
       f'{self.mfu:.1%}',
       f'{self.images_per_second_and_chip:.0f}',
       f'{self.days:.1f}',
@@ -289,6 +291,7 @@ def describe(config, name, groups, compiled, seconds) -> Row:
     collective_bytes=moved,
     collective_s=moved / chip.links,
     step_s=step,
+    flops=flops,
     mfu=flops / step / chip.flops,
     images_per_second_and_chip=rate / chips,
     days=PAIRS / rate / 86400,

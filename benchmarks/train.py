@@ -17,6 +17,7 @@ memory of our step alone.
 
 import argparse
 import statistics
+import sys
 import time
 
 import demo
@@ -93,8 +94,12 @@ def peers(batch, compiled: str) -> dict:
   found = {}
   for kind in filter(None, ('eager', compiled)):
     begin = time.perf_counter()
-    peer = train_peer.Peer(pixels, tokens, device, kind == 'compiled')
-    wait(peer.run())
+    try:
+      peer = train_peer.Peer(pixels, tokens, device, kind == 'compiled')
+      wait(peer.run())
+    except RuntimeError as error:  # out of memory, or no compiler for it
+      print(f'transformers, {kind}: {error}', file=sys.stderr)
+      continue
     start = time.perf_counter() - begin
     found[f'transformers, {kind}'] = (peer.run, start, peer.memory())
   return found
