@@ -30,7 +30,7 @@ from PIL import Image
 from groupvit_jax import benchmarks
 from groupvit_jax.benchmarks import build, label_sets
 from groupvit_jax.evaluation import config, sizes
-from groupvit_jax.evaluation.benchmark_counts import Measures
+from groupvit_jax.evaluation.counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 
 SIZES = ((375, 500), (333, 500), (500, 375), (375, 500))  # of VOC, mostly

@@ -26,7 +26,7 @@ from groupvit_jax.evaluation import (
   scoring,
   zero_shot,
 )
-from groupvit_jax.evaluation.benchmark_counts import Measures
+from groupvit_jax.evaluation.counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.text import prompts
 
@@ -50,7 +50,7 @@ class BenchmarkSpec:
       `clustering.GROUPINGS`.
     num_groups: number of groups, for groupings that take one.
     calibration: origin of thresholds in the overrides, for the report.
-    measures: see `evaluation.benchmark_counts.Measures`.
+    measures: see `evaluation.counts.Measures`.
     label_groups: see `evaluation.benchmark.Settings`.
   """
 

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from groupvit_jax import sharding
 from groupvit_jax.benchmarks import build, calibrate, label_sets
-from groupvit_jax.cli import common, evaluate_report
+from groupvit_jax.cli import common, reports
 from groupvit_jax.evaluation import diagnosis, resume
-from groupvit_jax.evaluation.benchmark_counts import Measures
+from groupvit_jax.evaluation.counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 
 _CLIP = sorted(label_sets.CLIP_METRICS)
@@ -238,12 +238,12 @@ def _check_image_level(args: argparse.Namespace) -> None:
 
 def _open_report(
   args: argparse.Namespace,
-) -> evaluate_report.ReportFile | None:
+) -> reports.ReportFile | None:
   """The report, in the process that writes it."""
   report_file = message = None
   if args.out is not None and not jax.process_index():
     try:
-      report_file = evaluate_report.ReportFile(args.out, args.overwrite)
+      report_file = reports.ReportFile(args.out, args.overwrite)
     except ValueError as error:
       message = str(error)
   # All stop together: if the first stopped alone, the others would wait.
@@ -256,7 +256,7 @@ def _open_report(
 def _measure(
   args: argparse.Namespace,
   spec: build.BenchmarkSpec,
-  report_file: evaluate_report.ReportFile | None,
+  report_file: reports.ReportFile | None,
 ) -> int:
   _check_data(args.data)
   _check_data(args.calibrate)
@@ -275,7 +275,7 @@ def _measure(
   with _Bar() as bar:
     options = dataclasses.replace(
       options,
-      resume_path=args.out and evaluate_report.state_path(args.out),
+      resume_path=args.out and reports.state_path(args.out),
       progress=bar.show,
       skip_bad=args.skip_bad,
     )
@@ -285,15 +285,15 @@ def _measure(
     except KeyboardInterrupt:
       raise KeyboardInterrupt(_interrupted(args)) from None
   if not jax.process_index():
-    report = evaluate_report.make(args.model, model, runner, result)
-    print(evaluate_report.text(report))
+    report = reports.make(args.model, model, runner, result)
+    print(reports.text(report))
     if args.diagnosis and runner.kind == 'segmentation':
       print()
       print(diagnosis.as_text(diagnosis.of_result(result)))
     _list_skipped(report['skipped'])
     # Last: if the file cannot be written, the figures were still printed.
     if report_file is not None:
-      report_file.write(evaluate_report.as_json(report))
+      report_file.write(reports.as_json(report))
   runner.evaluator.resume_state.remove()
   return 0
 
@@ -348,7 +348,7 @@ class _Bar:
 def _interrupted(args: argparse.Namespace) -> str:
   if args.out is None:
     return 'interrupted; with --out FILE it could be resumed'
-  state = resume.process_path(evaluate_report.state_path(args.out))
+  state = resume.process_path(reports.state_path(args.out))
   if not state.exists():
     return 'interrupted before anything was counted'
   return 'interrupted; the same command resumes it'

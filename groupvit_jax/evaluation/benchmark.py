@@ -30,15 +30,15 @@ from groupvit_jax.evaluation import (
   sizes,
   zero_shot,
 )
-from groupvit_jax.evaluation.benchmark_counts import (
+from groupvit_jax.evaluation.clustering import Grouping
+from groupvit_jax.evaluation.config import Protocol
+from groupvit_jax.evaluation.counts import (
   JACCARD_UNIT,
   Counter,
   GroundTruth,
   Measures,
   effective_number,
 )
-from groupvit_jax.evaluation.clustering import Grouping
-from groupvit_jax.evaluation.config import Protocol
 from groupvit_jax.evaluation.evaluator import (
   Evaluator,
   Item,
@@ -68,7 +68,7 @@ class Settings:
     background: whether class 0 is the background.
     patch_size: of the model, in pixels.
     grouping: for models without groups (see `clustering.Grouping`).
-    refine: see `benchmark_counts.Counter`.
+    refine: see `counts.Counter`.
     measures: beside IoU and accuracy.
     label_groups: names of classes by group, reported as miou_<group>.
   """
@@ -92,7 +92,7 @@ class BenchmarkResult:
   Attributes:
     class_names: c names, in the order of the matrices, as they are shown.
     background: whether class 0 is the background.
-    counts: arrays by name, see `benchmark_counts.Counter.count`.
+    counts: arrays by name, see `counts.Counter.count`.
     images: images that counted.
     skipped: (name, reason) of those that could not be used.
     seconds: all that it took, earlier attempts included.

@@ -29,7 +29,7 @@ from groupvit_jax.data import (
   tar,
 )
 from groupvit_jax.data import images as images_lib
-from groupvit_jax.evaluation.benchmark_counts import Measures
+from groupvit_jax.evaluation.counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 from groupvit_jax.models import resnet
 from groupvit_jax.text import make_tokenizer, prompts

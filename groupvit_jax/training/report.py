@@ -20,7 +20,7 @@ from PIL import Image
 
 from groupvit_jax import files
 from groupvit_jax.training import collapse
-from groupvit_jax.training.report_charts import (
+from groupvit_jax.training.charts import (
   Number,
   curves,
   is_number,

@@ -13,7 +13,7 @@ from groupvit_jax import benchmarks, files
 from groupvit_jax.benchmarks import build
 from groupvit_jax.benchmarks.classification import LabelledImages
 from groupvit_jax.errors import ConfigError, WorkdirError
-from groupvit_jax.evaluation.benchmark_counts import Measures
+from groupvit_jax.evaluation.counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
 
 

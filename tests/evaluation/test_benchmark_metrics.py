@@ -9,7 +9,8 @@ import pytest
 import scipy.ndimage
 import sklearn.metrics
 
-from groupvit_jax.evaluation import benchmark_counts, labelling, metrics, resize
+from groupvit_jax.evaluation import counts as counts_lib
+from groupvit_jax.evaluation import labelling, metrics, resize
 from groupvit_jax.evaluation.config import SegmentConfig
 from groupvit_jax.evaluation.regions import Regions
 from groupvit_jax.evaluation.scoring import ClassEmbeddings, score
@@ -99,7 +100,7 @@ def test_best_groups_against_sklearn():
     jnp.asarray(groups), jnp.asarray(true), (3, CLASSES)
   )
   # Two windows of one image.
-  shown, total = np.asarray(benchmark_counts.best_group_jaccard(counts[None]))
+  shown, total = np.asarray(counts_lib.best_group_jaccard(counts[None]))
   want = np.zeros(CLASSES)
   for label, group in zip(true, groups, strict=True):
     for c in range(4):
@@ -110,9 +111,7 @@ def test_best_groups_against_sklearn():
         for g in range(3)
       )
   np.testing.assert_array_equal(shown, [2, 2, 2, 2, 0])
-  np.testing.assert_allclose(
-    total / benchmark_counts.JACCARD_UNIT, want, atol=2e-5
-  )
+  np.testing.assert_allclose(total / counts_lib.JACCARD_UNIT, want, atol=2e-5)
 
 
 def test_shares_are_rounded_in_whole_numbers():
@@ -123,7 +122,7 @@ def test_shares_are_rounded_in_whole_numbers():
   # Two classes, of which the group holds part and whole - part.
   counts = np.stack([part, whole - part], -1)[:, None, None]
   for got, (a, b) in zip(
-    jax.vmap(benchmark_counts.best_group_jaccard)(jnp.asarray(counts)[:, None]),
+    jax.vmap(counts_lib.best_group_jaccard)(jnp.asarray(counts)[:, None]),
     counts[:, 0, 0].tolist(),
     strict=True,
   ):
@@ -145,7 +144,7 @@ def test_frequency_weighted_iou_against_sklearn():
 
 def test_effective_number_of_groups():
   share = jnp.array([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
-  found = np.asarray(benchmark_counts.effective_number(share))
+  found = np.asarray(counts_lib.effective_number(share))
   assert found == pytest.approx([4.0, 1.0, 2.0], rel=1e-6)
 
 
@@ -225,12 +224,12 @@ def test_a_diagnosis_compares_rules_by_hand():
     places=jnp.array([[[0, 0, 1, 4]]]),
     tokens=tokens[None, None],
   )
-  true = benchmark_counts.GroundTruth(
+  true = counts_lib.GroundTruth(
     label, jnp.array([[1, 4]]), jnp.array([1]), None, jnp.ones(1)
   )
 
   def labels(config):
-    counts = benchmark_counts.Counter(config, 4, False).count(
+    counts = counts_lib.Counter(config, 4, False).count(
       found,
       ClassEmbeddings(jnp.eye(4), 10.0),
       true,

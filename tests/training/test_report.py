@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from groupvit_jax.training import collapse, report, report_charts
+from groupvit_jax.training import charts, collapse, report
 
 VOID = {'meta', 'img', 'link', 'br'}
 
@@ -237,10 +237,10 @@ def test_a_collapse_is_told_at_the_top_and_shaded_where_it_shows():
   ):
     assert words in shown.text, words
   assert shown.text.index('<all>') < shown.text.index('Zero-shot mIoU')
-  charts = {c['aria-label'].split(':')[0]: c for c in shown.all('svg')}
+  drawn = {c['aria-label'].split(':')[0]: c for c in shown.all('svg')}
   shaded = '; shaded from step 100 to 200; shaded from step 300'
-  assert charts['Groups in use']['aria-label'].endswith(shaded)
-  assert 'shaded' not in charts['Loss']['aria-label']
+  assert drawn['Groups in use']['aria-label'].endswith(shaded)
+  assert 'shaded' not in drawn['Loss']['aria-label']
   assert shown.source.count('fill: var(--wrong)') == 2
   calm = page()
   assert 'ollapsed' not in calm.text
@@ -259,7 +259,7 @@ def paths(svg, colour):
 def test_lines_and_bands_lie_where_their_steps_are():
   points = {'x': [(0, 4.0), (50, 2.0), (100, 1.0)]}
   bands = ((50, None), (-20, 50), (150, 200))
-  svg = report_charts.chart('X', points, bands)
+  svg = charts.chart('X', points, bands)
   (line,) = paths(svg, 'stroke: var(--line-0)')
   (left, top), (middle, _), (right, bottom) = line
   assert left < middle < right
@@ -269,7 +269,7 @@ def test_lines_and_bands_lie_where_their_steps_are():
   np.testing.assert_allclose(later[:, 0].min(), middle, atol=0.1)
   assert later[:, 0].max() > right
   np.testing.assert_allclose(earlier[:, 0].max(), middle, atol=0.1)
-  assert report_charts.chart('X', points) == report_charts.chart('X', points)
+  assert charts.chart('X', points) == charts.chart('X', points)
 
 
 def test_series_of_a_resumed_run_keep_the_later_value():
@@ -278,7 +278,7 @@ def test_series_of_a_resumed_run_keep_the_later_value():
     {'step': 50, 'train/loss': 3.0},
     {'step': 100, 'train/loss': 2.0, 'eval/iou/dog': 0.5},
   ]
-  series = report_charts.collect_series(rows)
+  series = charts.collect_series(rows)
   assert series == {'train/loss': [(50, 3.0), (100, 2.0)]}
 
 
@@ -287,4 +287,4 @@ def test_series_of_a_resumed_run_keep_the_later_value():
   [(0, '0'), (0.0016, '0.0016'), (12.34, '12.3'), (1200, '1,200'), (-3, '-3')],
 )
 def test_numbers_are_short(value, words):
-  assert report_charts.number(value) == words
+  assert charts.number(value) == words

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from groupvit_jax.cli.evaluate_report import ReportFile
+from groupvit_jax.cli.reports import ReportFile
 
 
 @pytest.fixture
