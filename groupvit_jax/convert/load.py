@@ -210,11 +210,8 @@ def _metrics(path: pathlib.Path, step: int) -> dict[str, float]:
   }
 
 
-IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
-CLIP = {
-  'mean': list(on_device.CLIP_MEAN),
-  'std': list(on_device.CLIP_STD),
-}
+IMAGENET = {'mean': list(on_device.MEAN), 'std': list(on_device.STD)}
+CLIP = {'mean': list(on_device.CLIP_MEAN), 'std': list(on_device.CLIP_STD)}
 _NVIDIA = (
   "The weights released by NVIDIA are under NVIDIA's Source Code License: they "
   'and what is converted from them may be used for research or evaluation '

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from groupvit_jax.embeddings import unit_norm
 from groupvit_jax.evaluation import regrouping
 
 _QUANTILE = 0.3  # scikit-learn's defaults, all of them
@@ -197,7 +198,7 @@ class Grouping:
     """
     outputs = jax.device_get(_features(regions_fn, variables, images, sizes))
     height, width = map(int, outputs['grid'])
-    features = _unit(np.asarray(outputs['embeddings'], np.float32))
+    features = np.asarray(unit_norm(outputs['embeddings']))
     count = len(features)
     grids = np.asarray(outputs.get('grids', [(height, width)] * count))
 
@@ -223,10 +224,11 @@ class Grouping:
     if (most := int(assigned.max()) + 1) > groups:
       groups = 1 << (most - 1).bit_length()
     member = (assigned[..., None] == np.arange(groups)).astype(np.float32)
+    sums = np.einsum('bng,bne->bge', member, features)
     regions = {
       'image': np.asarray(outputs['image']),
       # The direction of the sum is that of the mean.
-      'embeddings': _unit(np.einsum('bng,bne->bge', member, features)),
+      'embeddings': np.asarray(unit_norm(sums)),
       'stages': (member.reshape(count, height, width, groups),),
     }
     return regions if sizes is None else regions | {'grids': grids}
@@ -245,7 +247,3 @@ def _features(
     )
   names = ('image', 'embeddings', 'grid', 'grids')
   return {name: regions[name] for name in names if name in regions}
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)

@@ -51,7 +51,7 @@ def tokenize_classes(
   most = max(map(len, words))
   words = [row + row[:1] * (most - len(row)) for row in words]
   flat = [word for row in words for word in row]
-  tokens = _cut(
+  tokens = cut_padding(
     tokenizer([prompts.fill(t, word) for word in flat for t in templates])
   )
   shape = (len(names), most) if most > 1 else (len(names),)
@@ -65,15 +65,21 @@ def tokenize_texts(
 ) -> np.ndarray:
   """Tokens [n, 1, l'] of texts as they are, as `embed_tokens` takes them."""
   texts = [prompts.fill(template, text) for text in texts]
-  return _cut(tokenizer(texts))[:, None]
+  return cut_padding(tokenizer(texts))[:, None]
 
 
-def _cut(tokens: np.ndarray) -> np.ndarray:
-  """Leaves out columns of padding; a causal encoder never sees them."""
+def cut_padding(
+  tokens: np.ndarray, lengths: Sequence[int] = range(8, 1024, 8)
+) -> np.ndarray:
+  """Leaves out columns of padding; a causal encoder never sees them.
+
+  Args:
+    tokens: int32 n l, padded with zeros at the end.
+    lengths: that rows may be cut to, in order; few, as each is compiled.
+  """
   tokens = np.asarray(tokens)
-  used = np.flatnonzero((tokens != 0).any(0))
-  length = int(used[-1]) + 1 if used.size else 1
-  return tokens[:, : -(-length // 8) * 8]  # few static lengths
+  used = int(np.flatnonzero((tokens != 0).any(0)).max(initial=0)) + 1
+  return tokens[:, : next((n for n in lengths if used <= n), None)]
 
 
 def _names_of(name: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from scipy import special
 
 from groupvit_jax.convert import folder as model_folder
+from groupvit_jax.embeddings import unit_norm
 from groupvit_jax.errors import ModelError
 from groupvit_jax.evaluation import labelling, regrouping, scoring, sizes
 from groupvit_jax.evaluation.regions import as_regions
@@ -78,8 +79,7 @@ def save(
     return model.predict_fns['image'](variables, pixels)
 
   def text(variables, tokens):
-    found = model.predict_fns['text'](variables, tokens)
-    return found / jnp.linalg.norm(found, axis=-1, keepdims=True)
+    return unit_norm(model.predict_fns['text'](variables, tokens))
 
   length = model.architecture['text']['context_length']
   programs = {

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from groupvit_jax import embeddings, errors
-from groupvit_jax.evaluation import sizes
+from groupvit_jax.evaluation import sizes, zero_shot
 from groupvit_jax.text import prompts
 from groupvit_jax.text.base import Tokenizer
 
@@ -118,7 +118,7 @@ class TextEncoder:
   """Texts to unit vectors, which are cached.
 
   Attributes:
-    tokenizer: see `text.tokenizer.Tokenizer`.
+    tokenizer: see `text.base.Tokenizer`.
   """
 
   def __init__(
@@ -130,7 +130,7 @@ class TextEncoder:
 
     Args:
       encode: token rows to embeddings as the projector gives them, n e.
-      tokenizer: see `text.tokenizer.Tokenizer`.
+      tokenizer: see `text.base.Tokenizer`.
     """
     self._encode = encode
     self.tokenizer = tokenizer
@@ -171,7 +171,7 @@ class TextEncoder:
     texts = [
       prompts.fill(template, word) for word in words for template in templates
     ]
-    tokens = self._cut(np.asarray(self.tokenizer(texts)))
+    tokens = zero_shot.cut_padding(self.tokenizer(texts), _LENGTHS)
     fewest, most = _PROMPTS
     vectors = []
     for start in range(0, len(tokens), most):
@@ -187,12 +187,6 @@ class TextEncoder:
     return np.asarray(_average(vectors, normalize_each=normalize_each))[
       : len(words)
     ]
-
-  def _cut(self, tokens):
-    """Leaves out columns of padding; a causal encoder never sees them."""
-    used = int(np.flatnonzero((tokens != 0).any(0)).max(initial=0)) + 1
-    whole = tokens.shape[1]
-    return tokens[:, : next((n for n in _LENGTHS if used <= n < whole), whole)]
 
   def _warn_of_long(self, words, templates):
     room = self.tokenizer.context_length - 2
