@@ -294,11 +294,6 @@ def _prompted_names(
 ) -> Sequence[str]:
   """Class names for the prompts, in label order."""
   known = spec.benchmark in label_sets.BENCHMARK_SETS
-  if 'names' in spec.overrides and (spec.class_names or not known):
-    raise ConfigError(
-      'names chooses how the classes of a benchmark are spelt, and these are '
-      'your own; leave it out'
-    )
   if spec.class_names is None:
     if not known:
       return examples.class_names
@@ -405,7 +400,7 @@ def _open_captions(spec: BenchmarkSpec) -> Any:
 
 
 def _check_image_level(spec: BenchmarkSpec, with_captions: bool) -> None:
-  """Refuses options of segmentation."""
+  """Refuses unknown options: the figure would not be the one asked for."""
   name = spec.benchmark
   synthetic = name in label_sets.SYNTHETIC
   if spec.folder is None and not synthetic:
@@ -419,10 +414,6 @@ def _check_image_level(spec: BenchmarkSpec, with_captions: bool) -> None:
       f'{others[0]!r} is an option of segmentation; {name} takes '
       f'{" and ".join(known)}'
     )
-  if spec.regions != label_sets.MODEL:
-    raise ConfigError(f'{name} is an image-level benchmark, without regions')
-  if spec.class_names and with_captions:
-    raise ConfigError('captions have no classes; leave their names out')
 
 
 def _templates(spec: BenchmarkSpec, default: Sequence[str]) -> Sequence[str]:

@@ -196,7 +196,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
   steps = read_settings(args.settings)
-  _check_image_level(args)
   synthetic = args.benchmark in label_sets.SYNTHETIC
   if args.data is None and not synthetic:
     raise ValueError(
@@ -224,16 +223,6 @@ def _spec(args: argparse.Namespace) -> build.BenchmarkSpec:
       boundary=not args.no_boundary, comparisons=args.diagnosis
     ),
   )
-
-
-def _check_image_level(args: argparse.Namespace) -> None:
-  """Refuses options that would seem to have changed what is measured."""
-  given = [n for n in ('protocol', 'size', 'calibrate') if getattr(args, n)]
-  if given and args.benchmark in label_sets.IMAGE_LEVEL:
-    raise ValueError(
-      f'--{given[0]} is an option of segmentation, and {args.benchmark} '
-      'compares images as a whole: leave it out'
-    )
 
 
 def _open_report(

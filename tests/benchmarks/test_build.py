@@ -175,11 +175,6 @@ def test_prompt_average_is_unit_or_raw(stubs, encoder, classes):
     ({'benchmark': 'captions'}, {}, 'captions needs the folder of its data'),
     ({'benchmark': 'captions', 'options': {'seed': 1}}, {}, 'needs the folder'),
     ({'benchmark': 'scenes', 'limit': 0}, {}, 'limit must be at least 1'),
-    (
-      {'benchmark': 'captions', 'folder': 'x', 'class_names': ['a']},
-      {},
-      'captions have no classes; leave their names out',
-    ),
   ],
 )
 def test_bad_specs(stubs, spec, options, reason):
