@@ -361,18 +361,16 @@ class Canvas:
 
   def ellipse(
     self,
-    x: Number,
-    y: Number,
-    a: Number,
-    b: Number,
+    centre: Point,
+    axes: Point,
     turn: Number,
     colour: Value,
     on: bool = False,
     opacity: Number = 1.0,
   ) -> None:
-    """A filled ellipse with half axes a, b, turned by `turn` radians."""
-    window = self.window(x, y, max(a, b))
-    distance = ellipse(self.x[window], self.y[window], x, y, a, b, turn)
+    """A filled ellipse with half axes `axes`, turned by `turn` radians."""
+    window = self.window(*centre, max(axes))
+    distance = ellipse(self.x[window], self.y[window], *centre, *axes, turn)
     (self.mark if on else self.paint)(distance, colour, window, opacity)
 
   def stroke(

@@ -112,7 +112,7 @@ def cactus(g: Canvas, rng: Rng, tone: Tone) -> None:
     top = -0.9 if ribs == 6.5 else foot - 1.32
     for turn in (-0.7, 0.0, 0.7):
       dx = 0.09 * math.sin(turn)
-      g.ellipse(dx, top - 0.03, 0.05, 0.1, turn, bloom)
+      g.ellipse((dx, top - 0.03), (0.05, 0.1), turn, bloom)
   if potted:
     clay = (
       rng.around(0.045, 0.02),
@@ -274,7 +274,11 @@ def mushroom(g: Canvas, rng: Rng, tone: Tone) -> None:
       dx, dy = rng.around(0, 0.06), rng.around(0, 0.05)
       sy = sy * tall / 0.85
       g.ellipse(
-        (sx + dx) * wide / 0.9, sy + dy, size, size * 0.8, sx, fleck, on=True
+        ((sx + dx) * wide / 0.9, sy + dy),
+        (size, size * 0.8),
+        sx,
+        fleck,
+        on=True,
       )
   inside = np.minimum(cv.dome(cap, 0.55, 0.45), 1)
   g.relief(inside, shine=rng.uniform(0.0, 0.5))
@@ -307,7 +311,7 @@ def bird(g: Canvas, rng: Rng, tone: Tone) -> None:
   g.shade(1 + 0.07 * down)
   g.relief(cv.dome(both, 0.4, 0.36))
   if rng.chance(0.4):
-    g.ellipse(0.5, -0.6, 0.25, 0.11, -0.1, dark, on=True)
+    g.ellipse((0.5, -0.6), (0.25, 0.11), -0.1, dark, on=True)
   window = g.window(-0.15, 0.08, 0.6)
   x, y = g.x[window], g.y[window]
   wing = cv.lens(x, y, (0.32, -0.12), (-0.62, 0.26), 0.22)
@@ -389,15 +393,15 @@ def cat(g: Canvas, rng: Rng, tone: Tone) -> None:
     g.convex([(side * a, b) for a, b in inner], pink, opacity=0.85)
   pale = cv.rgb(0.1, 0.12, 0.95)
   for side in (-1, 1):
-    g.ellipse(side * 0.15, 0.46, 0.24, 0.19, 0, pale, on=True, opacity=0.85)
-  g.ellipse(0, 0.62, 0.16, 0.1, 0, pale, on=True, opacity=0.85)
+    g.ellipse((side * 0.15, 0.46), (0.24, 0.19), 0, pale, on=True, opacity=0.85)
+  g.ellipse((0, 0.62), (0.16, 0.1), 0, pale, on=True, opacity=0.85)
   iris = cv.rgb(rng.choice((0.15, 0.22, 0.3, 0.55)), 0.7, 0.85)
   slit = rng.uniform(0.035, 0.09)
   for side in (-1, 1):
     ex = side * 0.33
-    g.ellipse(ex, 0.08, 0.18, 0.145, side * 0.2, DARK)
-    g.ellipse(ex, 0.08, 0.155, 0.12, side * 0.2, iris)
-    g.ellipse(ex, 0.08, slit, 0.115, 0, DARK)
+    g.ellipse((ex, 0.08), (0.18, 0.145), side * 0.2, DARK)
+    g.ellipse((ex, 0.08), (0.155, 0.12), side * 0.2, iris)
+    g.ellipse((ex, 0.08), (slit, 0.115), 0, DARK)
     g.disc(ex - 0.05, 0.03, 0.03, WHITE)
   g.convex(
     ((-0.1, 0.3), (0.1, 0.3), (0, 0.41)), cv.rgb(0.97, 0.5, 0.7), radius=0.02
@@ -460,7 +464,7 @@ def fish(g: Canvas, rng: Rng, tone: Tone) -> None:
     * 0.7,
     colour(tone, 0, 1.1, 0.4),
   )
-  g.ellipse(0.18, 0.12, 0.18, 0.08, 0.5, fin, on=True, opacity=0.8)
+  g.ellipse((0.18, 0.12), (0.18, 0.08), 0.5, fin, on=True, opacity=0.8)
   g.disc(0.66, -0.1, 0.115, WHITE)
   eye(g, 0.68, -0.1, 0.075)
 

@@ -19,7 +19,7 @@ class Arrays(NamedTuple):
   """Scenes in memory.
 
   Fields: images uint8 [n, h, w, 3]; captions, a tuple of texts for each
-  image; masks uint8 [n, h, w], or None if not asked for.
+  image; masks uint8 [n, h, w], or None for none.
   """
 
   images: np.ndarray
@@ -71,7 +71,6 @@ def generate_chunks(
   masks: bool = True,
   png: bool = False,
   workers: int | None = None,
-  progress: bool = True,
 ) -> Iterator[Chunk]:
   """Generates scenes 0..count-1 of a split, chunk by chunk, in order.
 
@@ -83,7 +82,6 @@ def generate_chunks(
     masks: whether chunks hold masks.
     png: whether images and masks come as encoded files or as arrays.
     workers: processes; None means one for each core, 1 none beside this one.
-    progress: whether to show a progress bar on stderr.
 
   Yields:
     Chunks of consecutive scenes.
@@ -107,7 +105,6 @@ def generate_chunks(
     total=count,
     desc=f'scenes {split} {size} px',
     unit=' scenes',
-    disable=not progress,
   )
   with bar:
     for made in chunks:
@@ -123,21 +120,20 @@ def generate_many(
   *,
   masks: bool = True,
   workers: int | None = None,
-  progress: bool = True,
 ) -> Arrays:
   """`generate_chunks`, into arrays; the same for any number of workers.
 
-  Training data must not hold the truth: `masks=False`.
+  Training data must not hold the ground truth: `masks=False`.
   """
   images = np.empty((count, size, size, 3), np.uint8)
-  truth = np.empty((count, size, size), np.uint8) if masks else None
+  labels = np.empty((count, size, size), np.uint8) if masks else None
   texts = []
   for chunk in generate_chunks(
-    split, count, size, seed, masks=masks, workers=workers, progress=progress
+    split, count, size, seed, masks=masks, workers=workers
   ):
     stop = chunk.start + len(chunk.captions)
     images[chunk.start : stop] = np.asarray(chunk.images)
-    if truth is not None:
-      truth[chunk.start : stop] = np.asarray(chunk.masks)
+    if labels is not None:
+      labels[chunk.start : stop] = np.asarray(chunk.masks)
     texts.extend(chunk.captions)
-  return Arrays(images, texts, truth)
+  return Arrays(images, texts, labels)

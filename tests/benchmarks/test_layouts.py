@@ -58,8 +58,8 @@ def test_context_from_converted_label_maps(disk, check):
 
 def test_context_from_its_json(disk, check, names):
   # 2 aeroplane, 458 wood, 258 motorbike; 1 is none of the 59; 0 is none at all.
-  truths = {'2008_000009': [2, 458, 1], '2008_000007': [258, 0]}
-  disk.context(truths | {'2007_000001': [2]}, 'VOCdevkit/VOC2010')
+  labels_of = {'2008_000009': [2, 458, 1], '2008_000007': [258, 0]}
+  disk.context(labels_of | {'2007_000001': [2]}, 'VOCdevkit/VOC2010')
   examples = open_set('context60', disk.root)
   check(examples, {'2008_000007': [34, 0], '2008_000009': [1, 59, 0]})
   assert examples.class_names[34] == 'motorbike'
@@ -222,7 +222,7 @@ def test_splits_of_a_folder(disk, check):
 
 def test_scenes_are_those_of_training_runs():
   examples = open_set('scenes', limit=3, size=32, seed=4)
-  drawn = scenes.generate_many('validation', 3, 32, 4, progress=False)
+  drawn = scenes.generate_many('validation', 3, 32, 4)
   assert len(examples) == 3 and not examples.background
   for i, example in enumerate(examples):
     np.testing.assert_array_equal(example.image, drawn.images[i])

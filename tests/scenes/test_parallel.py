@@ -16,7 +16,7 @@ from groupvit_jax.scenes import parallel
 
 
 def test_workers_do_not_change_the_data(monkeypatch, capfd):
-  alone = scenes.generate_many('train', 40, 32, 2, workers=1, progress=False)
+  alone = scenes.generate_many('train', 40, 32, 2, workers=1)
   monkeypatch.setattr(parallel, '_WORTH_IT', 0)
   monkeypatch.setattr(parallel, '_CHUNK', 8)
   both = scenes.generate_many('train', 40, 32, 2, workers=2)
@@ -29,11 +29,9 @@ def test_workers_do_not_change_the_data(monkeypatch, capfd):
 
 
 def test_training_data_can_come_without_masks():
-  made = scenes.generate_many(
-    'train', 3, 32, masks=False, workers=1, progress=False
-  )
+  made = scenes.generate_many('train', 3, 32, masks=False, workers=1)
   assert made.masks is None and made.images.shape == (3, 32, 32, 3)
-  empty = scenes.generate_many('train', 0, 32, progress=False)
+  empty = scenes.generate_many('train', 0, 32)
   assert empty.images.shape == (0, 32, 32, 3) and empty.captions == []
 
 
@@ -113,7 +111,7 @@ def test_ctrl_c_waits_until_a_process_has_started():
 def test_reading_can_stop_early(monkeypatch):
   monkeypatch.setattr(parallel, '_WORTH_IT', 0)
   monkeypatch.setattr(parallel, '_CHUNK', 8)
-  chunks = scenes.generate_chunks('train', 4000, 32, workers=2, progress=False)
+  chunks = scenes.generate_chunks('train', 4000, 32, workers=2)
   assert next(chunks).start == 0
   chunks.close()
 

@@ -39,9 +39,7 @@ def test_training_data_on_disk_hold_no_mask(data_dir):
 def test_what_is_read_back_is_what_was_generated(data_dir):
   builder = tfds_builder.prepared('masks', 32, 10, 5, data_dir=data_dir)
   source = builder.as_data_source('validation')
-  made = scenes.generate_many(
-    'validation', 10, 32, 5, workers=1, progress=False
-  )
+  made = scenes.generate_many('validation', 10, 32, 5, workers=1)
   # TFDS shuffles: pair by image.
   place = {image.tobytes(): i for i, image in enumerate(made.images)}
   found = set()
