@@ -57,9 +57,9 @@ def main() -> None:
   parser.add_argument(
     '--rows', nargs='+', choices=background_rows.ROWS, metavar='ROW'
   )
-  parser.add_argument('--limit', type=int, default=400, help='pictures')
+  parser.add_argument('--limit', type=int, default=400, help='images')
   parser.add_argument(
-    '--calibration', type=int, default=300, help='pictures with captions'
+    '--calibration', type=int, default=300, help='images with captions'
   )
   parser.add_argument(
     '--data-seed',
@@ -82,7 +82,7 @@ def main() -> None:
     for name, row in background_rows.ROWS.items():
       print(f'{name:<22}{row.what}')
     return
-  print(f'{demo.environment()}; {args.limit} pictures\n')
+  print(f'{demo.environment()}; {args.limit} images\n')
   for data in args.data:
     if background_rows.folder(data, args.photos) is background_rows.ABSENT:
       print(f'{data}: not there, see --photos\n')
@@ -115,7 +115,7 @@ def measure_all(
 
 
 def tell_cost() -> None:
-  """Milliseconds of PAMR for a picture, compiled, the median of five."""
+  """Milliseconds of PAMR for an image, compiled, the median of five."""
   print(f'{demo.environment()}\n\n| pixels | classes | ms |\n|---|---|---|')
   for height, width, classes in ((64, 64, 13), (448, 597, 12), (448, 597, 21)):
     rng = np.random.default_rng(0)
@@ -175,23 +175,23 @@ def write(file: pathlib.Path, figures: Mapping) -> None:
   files.write_atomically(file, json.dumps(figures, indent=1, default=list))
 
 
-def tell(data: str, found: Mapping[str, Sequence[dict]]) -> None:
+def tell(data: str, results: Mapping[str, Sequence[dict]]) -> None:
   """Means over the models, and the first model's split of the error."""
   print(f'\n{data}, means over the models:\n')
   print_head(data)
-  for name, rows in found.items():
+  for name, rows in results.items():
     mean = {
       key: np.mean([row[key] for row in rows])
       for key in COLUMNS.values()
       if all(row.get(key) is not None for row in rows)
     }
     print_line(name, f'{len(rows)} models', mean)
-  if 'released' in found:
-    told = found['released'][0]['diagnosis']
+  if 'released' in results:
+    errors = results['released'][0]['diagnosis']
     parts = ('grouping_error', 'labelling_error', 'background_error')
-    shown = [f'{p[:-6]} {100 * told[p]:.1f}' for p in parts if told[p]]
+    shown = [f'{p[:-6]} {100 * errors[p]:.1f}' for p in parts if errors[p]]
     print(f'\nThe error of `released`, first model: {", ".join(shown)}')
-    for pair in told['confusions'][:5]:
+    for pair in errors['confusions'][:5]:
       print(
         f'- {pair["label"]} called {pair["prediction"]}: '
         f'{100 * pair["of_errors"]:.1f} % of all errors'

@@ -53,7 +53,7 @@ class Subject:
     self.objects = tuple(label_set[int(data in WITH_BACKGROUND) :])
 
   def spec(self, **changes) -> build.BenchmarkSpec:
-    """The evaluation that rows change: whole pictures, no gate on scenes."""
+    """The evaluation that rows change: whole images, no gate on scenes."""
     # Of the learned groups, whatever the model is evaluated with.
     own = {'regroup': 'none', 'one_hot': True, 'mix_logits': False}
     if not self.folder:
@@ -78,12 +78,12 @@ class Subject:
 
   @property
   def side(self) -> int:
-    """Shorter side of the pictures, the one that the model was trained on."""
+    """Shorter side of the images, the one that the model was trained on."""
     return self.model.short_side
 
   @functools.cached_property
   def calibration(self) -> tuple[list[np.ndarray], Sequence]:
-    """Pictures in batches, and their captions; no mask is ever looked at."""
+    """Images in batches, and their captions; no mask is ever looked at."""
     count = self._args.calibration
     if self.folder is None:
       drawn = scenes.generate_many(
@@ -94,13 +94,13 @@ class Subject:
         masks=False,
         progress=False,
       )
-      pictures, captions = drawn.images, [c[0] for c in drawn.captions]
+      images, captions = drawn.images, [c[0] for c in drawn.captions]
     else:
       # Neither VOC's nor those of coco_object, which are of val2017 and
       # captioned: Flickr's, of the split that photos.py does not train on.
-      pictures, captions = _photos(self._args.photos / 'flickr8k_224', count)
-      pictures = np.stack([_square(p, self.side) for p in pictures])
-    return [pictures[i : i + 50] for i in range(0, len(pictures), 50)], captions
+      images, captions = _photos(self._args.photos / 'flickr8k_224', count)
+      images = np.stack([_square(p, self.side) for p in images])
+    return [images[i : i + 50] for i in range(0, len(images), 50)], captions
 
   @functools.cached_property
   def fitted_fns(self):
@@ -142,7 +142,7 @@ class Row:
     spec: from a subject.
     background_only: only for sets with a background.
     learned: only for models that have learned one.
-    fitted: with one that is learned afterwards, on the calibration pictures.
+    fitted: with one that is learned afterwards, on the calibration images.
   """
 
   what: str
@@ -224,11 +224,11 @@ ROWS = {
 
 
 def _photos(path: pathlib.Path, count: int):
-  """At most so many pictures, with several captions each."""
+  """At most so many images, with several captions each."""
   found = benchmarks.open_captions(path, 'val')
   chosen = range(min(count, len(found)))
   return [found[i].image for i in chosen], [found.captions(i) for i in chosen]
 
 
-def _square(picture: np.ndarray, side: int) -> np.ndarray:
-  return np.asarray(Image.fromarray(picture).resize((side, side)))
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+  return np.asarray(Image.fromarray(image).resize((side, side)))

@@ -1,6 +1,6 @@
 """The learned background of a model that was trained without one.
 
-Only the token learns (`losses/background.py`), from pictures with captions,
+Only the token learns (`losses/background.py`), from images with captions,
 over groups and nouns that stay as they are; so any trained model can have it.
 """
 
@@ -31,10 +31,10 @@ def fit(
 
   Args:
     model: from `gv.load`.
-    batches: pictures, uint8 b h w 3.
+    batches: images, uint8 b h w 3.
     captions: of all of them; of several the first is read.
     steps: of Adam.
-    seed: of the draws of pictures and nouns.
+    seed: of the draws of images and nouns.
 
   Returns:
     The vector and the level, e + 1.

@@ -1,11 +1,11 @@
-"""Pictures a second of the released protocol, beside the same in PyTorch.
+"""Images a second of the released protocol, beside the same in PyTorch.
 
   python benchmarks/evaluation.py
-  python benchmarks/evaluation.py --pictures 2 --rounds 1
+  python benchmarks/evaluation.py --images 2 --rounds 1
 
 Both sides load the same folder (a full-size GroupViT-S with random weights) and
 evaluate the same drawn set in the layout of PASCAL VOC: short side 448, windows
-of 448 every 224, 21 classes. The peer (`evaluation_peer.py`) takes a picture at
+of 448 every 224, 21 classes. The peer (`evaluation_peer.py`) takes an image at
 a time and encodes every window twice, as the released code does; a second row
 lets it encode once. Ours is `groupvit evaluate`, from files to the confusion
 matrix. The printed table is that of RESULTS.md.
@@ -43,7 +43,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--pictures', type=int, default=24)
+  parser.add_argument('--images', type=int, default=24)
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--size', type=int, default=448)
   parser.add_argument('--batch', type=int, default=8)
@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
   workdir = args.workdir.resolve()
   folder, _ = inference.prepare(workdir, 8)
-  data = draw_set(workdir / f'voc_{args.pictures}', args.pictures)
+  data = draw_set(workdir / f'voc_{args.images}', args.images)
   if os.getloadavg()[0] > 0.5:
     inference.log(['others are computing here: the ratios mean little'])
   print(environment(args), '\n', sep='')
@@ -71,7 +71,7 @@ def environment(args) -> str:
   )
   return (
     f'{demo.environment()}, {versions} ({torch.get_num_threads()} threads); '
-    f'device {jax.devices()[0].device_kind}; {args.pictures} pictures of about '
+    f'device {jax.devices()[0].device_kind}; {args.images} images of about '
     f'375 x 500, 21 classes, batches of {args.batch}; the peer resizes by '
     f'{inference_peer.RESIZER}; load {os.getloadavg()[0]:.1f}'
   )
@@ -94,7 +94,7 @@ def make_sides(args, folder, data, dtype) -> dict:
   examples = benchmarks.open_set('voc21', data)
   theirs = {
     f'transformers, encoding {word}': _theirs(
-      evaluation_peer.Judge(peer, text, plan, threshold, count), examples
+      evaluation_peer.Segmenter(peer, text, plan, threshold, count), examples
     )
     for word, count in (('twice', 2), ('once', 1))
   }
@@ -146,15 +146,15 @@ def measure(sides, args) -> dict:
       begin = time.perf_counter()
       sides[name]()
       seconds[name].append(time.perf_counter() - begin)
-      inference.log((name, f'{args.pictures / seconds[name][-1]:.2f}/s'))
+      inference.log((name, f'{args.images / seconds[name][-1]:.2f}/s'))
   return {name: (seconds[name], matrices[name]) for name in sides}
 
 
-def table(found, args, dtype) -> None:
+def table(results, args, dtype) -> None:
   """Prints images/s of all rows, and how they compare with the peer's."""
-  base, base_matrix = found['transformers, encoding twice']
+  base, base_matrix = results['transformers, encoding twice']
   rows = []
-  for name, (seconds, matrix) in found.items():
+  for name, (seconds, matrix) in results.items():
     ratios = [b / a for a, b in zip(seconds, base, strict=True)]
     moved = np.abs(matrix - base_matrix).sum() / 2 / base_matrix.sum()
     rows.append(
@@ -162,7 +162,7 @@ def table(found, args, dtype) -> None:
         dtype,
         args.size,
         name,
-        f'{args.pictures / statistics.median(seconds):.2f}',
+        f'{args.images / statistics.median(seconds):.2f}',
         f'**{statistics.median(ratios):.2f}**',
         f'{min(ratios):.2f} to {max(ratios):.2f}',
         f'{100 * moved:.4f} %',
@@ -175,7 +175,7 @@ def table(found, args, dtype) -> None:
 
 
 def draw_set(folder: pathlib.Path, count: int) -> pathlib.Path:
-  """A set of `count` drawn pictures in VOC's layout, if it is not there."""
+  """A set of `count` drawn images in VOC's layout, if it is not there."""
   lists = folder / 'ImageSets' / 'Segmentation'
   if (lists / 'val.txt').exists():
     return folder
@@ -185,22 +185,22 @@ def draw_set(folder: pathlib.Path, count: int) -> pathlib.Path:
   names = [f'{i:06d}' for i in range(count)]
   for i, name in enumerate(names):
     size = SIZES[i % len(SIZES)]
-    picture = inference.draw(i, size)
-    picture.save(folder / 'JPEGImages' / f'{name}.jpg', quality=90)
-    truth = Image.fromarray(draw_truth(i, size))
-    truth.save(folder / 'SegmentationClass' / f'{name}.png')
+    image = inference.draw(i, size)
+    image.save(folder / 'JPEGImages' / f'{name}.jpg', quality=90)
+    labels = Image.fromarray(draw_labels(i, size))
+    labels.save(folder / 'SegmentationClass' / f'{name}.png')
   (lists / 'val.txt').write_text('\n'.join(names) + '\n')
   return folder
 
 
-def draw_truth(seed: int, size: tuple[int, int]) -> np.ndarray:
+def draw_labels(seed: int, size: tuple[int, int]) -> np.ndarray:
   """Blocks of classes with an ignored border between them."""
   rng = np.random.default_rng(seed)
   coarse = rng.choice([0, 0, 0, *range(21)], (4, 5)).astype(np.uint8)
   side = -(-max(size) // 4)
-  truth = np.kron(coarse, np.ones((side, side), np.uint8))
-  truth[::side] = truth[:, ::side] = 255
-  return truth[: size[0], : size[1]]
+  labels = np.kron(coarse, np.ones((side, side), np.uint8))
+  labels[::side] = labels[:, ::side] = 255
+  return labels[: size[0], : size[1]]
 
 
 if __name__ == '__main__':

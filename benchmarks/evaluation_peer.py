@@ -1,8 +1,8 @@
 """The released protocol on transformers' GroupViT: what `evaluation.py` beats.
 
-As NVlabs/GroupViT and mmsegmentation go about it: a picture at a time, a window
+As NVlabs/GroupViT and mmsegmentation go about it: an image at a time, a window
 at a time, every window encoded twice (for its groups, and for their maps), and
-scores of all classes enlarged to the truth. Written here in PyTorch.
+scores of all classes upsampled to the labels. Written here in PyTorch.
 """
 
 import functools
@@ -17,7 +17,7 @@ from groupvit_jax.evaluation import sizes
 LINEAR = 'bilinear'
 
 
-class Judge:
+class Segmenter:
   """One model under the protocol.
 
   Attributes:
@@ -64,12 +64,12 @@ class Judge:
     )
     return scores.softmax(1).argmax(1)[0]
 
-  def confusion(self, image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Counts of a picture, rows truth; 255 does not count."""
+  def confusion(self, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts of an image, rows ground truth; 255 does not count."""
     classes = len(self._text) + 1
     found = self.labels(image).cpu().numpy()
-    real = truth != 255
-    places = truth[real].astype(np.int64) * classes + found[real]
+    real = labels != 255
+    places = labels[real].astype(np.int64) * classes + found[real]
     return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
   def _scaled(self, image):

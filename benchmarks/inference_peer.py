@@ -24,7 +24,7 @@ except ImportError:
   cv2 = None
 RESIZER = f'cv2 {cv2.__version__}' if cv2 else 'torch (cv2 is not installed)'
 
-# CLIP's temperature is clamped here, and assignments are as sure as trained
+# CLIP's logit scale is clamped here, and assignments are as sure as trained
 # ones: one group's share of a token is .7 to .8 in the mean.
 LOGIT_SCALE = float(np.log(100))
 SHARPNESS = 4
@@ -80,7 +80,7 @@ class Peer:
   @torch.inference_mode()
   def _file(self, path):
     pixels = np.array(Image.open(path).convert('RGB'))
-    size = (self.size, self.size)  # pictures are square here
+    size = (self.size, self.size)  # images are square here
     if cv2:
       scaled = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
       return pixels.shape[:2], torch.from_numpy(scaled).permute(2, 0, 1)
@@ -90,7 +90,7 @@ class Peer:
 
   @torch.inference_mode()
   def network(self, scaled: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Unit embeddings of pictures and groups, and the soft maps of stages."""
+    """Unit embeddings of images and groups, and the soft maps of stages."""
     pixels = (scaled.to(self.device) - self._mean) / self._std
     out = self.model.get_image_features(
       pixel_values=pixels.to(self.model.dtype), output_attentions=True
@@ -117,7 +117,7 @@ class Peer:
 
   @torch.inference_mode()
   def decide(self, out, text: torch.Tensor, sides) -> np.ndarray:
-    """What follows the network: labels at the pictures' own sizes."""
+    """Labels at the images' own sizes, from the outputs of the network."""
     scores = self.scores(out, text)
     # Soft maps are [b, groups, tokens]; the second stage's tokens are groups.
     first, *others = out['stages']
@@ -132,7 +132,7 @@ class Peer:
     background = (pixels.amax(-1) < limit).float()
     pixels = torch.cat([background[..., None], pixels], -1)
     pixels = pixels.permute(0, 3, 1, 2)
-    # All at once and channels last, the fastest of six ways tried: pictures
+    # All at once and channels last, the fastest of six ways tried: images
     # are of one size here. The released code's softmax before the argmax is
     # left out, as it changes nothing.
     pixels = functional.interpolate(pixels, tuple(sides[0]), mode=LINEAR)
@@ -145,7 +145,7 @@ class Peer:
 
 
 def at_size(model, size: int):
-  """The same model for square pictures of another size."""
+  """The same model for square images of another size."""
   config = model.config.__class__.from_dict(model.config.to_dict())
   config.vision_config.image_size = size
   state = model.state_dict()

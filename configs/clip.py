@@ -82,7 +82,7 @@ def _base() -> ml_collections.ConfigDict:
   c.optimizer.b2 = 0.98  # .999 for ResNets
   c.optimizer.eps = 1e-6  # 1e-8 for ResNets
   c.optimizer.weight_decay = 0.2  # not on gains and biases
-  c.optimizer.decay_scalars = False  # nor on the temperature
+  c.optimizer.decay_scalars = False  # nor on the logit scale
   c.optimizer.clip_norm = 0.0  # global norm of the gradient; 0: as it is
 
   # Zero-shot evaluation on the way: 'scene_crops', 'scene_captions', '' for

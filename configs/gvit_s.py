@@ -72,7 +72,7 @@ def _base() -> ml_collections.ConfigDict:
   c.model.pre_assign_attn = True  # group tokens read the patches first
   c.model.token_mixer = True  # MLP over the token axis before assignment
   c.model.gumbel_noise = 1.0  # factor on the noise of training
-  c.model.center_keys = False  # group by differences within the picture
+  c.model.center_keys = False  # group by differences within the image
   c.model.init_std = 0.02  # of the image encoder's kernels at the start
 
   c.text = _sizes(build.TEXT_S)  # vocab_size comes from the tokenizer
@@ -86,16 +86,15 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.num_nouns = 3  # nouns per image; 0 turns the multi-label loss off
   c.loss.multi_label_form = 'released'  # or 'paper': -log sum p
   c.loss.noun_match = 'pooled'  # or 'best_group': max over groups
-  c.loss.noun_scale = 6.0  # inverse temperature where nouns match groups
+  c.loss.noun_scale = 6.0  # logit scale where nouns match groups
   c.loss.share_nouns = False  # equal nouns of a batch are no negatives
   c.loss.balance_weight = 0.0  # use all groups of the last stage over a batch
   c.loss.sharpness_weight = 0.0  # one group of the last stage per token of it
   # tokens that are alike in the joint space belong to the same group
   c.loss.distillation_weight = 0.0
-  # image <-> nouns again, by their best part: what one token of the last
-  # grouping stage brings to its group. With one stage a token is a patch, with
-  # two a group of the first. What group_residual=True adds to a group is no
-  # part of it.
+  # Token-noun loss: nouns against token embeddings. Tokens are those that the
+  # last stage groups: patches if it is the only stage, else the groups of the
+  # first. Without what group_residual=True adds to a group.
   c.loss.part_weight = 0.0
   # The same by clusters of an image's tokens in the joint space: large regions.
   c.loss.cluster_weight = 0.0
@@ -125,7 +124,7 @@ def _base() -> ml_collections.ConfigDict:
   c.data.cache_gb = 50.0  # most that fetched shards take, 1e9 bytes
   c.data.seed = 0  # of the generated scenes
   c.data.train_examples = 100_000  # scenes to train on
-  c.data.augment = 'light'  # 'none', 'flip', 'light', or the released 'deit'
+  c.data.augment = 'light'  # or 'none', 'flip', 'square', the released 'deit'
   # Where flips and RandAugment happen: 'host' or 'device' (inside the step).
   c.data.augment_on = 'host'
   c.data.erase_probability = 0.0  # random erasing; the released has 0.25
@@ -151,10 +150,10 @@ def _base() -> ml_collections.ConfigDict:
   # Zero-shot evaluation on the way: 'scenes', '' for none, or NAME:PATH of a
   # benchmark of `groupvit evaluate`, as in 'voc21:/data/VOC2012'.
   c.eval.source = 'scenes'
-  c.eval.examples = 1000  # validation pictures; of a benchmark, 0 is all
+  c.eval.examples = 1000  # validation images; of a benchmark, 0 is all
   c.eval.batch_size = 100
   c.eval.protocol = 'groupvit'  # of a benchmark, or 'tcl'
-  c.eval.short_side = 0  # of a benchmark's pictures; 0 is image_size
+  c.eval.short_side = 0  # of a benchmark's images; 0 is image_size
   c.eval.templates = 'simple'  # prompts of scenes; a protocol has its own
   c.eval.top_k = 5  # classes that the whole image may name; 0 is all
   c.eval.regroup = 'none'  # 'kmeans': groups remade from the tokens
@@ -266,7 +265,7 @@ def _tied(c) -> None:
   c.loss.part_weight = 1.0
   c.loss.balance_weight = 0.3
   c.loss.sharpness_weight = 0.03
-  c.eval.top_k = 0  # nouns train the groups; the pooled picture gates badly
+  c.eval.top_k = 0  # nouns train the groups; the pooled image gates badly
   # Training makes the tokens better than the groups that taught them.
   c.eval.regroup = 'kmeans'
   c.eval.one_hot = False
@@ -288,7 +287,7 @@ def _clip(c) -> None:
   c.loss.part_weight = 0.0
   c.eval.regions = 'kmeans'
   c.eval.regroup = 'none'
-  c.eval.top_k = 5  # nouns do train the pooled picture here
+  c.eval.top_k = 5  # nouns do train the pooled image here
 
 
 def _released(c) -> None:

@@ -195,10 +195,10 @@ class _Solver:
     )
 
   def solve(
-    self, spec: ProbeSpec, found: Mapping[str, Features]
+    self, spec: ProbeSpec, features: Mapping[str, Features]
   ) -> dict[str, Any]:
     """Probes with all labels and with few."""
-    train, held_out = found['train'], found.get('validation')
+    train, held_out = features['train'], features.get('validation')
     both = train
     if held_out is None:
       order = np.random.default_rng(0).permutation(len(train.labels))
@@ -228,10 +228,10 @@ class _Solver:
       for chosen in draws:
         best, _ = self.best(chosen, held_out)
         few_probe = self.fit(chosen, best)
-        few[shots].append(self.score(few_probe, found['test']))
+        few[shots].append(self.score(few_probe, features['test']))
     return {
       'few_shot': few,
-      'probe': self.score(probe, found['test']),
+      'probe': self.score(probe, features['test']),
       'strength': strength,
       'searched': searched,
     }

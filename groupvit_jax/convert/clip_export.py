@@ -27,7 +27,7 @@ def check(architecture: Mapping[str, Any]) -> None:
   if architecture['projector_width'] or architecture['projector_bias']:
     reasons.append('its projectors are not single matrices')
   if architecture['separate_multi_label_scale']:
-    reasons.append('it has a second temperature')
+    reasons.append('it has a second logit scale')
   if len(set(_activations(architecture))) > 1:
     reasons.append('its encoders have different activations')
   if reasons:

@@ -217,7 +217,7 @@ def left_out(converted: Converted) -> list[str]:
   """
   lost = []
   if 'multi_label_logit_scale' in converted.variables['params']:
-    lost.append('the temperature of the multi-label loss')
+    lost.append('the logit scale of the multi-label loss')
   lost += [
     name
     for name in OWN_STEPS

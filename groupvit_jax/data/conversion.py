@@ -249,13 +249,13 @@ def convert(
 
 
 def find_duplicates(
-  found: UInt64[np.ndarray, 'n'], shard_size: int
+  digests: UInt64[np.ndarray, 'n'], shard_size: int
 ) -> dict[int, tuple[int, ...]]:
   """Places in each shard of pairs that an earlier pair equals."""
-  _, first = np.unique(found, return_index=True)
-  again = np.ones(len(found), bool)
+  _, first = np.unique(digests, return_index=True)
+  again = np.ones(len(digests), bool)
   again[first] = False
-  again[found == 0] = False
+  again[digests == 0] = False
   doubles: dict[int, list[int]] = collections.defaultdict(list)
   for position in np.flatnonzero(again).tolist():
     doubles[position // shard_size].append(position % shard_size)

@@ -1,8 +1,8 @@
-"""What every evaluator does: one pass over a labelled set, resumable.
+"""Base class of the evaluators: one pass over a labelled set, resumable.
 
 An evaluator sees pure functions of (variables, inputs), never a model, so the
-same one judges a GroupViT, a CLIP ViT and whatever comes later. It says how an
-example is prepared, how a batch is measured, and what the totals mean.
+same one evaluates a GroupViT and a CLIP ViT. Subclasses define how an example
+is prepared, how a batch is measured, and what the totals mean.
 """
 
 import abc

@@ -126,50 +126,50 @@ def encode_batch(
     return _encode(regions_fn, variables, images, *extra)
   # On the host, between programs: jax.pure_callback may deadlock on a CPU with
   # few threads, and cannot be split over devices.
-  found = grouping(regions_fn, variables, images, *extra)
-  return as_regions(found, images.shape[1:3], sizes)
+  outputs = grouping(regions_fn, variables, images, *extra)
+  return as_regions(outputs, images.shape[1:3], sizes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(regions_fn, variables, images, sizes=None):
   extra = () if sizes is None else (sizes,)
-  found = regions_fn(variables, images, *extra)
-  return as_regions(found, images.shape[1:3], sizes)
+  outputs = regions_fn(variables, images, *extra)
+  return as_regions(outputs, images.shape[1:3], sizes)
 
 
 def as_regions(
-  found: Any, shape: tuple[int, int], sizes: Any = None
+  outputs: Any, shape: tuple[int, int], sizes: Any = None
 ) -> Regions:
   """The output of predict_fns['regions'], of one window, as `Regions`.
 
   Args:
-    found: image, embeddings, stages; grids, background and tokens if there
-      are any.
+    outputs: image, embeddings, stages; grids, background and tokens if
+      there are any.
     shape: (h, w) in pixels of the padded images.
     sizes: see `encode_batch`.
   """
-  if not found['stages']:
+  if not outputs['stages']:
     raise ValueError(
       "predict_fns['regions'] returned no maps (stages is empty): this model "
       'does not group. Give the evaluator a grouping, such as '
       "grouping=clustering.Grouping('kmeans')."
     )
-  count = found['image'].shape[0]
-  grid = found['stages'][-1].shape[1:3]
-  grids = found['grids'] if sizes is not None else np.full((count, 2), grid)
+  count = outputs['image'].shape[0]
+  grid = outputs['stages'][-1].shape[1:3]
+  grids = outputs['grids'] if sizes is not None else np.full((count, 2), grid)
   sizes = np.full((count, 2), shape) if sizes is None else sizes
   xp = sizes.__array_namespace__()
   places = xp.concat([xp.zeros_like(sizes), sizes], axis=-1)
-  found = Regions(
-    found['image'],
-    found['embeddings'],
-    tuple(found['stages']),
+  regions = Regions(
+    outputs['image'],
+    outputs['embeddings'],
+    tuple(outputs['stages']),
     grids,
     places,
-    found.get('background'),
-    found.get('tokens'),
+    outputs.get('background'),
+    outputs.get('tokens'),
   )
-  return jax.tree.map(lambda x: x[:, None], found)
+  return jax.tree.map(lambda x: x[:, None], regions)
 
 
 @functools.partial(jax.jit, static_argnums=1)

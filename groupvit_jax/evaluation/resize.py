@@ -34,16 +34,15 @@ def resize_image(
   """
   if image.shape[:2] == tuple(size):
     return image
-  top, bottom, down = _opencv_taps(image.shape[0], size[0], clip=False)
-  left, right, across = _opencv_taps(image.shape[1], size[1], clip=True)
+  top, bottom, down = _opencv_neighbours(image.shape[0], size[0], clip=False)
+  left, right, across = _opencv_neighbours(image.shape[1], size[1], clip=True)
   across = across[:, None]
 
   def row(index):
     # The needed rows first: a photo has many more than are read.
     rows = image[index]
     first, second = rows[:, left], rows[:, right]
-    mixed = first * (2048 - across) + second * across  # int32
-    return mixed >> 4
+    return (first * (2048 - across) + second * across) >> 4  # int32
 
   down = down[:, None, None]
   upper = (row(top) * (2048 - down)) >> 16
@@ -51,11 +50,11 @@ def resize_image(
   return ((upper + lower + 2) >> 2).astype(np.uint8)
 
 
-def _opencv_taps(old, new, clip):
+def _opencv_neighbours(old, new, clip):
   """Both neighbours of each new pixel, and the second's weight in 2048ths.
 
   Beyond the edge OpenCV clips the place along x, but along y only the
-  neighbours: a row is then mixed with itself, which rounds differently.
+  neighbours: a row is then averaged with itself, which rounds differently.
   """
   place = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
   if clip:
@@ -66,7 +65,7 @@ def _opencv_taps(old, new, clip):
   return first, second, weight
 
 
-class Taps(NamedTuple):
+class Neighbours(NamedTuple):
   """Neighbours of n resized pixels of b images, along one side.
 
   Attributes:
@@ -79,14 +78,6 @@ class Taps(NamedTuple):
   weight: Any
 
 
-def taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Both neighbours of each new pixel, and the second's weight (float32).
-
-  As PyTorch places them with align_corners=False.
-  """
-  return neighbours((np.arange(new) + 0.5) * (old / new) - 0.5, old)
-
-
 def neighbours(
   places: Float[np.ndarray, 'n'], count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,8 +88,12 @@ def neighbours(
   return first, np.minimum(first + 1, count - 1), weight
 
 
-def padded_taps(sides: Sequence[tuple[int, int]], length: int) -> Taps:
-  """`taps` of several (old, new) sides, padded to a static length.
+def padded_neighbours(
+  sides: Sequence[tuple[int, int]], length: int
+) -> Neighbours:
+  """Neighbours for several (old, new) sides, padded to a static length.
+
+  New pixels lie where PyTorch has them with align_corners=False.
 
   Returns:
     Numpy arrays; padding reads the first pixel.
@@ -106,8 +101,11 @@ def padded_taps(sides: Sequence[tuple[int, int]], length: int) -> Taps:
   first = np.zeros((2, len(sides), length), np.int32)
   weight = np.zeros((len(sides), length), np.float32)
   for i, (old, new) in enumerate(sides):
-    first[0, i, :new], first[1, i, :new], weight[i, :new] = taps(old, new)
-  return Taps(first[0], first[1], weight)
+    places = (np.arange(new) + 0.5) * (old / new) - 0.5
+    first[0, i, :new], first[1, i, :new], weight[i, :new] = neighbours(
+      places, old
+    )
+  return Neighbours(first[0], first[1], weight)
 
 
 def lerp(first: Any, second: Any, weight: Any) -> Any:
@@ -116,10 +114,10 @@ def lerp(first: Any, second: Any, weight: Any) -> Any:
 
 
 class Upsampling(NamedTuple):
-  """From scaled images to the output sizes: `Taps` of rows and of columns."""
+  """From scaled images to the output sizes: neighbours of rows and columns."""
 
-  rows: Taps
-  columns: Taps
+  rows: Neighbours
+  columns: Neighbours
 
 
 def upsampling(
@@ -127,7 +125,7 @@ def upsampling(
   sizes: Sequence[tuple[int, int]],
   shape: tuple[int, int],
 ) -> Upsampling:
-  """Taps for b images.
+  """Neighbours for b images.
 
   Args:
     scaled: (h, w) of every scaled image.
@@ -135,7 +133,7 @@ def upsampling(
     shape: padded shape that holds all outputs.
   """
   rows, columns = (
-    padded_taps(
+    padded_neighbours(
       [(old[i], new[i]) for old, new in zip(scaled, sizes, strict=True)],
       shape[i],
     )
@@ -171,8 +169,8 @@ def upsample(
 
   def block(rows):
     above, below = (take_rows(scores, index) for index in rows[:2])
-    mixed = lerp(above, below, rows.weight[:, :, None, None])
-    left, right = (take_columns(mixed, index) for index in output.columns[:2])
+    between = lerp(above, below, rows.weight[:, :, None, None])
+    left, right = (take_columns(between, index) for index in output.columns[:2])
     weight = output.columns.weight[:, None, :, None]
     return function(lerp(left, right, weight))
 
@@ -197,9 +195,9 @@ def upsample_labels(
   output: Upsampling,
   function: Callable[[Array], Any],
 ) -> Any:
-  """`upsample` to labels, for a CPU: only borders between labels are mixed.
+  """`upsample` to labels, for a CPU: interpolates only at borders of labels.
 
-  Four neighbours of one label mix to that label, whatever the weights.
+  Where all four neighbours have one label, the pixel has it too.
 
   Args:
     pixels: from positions b *, counted row by row, to scores b * k at the size
@@ -218,14 +216,14 @@ def upsample_labels(
   rows, columns = (
     jax.tree.map(
       lambda x, n=n: jnp.pad(x, ((0, 0), (0, n - x.shape[1])), mode='edge'),
-      taps,
+      axis,
     )
-    for taps, n in zip(
+    for axis, n in zip(
       output, (down * _TILE[0], across * _TILE[1]), strict=True
     )
   )
 
-  def enlarged(x):  # each output pixel's upper left neighbour, in tiles
+  def upsampled(x):  # each output pixel's upper left neighbour, in tiles
     x = take_columns(take_rows(x, rows.first), columns.first)
     x = x.reshape(batch, down, _TILE[0], across, _TILE[1])
     return x.swapaxes(2, 3).reshape(batch, count, *_TILE)
@@ -233,7 +231,7 @@ def upsample_labels(
   border = functools.reduce(
     jnp.logical_or, map(_borders, jax.tree.leaves(decided))
   )
-  border = enlarged(border).any((2, 3))
+  border = upsampled(border).any((2, 3))
   numbers = jnp.where(border, jnp.arange(count), count)  # count: no tile
   k = jax.eval_shape(pixels, jnp.zeros((batch, 1), jnp.int32)).shape[-1]
   step = max(1, min(count, _TILES_STEP // (batch * _TILE[0] * _TILE[1] * k)))
@@ -242,12 +240,12 @@ def upsample_labels(
   )
   source = jax.tree.leaves(decided)[0].shape[2]
 
-  def mix(i, out):
+  def interpolate(i, out):
     tiles = jax.lax.dynamic_slice_in_dim(numbers, i * step, step, 1)
-    y = (tiles // across)[..., None] * _TILE[0] + jnp.arange(_TILE[0])
-    x = (tiles % across)[..., None] * _TILE[1] + jnp.arange(_TILE[1])
-    top, bottom, lower = (take_rows(taps, y)[..., None] for taps in rows)
-    left, right, later = (take_rows(taps, x)[..., None, :] for taps in columns)
+    row = (tiles // across)[..., None] * _TILE[0] + jnp.arange(_TILE[0])
+    column = (tiles % across)[..., None] * _TILE[1] + jnp.arange(_TILE[1])
+    top, bottom, lower = (take_rows(x, row)[..., None] for x in rows)
+    left, right, later = (take_rows(x, column)[..., None, :] for x in columns)
     lower, later = lower[..., None], later[..., None]
     first = lerp(
       pixels(top * source + left), pixels(bottom * source + left), lower
@@ -255,18 +253,19 @@ def upsample_labels(
     second = lerp(
       pixels(top * source + right), pixels(bottom * source + right), lower
     )
-    mixed = lerp(first, second, later)
-    found = function(mixed.reshape(batch, -1, _TILE[1], k))
+    scores = lerp(first, second, later).reshape(batch, -1, _TILE[1], k)
     return jax.tree.map(
       lambda out, new: jax.vmap(
         lambda out, tiles, new: out.at[tiles].set(new, mode='drop')
       )(out, tiles, new.reshape(batch, step, *_TILE)),
       out,
-      found,
+      function(scores),
     )
 
   steps = -(-border.sum(1).max() // step)
-  out = jax.lax.fori_loop(0, steps, mix, jax.tree.map(enlarged, decided))
+  out = jax.lax.fori_loop(
+    0, steps, interpolate, jax.tree.map(upsampled, decided)
+  )
 
   def joined(x):
     x = x.reshape(batch, down, across, *_TILE).swapaxes(2, 3)
@@ -291,7 +290,7 @@ take_columns = jax.vmap(lambda x, index: x[:, index])
 def nearest(pixels: Array, output: Upsampling) -> Array:
   """Pixels b h w at the output sizes, each the nearest one."""
   y, x = (
-    jnp.where(taps.weight < 0.5, taps.first, taps.second) for taps in output
+    jnp.where(axis.weight < 0.5, axis.first, axis.second) for axis in output
   )
   return take_columns(take_rows(pixels, y), x)
 

@@ -407,7 +407,7 @@ class Model:
       normalize_each=normalize_each,
     )
     embeddings = scoring.ClassEmbeddings(
-      jnp.asarray(vectors), jnp.float32(self.scale), jnp.asarray(valid)
+      jnp.asarray(vectors), jnp.float32(self.logit_scale), jnp.asarray(valid)
     )
     first = (text_lib.BACKGROUND,) if background else ()
     return embeddings, first + tuple(words[0] for words in classes)
@@ -428,7 +428,7 @@ class Model:
     return self._text_encoder.tokenizer
 
   @functools.cached_property
-  def scale(self) -> float:
+  def logit_scale(self) -> float:
     """The learned factor on cosines, exponentiated."""
     return float(jax.jit(self.predict_fns['logit_scale'])(self.variables))
 

@@ -56,7 +56,7 @@ def background_loss(
     groups: unit vectors of the global batch's groups.
     nouns: unit vectors of each image's nouns.
     token: f = e + 1 numbers: the vector v, then the level.
-    logit_scale: inverse temperature, exponentiated.
+    logit_scale: factor on cosines, exponentiated.
     noun_ids: equal ids are one text.
     mesh: as in `contrastive_loss`.
     chunk_size: texts compared at a time, as in `contrastive_loss`.

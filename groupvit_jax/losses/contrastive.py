@@ -45,7 +45,7 @@ def contrastive_loss(
   Args:
     image: unit vectors of the global batch.
     text: unit vectors; row i belongs to image i.
-    logit_scale: inverse temperature, exponentiated and clamped.
+    logit_scale: factor on cosines, exponentiated and clamped.
     mesh: splits b over all of its devices. Every device then
       compares its own images with the texts of all. Call it inside jit on
       global arrays and differentiate from outside. None: one device.

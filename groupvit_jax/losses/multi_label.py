@@ -57,7 +57,7 @@ def multi_label_loss(
   Args:
     image: unit vectors, or those of every group, of the global batch.
     nouns: unit vectors of the k nouns of each image.
-    logit_scale: inverse temperature, exponentiated and clamped.
+    logit_scale: factor on cosines, exponentiated and clamped.
     form: 'released' or 'paper'.
     noun_ids: equal for nouns that are the same word; None: all differ.
     mesh: as in `contrastive_loss`.

@@ -39,7 +39,7 @@ def sigmoid_loss(
   Args:
     image: unit vectors of the global batch.
     text: unit vectors; row i belongs to image i.
-    logit_scale: inverse temperature, exponentiated.
+    logit_scale: factor on cosines, exponentiated.
     logit_bias: added to every logit; theirs starts at -10.
     mesh, chunk_size: as in `contrastive_loss`.
 

@@ -18,9 +18,9 @@ from groupvit_jax.embeddings import unit_norm
 from groupvit_jax.models import grouping, layers, ops, patches
 
 MAX_SCALE = 100.0
-INITIAL_SCALE = math.log(1 / 0.07)
+INITIAL_LOG_SCALE = math.log(1 / 0.07)
 # Of the sigmoid loss: arXiv 2303.15343, section 3.2.
-SIGMOID_SCALE, SIGMOID_BIAS = math.log(10), -10.0
+SIGMOID_LOG_SCALE, SIGMOID_BIAS = math.log(10), -10.0
 
 
 class Projector(nn.Module):
@@ -114,7 +114,7 @@ class DualEncoder(nn.Module):
     bias = self.projector_bias if bias is None else bias
     self.image_projector = Projector(*sizes, bias, self.dtype)
     self.text_projector = Projector(*sizes, self.projector_bias, self.dtype)
-    scale = SIGMOID_SCALE if self.logit_bias else INITIAL_SCALE
+    scale = SIGMOID_LOG_SCALE if self.logit_bias else INITIAL_LOG_SCALE
     initial = nn.initializers.constant(scale)
     # The parameters are logarithms; the methods of the same names
     # exponentiate them.

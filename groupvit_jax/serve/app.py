@@ -13,7 +13,7 @@ from groupvit_jax.serve.service import Refusal, Service
 _TEXT = 'text/plain; version=0.0.4'  # of Prometheus
 
 
-class Question(msgspec.Struct, forbid_unknown_fields=True):
+class SegmentRequest(msgspec.Struct, forbid_unknown_fields=True):
   """The body of a request to /segment.
 
   Attributes:
@@ -34,7 +34,7 @@ class Question(msgspec.Struct, forbid_unknown_fields=True):
 def make(service: Service, *, with_page: bool = True) -> Any:
   """The application, for any ASGI server.
 
-  POST /segment takes a `Question` as JSON, and answers with the values of
+  POST /segment takes a `SegmentRequest` as JSON, and answers with the values of
   `Segmentation.summary`; a refusal is {"error": ...} with its status. GET
   /health names the models, GET /metrics counts in Prometheus' form. All else is
   the page.
@@ -121,16 +121,16 @@ class _FetchNothing:
 
 def _answer(service: Service, body: bytes) -> dict[str, Any]:
   try:
-    question = msgspec.json.decode(body, type=Question)
-    image = base64.b64decode(question.image, validate=True)
+    request = msgspec.json.decode(body, type=SegmentRequest)
+    image = base64.b64decode(request.image, validate=True)
   except (msgspec.DecodeError, binascii.Error) as error:
     raise Refusal(400, f'the request is not as expected: {error}') from error
   result = service.segment(
     image,
-    question.labels,
-    model=question.model,
-    background=question.background,
-    top_k=question.top_k,
+    request.labels,
+    model=request.model,
+    background=request.background,
+    top_k=request.top_k,
   )
   return result.summary()
 

@@ -2,7 +2,7 @@
 
 A step whose loss or gradient is not finite changes nothing but its number: the
 compiled step keeps parameters, batch statistics and optimizer state as they
-were. It counts on the device; here the host judges what it reads when it logs.
+were. It counts on the device; here the host checks the values that it logs.
 """
 
 import functools

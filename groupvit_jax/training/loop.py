@@ -91,7 +91,7 @@ def train_and_evaluate(
     stack.enter_context(workdir_lib.held(workdir))
     stack.enter_context(workdir_lib.end_recorded(workdir))
     stack.enter_context(workdir_lib.storage_explained(workdir))
-    workdir_lib.claim(workdir, config)
+    workdir_lib.record_config(workdir, config)
     data = stack.enter_context(inputs.Inputs(config, mesh))
     with errors.explained_as(errors.ConfigError):
       vocab_size = data.tokenizer.vocab_size

@@ -242,7 +242,7 @@ def _assignment_terms(out, loss):
   """Returns the weighted regulariser and what the curves show of it.
 
   Both are of the last grouping stage alone: with two stages, nothing here
-  asks the first to use its groups (as the watch of `collapse` sees it too).
+  asks the first to use its groups (`CollapseMonitor` reads that one too).
   """
   # Without the noise: under it, near-zero logits look sharp and balanced, and
   # the terms would have nothing to push against.

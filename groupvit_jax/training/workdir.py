@@ -98,7 +98,7 @@ def stored_config(path: pathlib.Path) -> dict[str, Any] | None:
   return json.loads(record.read_text())
 
 
-def claim(path: pathlib.Path, config: config_lib.Config) -> None:
+def record_config(path: pathlib.Path, config: config_lib.Config) -> None:
   """Writes `config.json` into a workdir that `check` has let pass."""
   if jax.process_index() == 0:
     with storage_explained(path):
@@ -108,7 +108,7 @@ def claim(path: pathlib.Path, config: config_lib.Config) -> None:
 def check_data(
   path: pathlib.Path,
   stored: Mapping[str, Any] | None,
-  found: Mapping[str, Any],
+  current: Mapping[str, Any],
   accept: bool,
 ) -> None:
   """Checks that a run is resumed on the training data that it began with.
@@ -117,7 +117,7 @@ def check_data(
     path: of the workdir, for messages.
     stored: record of the data in the checkpoint; None in one of a former
       version.
-    found: record of the data that are there now (`reading.identity`).
+    current: record of the data that are there now (`reading.identity`).
     accept: whether other data are a warning instead of an error.
 
   Raises:
@@ -130,11 +130,11 @@ def check_data(
       path,
     )
     return
-  names = sorted(stored.keys() | found.keys())
+  names = sorted(stored.keys() | current.keys())
   changed = [
-    f'{name}: {stored.get(name)} -> {found.get(name)}'
+    f'{name}: {stored.get(name)} -> {current.get(name)}'
     for name in names
-    if stored.get(name) != found.get(name)
+    if stored.get(name) != current.get(name)
   ]
   if not changed:
     return

@@ -51,13 +51,13 @@ class Disk:
   def json(self, name: str, content) -> None:
     self.path(name).write_text(json.dumps(content))
 
-  def voc(self, truths: dict[str, list[int]]) -> None:
+  def voc(self, labels_of: dict[str, list[int]]) -> None:
     """VOCdevkit/VOC2012 with a val list."""
     base = 'VOCdevkit/VOC2012'
-    for i, (name, values) in enumerate(truths.items()):
+    for i, (name, values) in enumerate(labels_of.items()):
       self.image(f'{base}/JPEGImages/{name}.jpg', i)
       self.labels(f'{base}/SegmentationClass/{name}.png', values, palette=True)
-    self.lines(f'{base}/ImageSets/Segmentation/val.txt', truths)
+    self.lines(f'{base}/ImageSets/Segmentation/val.txt', labels_of)
 
   def own(self, names='cat\ndog|puppy\ngrass\n') -> None:
     """images/, masks/, classes.txt with two pairs."""
@@ -72,10 +72,10 @@ class Disk:
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {'size': encoded['size'], 'counts': encoded['counts'].decode()}
 
-  def context(self, truths: dict[str, list[int]], base: str = '') -> dict:
+  def context(self, labels_of: dict[str, list[int]], base: str = '') -> dict:
     """trainval_merged.json whose masks have the categories as stripes."""
     images, annotations = [], []
-    for i, (name, values) in enumerate(truths.items()):
+    for i, (name, values) in enumerate(labels_of.items()):
       record = {'image_id': int(name.replace('_', ''))}
       phase = 'train' if name.startswith('2007') else 'val'
       images.append(

@@ -67,7 +67,7 @@ def test_a_run_evaluates_labelled_pixels(
   assert view['prediction'].shape == (2, 16, 16)
 
 
-def test_a_run_evaluates_whole_pictures(
+def test_a_run_evaluates_whole_images(
   evaluation_folders, tmp_path, drawn_in_memory
 ):
   folder = evaluation_folders.classified(tmp_path / 'classes')

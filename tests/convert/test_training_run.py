@@ -44,7 +44,7 @@ def random_variables(config, vocab_size, seed):
 def saved(config, tmp_path_factory):
   """A workdir with checkpoints of steps 5 and 10, and their variables."""
   workdir = tmp_path_factory.mktemp('runs') / 'demo'
-  workdir_lib.claim(workdir_lib.check(workdir, config), config)
+  workdir_lib.record_config(workdir_lib.check(workdir, config), config)
   checkpoints = checkpoint.Checkpoints(workdir)
   variables = {}
   for step in (5, 10):

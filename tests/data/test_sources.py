@@ -60,9 +60,9 @@ def test_scenes_for_training_hold_no_mask():
   source = sources.SceneSource('train', 3, 32)
   assert source.masks is None
   assert set(source[0]) == {'image', 'caption'}
-  truth = sources.SceneSource('validation', 3, 32, masks=True)
-  assert truth[2]['mask'].shape == (32, 32)
-  assert (truth.images != source.images).any()
+  labelled = sources.SceneSource('validation', 3, 32, masks=True)
+  assert labelled[2]['mask'].shape == (32, 32)
+  assert (labelled.images != source.images).any()
 
 
 def test_scenes_through_tfds(tmp_path):

@@ -104,7 +104,7 @@ def test_what_a_model_has_learned_as_background(stubs, learned, runs):
   assert result.confusion_matrix[0, 0] > 0
 
 
-def test_nothing_compiles_for_another_picture(stubs, runs):
+def test_nothing_compiles_for_another_image(stubs, runs):
   stub = stubs.Stub()
   first = runs.evaluator(runs.bands(18))
   compiled = counting(first.counter, None)._cache_size
@@ -181,7 +181,7 @@ def test_a_crash_resumes_where_it_was(stubs, runs, stub, tmp_path):
     runner.evaluate(stub.predict_fns, stubs.PERFECT)
 
 
-def test_an_interruption_at_any_line_counts_no_picture_twice(
+def test_an_interruption_at_any_line_counts_no_image_twice(
   stubs, runs, stub, tmp_path, interrupt_at_line
 ):
   """Ctrl-C comes between any two lines; what is on disk stays consistent."""
@@ -238,7 +238,7 @@ def test_a_file_that_is_no_resume_state_is_refused(
   assert path.read_text() == held
 
 
-def test_bad_pictures_are_named_or_listed(stubs, runs, stub):
+def test_bad_images_are_named_or_listed(stubs, runs, stub):
   examples = runs.bands(6)
   examples[1] = runs.Example(
     'wide', examples[1].image, np.zeros((8, 9), np.int32)
@@ -303,7 +303,7 @@ def test_what_was_skipped_is_tried_again(stubs, runs, stub, tmp_path):
   assert whole.skipped == ()
 
 
-def test_truth_without_a_pixel_that_counts_is_told(stubs, runs, stub):
+def test_labels_without_a_pixel_that_counts_are_reported(stubs, runs, stub):
   examples = runs.bands(4)
   for example in examples[:2]:
     example.label[:] = 255

@@ -214,7 +214,7 @@ def test_captions_part_what_they_name_from_what_they_do_not():
     calibration.from_captions(values, np.zeros_like(named))
 
 
-def test_the_best_value_of_a_picture_leaves_empty_groups_out():
+def test_the_best_value_of_a_image_leaves_empty_groups_out():
   cosines, rng = random_cosines()
   regions, text = regions_of(cosines, rng)
   maps = np.array(regions['stages'][0])

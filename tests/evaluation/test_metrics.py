@@ -47,7 +47,7 @@ def test_confusion_and_iou_agree_with_sklearn():
   assert metrics.mean_accuracy(got) == pytest.approx(balanced)
 
 
-def test_rows_are_truth_and_columns_prediction():
+def test_rows_are_labels_and_columns_predictions():
   got = confusion(np.array([[0, 0, 1]]), np.array([[2, 2, 1]]))
   assert got[0, 2] == 2
   assert got[1, 1] == 1
@@ -64,7 +64,7 @@ def test_masked_examples_equal_the_subset_without_them():
   )
 
 
-def test_classes_absent_from_truth_and_prediction_leave_the_mean():
+def test_classes_absent_from_labels_and_predictions_leave_the_mean():
   # As mmseg: class 3 occurs nowhere; class 2 is only predicted, so it counts 0.
   counts = np.zeros((4, 4), np.int64)
   counts[0, 0], counts[1, 1], counts[0, 2] = 3, 5, 1

@@ -57,7 +57,7 @@ SIZES_IN = [(5, 7), (3, 4), (1, 1), (4, 2), (5, 7)]
 SIZES_OUT = [(20, 28), (11, 13), (6, 9), (2, 5), (5, 7)]
 
 
-def test_maps_of_each_picture_resize_as_alone_and_compile_once():
+def test_maps_of_each_image_resize_as_alone_and_compile_once():
   maps = np.array(normal(5, 5, 7, 3))
   for image, (h, w) in zip(maps, SIZES_IN, strict=True):
     image[h:], image[:, w:] = np.nan, np.nan

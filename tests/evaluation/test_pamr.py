@@ -56,7 +56,7 @@ def by_pixel(rgb, scores, iterations, dilations):
   return scores
 
 
-def random_pictures(sizes, canvas, classes=3, seed=0):
+def random_images(sizes, canvas, classes=3, seed=0):
   rng = np.random.default_rng(seed)
   rgb = rng.random((len(sizes), *canvas, 3), np.float32)
   scores = rng.random((len(sizes), *canvas, classes), np.float32)
@@ -66,9 +66,9 @@ def random_pictures(sizes, canvas, classes=3, seed=0):
   return rgb, scores, valid
 
 
-def test_it_is_the_definition_for_pictures_of_several_sizes():
+def test_it_is_the_definition_for_images_of_several_sizes():
   sizes = [(6, 9), (8, 5), (8, 9)]
-  rgb, scores, valid = random_pictures(sizes, (8, 9))
+  rgb, scores, valid = random_images(sizes, (8, 9))
   refine = made(3, DILATIONS)
   got = np.asarray(jax.jit(refine)(rgb, scores, valid))
   for i, (height, width) in enumerate(sizes):
@@ -81,8 +81,8 @@ def test_it_is_the_definition_for_pictures_of_several_sizes():
     np.testing.assert_allclose(got[i, :height, :width], want, rtol=0, atol=2e-5)
 
 
-def test_what_lies_beyond_a_picture_changes_nothing():
-  rgb, scores, valid = random_pictures([(5, 6)], (7, 8))
+def test_what_lies_beyond_a_image_changes_nothing():
+  rgb, scores, valid = random_images([(5, 6)], (7, 8))
   refine = jax.jit(made(2, DILATIONS))
   one = refine(rgb, scores, valid)
   other = refine(
@@ -93,7 +93,7 @@ def test_what_lies_beyond_a_picture_changes_nothing():
   np.testing.assert_array_equal(one[:, :5, :6], other[:, :5, :6])
 
 
-def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum():
+def test_scores_follow_an_edge_of_the_image_and_keep_their_sum():
   # The image's edge is at column 6, that of the scores at column 8.
   rgb = np.zeros((1, 12, 12, 3), np.float32)
   rgb[:, :, 6:] = 1.0
@@ -110,7 +110,7 @@ def test_scores_follow_an_edge_of_the_picture_and_keep_their_sum():
   assert wrong_after < wrong_before / 2
 
 
-def test_a_picture_of_one_colour_is_no_exception():
+def test_a_image_of_one_colour_is_no_exception():
   rgb = np.ones((1, 4, 4, 3), np.float32)
   scores = np.random.default_rng(0).random((1, 4, 4, 2), np.float32)
   refine = jax.jit(made(1, (1,)))

@@ -1,4 +1,4 @@
-"""Sizes of images: scaling, canvases, windows and batches."""
+"""Sizes of images: scaling, padded shapes, windows and batches."""
 
 import zlib
 
@@ -44,7 +44,7 @@ def test_config_checks_its_sizes():
 
 
 @pytest.mark.parametrize(
-  ('size', 'scaled', 'canvas'),
+  ('size', 'scaled', 'padded'),
   [
     ((480, 640), (448, 597), (448, 608)),  # 4:3
     ((640, 480), (597, 448), (608, 448)),
@@ -56,9 +56,9 @@ def test_config_checks_its_sizes():
     ((1000, 30_000), (68, 2048), (448, 2048)),
   ],
 )
-def test_scaled_sizes_and_canvases(size, scaled, canvas):
+def test_scaled_sizes_and_padded_shapes(size, scaled, padded):
   assert sizes.scaled_size(size, RELEASED) == scaled
-  assert sizes.padded_window(scaled, RELEASED) == canvas
+  assert sizes.padded_window(scaled, RELEASED) == padded
 
 
 def test_a_line_is_refused():
@@ -67,7 +67,7 @@ def test_a_line_is_refused():
 
 
 @pytest.mark.parametrize('short', [16, 20, 64, 100, 224, 336, 448])
-def test_every_picture_has_one_of_few_canvases(short):
+def test_every_image_has_one_of_few_padded_shapes(short):
   plan = sizes.plan(SegmentConfig(), short, 16)
   rng = np.random.default_rng(0)
   found = set()
@@ -76,10 +76,10 @@ def test_every_picture_has_one_of_few_canvases(short):
       scaled = sizes.scaled_size(size, plan)
     except ImageError:
       continue
-    canvas = sizes.padded_window(scaled, plan)
-    assert scaled[0] <= canvas[0] and scaled[1] <= canvas[1]
-    assert not canvas[0] % 16 and not canvas[1] % 16
-    found.add(canvas)
+    padded = sizes.padded_window(scaled, plan)
+    assert scaled[0] <= padded[0] and scaled[1] <= padded[1]
+    assert not padded[0] % 16 and not padded[1] % 16
+    found.add(padded)
   assert len(found) <= 2 * len(sizes.LONG_SIDES) + 1
 
 
@@ -180,7 +180,7 @@ def test_paste():
   assert (pasted[0, :2, :3] == 7).all() and (pasted[1, :, :1] == 9).all()
 
 
-def test_large_truth_makes_small_batches():
+def test_large_labels_make_small_batches():
   if jax.default_backend() != 'cpu':
     pytest.skip('an accelerator takes what is asked for')
   assert sizes.at_a_time((64, 64), 8, 50, (64, 64)) == 50

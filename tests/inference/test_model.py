@@ -76,7 +76,7 @@ def reference(plain_segmentation, model, image, config):
   size = scaled_size(image)
   regions = regions_of(model, resize.resize_image(image, size))
   scores = plain_segmentation.pixel_scores(
-    regions, text_of(model), model.scale, size, config
+    regions, text_of(model), model.logit_scale, size, config
   )
   return plain_segmentation.resized(np.float32(scores), image.shape[:2])
 
@@ -173,7 +173,7 @@ def test_one_template_and_seven(plain_segmentation, model):
     words = text_of(model, templates=prompts.TEMPLATES[templates])
     regions = regions_of(model, resize.resize_image(image, scaled_size(image)))
     scores = plain_segmentation.pixel_scores(
-      regions, words, model.scale, scaled_size(image), config
+      regions, words, model.logit_scale, scaled_size(image), config
     )
     labels = plain_segmentation.resized(np.float32(scores), (40, 57)).argmax(-1)
     assert (found.labels == labels).mean() > 0.998
@@ -190,7 +190,7 @@ def test_sliding_windows_are_averaged(plain_segmentation, model):
   for left in (0, 16, width - 32):
     regions = regions_of(model, scaled[:, left : left + 32])
     scores = plain_segmentation.pixel_scores(
-      regions, text, model.scale, (32, 32), config
+      regions, text, model.logit_scale, (32, 32), config
     )
     total[:, left : left + 32] += scores
     count[:, left : left + 32] += 1
@@ -310,7 +310,7 @@ def test_classes_of_an_image(model):
   found = model.classify(images, NAMES, templates='simple')
   vectors = model.encode_image(images)
   text = np.asarray(text_of(model))
-  logits = model.scale * vectors @ text.T
+  logits = model.logit_scale * vectors @ text.T
   odds = np.asarray(jax.nn.softmax(logits, -1))
   for row, classes in zip(odds, found, strict=True):
     assert list(classes) == [NAMES[i] for i in np.argsort(-row)]
@@ -344,7 +344,7 @@ def test_prompts_are_averaged_as_they_are_or_as_unit_vectors(model, average):
     raw = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
   text = raw.mean(0)
   text /= np.linalg.norm(text, axis=-1, keepdims=True)
-  logits = model.scale * model.encode_image(image) @ text.T
+  logits = model.logit_scale * model.encode_image(image) @ text.T
   odds = np.asarray(jax.nn.softmax(logits))
   for i, name in enumerate(NAMES):
     assert found[name] == pytest.approx(odds[i], abs=1e-5)
@@ -471,7 +471,7 @@ def test_entropy_tells_an_unsure_image(plain_segmentation, model):
   found = model.segment(image, NAMES)
   regions = regions_of(model, image)
   odds = plain_segmentation.softmax(
-    model.scale * np.asarray(regions['embeddings'][0] @ text_of(model).T)
+    model.logit_scale * np.asarray(regions['embeddings'][0] @ text_of(model).T)
   )
   areas = np.asarray(regions['stages'][-1][0]).mean((0, 1))
   wanted = -areas @ (odds * np.log(odds)).sum(-1) / np.log(len(NAMES))

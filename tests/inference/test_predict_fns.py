@@ -87,7 +87,7 @@ def test_regions_are_those_of_the_contract(model):
 
 def test_the_logit_scale_is_the_learned_one(model):
   scale = model.predict_fns['logit_scale'](model.variables)
-  assert float(scale) == pytest.approx(model.scale)
+  assert float(scale) == pytest.approx(model.logit_scale)
 
 
 def test_a_model_without_tokenizer_says_so(tiny_inference):

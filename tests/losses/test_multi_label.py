@@ -75,7 +75,7 @@ def plain(image, nouns, scale, ids, form):
   )
 
 
-def test_one_picture_by_hand(tiny):
+def test_one_image_by_hand(tiny):
   # Text to image has one column and costs nothing; image to text chooses
   # among its two nouns with p = sigmoid(2) and 1 - p.
   image, nouns = jnp.array([[1.0, 0.0]]), jnp.eye(2)[None]
@@ -170,7 +170,7 @@ def test_extreme_logits_are_finite(tiny, form, matched, with_ids):
 
 
 @pytest.mark.parametrize('form', ['released', 'paper'])
-def test_an_equal_id_in_another_picture_is_not_pushed_away(tiny, form):
+def test_an_equal_id_in_another_image_is_not_pushed_away(tiny, form):
   # Two images of the same thing, each named by the same word: perfect
   # embeddings cost log 2 as distinct texts and nothing as one text.
   same = jnp.ones((2, 1, 1))

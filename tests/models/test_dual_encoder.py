@@ -1,4 +1,4 @@
-"""The joint space: shapes, unit vectors, statistics, temperatures."""
+"""The joint space: shapes, unit vectors, statistics, logit scales."""
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ def test_one_linear_projector_has_no_statistics(tiny):
   assert variables['params']['image_projector'].keys() == {'fc2'}
 
 
-def test_scales_start_at_the_released_temperature_and_are_clamped(groupvit):
+def test_logit_scales_start_as_released_and_are_clamped(groupvit):
   model, variables = groupvit
 
   def scales(**params):

@@ -7,7 +7,7 @@ import pytest
 
 from groupvit_jax.models import patches
 
-CANVAS = (24, 32)  # pixels, in patches of 4: 6 by 8 tokens, trained on 4 by 4
+PADDED = (24, 32)  # pixels, in patches of 4: 6 by 8 tokens, trained on 4 by 4
 SIZES = ((24, 32), (9, 30), (16, 16))
 # Kernels of .3: at .02 the groups would hardly differ.
 RELEASED = {'init_std': 0.3}
@@ -43,7 +43,7 @@ def perturbed(variables):
   return jax.tree.unflatten(structure, noisy)
 
 
-def canvas(images, sizes, fill):
+def pad(images, sizes, fill):
   """Every image cut to its size in the top left corner, `fill` around it."""
   padded = np.full(images.shape, fill, np.float32)
   for row, image, (h, w) in zip(padded, images, sizes, strict=True):
@@ -57,7 +57,7 @@ class Padded:
   def __init__(self, tiny, encoder):
     self._tiny = tiny
     self.model = tiny.dual(encoder)
-    self.images = np.asarray(tiny.images(3, *CANVAS))
+    self.images = np.asarray(tiny.images(3, *PADDED))
     variables = tiny.init(self.model, tiny.images(), tiny.tokens())
     self.variables = perturbed(variables)
     self.traced = 0
@@ -75,7 +75,7 @@ class Padded:
     self._regions = jax.jit(regions)
 
   def regions(self, sizes, fill=np.nan):
-    images = canvas(self.images, sizes, fill)
+    images = pad(self.images, sizes, fill)
     return self._regions(self.variables, images, jnp.asarray(sizes))
 
   def alone(self, i, size):
@@ -90,7 +90,7 @@ def padded(request, tiny):
   return Padded(tiny, ENCODERS[request.param](tiny))
 
 
-def test_a_padded_picture_is_as_it_is_alone(tiny, padded):
+def test_a_padded_image_is_as_it_is_alone(tiny, padded):
   regions = padded.regions(SIZES)
   assert regions['embeddings'].dtype == jnp.float32
   for i, size in enumerate(SIZES):
@@ -127,8 +127,8 @@ def test_no_size_compiles_anew(padded):
   assert padded.traced == 1
 
 
-def test_sizes_of_the_whole_canvas_change_nothing(tiny, padded):
-  regions = padded.regions(3 * (CANVAS,))
+def test_sizes_of_the_whole_padded_shape_change_nothing(tiny, padded):
+  regions = padded.regions(3 * (PADDED,))
   images = jnp.asarray(padded.images)
   plain = tiny.apply(
     padded.model, padded.variables, images, method='encode_regions'
@@ -138,7 +138,7 @@ def test_sizes_of_the_whole_canvas_change_nothing(tiny, padded):
     jax.tree.map(tiny.assert_near, regions[name], plain[name])
 
 
-def test_sizes_outside_the_canvas_count_as_its_border(padded):
+def test_sizes_outside_the_padded_shape_count_as_its_border(padded):
   regions = padded.regions(((1, 99), (24, 32), (-3, 8)), 0.0)
   assert regions['grids'].tolist() == [[1, 8], [6, 8], [1, 2]]
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(regions))
@@ -147,7 +147,7 @@ def test_sizes_outside_the_canvas_count_as_its_border(padded):
 def test_padding_takes_no_part_in_training(tiny):
   """Noise on: gradients are as without what lies in the padding, and finite."""
   model = tiny.image_encoder(**TIED)
-  images = np.asarray(tiny.images(3, *CANVAS))
+  images = np.asarray(tiny.images(3, *PADDED))
   variables = tiny.init(model, tiny.images())
 
   @jax.jit
@@ -165,7 +165,7 @@ def test_padding_takes_no_part_in_training(tiny):
     return jax.grad(loss, has_aux=True)(variables)
 
   (clean, maps), (dirty, _) = (
-    gradient(variables, canvas(images, SIZES, fill)) for fill in (0.0, np.nan)
+    gradient(variables, pad(images, SIZES, fill)) for fill in (0.0, np.nan)
   )
   jax.tree.map(np.testing.assert_array_equal, clean, dirty)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(clean))
@@ -174,7 +174,7 @@ def test_padding_takes_no_part_in_training(tiny):
 
 
 @pytest.mark.parametrize('trained', [(4, 4), (3, 5), (1, 1)])
-def test_positions_of_each_picture_are_those_of_its_grid(tiny, trained):
+def test_positions_of_each_image_are_those_of_its_grid(tiny, trained):
   positions = jax.random.normal(jax.random.key(0), (1, np.prod(trained), 5))
   grids = [(6, 8), (4, 4), (1, 1), (2, 7), (5, 3), (3, 5)]
   each = jax.jit(patches.resize_positions, static_argnums=(1, 2))(

@@ -18,7 +18,7 @@ def model(tiny_inference):
   return inference.Model(tiny_inference.source())
 
 
-def picture(seed=0, size=(40, 30)):
+def draw(seed=0, size=(40, 30)):
   pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, 'PNG')
@@ -27,7 +27,7 @@ def picture(seed=0, size=(40, 30)):
 
 def test_new_words_need_no_second_pass(model):
   service = Service({'one': model})
-  image = picture()
+  image = draw()
   with service.answering('a'):
     first = service.segment(image, NAMES, background=0.5, top_k=2)
   with service.answering('a'):
@@ -36,7 +36,7 @@ def test_new_words_need_no_second_pass(model):
   config = first.config
   assert (config.background_threshold, config.top_k) == (0.5, 2)
   assert service.encoded == 1
-  service.segment(picture(1), NAMES)
+  service.segment(draw(1), NAMES)
   assert service.encoded == 2
   assert 'groupvit_requests_total{status="200"} 2' in service.metrics()
 
@@ -51,13 +51,13 @@ def test_new_words_need_no_second_pass(model):
     ({'model': 'two'}, 400, "no model 'two'; there are one"),
     ({'background': 2.0}, 400, 'in 0..1'),
     ({'top_k': 0}, 400, 'positive'),
-    ({'image': picture(size=(200, 300))}, 413, 'at most 0.05'),
+    ({'image': draw(size=(200, 300))}, 413, 'at most 0.05'),
   ],
 )
 def test_what_is_refused(model, ask, status, message):
   limits = Limits(names=3, characters=10, megapixels=0.05)
   service = Service({'one': model}, limits)
-  question = {'image': picture(), 'names': NAMES} | ask
+  question = {'image': draw(), 'names': NAMES} | ask
   with pytest.raises(Refusal, match=message) as refused, service.answering('a'):
     service.segment(question.pop('image'), question.pop('names'), **question)
   assert refused.value.status == status
@@ -92,8 +92,8 @@ def test_a_turn_is_waited_for_and_the_queue_is_short(model):
   holder.start()
   entered.wait(30)
   with pytest.raises(Refusal, match='no turn within 0.2 s') as refused:
-    service.segment(picture(), NAMES)
+    service.segment(draw(), NAMES)
   assert refused.value.status == 503
   leave.set()
   holder.join()
-  assert service.segment(picture(), NAMES).names == tuple(NAMES)
+  assert service.segment(draw(), NAMES).names == tuple(NAMES)

@@ -59,7 +59,7 @@ def test_the_recipe_is_the_papers():
     assert o.reference_batch_size == c.batch_size == 32_768
 
 
-def test_gains_biases_and_the_temperature_are_not_decayed():
+def test_gains_biases_and_the_logit_scale_are_not_decayed():
   config = get_config('demo,resnet,sigmoid')
   params = {
     'logit_scale': jnp.float32(1),

@@ -81,7 +81,7 @@ def test_released_recipes_have_the_original_numbers(get_config):
     assert c.text.context_length == 77
 
 
-def test_the_baseline_is_gated_by_the_picture_that_nouns_train(get_config):
+def test_the_baseline_is_gated_by_the_image_that_nouns_train(get_config):
   assert get_config('demo').eval.top_k == 0
   assert get_config('demo,clip').eval.top_k == 5
 
