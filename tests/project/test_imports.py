@@ -319,3 +319,9 @@ def test_a_base_installation_trains_segments_and_evaluates(
   assert '<html' in (run / 'report' / 'index.html').read_text()
   assert len((run / 'metrics.jsonl').read_text().splitlines()) >= 3
   assert (run / 'checkpoints' / '3').is_dir()
+
+
+def test_every_pattern_of_package_data_matches_a_file():
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  patterns = project['tool']['setuptools']['package-data']['groupvit_jax']
+  assert all(any(PACKAGE.glob(pattern)) for pattern in patterns)

@@ -15,11 +15,18 @@ import numpy as np
 import pytest
 
 from groupvit_jax.text import base, clip, make_tokenizer
-from tests.testdata import make_clip_bpe
 
 TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 GOLDEN = json.loads((TESTDATA / 'clip_ids.json').read_text())
+
+
+def script(name):
+  """A script of `testdata`, imported by its path."""
+  spec = importlib.util.spec_from_file_location(name, TESTDATA / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 @pytest.fixture(scope='module')
@@ -27,14 +34,20 @@ def tok():
   return clip.ClipTokenizer()
 
 
-def merges_path() -> pathlib.Path:
+@pytest.fixture(scope='module')
+def make_clip_bpe():
+  return script('make_clip_bpe')
+
+
+@pytest.fixture(scope='module')
+def merges(make_clip_bpe):
   """CLIP's merges, which the project does not carry."""
   shared = SHARED / 'clip_bpe' / make_clip_bpe.MERGES_NAME
   try:
-    return make_clip_bpe.find_merges()
+    return make_clip_bpe.read_merges(make_clip_bpe.find_merges())
   except FileNotFoundError:
     if shared.is_file():
-      return shared
+      return make_clip_bpe.read_merges(shared)
   pytest.skip("neither open_clip_torch nor a copy of CLIP's merges is here")
 
 
@@ -62,18 +75,12 @@ def test_equals_open_clip(tok):
   pytest.importorskip('torch', reason='open_clip_torch needs torch')
   if importlib.util.find_spec('open_clip') is None:
     pytest.skip('open_clip_torch is not installed')
-  spec = importlib.util.spec_from_file_location(
-    'make_clip_ids', TESTDATA / 'make_clip_ids.py'
-  )
-  make_clip_ids = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(make_clip_ids)
-  reference = make_clip_ids.load_open_clip_tokenizer()()
+  reference = script('make_clip_ids').load_open_clip_tokenizer()()
   np.testing.assert_array_equal(tok(texts()), reference(texts()).numpy())
 
 
-def test_equals_tokenizers(tok):
+def test_equals_tokenizers(tok, merges):
   hf = pytest.importorskip('tokenizers', reason='tokenizers is not installed')
-  merges = make_clip_bpe.read_merges(merges_path())
   symbols = list(clip.alphabet())
   symbols += [symbol + '</w>' for symbol in symbols]
   symbols += [first + second for first, second in merges]
@@ -100,9 +107,8 @@ def test_equals_tokenizers(tok):
   assert wrong == []
 
 
-def test_model_is_what_the_script_builds():
+def test_model_is_what_the_script_builds(make_clip_bpe, merges):
   pytest.importorskip('google.protobuf', reason='building needs protobuf')
-  merges = make_clip_bpe.read_merges(merges_path())
   assert make_clip_bpe.build(merges) == clip.MODEL_PATH.read_bytes()
 
 
@@ -111,7 +117,7 @@ def test_licence_travels_with_the_model():
   assert 'MIT License' in notice and 'OpenAI' in notice
 
 
-def test_other_merges_are_refused(tmp_path):
+def test_other_merges_are_refused(make_clip_bpe, tmp_path):
   path = tmp_path / 'merges.txt.gz'
   path.write_bytes(b'something else')
   with pytest.raises(ValueError, match="not CLIP's merges file"):
