@@ -1,4 +1,4 @@
-"""What to do about the background, words and borders: a row each, by seed.
+"""Rules for the background, words and borders: a row each, by seed.
 
   python benchmarks/background.py --list
   python benchmarks/background.py --models runs/demo-0 runs/demo-1 runs/demo-2

@@ -109,7 +109,7 @@ class Pair:
     return towers
 
   def calls(self, tower: str, batch: np.ndarray) -> dict[str, Callable]:
-    """What is timed, by side; each returns unit vectors."""
+    """Timed functions by side; each returns unit vectors."""
     tensor = torch.from_numpy(batch)
     text = tower != 'image'
     encode = self.theirs.encode_text if text else self.theirs.encode_image
@@ -195,7 +195,7 @@ def turn(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def environment() -> str:
-  """What the figures are measured on."""
+  """Versions and device of the measurement."""
   versions = ', '.join(
     f'{name} {metadata.version(name)}' for name in ('torch', 'open_clip_torch')
   )

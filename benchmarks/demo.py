@@ -138,7 +138,7 @@ def run(
 
 
 def environment() -> str:
-  """What the figures were measured on."""
+  """Date, versions and device of the measurement."""
   versions = ', '.join(
     f'{name} {metadata.version(name)}' for name in ('jax', 'flax', 'numpy')
   )

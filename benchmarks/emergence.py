@@ -1,4 +1,4 @@
-"""What makes segmentation emerge: one change at a time, by name and seed.
+"""Emergence of segmentation: one change at a time, by name and seed.
 
   python benchmarks/emergence.py --list
   python benchmarks/emergence.py --rows demo residual --seeds 0 1
@@ -164,7 +164,7 @@ def measure(name: str, seed: int, args: argparse.Namespace, **options) -> dict:
 
 
 def figures(summary: dict) -> list[float]:
-  """What COLUMNS name, and the labelling error: what better names would add."""
+  """Values of COLUMNS, and the labelling error: the gain from better labels."""
   values = [summary[key] for key in COLUMNS.values()]
   return [*values, summary['oracle_miou'] - summary['miou']]
 

@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def environment(args) -> str:
-  """What the figures are measured on."""
+  """Versions, device and sizes of the measurement."""
   versions = ', '.join(
     f'{name} {metadata.version(name)}' for name in ('torch', 'transformers')
   )

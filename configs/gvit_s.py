@@ -291,7 +291,7 @@ def _clip(c) -> None:
 
 
 def _released(c) -> None:
-  """What both released recipes share (16 GPUs x 256 images)."""
+  """Fields that both released recipes share (16 GPUs x 256 images)."""
   c.batch_size = 4096
   c.data.source = 'shards'
   c.data.augment = 'deit'

@@ -166,7 +166,7 @@ def _check_tuples() -> None:
 
 
 def _explain(error: Exception, argv: list[str]) -> str:
-  """What the user should know of an error that reading the flags raised.
+  """Message for the user about an error that reading the flags raised.
 
   config_flags wraps what a config file raises, with its stack trace as the
   message, and names an unknown field without saying that it is one.

@@ -1,4 +1,4 @@
-"""What the processes of a distributed run tell each other without a device.
+"""Messages between the processes of a distributed run, without a device.
 
 They meet in the store of JAX's coordination service. A process ends where
 another one has ended or hangs: JAX waits for it for minutes, then aborts with a

@@ -94,7 +94,7 @@ def _from_environment(name: str, given: int | None) -> int | None:
 
 
 class _Target(NamedTuple):
-  """What a program is traced for."""
+  """Platform and mesh that a program is traced for."""
 
   platform: str | None = None
   mesh: Mesh | None = None

@@ -99,15 +99,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def load(path: pathlib.Path) -> 'Model':
-  """The model of --model; a line tells if it was trained on no photo."""
+  """The model of --model; a note on stderr if it was trained on no photo."""
   from groupvit_jax import inference
 
   model = inference.load(path)
   data = model.metadata.get('data', '')
   if data.startswith('scenes'):
-    text = (
-      f'{path} was trained on {data}: it calls photos something all the same'
-    )
+    text = f'{path} was trained on {data}: its labels of photos mean nothing'
     complain(text, 'note')
   return model
 

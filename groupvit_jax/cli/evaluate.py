@@ -39,7 +39,9 @@ thresholds .95/.35/.95), and tcl, the unified one of later papers (one
 threshold, nine prompts).
 
 --set replaces a step of the protocol: top_k, background_threshold, one_hot,
-short_side, window, stride, templates, refine, ... (docs/evaluation.md);
+short_side, window, stride, templates, refine, ... (docs/evaluation.md), of
+classification templates and prompt_average (unit or raw: normalise each prompt
+before averaging, or not);
 data.NAME=VALUE is for the reader (scenes: data.count, data.size, data.seed).
 
 With --out, the same command resumes an evaluation that was interrupted.

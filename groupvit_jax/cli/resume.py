@@ -82,7 +82,7 @@ class ResultsFolder:
     self._done = {item.image: item for item in self._log.items}
 
   def stem(self, image: ImageFile) -> str:
-    """What an image's results are named after: no two images share it.
+    """Stem of the names of an image's results; no two images share it.
 
     A name without its suffix, unless another image has that already.
     """

@@ -268,7 +268,7 @@ class _Run:
     if getattr(result, 'unsure', False):
       common.complain(
         f'{image.path}: the model is unsure, no class stands out (entropy '
-        f'{result.entropy:.2f} of 1): are these words for it?',
+        f'{result.entropy:.2f} of 1); check that the labels fit the image',
         'warning',
       )
     stem = self._folder.stem(image)

@@ -179,7 +179,7 @@ def _interrupted(name: str, file: str, error: Exception) -> ModelError:
 
 
 def _refused(error: Exception, name: str, revision: str) -> ModelError:
-  """What to do about an answer of the hub."""
+  """Error for an answer of the hub; it says what to do."""
   from huggingface_hub import constants, errors
 
   address = f'{constants.ENDPOINT}/{name}'

@@ -180,7 +180,7 @@ def _trained_on(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_tokenizer(config: dict[str, Any], vocab_size: int) -> str:
-  """What the run was trained with; it must still be where the config says."""
+  """Tokenizer of the run; it must still be where the config says."""
   name = config['data']['tokenizer']
   try:
     tokenizer = make_tokenizer(name)
@@ -272,7 +272,7 @@ class _ClipText(_Text):
 
 
 class _Ours(msgspec.Struct):
-  """What `export` wrote beside the fields of Hugging Face."""
+  """Fields that `export` adds to those of Hugging Face."""
 
   short_side: fields.COUNT | None = None
   license: str | None = None

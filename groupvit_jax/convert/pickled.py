@@ -174,7 +174,7 @@ class Tensor:
 
 
 def load(file: io.BufferedIOBase) -> Any:
-  """What `torch.save` wrote: dicts, lists, numbers, texts and `Tensor`s.
+  """Contents of a `torch.save` file: dicts, lists, numbers, texts, `Tensor`s.
 
   Args:
     file: open for as long as tensors are read.

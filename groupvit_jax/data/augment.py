@@ -93,7 +93,7 @@ def get_augment(augment: str | Augment) -> Augment:
 
 
 def on_host(augment: Augment, on_device: bool) -> Augment:
-  """What the host does of a level if the device flips and operates."""
+  """The host's part of a level if the device flips and operates."""
   if not on_device:
     return augment
   return dataclasses.replace(augment, flip=0.0, operations=0)

@@ -45,7 +45,7 @@ _CACHE_BYTES = int(50e9)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What is converted, and how.
+  """Sources, target and options of a conversion.
 
   Fields:
     sources: tables, shards or addresses (see `tables.open_source`).

@@ -250,7 +250,7 @@ def named(images: Source | Sequence[Source]) -> list[tuple[Source, str]]:
 
 
 def describe(source: Source) -> str:
-  """What messages call an image."""
+  """Name of an image in messages."""
   if isinstance(source, str | os.PathLike):
     return os.fspath(source)
   if isinstance(source, Image.Image):

@@ -25,7 +25,7 @@ _TILE = 128  # pixels
 
 
 class _Look(NamedTuple):
-  """What is kept of a sample: reason if it is bad, else the rest."""
+  """Record of a sample: `reason` if it is bad, else the rest."""
 
   reason: str = ''
   size: tuple[int, int] = (0, 0)
@@ -37,7 +37,7 @@ class _Look(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-  """What a look at some pairs of a source found.
+  """Statistics of some pairs of a source.
 
   Fields:
     total: pairs of the source.

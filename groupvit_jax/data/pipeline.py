@@ -73,7 +73,7 @@ class Part(NamedTuple):
 
 
 class Work(NamedTuple):
-  """What the drivers of a pipeline have in common.
+  """Parts that the drivers of a pipeline share.
 
   Fields:
     reader: of the source.

@@ -175,12 +175,12 @@ class Reader:
 
 
 def source_name(source: Source) -> str:
-  """What messages call a source."""
+  """Name of a source in messages."""
   return getattr(source, 'name', type(source).__name__)
 
 
 def sample_name(source: Source, index: int) -> str:
-  """What messages call a sample."""
+  """Name of a sample in messages."""
   if describe := getattr(source, 'describe', None):
     return describe(index)
   return f'{source_name(source)}: sample {index}'

@@ -58,7 +58,7 @@ WINS = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What a `BenchmarkEvaluator` measures.
+  """Protocol, classes and options of a `BenchmarkEvaluator`.
 
   Attributes:
     protocol: from `config.make`.

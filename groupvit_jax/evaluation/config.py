@@ -360,7 +360,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _kind(kind: Any) -> str:
-  """What a field may be, in words."""
+  """The values that a field may have, in words."""
   kinds = typing.get_args(kind) or (kind,)
   number = 'a number' if float in kinds else 'a whole number'
   words = {

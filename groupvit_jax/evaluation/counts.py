@@ -99,7 +99,7 @@ class GroundTruth(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-  """What is counted beside the confusion matrix.
+  """Counts to take beside the confusion matrix.
 
   Attributes:
     boundary: pixels along borders, which costs time.

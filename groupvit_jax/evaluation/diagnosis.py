@@ -1,7 +1,7 @@
 """Where errors come from: borders, labels or background, and which labels.
 
-Read off the confusion matrices of one evaluation, so it can be had of a result
-on disk as well.
+Computed from the confusion matrices of one evaluation, so a result on disk is
+enough.
 """
 
 import dataclasses
@@ -101,17 +101,17 @@ class Diagnosis:
 
   @property
   def grouping(self) -> float:
-    """What the groups' borders cost: no name would make them right."""
+    """Error that stays even if every group got its best label."""
     return 1 - self.oracle_miou
 
   @property
   def labelling(self) -> float:
-    """What better names for the same groups would bring."""
+    """Error that better labels for the groups would fix."""
     return self.oracle_miou - self.miou
 
   @property
   def background(self) -> float | None:
-    """What knowing the background would bring; None without that class."""
+    """Gain in mIoU from a given background; None without that class."""
     given = self.given_background_miou
     return None if given is None else given - self.miou
 

@@ -94,7 +94,7 @@ class Item(NamedTuple):
 
 
 class Output(NamedTuple):
-  """What a batch gives; the arrays may still be computed.
+  """Counts and vectors of a batch; the arrays may still be computed.
 
   Attributes:
     counts: numbers by name, which add up.
@@ -106,7 +106,7 @@ class Output(NamedTuple):
 
 
 class Totals(NamedTuple):
-  """What all processes measured.
+  """Sums and vectors over all images and processes.
 
   Attributes:
     counts: int64 (or float64) arrays by name.

@@ -197,7 +197,7 @@ def _hits(image_fn, variables, text, images, label):
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """What a probe reads of a labelled set.
+  """Features and labels of a labelled set, for a probe.
 
   Attributes:
     projected, pooled: see `DualEncoder.image_features`.

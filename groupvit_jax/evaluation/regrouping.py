@@ -50,8 +50,9 @@ def apply(regions: Regions, config: SegmentConfig) -> Regions:
     return regions
   if regions.tokens is None:
     raise ValueError(
-      'These regions came without token embeddings, and cannot be regrouped: '
-      'encode with a config that has regroup set, a model that groups.'
+      'These regions have no token embeddings, and cannot be regrouped: encode '
+      'the image again with a config whose regroup is set. Only a model that '
+      'groups can regroup.'
     )
   number = config.regroup_number or regions.embeddings.shape[2]
   return _regroup(regions, number, config.regroup_rounds)

@@ -1,12 +1,11 @@
-"""Step 2, `score`: how well each class names each region.
+"""Step 2, `score`: scores of the classes in each region.
 
-Softmaxes, the gate by the image as a whole, and the background. A softmax over
-the classes asked for cannot say "none of them": its scores depend on how many
-are asked, and a wrong class may be certain for want of another. So besides one
-threshold on scores there are rules that compare a region with a number of its
-own: a threshold of its best class, or the learned background. They refuse
-regions rather than add a class: a refused region keeps the order of its scores,
-but below any threshold.
+Softmaxes, the gate by the whole image, and the background. A softmax over the
+given classes cannot say "none of them": its scores depend on the number of
+classes, and a wrong class has a high score where the right one is not given.
+So there are other rules than one threshold on scores. They compare a region
+with the threshold of its best class, or with its learned background, and add no
+class. The scores of a refused region keep their order, below any threshold.
 """
 
 import dataclasses

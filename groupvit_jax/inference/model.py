@@ -220,7 +220,7 @@ class Model:
         of that: `dataclasses.replace(model.config, ...)`.
       templates: prompts that names are put into: simple, subset, full, or your
         own with '{}'.
-      background: whether class 0 is what no other class claims. None follows
+      background: whether class 0 is for all other pixels. None follows
         the config, which has a background if it has a threshold; True without a
         threshold takes .95.
       batch_size: images (or windows) that go through the network together.
@@ -433,7 +433,7 @@ class Model:
     return float(jax.jit(self.predict_fns['logit_scale'])(self.variables))
 
   def as_encoder(self) -> build_lib.Encoder:
-    """What `build.make` has to know of the model."""
+    """Properties of the model that `build.make` needs."""
     return build_lib.Encoder(
       tokenizer=self.tokenizer,
       image_size=self.image_size,

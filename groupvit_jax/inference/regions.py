@@ -87,8 +87,8 @@ class ImageRegions:
 
     Raises:
       LabelError: a list of names that cannot be used.
-      ValueError: the config wants another size, other windows, or regroups
-        when the first one did not; encode again.
+      ValueError: the config has another size or other windows than
+        `self.config`, or regroups where that one does not; encode again.
     """
     config = config or self.config
     if self.model.plan(config) != self.model.plan(self.config):

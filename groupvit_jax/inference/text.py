@@ -74,7 +74,7 @@ def read_classes(
     word.lower() == BACKGROUND for words in classes for word in words
   ):
     raise LabelError(
-      "'background' is what no other class claims; leave it out, or put it "
+      "'background' is the class of all other pixels; leave it out, or put it "
       'first.'
     )
   return classes
@@ -107,9 +107,9 @@ def warn_of_doubtful(
     )
   if new := unmet(classes, words):
     warnings.warn(
-      f'this model was trained on few words and has never met '
-      f'{", ".join(new):.200}: it will call something so all the same; '
-      '`groupvit info` shows the classes that it knows',
+      f'no caption of the training named {", ".join(new):.200}: scores of such '
+      'classes mean nothing; `groupvit info` shows the classes that the model '
+      'knows',
       stacklevel=2,
     )
 

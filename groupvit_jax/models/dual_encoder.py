@@ -174,12 +174,12 @@ class DualEncoder(nn.Module):
   def image_outputs(
     self, images: Float[Array, 'b h w 3'], train: bool
   ) -> tuple[Float[Array, 'b d'], dict]:
-    """What the image encoder returns for normalised images."""
+    """Outputs of the image encoder for normalised images."""
     return self.image(images, train=train)
 
   @_with_operands
   def text_outputs(self, tokens: Int[Array, 'u l']) -> Float[Array, 'u w']:
-    """What the text encoder returns."""
+    """Outputs of the text encoder."""
     return self.text(tokens)
 
   @_with_operands

@@ -62,7 +62,7 @@ _ERF: ContextVar[Callable[..., Array]] = ContextVar('erf', default=jax.lax.erf)
 
 @contextlib.contextmanager
 def erf_by(function: Callable[[Array], Array]) -> Iterator[None]:
-  """What is traced meanwhile computes erf so: for compilers without it."""
+  """Traces erf as `function` meanwhile, for compilers without it."""
   token = _ERF.set(function)
   try:
     yield

@@ -168,7 +168,7 @@ def token_mask(
 def key_mask(
   mask: Bool[Array, 'b n'] | None, before: int = 0, after: int = 0
 ) -> Bool[Array, 'b 1 1 m'] | None:
-  """What `layers.Attention` takes; tokens before and after are all seen."""
+  """Mask for `layers.Attention`; tokens before and after are all seen."""
   if mask is None:
     return None
   mask = jnp.pad(mask, ((0, 0), (before, after)), constant_values=True)

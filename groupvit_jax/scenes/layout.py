@@ -1,4 +1,4 @@
-"""What is in a scene and where: drawn at random, before any pixel.
+"""Layout of a scene: things, ground and places, random, before any pixel.
 
 A layout knows no image size, so one scene is the same at every size, and
 captions are written from it alone.

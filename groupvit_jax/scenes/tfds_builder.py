@@ -30,7 +30,7 @@ def classes() -> tuple[Any, Any]:
 
   @dataclasses.dataclass
   class ScenesConfig(tfds.core.BuilderConfig):
-    """What to generate.
+    """Kind, size, number and seed of the scenes.
 
     Fields: kind ('captions': split train, images and captions; 'masks': split
     validation, with masks too), size (pixels), count (scenes), seed (the

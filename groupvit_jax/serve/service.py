@@ -24,7 +24,7 @@ _MINUTE = 60.0  # seconds
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a visitor may ask for.
+  """Limits on requests.
 
   Attributes:
     megabytes: of a request.

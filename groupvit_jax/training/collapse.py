@@ -109,7 +109,7 @@ def diagnose(
   current: Kind | None = None,
   noise: float = 1.0,
 ) -> Kind | None:
-  """What is wrong, if anything is.
+  """Kind of collapse that the statistics show; None for none.
 
   Args:
     statistics: `largest_share`, `groups_per_image` and, where it is known,
@@ -166,13 +166,13 @@ class CollapseEvent:
 
   @property
   def advice(self) -> str:
-    """What it means and what helps."""
+    """Meaning, and the options that help."""
     helps = f'. What helps: {self.helps}' if self.helps else ''
     return self.kind.meaning + helps
 
   @property
   def message(self) -> str:
-    """What the log says of it: a warning, or that it is over."""
+    """Log message: a warning, or that the collapse is over."""
     if self.end is None:
       return (
         f'step {self.begin}: grouping collapse, {self.kind.name} '

@@ -30,7 +30,7 @@ def if_finite(
   before: Any,
   mesh: jax.sharding.Mesh,
 ) -> Any:
-  """What `update` returns, or `before` where the gradient is not finite.
+  """Result of `update`, or `before` where the gradient is not finite.
 
   On one CPU device by a branch: XLA does not update in place there what it
   selects from, and AdamW took more than twice as long.

@@ -40,7 +40,7 @@ _WINDOWS = 8  # of a benchmark's images in a device's batch, at most
 
 
 class Evaluation:
-  """What a run is evaluated on as it trains: scenes, or a benchmark.
+  """Evaluation during training: on scenes, or on a benchmark.
 
   By the evaluators of `groupvit evaluate`, in the same process and on the same
   weights.
@@ -226,7 +226,7 @@ ON_DISK_NEEDS = (
 
 
 class Inputs:
-  """What a run reads; a context manager that stops its threads.
+  """Input of a run; a context manager that stops its threads.
 
   Attributes:
     tokenizer: texts -> int32 [n, l].
@@ -278,7 +278,7 @@ class Inputs:
     return [reading.sample_name(self._train_source, i) for i in indices]
 
   def as_meta(self) -> dict[str, Any]:
-    """What the data are, and values for `resume`."""
+    """Identity of the data, and values for `resume`."""
     return {'data': self.identity, 'bad_samples': dict(self.bad_samples())}
 
   def resume(self, meta: Mapping[str, Any]) -> None:

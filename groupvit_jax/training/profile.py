@@ -37,7 +37,7 @@ class Trace:
       jax.profiler.stop_trace()
 
   def step(self, number: int) -> contextlib.AbstractContextManager:
-    """What a step is dispatched in; counts from 1."""
+    """Context to dispatch a step in; steps count from 1."""
     if not self._folder:
       return contextlib.nullcontext()
     if number == self._first:

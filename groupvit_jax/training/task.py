@@ -24,7 +24,7 @@ Batch = Mapping[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What the training loop needs of a system.
+  """Model and functions of a system, for the training loop.
 
   Attributes:
     model: the Flax module.

@@ -55,7 +55,7 @@ def test_background_as_first_name_is_the_background():
     (['dog', 'Dog '], False, "'Dog' stands twice"),
     (['dog|puppy', 'puppy'], False, "'puppy' stands twice"),
     (['man|man'], False, "'man' stands twice"),
-    (['dog', 'background'], True, "'background' is what no other class claims"),
+    (['dog', 'background'], True, "'background' is the class of all other"),
     ('dog', False, r"come as a list; for one class, write \['dog'\]"),
   ],
 )
