@@ -65,7 +65,8 @@ def main(unused_argv: list[str]) -> int:
 
     config, workdir = _CONFIG.value, _WORKDIR.value or _default_workdir()
     programs.keep_compiled(files.cache('compiled'), min_seconds=1.0)
-    sharding.initialize_distributed(detect=_DISTRIBUTED.value)
+    if _DISTRIBUTED.value:
+      sharding.initialize_distributed()
     with peers.watched():
       initial = None
       if config.get('init_from'):

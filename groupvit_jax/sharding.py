@@ -6,6 +6,7 @@ device without it. The same calls serve one CPU, eight GPUs or a pod.
 """
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -26,51 +27,22 @@ FSDP = 'fsdp'
 _SPLIT_FROM = 1024
 
 
-def initialize_distributed(
-  coordinator_address: str | None = None,
-  num_processes: int | None = None,
-  process_id: int | None = None,
-  *,
-  detect: bool = False,
-) -> bool:
+def initialize_distributed() -> None:
   """Connects the processes of a run; call it before anything else of jax.
 
-  Without arguments it does nothing: a single process needs no set-up, and
-  looking for a cluster can wait for a network that is not there.
-
-  Args:
-    coordinator_address: 'host:port' of process 0.
-    num_processes: Number of processes of the run.
-    process_id: Number of this process, from 0.
-    detect: Take what is not given from JAX_COORDINATOR_ADDRESS,
-      JAX_NUM_PROCESSES and JAX_PROCESS_ID, and let jax find the rest from the
-      cluster (TPU pod, Slurm, Kubernetes, Open MPI).
-
-  Returns:
-    Whether this process is part of a distributed run.
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe the
+  run; jax finds what they leave open through the cluster (TPU pod, Slurm,
+  Kubernetes, Open MPI).
 
   Raises:
-    ConfigError: The arguments, or the cluster, are incomplete.
+    ConfigError: They are incomplete, and there is no cluster.
   """
   if jax.distributed.is_initialized():
-    return True
-  given = (coordinator_address, num_processes, process_id)
-  if not detect and given == (None, None, None):
-    return False
-  if not detect and None in given:
-    raise errors.ConfigError(
-      'A distributed run needs coordinator_address, num_processes and '
-      f'process_id, got {given}; give all three, or detect=True on a cluster.'
-    )
-  if detect:
-    given = (
-      coordinator_address,  # jax itself reads JAX_COORDINATOR_ADDRESS
-      _from_environment('JAX_NUM_PROCESSES', num_processes),
-      _from_environment('JAX_PROCESS_ID', process_id),
-    )
+    return
   try:
-    jax.distributed.initialize(
-      *given, cluster_detection_method=None if detect else 'deactivate'
+    jax.distributed.initialize(  # which reads JAX_COORDINATOR_ADDRESS itself
+      num_processes=_from_environment('JAX_NUM_PROCESSES'),
+      process_id=_from_environment('JAX_PROCESS_ID'),
     )
   except ValueError as error:
     raise errors.ConfigError(
@@ -85,12 +57,11 @@ def initialize_distributed(
     jax.local_device_count(),
     jax.device_count(),
   )
-  return True
 
 
-def _from_environment(name: str, given: int | None) -> int | None:
+def _from_environment(name: str) -> int | None:
   value = os.environ.get(name)
-  return int(value) if given is None and value else given
+  return int(value) if value else None
 
 
 class _Target(NamedTuple):
@@ -332,24 +303,11 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
   Returns:
     Tree of jax arrays of the global batch, split along the first axis.
-
-  Raises:
-    ValueError: A first axis does not divide over this process's devices.
   """
-  sharding = batch_sharding(mesh)
-  local = len(sharding.addressable_devices)
-
-  def place(x):
-    x = np.asarray(x)
-    if x.ndim == 0 or x.shape[0] % local:
-      raise ValueError(
-        f'An array of shape {x.shape} does not divide over {local} local '
-        'devices along its first axis; choose a batch size that does '
-        '(fit_batch_size rounds to one).'
-      )
-    return jax.make_array_from_process_local_data(sharding, x)
-
-  return jax.tree.map(place, batch)
+  place = functools.partial(
+    jax.make_array_from_process_local_data, batch_sharding(mesh)
+  )
+  return jax.tree.map(lambda x: place(np.asarray(x)), batch)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -360,24 +318,15 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   memory with the input, so that a step may donate it.
 
   Args:
-    tree: Tree of numpy or jax arrays, scalars, or typed PRNG keys.
+    tree: Tree of numpy or jax arrays, or scalars.
     mesh: Mesh of all processes.
 
   Returns:
     The tree with replicated jax arrays.
   """
   sharding = replicated(mesh)
-
-  def place(x):
-    if isinstance(x, jax.Array) and jax.numpy.issubdtype(
-      x.dtype, jax.dtypes.prng_key
-    ):
-      data = place(jax.random.key_data(x))
-      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    # The copy: on a CPU device_put may otherwise alias the numpy memory.
-    return jax.device_put(np.array(x), sharding)
-
-  return jax.tree.map(place, tree)
+  # The copy: on a CPU device_put may otherwise alias the numpy memory.
+  return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
 
 
 def fit_batch_size(requested: int) -> int:
@@ -389,12 +338,7 @@ def fit_batch_size(requested: int) -> int:
   Returns:
     A multiple of the number of devices, at least one example for each. A
     change is logged.
-
-  Raises:
-    ValueError: `requested` is below 1.
   """
-  if requested < 1:
-    raise ValueError(f'The batch size is {requested}; it has to be at least 1.')
   count = jax.device_count()
   size = max(requested // count, 1) * count
   if size != requested:

@@ -187,7 +187,8 @@ def _value(text: str) -> Any:
 def run(args: argparse.Namespace) -> int:
   """Measures, prints a table and writes the report; returns the exit code."""
   spec = _spec(args)
-  sharding.initialize_distributed(detect=args.distributed)
+  if args.distributed:
+    sharding.initialize_distributed()
   report_file = _open_report(args)
   try:
     return _measure(args, spec, report_file)

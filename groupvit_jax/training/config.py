@@ -171,6 +171,11 @@ def check(config: Config) -> None:
       f"config field 'loss.chunk_size' is {config.loss.chunk_size}; give the "
       'columns of the similarity at a time, or 0 for all'
     )
+  if config.optimizer.clip_norm < 0:
+    raise ConfigError(
+      f"config field 'optimizer.clip_norm' is {config.optimizer.clip_norm}; "
+      'give the largest norm of the gradient, or 0 for no clipping'
+    )
   if flat.get('loss.background_weight') and not config.loss.num_nouns:
     raise ConfigError(
       'a background is learned from nouns; set loss.num_nouns above 0, or '

@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+
 from groupvit_jax import sharding
 from tests.fixtures.runs import Examples, evaluator, labelled
 from tests.fixtures.stubs import PERFECT, Stub
@@ -11,7 +13,7 @@ from tests.fixtures.stubs import PERFECT, Stub
 
 def run_one_of_two_processes(address, index, folder):
   """Evaluates its share and prints the result."""
-  sharding.initialize_distributed(address, 2, index)
+  jax.distributed.initialize(address, 2, index)
   mesh = sharding.make_mesh()
   variables = sharding.replicate(PERFECT, mesh)
   assert not variables['shift'].is_fully_addressable

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from groupvit_jax import errors, peers, sharding
+from groupvit_jax import errors, peers
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -73,7 +74,7 @@ def test_jax_has_the_first_word_where_process_0_is_killed_and_we_the_last():
 def run(address: str, index: int, victim: int, what: str) -> None:
   """Exchanges numbers with the other process until one is gone."""
   peers.BEAT, peers.SILENCE, peers.SUSPICION = 0.5, 4.0, 2.0
-  sharding.initialize_distributed(address, 2, index)
+  jax.distributed.initialize(address, 2, index)
   with peers.watched():
     for i in range(1000):
       multihost_utils.process_allgather(np.int32(i))

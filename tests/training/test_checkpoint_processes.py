@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 
 from groupvit_jax import sharding
@@ -20,7 +21,7 @@ def test_a_fault_in_one_process_counts_for_both(run_two_processes, tmp_path):
 
 def run_one_of_two_processes(address, index, workdir):
   """Saves twice, restores, and restores once more where one cannot read."""
-  sharding.initialize_distributed(address, 2, index)
+  jax.distributed.initialize(address, 2, index)
   mesh = sharding.make_mesh()
   checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir))
   for step in (1, 2):

@@ -156,6 +156,7 @@ def test_mistakes_are_named(get_config, arg, message):
     ('data.source=tars', 'scenes, shards'),
     ('eval.regions=kmean', "'kmeans'"),
     ('loss.chunk_size=-4', "'loss.chunk_size' is -4; give"),
+    ('optimizer.clip_norm=-1.0', "'optimizer.clip_norm' is -1.0; give"),
     ('nouns=0,loss.background_weight=1.0', 'learned from nouns'),
   ],
 )

@@ -166,7 +166,7 @@ def test_fifty_steps_on_every_mesh_and_in_two_processes(run_two_processes):
 
 
 def run_one_of_two_processes(address, index, fsdp):
-  sharding.initialize_distributed(address, 2, index)
+  jax.distributed.initialize(address, 2, index)
   rows = slice(8 * index, 8 * index + 8)
   run = Run(sharding.make_mesh(fsdp=fsdp))
   print(json.dumps(run.losses(50, rows)))

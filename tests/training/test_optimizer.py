@@ -53,11 +53,6 @@ def test_schedule_at_the_released_steps():
     np.testing.assert_allclose(schedule(update), rate, rtol=2e-5)
 
 
-def test_a_warmup_longer_than_the_run_is_refused():
-  with pytest.raises(ValueError, match='shorten the warm-up or train for'):
-    optimizer.make_schedule(1e-3, warmup_steps=10, total_steps=10)
-
-
 def parameters():
   return {
     'encoder': {
@@ -118,12 +113,6 @@ def test_updates_equal_adamw_written_out(clip_norm):
     root = np.sqrt(v / (1 - 0.999**t)) + 1e-8
     p = p * (1 - 1e-2 * 0.05) - 1e-2 * m / (1 - 0.9**t) / root
   np.testing.assert_allclose(params['kernel'], p, rtol=1e-5)
-
-
-@pytest.mark.parametrize('clip_norm', [0.0, -1.0])
-def test_a_clip_norm_of_nothing_is_refused(clip_norm):
-  with pytest.raises(ValueError, match='None for no clipping'):
-    optimizer.make_optimizer(1e-3, clip_norm=clip_norm)
 
 
 def test_muon_orthogonalises_kernels_and_nothing_else():
