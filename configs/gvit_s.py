@@ -96,9 +96,6 @@ def _base() -> ml_collections.ConfigDict:
   # last stage groups: patches if it is the only stage, else the groups of the
   # first. Without what group_residual=True adds to a group.
   c.loss.part_weight = 0.0
-  # The same by clusters of an image's tokens in the joint space: large regions.
-  c.loss.cluster_weight = 0.0
-  c.loss.num_clusters = 4
   c.loss.background_weight = 0.0  # learn what no noun names; 0: no such token
   # Comparisons with each image at a time, its groups counted; 0 is all.
   c.loss.chunk_size = 0

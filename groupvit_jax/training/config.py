@@ -30,7 +30,11 @@ RUN_FIELDS = ('run', 'mesh', 'accumulate')
 MEASURED = 'matmul_operands'
 
 # Fields of former versions, with the one value that later ones still mean.
-REMOVED = {'loss.background_shapes': False}
+REMOVED = {
+  'loss.background_shapes': False,
+  'loss.cluster_weight': 0.0,
+  'loss.num_clusters': 4,
+}
 
 # Fields that count something, and therefore are at least 1.
 POSITIVE = (

@@ -11,11 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from groupvit_jax.data import on_device
-from groupvit_jax.embeddings import unit_norm
-from groupvit_jax.evaluation import regrouping
 from groupvit_jax.losses import assignment as assignment_losses
 from groupvit_jax.losses import background as background_losses
 from groupvit_jax.losses import contrastive, multi_label
@@ -25,12 +22,10 @@ from groupvit_jax.training import texts as texts_lib
 
 # The loss and its terms, as metrics name them.
 TERMS = (
-  *('loss', 'contrastive', 'multi_label', 'part', 'clusters'),
-  *('background', 'balance', 'sharpness', 'distillation'),
+  *('loss', 'contrastive', 'multi_label', 'part', 'background'),
+  *('balance', 'sharpness', 'distillation'),
 )
 NOUN_MATCHES = 'pooled', 'best_group'
-_OF_TOKENS = 'part', 'clusters'
-_ROUNDS = 3  # of k-means
 
 
 def make(
@@ -52,9 +47,7 @@ def make(
   compared = weights(loss)
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
   with_groups = match_groups or 'background' in compared
-  with_tokens = loss.distillation_weight > 0 or not (
-    compared.keys().isdisjoint(_OF_TOKENS)
-  )
+  with_tokens = loss.distillation_weight > 0 or 'part' in compared
   kept = ['assignments']
   if with_groups or with_tokens:
     kept += ['groups', 'token_embeddings', 'tokens']
@@ -136,8 +129,6 @@ def weights(loss: config_lib.Config) -> dict[str, float]:
     found['multi_label'] = loss.multi_label_weight
     if loss.part_weight:
       found['part'] = loss.part_weight
-    if loss.cluster_weight:
-      found['clusters'] = loss.cluster_weight
   if loss.background_weight:
     found['background'] = loss.background_weight
   return found
@@ -195,8 +186,6 @@ def compare(
       )
     if 'part' in names:
       result['part'] = match(rows['token_embeddings'], scalars['noun_scale'])
-    if 'clusters' in names:
-      result['clusters'] = match(rows['clusters'], scalars['noun_scale'])
     if 'background' in names:
       # Trains the background token alone: groups and nouns are fixed here.
       stop = jax.lax.stop_gradient
@@ -216,26 +205,7 @@ def compare(
   kept = 'image', 'texts', 'groups', 'token_embeddings'
   rows = {name: out[name] for name in kept if name in out}
   rows['ids'] = text_ids(batch['tokens'][:, 1:])
-  if 'clusters' in names:
-    rows['clusters'] = cluster_means(out['token_embeddings'], loss.num_clusters)
   return contrastive.on_mesh(terms, mesh, scalars, rows)
-
-
-def cluster_means(
-  tokens: Float[Array, 'b n e'], number: int
-) -> Float[Array, 'b c e']:
-  """Unit means of the clusters of each image's tokens; an empty one is zero.
-
-  Few and large, they teach all tokens of a region the noun that is matched to
-  it, where the best token teaches one. k-means takes the tokens as they are:
-  the gradient passes through the means, not through who belongs to which.
-  """
-  real = jnp.ones(tokens.shape[:2], bool)
-  clusters = regrouping.kmeans(
-    jax.lax.stop_gradient(tokens), real, number, _ROUNDS
-  )
-  member = jax.nn.one_hot(clusters, number)
-  return unit_norm(jnp.einsum('bnc,bne->bce', member, tokens))
 
 
 def _assignment_terms(out, loss):

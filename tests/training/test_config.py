@@ -167,16 +167,16 @@ def test_a_value_that_cannot_be_used_is_named(get_config, option, message):
 
 
 def test_a_removed_option_is_known_by_its_name(get_config):
-  with pytest.raises(errors.ConfigError, match='background_shapes. was remov'):
-    get_config('demo,loss.background_shapes=true')
+  with pytest.raises(errors.ConfigError, match='cluster_weight. was removed'):
+    get_config('demo,loss.cluster_weight=1.0')
   stored = get_config()
   with stored.unlocked():
-    stored.loss.background_shapes = False
+    stored.loss.update({'cluster_weight': 0.0, 'num_clusters': 4})
   ours, theirs = get_config().to_json(), stored.to_json()
   assert not config_lib.differences(ours, theirs)
-  stored.loss.background_shapes = True
+  stored.loss.cluster_weight = 1.0
   assert config_lib.differences(ours, stored.to_json()) == [
-    'loss.background_shapes: True -> (removed: only False can be resumed)'
+    'loss.cluster_weight: 1.0 -> (removed: only 0.0 can be resumed)'
   ]
 
 

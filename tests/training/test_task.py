@@ -15,9 +15,8 @@ from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
-COMPARED = {'contrastive', 'multi_label', 'part', 'clusters'}
+COMPARED = {'contrastive', 'multi_label', 'part'}
 TERMS = COMPARED | {'distillation'}
-BY_DEFAULT = COMPARED - {'clusters'}
 SMALL = (
   'demo,size=32,batch=1,width=16,depths=1x0,model.num_heads=2,text.width=16,'
   'text.depth=1,text.num_heads=2,joint.embed_dim=16'
@@ -27,14 +26,11 @@ SMALL = (
 @pytest.mark.parametrize(
   'options, terms',
   [
-    ('', BY_DEFAULT),
-    (
-      'loss.part_weight=0.0,loss.cluster_weight=1.0',
-      BY_DEFAULT - {'part'} | {'clusters'},
-    ),
+    ('', COMPARED),
+    ('loss.part_weight=0.0', COMPARED - {'part'}),
     ('nouns=0', {'contrastive'}),
     ('nouns=0,loss.distillation_weight=1.0', {'contrastive', 'distillation'}),
-    ('clip,loss.part_weight=1.0', BY_DEFAULT),
+    ('clip,loss.part_weight=1.0', COMPARED),
   ],
 )
 def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
@@ -54,10 +50,7 @@ def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
 
 def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
   get_config = runpy.run_path(str(CONFIG))['get_config']
-  config = get_config(
-    'demo,loss.share_nouns=true,loss.background_weight=0.5,'
-    'loss.cluster_weight=1.0'
-  )
+  config = get_config('demo,loss.share_nouns=true,loss.background_weight=0.5')
   config.loss.chunk_size = 12  # 3 texts with 4 groups, 2 with 6 tokens
   b, t, e = 8, 1 + config.loss.num_nouns, 5
   out = {
@@ -86,21 +79,6 @@ def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
       jaxpr = str(jax.make_jaxpr(step)(out))
       assert jaxpr.count('= all_gather') == 3
       assert jaxpr.count('= reduce_scatter') == 2
-
-
-def test_clusters_teach_all_of_their_tokens():
-  tokens = jnp.array([[[1.0, 0], [0.6, 0.8], [0.8, 0.6], [-1, 0], [-1, 0]]])
-  means = loss_lib.cluster_means(tokens, 2)
-  np.testing.assert_allclose(
-    means, [[[0.8638, 0.5039], [-1.0, 0.0]]], atol=1e-4
-  )
-  gradient = jax.grad(lambda x: loss_lib.cluster_means(x, 2)[0, 0, 1])(tokens)
-  assert (jnp.abs(gradient[0, :3]).max(1) > 0.1).all()
-  assert not gradient[0, 3:].any()
-  # Of fewer different tokens than clusters, some stay empty.
-  same = loss_lib.cluster_means(jnp.ones((1, 3, 2)) * 0.5**0.5, 2)
-  norms = sorted(jnp.linalg.norm(same[0], axis=-1).tolist())
-  assert norms == pytest.approx([0, 1])
 
 
 def test_predictions_of_images_take_their_sizes(tiny):
