@@ -23,11 +23,9 @@ dotted path (`loss.balance_weight=0.3`), sequences are written `6x3x3`.
 Measured results: benchmarks/RESULTS.md.
 """
 
-import dataclasses
-
 import ml_collections
 
-from groupvit_jax.models import build
+from groupvit_jax.models import build, groupvit, text
 from groupvit_jax.training import config as config_lib
 
 ALIASES = {
@@ -64,7 +62,8 @@ def _base() -> ml_collections.ConfigDict:
   c.matmul_operands = 'float32'
   c.remat = False  # recompute activations backwards: slower, less memory
 
-  c.model = _sizes(build.GROUPVIT_S)
+  c.model = _sizes(groupvit.GroupViT)
+  c.model.mlp_ratio = 4.0  # hidden over outer width
   c.model.drop_path_rate = 0.1  # of the last block, linear from 0
   c.model.assignment = 'hard'  # 'hard' (straight-through Gumbel) or 'soft'
   c.model.gumbel_temperature = 1.0  # of the noise softmax in training
@@ -75,7 +74,7 @@ def _base() -> ml_collections.ConfigDict:
   c.model.center_keys = False  # group by differences within the image
   c.model.init_std = 0.02  # of the image encoder's kernels at the start
 
-  c.text = _sizes(build.TEXT_S)  # vocab_size comes from the tokenizer
+  c.text = _sizes(text.TextTransformer)  # vocab_size comes from the tokenizer
   c.joint = ml_collections.ConfigDict()
   c.joint.embed_dim = 256  # width of the space that image and text share
   c.joint.projector_width = 4096  # hidden; 0 makes the projector one linear
@@ -324,12 +323,12 @@ def _gcc_redcaps(c) -> None:
   )
 
 
-def _sizes(spec) -> ml_collections.ConfigDict:
-  """A spec's fields, without those that are stated once elsewhere."""
-  fields = dataclasses.asdict(spec)
+def _sizes(module) -> ml_collections.ConfigDict:
+  """An encoder's sizes, without those that are stated once elsewhere."""
+  sizes = build.released_sizes(module)
   elsewhere = ('image_size', 'vocab_size')
   return ml_collections.ConfigDict(
-    {name: value for name, value in fields.items() if name not in elsewhere}
+    {name: value for name, value in sizes.items() if name not in elsewhere}
   )
 
 

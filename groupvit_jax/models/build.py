@@ -28,10 +28,9 @@ IMAGE_ENCODERS = {
   'clip_resnet': resnet.ClipResNet,
 }
 
+_ENCODERS = ('image_encoder', 'image', 'text')
 _TOP = (
-  'image_encoder',
-  'image',
-  'text',
+  *_ENCODERS,
   'embed_dim',
   'projector_width',
   'projector_bias',
@@ -98,13 +97,7 @@ def build(
   return dual_encoder.DualEncoder(
     image=_module('image', IMAGE_ENCODERS[kind], image, options),
     text=_module('text', text.TextTransformer, architecture['text'], options),
-    embed_dim=architecture['embed_dim'],
-    projector_width=architecture['projector_width'],
-    projector_bias=architecture['projector_bias'],
-    separate_multi_label_scale=architecture['separate_multi_label_scale'],
-    learned_background=architecture.get('learned_background', False),
-    image_projector_bias=architecture.get('image_projector_bias'),
-    logit_bias=architecture.get('logit_bias', False),
+    **{k: v for k, v in architecture.items() if k not in _ENCODERS},
     dtype=dtype,
     matmul_operands=matmul_operands,
   )
@@ -122,6 +115,12 @@ def defaults(module: type[nn.Module]) -> dict[str, Any]:
   }
   config: Any = found.pop('grouping', None)
   return found | (dataclasses.asdict(config) if config else {})
+
+
+def released_sizes(module: type[nn.Module]) -> dict[str, Any]:
+  """The sizes of the released model, by field."""
+  found = defaults(module)
+  return {name: found[name] for name in found if name in _SIZES}
 
 
 def complete(
@@ -172,49 +171,6 @@ def _check(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupViTSpec:
-  """Sizes that a paper's table fixes; fields as in `groupvit.GroupViT`."""
-
-  image_size: int
-  patch_size: int
-  width: int
-  depths: tuple[int, ...]
-  num_heads: int
-  num_group_tokens: tuple[int, ...]
-  num_output_groups: tuple[int, ...]
-  mlp_ratio: float = 4.0
-
-
-@dataclasses.dataclass(frozen=True)
-class TextSpec:
-  """Sizes of a text encoder; fields as in `text.TextTransformer`."""
-
-  vocab_size: int
-  context_length: int
-  width: int
-  depth: int
-  num_heads: int
-
-
-# arXiv 2202.11094 section 4.1: a ViT-S of 12 layers, 2-stage, groups after
-# layers 6 and 9. Released code: configs/group_vit_gcc_yfcc_30e.yml.
-GROUPVIT_S = GroupViTSpec(
-  image_size=224,
-  patch_size=16,
-  width=384,
-  depths=(6, 3, 3),
-  num_heads=6,
-  num_group_tokens=(64, 8, 0),
-  num_output_groups=(64, 8, 0),
-)
-
-# arXiv 2202.11094 section 4.1, with the vocabulary of the released code.
-TEXT_S = TextSpec(
-  vocab_size=49408, context_length=77, width=256, depth=12, num_heads=4
-)
-
-
 # openai/CLIP: image size, width, blocks by stage, joint width, text width.
 _CLIP_RESNETS = {
   'RN50': (224, 64, (3, 4, 6, 3), 1024, 512),
@@ -228,9 +184,6 @@ _CLIP_RESNETS = {
 def clip_resnet(name: str) -> dict[str, Any]:
   """The architecture of a CLIP ResNet that OpenAI released, by its name."""
   image_size, width, depths, embed_dim, text_width = _CLIP_RESNETS[name]
-  text_spec = dataclasses.replace(
-    TEXT_S, width=text_width, num_heads=text_width // 64
-  )
   return {
     'image_encoder': 'clip_resnet',
     'image': {
@@ -239,7 +192,11 @@ def clip_resnet(name: str) -> dict[str, Any]:
       'depths': list(depths),
       'num_heads': width // 2,
     },
-    'text': dataclasses.asdict(text_spec),
+    'text': {
+      **released_sizes(text.TextTransformer),
+      'width': text_width,
+      'num_heads': text_width // 64,
+    },
     'embed_dim': embed_dim,
     'projector_width': 0,
     'projector_bias': False,

@@ -126,7 +126,10 @@ class Stage(nn.Module):
 
 
 class GroupViT(nn.Module):
-  """The image encoder.
+  """The image encoder; the defaults are GroupViT-S.
+
+  That is a ViT-S of 12 layers with groups after layers 6 and 9 (section 4.1;
+  NVlabs/GroupViT configs/group_vit_gcc_yfcc_30e.yml).
 
   Attributes:
     image_size: pixels that positions are stored for; one side or (h, w).

@@ -13,7 +13,7 @@ from groupvit_jax.models import layers, ops
 
 
 class TextTransformer(nn.Module):
-  """The text encoder.
+  """The text encoder; the defaults are GroupViT's (section 4.1).
 
   Attributes:
     vocab_size: rows of the token embedding.

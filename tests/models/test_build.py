@@ -1,6 +1,5 @@
 """Models from an architecture: exact sizes, options, refusals."""
 
-import dataclasses
 import json
 import pathlib
 import runpy
@@ -9,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from groupvit_jax.models import build
+from groupvit_jax.models import build, groupvit, text
 from groupvit_jax.training import task
 
 CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 GROUPVIT_S = {
   'image_encoder': 'groupvit',
-  'image': dataclasses.asdict(build.GROUPVIT_S),
-  'text': dataclasses.asdict(build.TEXT_S),
+  'image': build.released_sizes(groupvit.GroupViT),
+  'text': build.released_sizes(text.TextTransformer),
   'embed_dim': 256,
   'projector_width': 4096,
   'projector_bias': True,
