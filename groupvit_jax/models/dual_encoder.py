@@ -157,10 +157,9 @@ class DualEncoder(nn.Module):
     Returns:
       image (b e), texts (b t e), groups (b g e) and token_embeddings (b n e;
       both only if asked for): unit vectors, float32. logit_scale,
-      multi_label_logit_scale: scalars, exponentiated. assignments,
-      noisy_assignments, grid: as the image encoder gives them.
-      background_token (e + 1, vector and level) and logit_bias (scalar) if
-      there is one.
+      multi_label_logit_scale: scalars, exponentiated. assignments: as the image
+      encoder gives them. background_token (e + 1, vector and level) and
+      logit_bias (scalar) if there is one.
     """
     return self.joint(
       self.image_outputs(images, train),
@@ -202,8 +201,6 @@ class DualEncoder(nn.Module):
       'logit_scale': self.logit_scale(),
       'multi_label_logit_scale': self.multi_label_logit_scale(),
       'assignments': out.get('assignments', ()),
-      'noisy_assignments': out.get('noisy_assignments', ()),
-      'grid': out.get('grid'),
     }
     # Before the pooled images: these must see the statistics as stored.
     if with_groups:
