@@ -73,24 +73,21 @@ def group_palette(size: int) -> UInt8[np.ndarray, 'n 3']:
 
 
 def class_colours(
-  classes: int | Sequence[str], background: bool = False
+  names: Sequence[str], background: bool = False
 ) -> UInt8[np.ndarray, 'n 3']:
   """Colours of classes.
 
   Args:
-    classes: how many, or their names; of synonyms "grass|lawn" the first
-      counts. Grass, water, sky and other stuff have the colour that people
-      expect, and the other names one that is far from those.
+    names: of synonyms "grass|lawn" the first counts. Grass, water, sky and
+      other stuff have the colour that people expect, and the other names one
+      that is far from those.
     background: whether class 0 is the background, which is black.
 
   Returns:
-    RGB colours. Those of names depend on the names before them alone, but for
-    natural colours, which no other name takes.
+    RGB colours. They depend on the names before them alone, but for natural
+    colours, which no other name takes.
   """
-  if isinstance(classes, int):
-    named = palette(classes - background)
-  else:
-    named = _of_names(tuple(classes[background:]))
+  named = _of_names(tuple(names[background:]))
   if not background:
     return named
   return np.concatenate([np.array([_BACKGROUND], np.uint8), named])

@@ -96,7 +96,6 @@ def overlay(
   labels: Integer[np.ndarray, 'H W'],
   colours: UInt8[np.ndarray, 'n 3'],
   *,
-  opacity: float | int = 0.6,
   min_side: int = 160,
 ) -> UInt8[np.ndarray, 'a b 3']:
   """Lays a map over an image, its regions outlined in white.
@@ -105,7 +104,6 @@ def overlay(
     image: RGB image.
     labels: classes or groups of its pixels (any size; fitted by nearest).
     colours: RGB by index.
-    opacity: of the map, 0..1; 1 shows the map alone.
     min_side: enlarged by repeating pixels to at least this.
 
   Returns:
@@ -113,7 +111,7 @@ def overlay(
   """
   labels = enlarge(fit(labels, image.shape[:2]), min_side)
   base = enlarge(image, min_side)
-  out = _blend(base, colourise(labels, colours), opacity)
+  out = _blend(base, colourise(labels, colours), 0.6)
   out[borders(labels)] = 255
   return out
 
@@ -121,7 +119,7 @@ def overlay(
 def _blend(
   image: UInt8[np.ndarray, 'h w 3'],
   colours: UInt8[np.ndarray, 'h w 3'],
-  opacity: float | int,
+  opacity: float,
 ) -> UInt8[np.ndarray, 'h w 3']:
   mixed = (1 - opacity) * image.astype(np.float32) + opacity * colours
   return np.rint(mixed).astype(np.uint8)
@@ -205,7 +203,7 @@ def _figures(share: float, score: float | None) -> str:
 
 def palette_image(
   labels: Integer[np.ndarray, 'h w'],
-  classes: int | Sequence[str] | None = None,
+  names: Sequence[str],
   *,
   background: bool = False,
 ) -> Image.Image:
@@ -213,17 +211,16 @@ def palette_image(
 
   Args:
     labels: classes of the pixels, below 65,536.
-    classes: how many, or their names; by default as many as the labels need.
+    names: of the classes.
     background: whether class 0 is the background, which is black.
 
   Returns:
     PIL image of mode P, or 16-bit grey (I;16) for more than 256 classes.
   """
-  classes = int(labels.max()) + 1 if classes is None else classes
-  if (classes if isinstance(classes, int) else len(classes)) > 256:
+  if len(names) > 256:
     return Image.fromarray(labels.astype(np.uint16))
   image = Image.fromarray(labels.astype(np.uint8))
-  image.putpalette(class_colours(classes, background).tobytes())
+  image.putpalette(class_colours(names, background).tobytes())
   return image
 
 
