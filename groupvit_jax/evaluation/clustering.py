@@ -27,7 +27,7 @@ _EQUAL = 1e-6
 
 
 def mean_shift_clusters(
-  points: Float[np.ndarray, 'n e'], bandwidth: float | None = None
+  points: Float[np.ndarray, 'n e'],
 ) -> Int[np.ndarray, 'n']:
   """Mean shift with a flat kernel: the cluster of each point.
 
@@ -37,23 +37,19 @@ def mean_shift_clusters(
 
   Args:
     points: every one is also where a search for a mode begins.
-    bandwidth: radius of the kernel; None estimates it.
 
   Returns:
     Clusters from 0, that of the mode with the most points first.
   """
   points = np.asarray(points, np.float64)
-  if bandwidth is None:
-    bandwidth = estimate_bandwidth(points)
-  bandwidth = max(bandwidth, _EQUAL)  # where many points are equal
+  bandwidth = max(_bandwidth(points), _EQUAL)  # where many points are equal
   centres, weights = _climb(points, bandwidth)
   modes = _apart(centres, weights, bandwidth)
   return _squares(points, modes).argmin(1)
 
 
-def estimate_bandwidth(points: Float[np.ndarray, 'n e']) -> float:
+def _bandwidth(points: Float[np.ndarray, 'n e']) -> float:
   """The mean distance to the farthest of a point's 30 % nearest ones."""
-  points = np.asarray(points, np.float64)
   nearest = max(1, int(_QUANTILE * len(points)))
   squares = _squares(points, points)
   np.fill_diagonal(squares, 0)
