@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import tqdm
 from jax.sharding import Mesh
 
-from groupvit_jax import sharding
+from groupvit_jax import processes, sharding
 from groupvit_jax.benchmarks import build, calibrate, label_sets
 from groupvit_jax.cli import common, reports
 from groupvit_jax.evaluation import diagnosis, resume
@@ -308,33 +307,19 @@ def _check_data(data: pathlib.Path | None) -> None:
     raise ValueError(f'{data}: there is no such folder or shard')
 
 
-class _Bar:
+class _Bar(processes.Bar):
   """A progress bar that appears with the first image, on a terminal only."""
 
   def __init__(self, label: str | None = None):
-    self._label = label
-    self._bar: tqdm.tqdm | None = None
-
-  def __enter__(self) -> '_Bar':
-    return self
-
-  def __exit__(self, *unused: object) -> None:
-    if self._bar is not None:
-      self._bar.close()
+    hidden = True if jax.process_index() else None
+    super().__init__(desc=label, unit='image', disable=hidden, delay=1e-3)
 
   def show(self, done: int, total: int) -> None:
     """Moves to `done` images; images of an earlier run set the start."""
-    if jax.process_index():
-      return
-    if self._bar is None:
-      self._bar = tqdm.tqdm(
-        desc=self._label,
-        total=total,
-        initial=done,
-        unit='image',
-        disable=None,
-      )
-    self._bar.update(done - self._bar.n)
+    if self.total is None:
+      self.reset(total)
+      self.initial = self.n = self.last_print_n = done
+    self.update(done - self.n)
 
 
 def _interrupted(args: argparse.Namespace) -> str:
