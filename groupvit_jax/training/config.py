@@ -69,33 +69,22 @@ def from_arg(
     arg: the text after the colon of `--config=FILE:arg`; None means none.
     config: the config without variants and options, changed in place.
     variants: functions by name that change a config.
-    aliases: short names of fields, see `apply_options`.
+    aliases: short names of fields, such as `steps` of `num_steps`.
 
   Raises:
     ConfigError: an unknown variant or field, or a value of another type.
   """
-  names, options = parse_arg(arg, variants)
+  names, options = _parse_arg(arg, variants)
   for name in names:
     variants[name](config)
-  apply_options(config, options, aliases)
+  _apply_options(config, options, aliases)
   return config
 
 
-def parse_arg(
+def _parse_arg(
   arg: str | None, variants: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, str]]:
-  """Splits `demo,steps=200` into variant names and options.
-
-  Args:
-    arg: the text after the colon of `--config=FILE:arg`; None means none.
-    variants: the known variant names.
-
-  Returns:
-    The variant names in order, and the options as strings.
-
-  Raises:
-    ConfigError: a word without `=` that is no variant, or a comma in braces.
-  """
+  """Splits `demo,steps=200` into variant names and options as text."""
   names, options = [], {}
   for word in filter(None, (arg or '').split(',')):
     if word.count('{') != word.count('}'):
@@ -116,21 +105,12 @@ def parse_arg(
   return names, options
 
 
-def apply_options(
+def _apply_options(
   config: Config,
   options: Mapping[str, str],
   aliases: Mapping[str, str],
 ) -> None:
-  """Sets fields of `config` in place, converting to each field's type.
-
-  Args:
-    config: the config.
-    options: alias or dotted path -> value as text.
-    aliases: short name -> dotted path, e.g. `steps` -> `num_steps`.
-
-  Raises:
-    ConfigError: an unknown field, or a value of another type.
-  """
+  """Sets fields in place, converting texts to each field's type."""
   flat = flatten(config)
   for name, text in options.items():
     path = aliases.get(name, name)
