@@ -332,7 +332,7 @@ class RetrievalEvaluator(ImageLevelEvaluator):
   def _measurer(
     self, predict_fns: PredictFns, variables: Any
   ) -> Callable[[Sequence[Any]], Output]:
-    encode = _compiled(_encoded, self.mesh, predict_fns['image'])
+    encode = _compiled(predict_fns['image'], self.mesh)
     return lambda images: Output({}, encode(variables, self._batch(images)))
 
   def _result(
@@ -358,10 +358,6 @@ class RetrievalEvaluator(ImageLevelEvaluator):
         shares[f'{name}_r{k}'] = float((first < min(k, most)).mean())
     counts = {'images': len(places), 'captions': len(kept)}
     return ImageLevelResult(shares, counts, *totals[2:])
-
-
-def _encoded(image_fn, variables, images):
-  return image_fn(variables, images)
 
 
 @functools.partial(jax.jit, static_argnames='most')

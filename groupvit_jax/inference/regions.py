@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int32, UInt8
 from PIL import Image
+from scipy import special
 
 from groupvit_jax.evaluation import regrouping, resize, scoring, sizes
 from groupvit_jax.evaluation.config import SegmentConfig
@@ -144,10 +145,8 @@ def _entropy(regions: Regions, classes: scoring.ClassEmbeddings) -> float:
     'nge,cse->ngcs', regions.embeddings[0], np.asarray(classes.vectors)[:count]
   )
   logits = cosines.max(-1) * float(classes.logit_scale)
-  logits -= logits.max(-1, keepdims=True)
-  odds = np.exp(logits)
-  total = odds.sum(-1, keepdims=True)
-  entropies = (odds / total * (np.log(total) - logits)).sum(-1) / np.log(count)
+  odds = special.softmax(logits, axis=-1)
+  entropies = special.entr(odds).sum(-1) / np.log(count)
   maps, grids = regions.stages[-1][0], regions.grids[0]
   areas = np.array(
     [soft[:h, :w].sum((0, 1)) for soft, (h, w) in zip(maps, grids, strict=True)]
