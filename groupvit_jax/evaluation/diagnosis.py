@@ -16,14 +16,6 @@ from groupvit_jax.evaluation import metrics
 
 Matrix = Integer[np.ndarray, 'c c']
 
-# Figures of other rules; see `Diagnosis`.
-FIGURES = (
-  'class_list_miou',
-  'tokens_miou',
-  'learned_miou',
-  'learned_oracle_miou',
-  'zero_classes',
-)
 _MOST_PAIRS = 10  # that are confused, of a diagnosis
 # Confusion matrices among a result's counts, as measured and under other rules,
 # and what files call them.

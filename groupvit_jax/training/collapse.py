@@ -139,6 +139,13 @@ def diagnose(
   return None
 
 
+def period(begin: int, end: int | None) -> str:
+  """'steps 100 to 300', or 'from step 100 on'."""
+  if end is None:
+    return f'from step {begin} on'
+  return f'steps {begin} to {end}'
+
+
 @dataclasses.dataclass(frozen=True)
 class CollapseEvent:
   """A collapse from its beginning to its end.
@@ -159,10 +166,8 @@ class CollapseEvent:
 
   @property
   def period(self) -> str:
-    """'steps 100 to 300', or 'from step 100 on'."""
-    if self.end is None:
-      return f'from step {self.begin} on'
-    return f'steps {self.begin} to {self.end}'
+    """See `period`."""
+    return period(self.begin, self.end)
 
   @property
   def advice(self) -> str:

@@ -352,10 +352,10 @@ class Run:
     result = evaluator.evaluate(fns, variables)
     if evaluation.segments and jax.process_index() == 0:
       results.write_confusion(self.workdir, step, result)
-    figures = dict(result.figures())
-    shown = [f'{k} {v:.1f}' for k, v in results.headline(figures).items()]
-    logging.info('step %d: %s', step, '  '.join(shown))
-    self._record(step, 'eval', figures)
+    self._record(step, 'eval', dict(result.figures()))
+    shown = results.headline(self.log.rows[-1])
+    words = [f'{name} {value:.1f}' for name, value in shown.items()]
+    logging.info('step %d: %s', step, '  '.join(words))
     if evaluation.segments:
       predict = functools.partial(evaluator.predict, fns, variables)
       self.snapshots.take(step, predict, self.log)

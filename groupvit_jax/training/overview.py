@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from groupvit_jax import errors
-from groupvit_jax.training import checkpoint, loss, results
+from groupvit_jax.training import checkpoint, collapse, loss, results
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import logging as logging_lib
 from groupvit_jax.training import workdir as workdir_lib
@@ -100,7 +100,10 @@ def read(workdir: pathlib.Path, verify: bool = True) -> dict[str, Any]:
     },
     'skipped_steps': last.get('train/skipped_steps'),
     'evaluations': [
-      {'step': row['step'], **_headline(row)}
+      {
+        'step': row['step'],
+        **{k: round(v, 2) for k, v in results.headline(row).items()},
+      }
       for row in rows
       if any(name.startswith('eval/') for name in row)
     ],
@@ -111,15 +114,6 @@ def read(workdir: pathlib.Path, verify: bool = True) -> dict[str, Any]:
     'dumps': sorted(map(str, (workdir / 'dumps').glob('*'))),
     'collapses': summary.get('collapses', []),
   }
-
-
-def _headline(row: Mapping[str, Any]) -> dict[str, float]:
-  figures = {
-    name.removeprefix('eval/'): value
-    for name, value in row.items()
-    if name.startswith('eval/') and value is not None
-  }
-  return {k: round(v, 2) for k, v in results.headline(figures).items()}
 
 
 def _end(workdir: pathlib.Path, finished: bool) -> dict[str, str]:
@@ -183,9 +177,8 @@ def as_text(run: Mapping[str, Any]) -> str:
   lines += [('set aside', f'{name}, damaged') for name in run['set_aside']]
   lines += [('dump', path) for path in run['dumps']]
   for event in run['collapses']:
-    end = 'the end' if event['end'] is None else f'step {event["end"]}'
-    words = f'{event["name"]}, from step {event["begin"]} to {end}'
-    lines.append(('collapse', words))
+    period = collapse.period(event['begin'], event['end'])
+    lines.append(('collapse', f'{event["name"]}, {period}'))
   shown = [f'  {name:<12} {words}' for name, words in lines if words]
   return '\n'.join([run['workdir'], *shown])
 

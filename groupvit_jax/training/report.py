@@ -26,6 +26,7 @@ from groupvit_jax.training.charts import (
   is_number,
   number,
 )
+from groupvit_jax.training.logging import duration
 from groupvit_jax.viz import colours as colours_lib
 from groupvit_jax.viz import overlay
 
@@ -162,7 +163,7 @@ def _headline(figures: Mapping[str, Any], notes: Sequence[str]) -> str:
   )
   facts = {
     'steps': ('steps', '{:,.0f}'.format),
-    'wall_seconds': ('in all', _duration),
+    'wall_seconds': ('in all', duration),
     'images_per_second': ('images a second', number),
   }
   line = ''.join(
@@ -215,14 +216,6 @@ def _collapses(events: Sequence[collapse.CollapseEvent]) -> str:
   if not lines:
     return ''
   return f'<div class="card notes alarm" role="note">{lines}</div>'
-
-
-def _duration(seconds: Number) -> str:
-  minutes, rest = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours} h {minutes} min'
-  return f'{minutes} min {rest} s' if minutes else f'{rest} s'
 
 
 # Images: the groups at the end, and the groups while they formed.

@@ -28,35 +28,11 @@ _REGROUPED = {
 }
 SIDE = 112  # pixels; small images are enlarged to it in TensorBoard
 
-# Figures of the summary, after the name that the evaluation gives them.
-IMAGE_LEVEL_FIGURES = (
-  'top1',
-  'top5',
-  'mean_per_class',
-  'image_to_text_r1',
-  'text_to_image_r1',
-)
-# Of them, those that a line about an evaluation shows.
+# Figures of an evaluation that a line about it shows.
 HEADLINE = (
-  *('miou', 'miou_things', 'oracle_miou', 'pixel_accuracy'),
-  *IMAGE_LEVEL_FIGURES,
-)
-_FIGURES = (
-  *IMAGE_LEVEL_FIGURES,
-  'miou',
-  'miou_things',
-  'miou_grounds',
-  'oracle_miou',
-  'oracle_miou_things',
-  'oracle_miou_grounds',
-  *diagnosis.FIGURES,
-  'tokens_miou_things',
-  'pixel_accuracy',
-  'image_recall',
-  'groups_in_use',
-  'groups_per_image',
-  'groups_winning',
-  'largest_share',
+  *('miou', 'miou_things', 'miou_grounds', 'oracle_miou', 'pixel_accuracy'),
+  *('top1', 'top5', 'mean_top1_top5', 'mean_per_class'),
+  *('roc_auc', 'map_11_point', 'image_to_text_r1', 'text_to_image_r1'),
 )
 
 
@@ -194,15 +170,10 @@ def summarise(
   events: Sequence[collapse.CollapseEvent],
 ) -> dict[str, Any]:
   """Returns the summary of a finished run; shares are in percent."""
-  figures = {}
-  for name in _FIGURES:
-    for prefix, step in (('', config.num_steps), ('untrained_', 0)):
-      value = log.value(f'eval/{name}', step)
-      if value is not None:
-        percent = evaluator.to_percent({name: value})[name]
-        figures[prefix + name] = round(percent, 2)
+  figures = _first_and_last(config, log)
   speed = clock.images / clock.train_seconds if clock.images else 0.0
-  return figures | {
+  return {
+    **{name: round(x, 2) for name, x in figures.items() if 'iou/' not in name},
     'train_loss': log.value('train/loss', config.num_steps),
     'steps': config.num_steps,
     'batch_size': config.batch_size,
@@ -254,7 +225,7 @@ def write(
     ]
   page = report.Report(
     title=f'{task.TASKS[config.task]} on {config.data.source}',
-    figures=figures | _class_figures(config, log),
+    figures=_first_and_last(config, log) | figures,
     config_text=config_lib.to_json(config),
     rows=log.rows,
     examples=snapshots.at(steps[-1]) if steps else (),
@@ -273,22 +244,16 @@ def write(
 def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
   """Returns the summary as the lines that end a run."""
   lines = ['']
-  for name in (
-    'miou',
-    'miou_things',
-    'miou_grounds',
-    'oracle_miou',
-    'pixel_accuracy',
-  ):
+  for name in HEADLINE:
     if name in summary:
       before = summary.get(f'untrained_{name}')
       beside = '' if before is None else f'   untrained {before:5.1f}'
       lines.append(f'  {name:<16}{summary[name]:6.1f}{beside}')
   for event in summary['collapses']:
-    until = 'the end' if event['end'] is None else f'step {event["end"]}'
+    period = collapse.period(event['begin'], event['end'])
     lines.append(
-      f'  grouping collapse: {event["name"]}, from step {event["begin"]} to '
-      f'{until}; the report says what helps'
+      f'  grouping collapse: {event["name"]}, {period}; the report says what '
+      'helps'
     )
   if summary.get('bad_samples'):
     reasons = ', '.join(
@@ -308,21 +273,31 @@ def as_text(summary: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
   return '\n'.join(lines)
 
 
-def headline(figures: Mapping[str, float]) -> dict[str, float]:
-  """The figures that matter, in percent, from shares in 0..1."""
-  percent = evaluator.to_percent(figures)
-  return {name: percent[name] for name in HEADLINE if name in percent}
+def evaluated(row: Mapping[str, Any]) -> dict[str, float]:
+  """The figures of an evaluation in a row of the log, in percent."""
+  return evaluator.to_percent(
+    {
+      name.removeprefix('eval/'): value
+      for name, value in row.items()
+      if name.startswith('eval/') and value is not None
+    }
+  )
 
 
-def _class_figures(
+def headline(row: Mapping[str, Any]) -> dict[str, float]:
+  """Those of them that a line has room for."""
+  figures = evaluated(row)
+  return {name: figures[name] for name in HEADLINE if name in figures}
+
+
+def _first_and_last(
   config: config_lib.Config, log: logging_lib.RunLog
 ) -> dict[str, float]:
-  """Returns the IoU of every class, in percent, now and before training."""
+  """Figures at the end of the run, and of the untrained model."""
   return {
-    prefix + name.removeprefix('eval/'): 100.0 * value
+    prefix + name: value
     for prefix, step in (('', config.num_steps), ('untrained_', 0))
     for row in log.rows
     if row['step'] == step
-    for name, value in row.items()
-    if name.startswith('eval/iou/') and value is not None
+    for name, value in evaluated(row).items()
   }

@@ -83,6 +83,12 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
   }
   assert wanted <= summary.keys()
   assert json.loads((workdir / 'summary.json').read_text()) == summary
+  # Every figure of the last evaluation; those of single classes aside.
+  last = [row for row in rows(workdir) if 'eval/miou' in row][-1]
+  assert summary['frequency_weighted_iou'] == pytest.approx(
+    100 * last['eval/frequency_weighted_iou'], abs=0.005
+  )
+  assert not [name for name in summary if 'iou/' in name]
   assert summary['steps'] == 6
   assert summary['images_per_second'] > 0
   assert summary['wall_seconds'] > summary['train_seconds'] > 0

@@ -90,7 +90,7 @@ def test_page_shows_everything():
     '52.3%',
     'untrained model: 0.8%',
     '1,200 steps',
-    '9 min 42 s in all',
+    '10 min in all',
     '812 images a second',
     'kmeans_miou',
     'One seed.',

@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from groupvit_jax.evaluation import benchmark
+from groupvit_jax.evaluation import benchmark, image_metrics
 from groupvit_jax.training import logging, report, results
 from groupvit_jax.training import task as task_lib
 
@@ -171,6 +171,14 @@ def test_fewer_images_than_are_shown_are_shown(tmp_path):
   log.close()
   tensor = events(tmp_path)['images/final_groups', 0]
   assert len(tensor.string_val) == 2 + 2
+
+
+# Accuracy is measured as top-1 and top-5.
+@pytest.mark.parametrize(
+  'name', sorted({*image_metrics.METRICS} - {'accuracy'})
+)
+def test_every_metric_of_a_labelled_set_is_shown(name):
+  assert results.headline({'step': 1, f'eval/{name}': 0.5}) == {name: 50.0}
 
 
 def test_without_images_nothing_is_taken(tmp_path):
