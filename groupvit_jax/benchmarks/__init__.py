@@ -8,7 +8,8 @@
 Only evaluation sees them: masks never reach training.
 """
 
-from groupvit_jax.benchmarks.base import IGNORE, Example, First, LabelledSet
+from groupvit_jax import IGNORE
+from groupvit_jax.benchmarks.base import Example, LabelledSet
 from groupvit_jax.benchmarks.captions import (
   CaptionedImage,
   CaptionSet,
@@ -33,7 +34,6 @@ __all__ = [
   'CaptionSet',
   'CaptionedImage',
   'Example',
-  'First',
   'LabelledImage',
   'LabelledImages',
   'LabelledSet',

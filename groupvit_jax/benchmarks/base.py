@@ -3,34 +3,23 @@
 The reader that all layouts share: pairing, decoding, and the checks.
 """
 
+import copy
 import dataclasses
 import io
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
-from groupvit_jax.benchmarks.codings import IGNORE, Coding
+from groupvit_jax.benchmarks.codings import Coding
 from groupvit_jax.data import images
 from groupvit_jax.errors import ImageError, SourceError
 
-__all__ = [
-  'IGNORE',
-  'Example',
-  'First',
-  'LabelledSet',
-  'Named',
-  'Pair',
-  'PairSet',
-  'check_limit',
-  'check_names',
-  'from_files',
-  'read_channels',
-  'read_label_map',
-]
+_T = TypeVar('_T')
+_Set = TypeVar('_Set', bound='Named')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +37,42 @@ class Example:
   label: Int32[np.ndarray, 'h w']
 
 
-@runtime_checkable
-class LabelledSet(Protocol):
+class Named(Generic[_T]):
+  """Base of the sets here: examples by number, each with a name."""
+
+  def __init__(self, names: Sequence[str]):
+    """Keeps the names; SourceError for none, or two alike."""
+    check_names(names)
+    self._names = tuple(names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def name(self, index: int) -> str:
+    """Name of an example, without reading it."""
+    return self._names[index]
+
+  def __getitem__(self, index: int) -> _T:
+    return self._example(range(len(self))[index])
+
+  def _example(self, index: int) -> _T:
+    """Reads an example; called from several threads."""
+    raise NotImplementedError
+
+  def first(self: _Set, limit: int | None) -> _Set:
+    """The same set with its first `limit` examples, all for None.
+
+    Raises:
+      ValueError: a limit below 1.
+    """
+    if limit is not None and limit < 1:
+      raise ValueError(f'limit must be at least 1, not {limit}.')
+    few = copy.copy(self)
+    few._names = self._names[:limit]
+    return few
+
+
+class LabelledSet(Named[Example]):
   """Images with label maps, by random access from any thread.
 
   `set[i]` raises ImageError, naming the file, for an example that cannot be
@@ -63,44 +86,6 @@ class LabelledSet(Protocol):
 
   class_names: tuple[str, ...]
   background: bool
-
-  def __len__(self) -> int: ...
-
-  def name(self, index: int) -> str:
-    """The name of an example, without reading it."""
-    ...
-
-  def __getitem__(self, index: int) -> Example: ...
-
-
-class Named:
-  """Base of the sets here: examples by number, each with a name."""
-
-  def __init__(self, names: Sequence[str]):
-    """Keeps the names; SourceError for none, or two alike."""
-    check_names(names)
-    self._names = tuple(names)
-
-  def __len__(self) -> int:
-    return len(self._names)
-
-  def name(self, index: int) -> str:
-    """Name of an example."""
-    return self._names[index]
-
-
-class First(Named):
-  """The first examples of a set; fields as `LabelledSet`."""
-
-  def __init__(self, examples: LabelledSet, count: int):
-    check_limit(count)
-    super().__init__([*map(examples.name, range(min(count, len(examples))))])
-    self._examples = examples
-    self.class_names = examples.class_names
-    self.background = examples.background
-
-  def __getitem__(self, index: int) -> Example:
-    return self._examples[range(len(self))[index]]
 
 
 class Pair(NamedTuple):
@@ -118,7 +103,7 @@ class Pair(NamedTuple):
   label_name: str
 
 
-class PairSet(Named):
+class PairSet(LabelledSet):
   """A `LabelledSet` of pairs; fields as there."""
 
   def __init__(
@@ -148,8 +133,7 @@ class PairSet(Named):
     self._pair = pair
     self._coding = coding
 
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
+  def _example(self, index: int) -> Example:
     pair = self._pair(index)
     stored = pair.label
     if not isinstance(stored, np.ndarray):
@@ -193,12 +177,6 @@ def check_names(names: Sequence[str]) -> None:
       f'{twice!r} stands twice in this split: each image counts once; take '
       'one of them out.'
     )
-
-
-def check_limit(limit: int | None) -> None:
-  """Raises ValueError for a limit below 1."""
-  if limit is not None and limit < 1:
-    raise ValueError(f'limit must be at least 1, not {limit}.')
 
 
 def _image(pair: Pair, size: tuple[int, int]) -> UInt8[np.ndarray, 'h w 3']:

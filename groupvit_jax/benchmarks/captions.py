@@ -38,7 +38,7 @@ class CaptionedImage:
   captions: tuple[str, ...]
 
 
-class CaptionSet(base.Named):
+class CaptionSet(base.Named[CaptionedImage]):
   """Captioned images by random access, from any thread.
 
   `captions[i]` raises ImageError, naming the file, for an image that cannot be
@@ -57,9 +57,9 @@ class CaptionSet(base.Named):
 
   def captions(self, index: int) -> tuple[str, ...]:
     """The captions of an image, without reading it."""
-    return self._rows[index][1]
+    return self._rows[range(len(self))[index]][1]
 
-  def __getitem__(self, index: int) -> CaptionedImage:
+  def _example(self, index: int) -> CaptionedImage:
     name, captions = self._rows[index]
     image = images.open_image(self._paths[index])
     return CaptionedImage(name, image, captions)
@@ -89,7 +89,6 @@ def open_captions(
     SourceError: no such captions, an empty split, an image without a caption,
       or one outside of the folder.
   """
-  base.check_limit(limit)
   root = folders.existing(folder)
   coco = root / 'annotations' / f'captions_{split or "val2017"}.json'
   splits = sorted(root.glob(_KARPATHY))
@@ -112,7 +111,7 @@ def open_captions(
   for name, captions in rows:
     if not captions or not all(caption.strip() for caption in captions):
       raise SourceError(f'{name!r} has no caption, or an empty one.')
-  return CaptionSet(place, rows[:limit])
+  return CaptionSet(place, rows).first(limit)
 
 
 class _Line(msgspec.Struct):

@@ -56,7 +56,7 @@ class LabelledImage:
   label: Label
 
 
-class LabelledImages(base.Named):
+class LabelledImages(base.Named[LabelledImage]):
   """Labelled images by random access, from any thread.
 
   `images[i]` raises ImageError, naming the file, for an image that cannot be
@@ -90,8 +90,7 @@ class LabelledImages(base.Named):
     """The image of an example as it is stored, and its label."""
     return self._read(range(len(self))[index])
 
-  def __getitem__(self, index: int) -> LabelledImage:
-    index = range(len(self))[index]
+  def _example(self, index: int) -> LabelledImage:
     source, label = self._read(index)
     name = self.name(index)
     shown = str(source) if isinstance(source, pathlib.Path) else name
@@ -125,7 +124,6 @@ def open_labelled_images(
     SourceError: no images, or labels that name no class, or two classes alike.
     ValueError: class_names has a name twice, or limit is below 1.
   """
-  base.check_limit(limit)
   # Those of ImageNet, as published, have two names twice.
   if class_names and tuple(class_names) != IMAGENET_CLASSES:
     prompts.check_distinct([_name(name) for name in class_names])
@@ -135,17 +133,18 @@ def open_labelled_images(
         f'Shards have no split {split!r}: name those of it, or give the folder '
         'that it lies in.'
       )
-    return _from_shards(source, class_names, limit)
+    return _from_shards(source, class_names).first(limit)
   root = folders.existing(source)
   root = folders.existing(root / split) if split else root
   if any(root.glob('*.tar')):
-    return _from_shards(str(root / '*.tar'), class_names, limit)
+    return _from_shards(str(root / '*.tar'), class_names).first(limit)
   listed = root / NAME
   rows = _from_list(listed) if listed.is_file() else _by_folder(root)
   names, labels = _numbered([given for _, given in rows], class_names, root)
-  paths = [path for path, _ in rows][:limit]
+  paths = [path for path, _ in rows]
   stems = [os.path.relpath(path, root).replace(os.sep, '/') for path in paths]
-  return LabelledImages(names, stems, lambda i: (paths[i], labels[i]))
+  found = LabelledImages(names, stems, lambda i: (paths[i], labels[i]))
+  return found.first(limit)
 
 
 class _Line(msgspec.Struct):
@@ -266,12 +265,11 @@ def _is_pattern(source: str | os.PathLike) -> bool:
 def _from_shards(
   source: str | os.PathLike | Sequence[str | os.PathLike],
   class_names: Sequence[str] | None,
-  limit: int | None,
 ) -> LabelledImages:
   found = LabelShards(source)
   names = tuple(class_names or IMAGENET_CLASSES)
   return LabelledImages(
-    names, found.names[:limit], lambda i: found.labelled(i, len(names))
+    names, found.names, lambda i: found.labelled(i, len(names))
   )
 
 

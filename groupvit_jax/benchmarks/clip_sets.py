@@ -122,17 +122,17 @@ def open_set(
     raise SourceError(f'order is one of {", ".join(ORDERS)}, not {order!r}.')
   root = folders.existing(folder)
   if name == 'voc2007':
-    return _voc2007(root, split or 'test', limit)
+    return _voc2007(root, split or 'test').first(limit)
   if name == 'objectnet':
-    return _objectnet(root, limit)
-  known = find(name)
-  names = tuple(class_names or known.class_names)
+    return _objectnet(root).first(limit)
+  names = tuple(class_names or find(name).class_names)
   prepared = _TFDS.get(name) and tfds_sets.find(root, _TFDS[name])
   if prepared:
-    found = _from_tfds(name, prepared, split or 'test', names, order, limit)
+    found = _from_tfds(name, prepared, split or 'test', names, order)
   else:
-    found = _from_folder(name, root, split, names, order, limit)
-  return _only_those_that_occur(name, found)
+    found = _from_folder(name, root, split, names, order)
+  # The classes are those of the whole set, however few images are taken.
+  return _only_those_that_occur(name, found).first(limit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +214,6 @@ def _from_folder(
   split: str | None,
   names: tuple[str, ...],
   order: str,
-  limit: int | None,
 ) -> LabelledImages:
   place = folders.existing(root / split) if split else root
   native = _NATIVE.get(name, names)
@@ -231,14 +230,14 @@ def _from_folder(
     labels = {
       value: int(value) if counted else i for i, value in enumerate(given)
     }
-    return _by_label(place, labels, names, limit)
+    return _by_label(place, labels, names)
   if set(given) & set(native) and native is not names and not plain:
     labels = {value: native.index(value) for value in given if value in native}
-    return _by_label(place, labels, names, limit)
+    return _by_label(place, labels, names)
   if all(value in IMAGENET_IDS for value in given) or plain:
-    return open_labelled_images(root, split, class_names=names, limit=limit)
+    return open_labelled_images(root, split, class_names=names)
   try:
-    return open_labelled_images(root, split, class_names=names, limit=limit)
+    return open_labelled_images(root, split, class_names=names)
   except SourceError as error:
     raise SourceError(
       f"{error} Folders are matched by CLIP's names of the classes "
@@ -247,13 +246,13 @@ def _from_folder(
     ) from error
 
 
-def _by_label(place, labels, names, limit):
+def _by_label(place, labels, names):
   """Images of folders, whose labels are known."""
   rows = [
     (path, labels[path.relative_to(place).parts[0]])
     for path in folders.images_below(place)
     if path.relative_to(place).parts[0] in labels
-  ][:limit]
+  ]
   wrong = [label for _, label in rows if label >= len(names)]
   if wrong:
     raise SourceError(
@@ -270,7 +269,6 @@ def _from_tfds(
   split: str,
   names: tuple[str, ...],
   order: str,
-  limit: int | None,
 ) -> LabelledImages:
   records = tfds_sets.Records(prepared, split, ('image',))
   stored = getattr(records.features.get('label'), 'names', None)
@@ -296,7 +294,7 @@ def _from_tfds(
     record = records[index]
     return record['image'], places[int(record['label'])]
 
-  return LabelledImages(names, records.names[:limit], read)
+  return LabelledImages(names, records.names, read)
 
 
 def _key(value: str) -> str:
@@ -319,7 +317,7 @@ def _only_those_that_occur(name: str, found: LabelledImages) -> LabelledImages:
   )
 
 
-def _objectnet(root: pathlib.Path, limit: int | None) -> LabelledImages:
+def _objectnet(root: pathlib.Path) -> LabelledImages:
   """ObjectNet as downloaded: the 113 classes that ImageNet has too.
 
   mappings/ tells the name of each folder and the classes of ImageNet. Prompts
@@ -345,12 +343,10 @@ def _objectnet(root: pathlib.Path, limit: int | None) -> LabelledImages:
   kept = sorted(name for name, called in by_folder.items() if called in shared)
   labels = {name: i for i, name in enumerate(kept)}
   names = [by_folder[name] for name in kept]
-  return _by_label(folders.existing(root / 'images'), labels, names, limit)
+  return _by_label(folders.existing(root / 'images'), labels, names)
 
 
-def _voc2007(
-  root: pathlib.Path, split: str, limit: int | None
-) -> LabelledImages:
+def _voc2007(root: pathlib.Path, split: str) -> LabelledImages:
   """VOC 2007's classification as downloaded.
 
   JPEGImages/ and ImageSets/Main/CLASS_SPLIT.txt, a line an image: its name, and
@@ -370,8 +366,8 @@ def _voc2007(
       raise SourceError(f'{path} lists other images than the first class.')
     names = these
     columns.append([int(row[1]) for row in rows])
+  names = names or []
   labels = np.array(columns, np.int8).T
-  names = (names or [])[:limit]
   return LabelledImages(
     class_names,
     names,

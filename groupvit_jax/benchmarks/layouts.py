@@ -371,7 +371,7 @@ def open_set(
       found = _read(name, folders.existing(folder), split)
   except SourceError as error:
     raise SourceError(f'{error} {benchmark.help}') from error
-  return found if limit is None else base.First(found, limit)
+  return found.first(limit)
 
 
 def _check_options(

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from groupvit_jax import scenes
+from groupvit_jax import IGNORE, scenes
 from groupvit_jax.benchmarks import base, codings, folders, label_sets
 from groupvit_jax.data.images import SUFFIXES
 from groupvit_jax.errors import ImageError, SourceError
@@ -67,9 +67,9 @@ def _class_names(path: pathlib.Path) -> tuple[str, ...]:
     prompts.check_distinct(names, f'{path}: ')
   except (OSError, ValueError) as error:
     raise SourceError(f'{error}.'.replace('..', '.')) from error
-  if len(names) > base.IGNORE:
+  if len(names) > IGNORE:
     raise SourceError(
-      f'{path} names {len(names)} classes; there can be {base.IGNORE}, since a '
+      f'{path} names {len(names)} classes; there can be {IGNORE}, since a '
       'mask value of 255 means: ignored.'
     )
   return names
@@ -112,11 +112,11 @@ def _check_masks(masks: list[pathlib.Path], names: tuple[str, ...]) -> None:
       found |= set(np.unique(base.read_label_map(path, str(path))).tolist())
     except ImageError:  # reported when it is evaluated
       continue
-  if found == {base.IGNORE}:
+  if found == {IGNORE}:
     raise SourceError(
       f'{masks[0].parent}: the masks hold 255 alone, which means: ignored'
     )
-  if found != {0, base.IGNORE} or len(names) < 2:
+  if found != {0, IGNORE} or len(names) < 2:
     return
   message = (
     f'{masks[0].parent}: the masks hold the values 0 and 255 alone, and 255 '
@@ -132,7 +132,7 @@ SCENES_OPTIONS = {'count': 1000, 'size': 224, 'seed': 0}
 _SPLITS = ('train', 'validation', 'test')
 
 
-class ScenesSet(base.Named):
+class ScenesSet(base.LabelledSet):
   """`scenes` as a `LabelledSet`: drawn when asked for, nothing on disk.
 
   They are the scenes that training is evaluated with, at any size; every pixel
@@ -170,11 +170,10 @@ class ScenesSet(base.Named):
         f'{count} and {size}.'
       )
     super().__init__([f'{split}-{i:06d}' for i in range(count)])
-    self.class_names: tuple[str, ...] = scenes.CLASS_NAMES
+    self.class_names = scenes.CLASS_NAMES
     self._size, self._seed = size, scenes.split_seed(split, seed)
 
-  def __getitem__(self, index: int) -> base.Example:
-    index = range(len(self))[index]
+  def _example(self, index: int) -> base.Example:
     image, _, label = scenes.generate(self._seed, index=index, size=self._size)
     return base.Example(self.name(index), image, label.astype('int32'))
 
@@ -189,8 +188,8 @@ class SceneThings(ScenesSet):
     super().__init__(split, **options)
     self.class_names = ('background', *scenes.THINGS)
 
-  def __getitem__(self, index: int) -> base.Example:
-    example = super().__getitem__(index)
+  def _example(self, index: int) -> base.Example:
+    example = super()._example(index)
     # Grounds come first among the classes of scenes.
     label = (example.label - len(scenes.GROUNDS) + 1).clip(0)
     return dataclasses.replace(example, label=label)

@@ -31,9 +31,8 @@ class SceneCrops(ScenesSet):
     super().__init__(split, **options)
     self.class_names = scenes.THINGS
 
-  def __getitem__(self, index: int) -> LabelledImage:  # pyright: ignore[reportIncompatibleMethodOverride]
+  def _example(self, index: int) -> LabelledImage:  # pyright: ignore[reportIncompatibleMethodOverride]
     name = self.name(index)
-    index = range(len(self))[index]
     for number in range(index * _TRIES, (index + 1) * _TRIES):
       image, _, mask = scenes.generate(
         self._seed, index=number, size=self._size
@@ -75,8 +74,7 @@ class SceneCaptions(ScenesSet):
     index = range(len(self))[index]
     return scenes.generate(self._seed, index=index, size=16).captions
 
-  def __getitem__(self, index: int) -> CaptionedImage:  # pyright: ignore[reportIncompatibleMethodOverride]
-    index = range(len(self))[index]
+  def _example(self, index: int) -> CaptionedImage:  # pyright: ignore[reportIncompatibleMethodOverride]
     image, captions, _ = scenes.generate(
       self._seed, index=index, size=self._size
     )

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int32
 
+from groupvit_jax import IGNORE
 from groupvit_jax.benchmarks import base, codings, label_sets
 from groupvit_jax.errors import ImageError, SourceError
 
@@ -190,7 +191,7 @@ def _species(record: dict[str, Any], name: str) -> Int32[np.ndarray, 'h w']:
       f'species {species}, where a trimap has 1, 2 and 3, and a species is 0 '
       '(cat) or 1 (dog).'
     )
-  return np.array([0, 1 + species, 0, base.IGNORE], np.int32)[values]
+  return np.array([0, 1 + species, 0, IGNORE], np.int32)[values]
 
 
 def _pairs(

@@ -26,6 +26,8 @@ def test_a_list_of_ones_own(disk, own, names):
   assert found.captions(0) == found[0].captions == ('one', 'two')
   assert found[1].image.shape == (*disk.size, 3)
   assert names(open_captions(disk.root, limit=1)) == ['images/val/a.jpg']
+  with pytest.raises(ValueError, match='limit must be at least 1'):
+    open_captions(disk.root, limit=0)
 
 
 @pytest.mark.parametrize('entry', ['b.jpg', 'b', 'images/train/b.jpg'])
@@ -121,8 +123,6 @@ def test_what_holds_no_captions(disk):
   disk.json('dataset.json', {'images': [{'split': 'test'}]})
   with pytest.raises(SourceError, match='dataset.json cannot be read as cap'):
     open_captions(disk.root)
-  with pytest.raises(ValueError, match='limit must be at least 1'):
-    open_captions(disk.root, limit=0)
 
 
 def test_one_absent_image_stops_no_other(disk, own):

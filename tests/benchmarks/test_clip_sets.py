@@ -103,6 +103,9 @@ def test_variants_of_imagenet(tmp_path):
   # Predictions are among the classes that occur.
   assert found.class_names == ('tench', 'goldfish')
   assert sorted(found[i].label for i in range(2)) == [0, 1]
+  # Of the whole set, also where few images are taken.
+  few = clip_sets.open_set('imagenet_r', tmp_path / 'r', limit=1)
+  assert len(few) == 1 and few.class_names == found.class_names
   found = clip_sets.open_set('imagenet_sketch', tmp_path / 'r')
   assert len(found.class_names) == 1000
   for name in ('0', '10', '2'):

@@ -162,8 +162,6 @@ def test_what_holds_no_labelled_image(tmp_path):
   (tmp_path / 'b.tar').write_bytes(b'<html>' + b'no such file' * 100)
   with pytest.raises(SourceError, match='not an uncompressed tar'):
     open_labelled_images(tmp_path / 'b.tar')
-  with pytest.raises(ValueError, match='limit must be at least 1'):
-    open_labelled_images(tmp_path, limit=0)
 
 
 @pytest.mark.parametrize(
