@@ -6,9 +6,10 @@ The reader that all layouts share: pairing, decoding, and the checks.
 import copy
 import dataclasses
 import io
+import numbers
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Int32, Integer, UInt8
 
 from groupvit_jax.benchmarks.codings import Coding
 from groupvit_jax.data import images
-from groupvit_jax.errors import ImageError, SourceError
+from groupvit_jax.errors import ConfigError, ImageError, SourceError
 
 _T = TypeVar('_T')
 _Set = TypeVar('_Set', bound='Named')
@@ -177,6 +178,27 @@ def check_names(names: Sequence[str]) -> None:
       f'{twice!r} stands twice in this split: each image counts once; take '
       'one of them out.'
     )
+
+
+def check_options(
+  name: str, options: Mapping[str, Any], known: Mapping[str, Any]
+) -> None:
+  """Raises ConfigError for an option that is not known, or is no number.
+
+  Args:
+    name: of the benchmark.
+    options: as given.
+    known: its options with their defaults, numbers being whole numbers.
+  """
+  for option, value in options.items():
+    if option not in known:
+      raise ConfigError(
+        f'{name} has no option {option!r}'
+        + (f'; it has {", ".join(known)}.' if known else '.')
+      )
+    number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if isinstance(known[option], int) and not number:
+      raise ConfigError(f'{option} of {name} is a whole number, not {value!r}.')
 
 
 def _image(pair: Pair, size: tuple[int, int]) -> UInt8[np.ndarray, 'h w 3']:

@@ -315,14 +315,15 @@ def _make_image_level(
 ) -> Runner:
   with_captions = spec.benchmark in label_sets.RETRIEVAL
   _check_image_level(spec, with_captions)
-  opened = None
   if with_captions:
     karpathy = spec.benchmark in label_sets.KARPATHY
     # arXiv 2103.00020, section 3.1.4: one or two points better than none.
     templates = _templates(spec, ('a photo of {}' if karpathy else '{}',))
     examples = _open_captions(spec)
   else:
-    opened = clip_sets.open_labelled(
+    known = clip_sets.find(spec.benchmark)
+    templates = _templates(spec, known.templates)
+    examples = clip_sets.open_labelled(
       spec.benchmark,
       spec.folder,
       spec.split,
@@ -330,8 +331,6 @@ def _make_image_level(
       limit=spec.limit,
       **spec.options,
     )
-    templates = _templates(spec, opened.templates)
-    examples = opened.images
   crop = functools.partial(
     images_lib.crop, size=encoder.image_size, clip=encoder.clip
   )
@@ -340,7 +339,7 @@ def _make_image_level(
     'image_size': list(encoder.image_size),
     'crop': 'clip' if encoder.clip else 'released',
   }
-  if opened is None:
+  if with_captions:
     captions = [examples.captions(i) for i in range(len(examples))]
     settings['captions'] = sum(map(len, captions))
     evaluator = image_level.RetrievalEvaluator(
@@ -353,7 +352,7 @@ def _make_image_level(
       options=options,
     )
     return Runner('retrieval', evaluator, len(examples), settings)
-  names = spec.class_names or opened.class_names
+  names = spec.class_names or examples.class_names
   # openai/CLIP averages unit vectors, the released GroupViT raw ones.
   default = 'unit' if encoder.clip else 'raw'
   average = spec.overrides.get('prompt_average', default)
@@ -361,15 +360,15 @@ def _make_image_level(
     raise ConfigError(f"prompt_average is 'unit' or 'raw', not {average!r}")
   settings |= {
     'class_names': list(names),
-    'metric': opened.metric,
+    'metric': known.metric,
     'prompt_average': average,
   }
   identity = dict(settings)
   if options.resume_path is not None:
     identity['labels'] = labels_fingerprint(spec, examples)
   kind = image_level.ClassificationEvaluator
-  if opened.metric != 'accuracy':
-    kind = functools.partial(image_level.ScoreEvaluator, metric=opened.metric)
+  if known.metric != 'accuracy':
+    kind = functools.partial(image_level.ScoreEvaluator, metric=known.metric)
   evaluator = kind(
     examples,
     zero_shot.tokenize_classes(encoder.tokenizer, names, templates),
@@ -384,11 +383,8 @@ def _make_image_level(
 def _open_captions(spec: BenchmarkSpec) -> Any:
   """The captioned images of a retrieval benchmark."""
   if spec.benchmark == label_sets.SCENE_CAPTIONS:
-    options = dict(spec.options)
-    count = options.pop('count', spec.limit or scene_sets.COUNT)
-    count = min(count, spec.limit or count)
-    return scene_sets.SceneCaptions(
-      spec.split or 'validation', count=count, **options
+    return scene_sets.open_set(
+      spec.benchmark, spec.split, spec.limit, spec.options
     )
   assert spec.folder is not None  # _check_image_level refuses it
   return benchmarks.open_captions(

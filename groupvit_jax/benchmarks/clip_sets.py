@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from groupvit_jax.benchmarks import (
+  base,
   folders,
   label_sets,
   scene_sets,
@@ -55,7 +56,6 @@ _NATIVE: dict[str, tuple[str, ...]] = {
   ),
 }
 ORDERS = 'names', 'sorted'
-_OPTIONS = {label_sets.SCENE_CROPS: ('count', 'size', 'seed')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,8 @@ class ClipSet:
   """One of the sets.
 
   Attributes:
-    class_names: as CLIP prompts them; synonyms as in 'happy|smiling'.
+    class_names: as CLIP prompts them; synonyms as in 'happy|smiling'. Empty
+      where the data name them.
     templates: its prompts, which are averaged.
     metric: a key of `evaluation.image_metrics.METRICS`.
   """
@@ -74,8 +75,10 @@ class ClipSet:
 
 
 def find(name: str) -> ClipSet:
-  """A set by its name, a key of `label_sets.CLIP_METRICS`."""
-  metric = label_sets.CLIP_METRICS[name]
+  """A set by its name, one of `label_sets.CLASSIFICATION`."""
+  metric = label_sets.CLIP_METRICS.get(name)
+  if metric is None:
+    return ClipSet((), prompts.SUBSET, 'accuracy')
   if name in label_sets.IMAGENET_SHIFTS:
     return ClipSet(IMAGENET_CLASSES, prompts.FULL, metric)
   entry = _table()[name]
@@ -135,21 +138,6 @@ def open_set(
   return _only_those_that_occur(name, found).first(limit)
 
 
-@dataclasses.dataclass(frozen=True)
-class OpenedSet:
-  """Labelled images and how a classification of them is measured.
-
-  Attributes:
-    images: by random access; each has name, image and label.
-    class_names, templates, metric: see `ClipSet`.
-  """
-
-  images: Any
-  class_names: Sequence[str]
-  templates: Sequence[str]
-  metric: str
-
-
 def open_labelled(
   benchmark: str,
   folder: str | os.PathLike | None = None,
@@ -158,7 +146,7 @@ def open_labelled(
   class_names: Sequence[str] | None = None,
   limit: int | None = None,
   **options: Any,
-) -> OpenedSet:
+) -> Any:
   """Opens any benchmark of `label_sets.CLASSIFICATION`.
 
   Args:
@@ -170,32 +158,23 @@ def open_labelled(
     **options: of the reader: of crops of scenes count, size and seed; of CLIP's
       sets order.
 
+  Returns:
+    Images by random access, each with name, image and label; and their
+    class_names, in label order.
+
   Raises:
     SourceError: no such data.
     ConfigError: an option that the reader does not have.
   """
-  known = _OPTIONS.get(benchmark)
-  if known is None:
-    known = ('order',) if benchmark in label_sets.CLIP_METRICS else ()
-  unknown = [name for name in options if name not in known]
-  if unknown:
-    raise ConfigError(f'{benchmark} has no option {unknown[0]!r}')
   if benchmark == label_sets.SCENE_CROPS:
-    count = options.pop('count', limit or scene_sets.COUNT)
-    count = min(count, limit or count)
-    images: Any = scene_sets.SceneCrops(
-      split or 'validation', count=count, **options
-    )
-    return OpenedSet(images, images.class_names, prompts.SUBSET, 'accuracy')
+    return scene_sets.open_set(benchmark, split, limit, options)
   assert folder is not None  # the caller refuses it
   if benchmark in label_sets.CLIP_METRICS:
-    images = open_set(
+    base.check_options(benchmark, options, {'order': 'names'})
+    return open_set(
       benchmark, folder, split, class_names=class_names, limit=limit, **options
     )
-    known_set = find(benchmark)
-    return OpenedSet(
-      images, images.class_names, known_set.templates, known_set.metric
-    )
+  base.check_options(benchmark, options, {})
   images = open_labelled_images(
     folder, split, class_names=class_names, limit=limit
   )
@@ -205,7 +184,7 @@ def open_labelled(
       f'{folder} is not named by WordNet ids (n01440764, ...), as ImageNet is; '
       "for folders with other names take the benchmark 'classes'"
     )
-  return OpenedSet(images, images.class_names, prompts.SUBSET, 'accuracy')
+  return images
 
 
 def _from_folder(

@@ -6,7 +6,6 @@ turn, and is the one way in. What it returns is a `LabelledSet`.
 
 import dataclasses
 import itertools
-import numbers
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -352,14 +351,14 @@ def open_set(
   Raises:
     SourceError: an unknown benchmark; no data, or of another layout; the
       message says how the folder must look and where to get it.
-    ValueError: options that the benchmark does not have, or no numbers.
+    ConfigError: options that the benchmark does not have, or no numbers.
   """
   if name not in BENCHMARKS:
     raise SourceError(
       f'There is no benchmark {name!r}; there are {", ".join(BENCHMARKS)}.'
     )
   benchmark = BENCHMARKS[name]
-  _check_options(name, options, benchmark.options)
+  base.check_options(name, options, benchmark.options)
   split = split or benchmark.split
   try:
     if not benchmark.readers:
@@ -372,19 +371,6 @@ def open_set(
   except SourceError as error:
     raise SourceError(f'{error} {benchmark.help}') from error
   return found.first(limit)
-
-
-def _check_options(
-  name: str, options: Mapping[str, Any], known: Mapping[str, int]
-) -> None:
-  for option, value in options.items():
-    if option not in known:
-      raise ValueError(
-        f'{name} has no option {option!r}'
-        + (f'; it has {", ".join(known)}.' if known else '.')
-      )
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-      raise ValueError(f'{option} of {name} is a whole number, not {value!r}.')
 
 
 def _read(

@@ -97,15 +97,16 @@ def run(
     SourceError: data are missing.
   """
   _check(spec)
+  known = clip_sets.find(spec.benchmark)
   mesh = sharding.local_mesh(options.mesh)
   variables = sharding.local_view(variables, mesh)
   splits = {'train': spec.train, 'test': spec.test}
   if spec.validation:
     splits['validation'] = spec.validation
   found: dict[str, Features] = {}
-  opened: Any = None
+  images: Any = None
   for part, split in splits.items():
-    opened = clip_sets.open_labelled(
+    images = clip_sets.open_labelled(
       spec.benchmark,
       spec.folder,
       split,
@@ -117,13 +118,13 @@ def run(
     )
     path = keep and keep / f'features-{part}.jsonl'
     extractor = image_level.FeatureExtractor(
-      opened.images,
+      images,
       functools.partial(
         images_lib.crop, size=encoder.image_size, clip=encoder.clip
       ),
       {
         'crop': [*encoder.image_size, encoder.clip],
-        'labels': labels_fingerprint(source, opened.images),
+        'labels': labels_fingerprint(source, images),
       },
       dataclasses.replace(
         options,
@@ -143,11 +144,11 @@ def run(
     predict_fns['text'],
     variables,
     encoder.tokenizer,
-    opened.class_names,
-    opened.templates,
+    images.class_names,
+    known.templates,
     normalize_each=encoder.clip,
   )
-  metric = image_metrics.METRICS[opened.metric]
+  metric = image_metrics.METRICS[known.metric]
   test = found['test']
   scores = np.asarray(
     scoring.similarity(embeddings.unit_norm(test.projected), text)
@@ -155,12 +156,12 @@ def run(
   with explained_as(ConfigError):
     result: dict[str, Any] = {
       'benchmark': spec.benchmark,
-      'metric': opened.metric,
+      'metric': known.metric,
       'features': spec.features,
       'zero_shot': metric(scores, test.labels),
       'images': {part: len(x.labels) for part, x in found.items()},
     }
-    names = tuple(map(prompts.shown_name, opened.class_names))
+    names = tuple(map(prompts.shown_name, images.class_names))
     solver = _Solver(spec.features, names, metric, mesh)
     return result | solver.solve(spec, found)
 

@@ -4,19 +4,32 @@ Drawn when asked for, nothing on disk: what CLIP's zero-shot classification,
 probes and retrieval are tried on without a download.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from groupvit_jax import scenes
+from groupvit_jax.benchmarks import base, label_sets
 from groupvit_jax.benchmarks.captions import CaptionedImage
 from groupvit_jax.benchmarks.classification import LabelledImage
-from groupvit_jax.benchmarks.own import ScenesSet
+from groupvit_jax.benchmarks.own import SCENES_OPTIONS, ScenesSet
 
-COUNT = 1000  # images, unless told otherwise
 _TRIES = 16  # scenes looked at for one crop
 _FIRST_THING = len(scenes.GROUNDS)
 _MARGIN = 1.15  # side of a crop, over the longer side of its thing
 _LEAST = 0.05  # share of the scene that a thing covers
 _MOST_OTHERS = 0.02  # share of a crop that other things cover
+
+
+def open_set(
+  name: str, split: str | None, limit: int | None, options: Mapping[str, Any]
+) -> Any:
+  """Opens a benchmark by its name; without a count it has `limit` images."""
+  base.check_options(name, options, SCENES_OPTIONS)
+  kind = SceneCrops if name == label_sets.SCENE_CROPS else SceneCaptions
+  options = {'count': limit or SCENES_OPTIONS['count'], **options}
+  return kind(split or 'validation', **options).first(limit)
 
 
 class SceneCrops(ScenesSet):

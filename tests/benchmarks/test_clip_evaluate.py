@@ -134,3 +134,6 @@ def test_options_of_readers_are_checked(tmp_path):
   write_image(tmp_path / 'cat' / 'a.png', 0)
   with pytest.raises(ConfigError, match="cifar10 has no option 'size'"):
     measure('cifar10', tmp_path, options={'size': 3})
+  with pytest.raises(ConfigError, match='scene_captions has no option'):
+    spec = build.BenchmarkSpec('scene_captions', options={'sides': 3})
+    build.make(spec, ENCODER)
