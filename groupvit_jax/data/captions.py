@@ -140,14 +140,7 @@ class CaptionBatcher:
     Returns:
       int32 [b, 1 + K, l]: the caption, then its K prompts. A row depends on
       its caption, its position and the seed, not on the rest of the batch.
-
-    Raises:
-      ValueError: as many captions as positions are needed.
     """
-    if len(captions) != len(positions):
-      raise ValueError(
-        f'{len(captions)} captions need as many positions, got {len(positions)}'
-      )
     rows = self.tokenizer(captions)
     tokens = np.repeat(rows[:, None], 1 + self.num_nouns, axis=1)
     if self.num_nouns:

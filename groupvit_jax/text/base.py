@@ -39,10 +39,6 @@ class Tokenizer(Protocol):
     """Rows of [SOT, ids..., EOT, 0, 0, ...]; truncation keeps the EOT."""
     ...
 
-  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """The text of one row, without its special tokens."""
-    ...
-
   def encode(self, text: str) -> list[int]:
     """All ids of a text, without special tokens or truncation."""
     ...
@@ -87,13 +83,3 @@ def pack(
     row[1 : 1 + len(ids)] = ids
     row[1 + len(ids)] = eot_id
   return rows
-
-
-def strip_special(
-  ids: Sequence[int] | np.ndarray, sot_id: int, eot_id: int
-) -> list[int]:
-  """The ids of one row between its SOT and its first EOT."""
-  ids = [int(i) for i in ids]
-  if eot_id in ids:
-    ids = ids[: ids.index(eot_id)]
-  return ids[1:] if ids[:1] == [sot_id] else ids

@@ -130,14 +130,6 @@ class ClipTokenizer:
     """All ids of a text, without special tokens or truncation."""
     return self._encode(text, None)
 
-  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """The cleaned text of one row, words separated by single spaces."""
-    ids = base.strip_special(ids, self.sot_id, self.eot_id)
-    # A row that was never framed may hold SOT elsewhere: it has no bytes.
-    pieces = [self._model.id_to_piece(i) for i in ids if i < self.sot_id]
-    joined = b''.join(_piece_bytes(piece) for piece in pieces)
-    return joined.decode('utf-8', errors='replace').strip()
-
   def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
     """The text of each id, '</w>' marking the end of a word."""
     marks = {self.sot_id: SOT_TEXT, self.eot_id: EOT_TEXT}

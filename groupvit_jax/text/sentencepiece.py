@@ -79,11 +79,6 @@ class SentencePieceTokenizer:
     """All ids of a text, without special tokens or truncation."""
     return self._model.encode(text[:MAX_CHARACTERS])
 
-  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-    """The text of one row as the model's normaliser left it."""
-    ids = base.strip_special(ids, self.sot_id, self.eot_id)
-    return self._model.decode([i for i in ids if i < self.sot_id])
-
   def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
     """The text of each id; sentencepiece marks a word's start."""
     marks = {self.sot_id: '<start>', self.eot_id: '<end>'}

@@ -37,8 +37,9 @@ def test_shape_and_caption_rows(tok, batcher):
 
 def test_prompts_are_of_the_captions_nouns(tok):
   batcher = CaptionBatcher(tok, 3, 'nouns', ['the {} here'], seed=0)
-  texts = [tok.decode(row) for row in batcher([CAPTIONS[0]], [5])[0, 1:]]
-  assert sorted(texts) == ['the apple here', 'the fish here', 'the sand here']
+  rows = batcher([CAPTIONS[0]], [5])[0, 1:].tolist()
+  prompted = [f'the {noun} here' for noun in ('apple', 'fish', 'sand')]
+  assert sorted(rows) == sorted(tok(prompted).tolist())
 
 
 def test_padded_with_the_caption(tok, batcher):
@@ -93,11 +94,6 @@ def test_bad_captions(tok, batcher):
 
 def test_empty_batch(batcher):
   assert batcher([], []).shape == (0, 4, 77)
-
-
-def test_each_caption_needs_a_position(batcher):
-  with pytest.raises(ValueError, match='5 captions need as many positions'):
-    batcher(CAPTIONS, [0])
 
 
 @pytest.mark.parametrize(
