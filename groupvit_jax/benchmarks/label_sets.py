@@ -213,20 +213,7 @@ def class_names(benchmark: str, protocol: str = 'groupvit') -> tuple[str, ...]:
 
   Returns:
     The names in label order, 'background' first where the labels have one.
-
-  Raises:
-    ValueError: an unknown benchmark or protocol.
   """
-  if benchmark not in BENCHMARK_SETS:
-    raise ValueError(
-      f'{benchmark!r} has no class names of its own; those with some are '
-      f'{", ".join(BENCHMARK_SETS)}.'
-    )
-  if protocol not in PROTOCOLS:
-    raise ValueError(
-      f"There are class names for the protocols 'groupvit' and 'tcl', not "
-      f'{protocol!r}.'
-    )
   label_set, background = BENCHMARK_SETS[benchmark]
   names = LABEL_SETS[label_set]
   if protocol == 'tcl':

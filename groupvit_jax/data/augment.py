@@ -77,21 +77,6 @@ AUGMENTS = {
 }
 
 
-def get_augment(augment: str | Augment) -> Augment:
-  """Looks up an augmentation level by name; an Augment passes through.
-
-  Raises:
-    ValueError: there is no such level.
-  """
-  if isinstance(augment, Augment):
-    return augment
-  if augment not in AUGMENTS:
-    raise ValueError(
-      f'Unknown augmentation {augment!r}; choose from {sorted(AUGMENTS)}.'
-    )
-  return AUGMENTS[augment]
-
-
 def on_host(augment: Augment, on_device: bool) -> Augment:
   """The host's part of a level if the device flips and operates."""
   if not on_device:

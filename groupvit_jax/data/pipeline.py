@@ -156,9 +156,10 @@ def train_batches(
       say how `on_device.augmented` flips them and applies RandAugment.
 
   Raises:
-    ValueError: an unknown augmentation or backend.
+    ValueError: an unknown backend.
   """
-  augment = augment_lib.get_augment(augment)
+  if isinstance(augment, str):
+    augment = augment_lib.AUGMENTS[augment]
   if backend not in BACKENDS:
     raise ValueError(f'Unknown backend {backend!r}; choose from {BACKENDS}.')
   in_memory = isinstance(reader.source, sources.ArraySource)

@@ -77,13 +77,7 @@ class Reader:
   """
 
   def __init__(self, source: Source, seed: int, order: Order | None = None):
-    """Reads a source.
-
-    Raises:
-      ValueError: it is empty.
-    """
-    if not len(source):
-      raise ValueError(f'{source_name(source)} is empty.')
+    """Reads a source."""
     self.source = source
     self.seed = seed
     self.order = order or EpochShuffle(len(source), seed)

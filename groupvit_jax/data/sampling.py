@@ -419,18 +419,6 @@ class Positions:
   process_index: int = 0
   process_count: int = 1
 
-  def __post_init__(self):
-    if self.start < 0 or self.batch_size < 1:
-      raise ValueError(
-        f'start must be >= 0 and batch_size >= 1, not {self.start} and '
-        f'{self.batch_size}.'
-      )
-    if not 0 <= self.process_index < self.process_count:
-      raise ValueError(
-        f'process_index {self.process_index} is not below process_count '
-        f'{self.process_count}.'
-      )
-
   @classmethod
   def of_process(cls, batch_size: int, start: int = 0) -> 'Positions':
     """The share of this process, as jax counts processes."""

@@ -79,15 +79,6 @@ def test_what_the_unified_protocol_calls_otherwise():
   assert all('-' in theirs for theirs in stuff.values())
 
 
-def test_names_that_nobody_has():
-  with pytest.raises(
-    ValueError, match="'folder' has no class names of its own"
-  ):
-    label_sets.class_names('folder')
-  with pytest.raises(ValueError, match="'groupvit' and 'tcl', not 'mmseg'"):
-    label_sets.class_names('voc21', 'mmseg')
-
-
 def test_names_from_a_file(tmp_path):
   path = tmp_path / 'names.txt'
   path.write_bytes(

@@ -100,22 +100,6 @@ def test_processes_partition_the_global_batch():
       np.testing.assert_array_equal(joined, whole.batch(number))
 
 
-@pytest.mark.parametrize(
-  ('fields', 'message'),
-  [
-    ({'start': -1, 'batch_size': 1}, 'start must be >= 0'),
-    ({'start': 0, 'batch_size': 0}, 'batch_size >= 1'),
-    (
-      {'start': 0, 'batch_size': 1, 'process_index': 2, 'process_count': 2},
-      'process_index 2 is not below',
-    ),
-  ],
-)
-def test_impossible_positions(fields, message):
-  with pytest.raises(ValueError, match=message):
-    sampling.Positions(**fields)
-
-
 LENGTHS = (7, 0, 31, 5, 18, 2, 40)
 
 
