@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -28,26 +29,14 @@ _T = TypeVar('_T')
 # The extra that brings each scheme.
 _EXTRAS = {'gs': 'gcs', 'gcs': 'gcs', 's3': 's3', 'hf': 'hub'}
 _BLOCK = 8 << 20  # bytes of a request
+_TIMEOUT = 60.0  # seconds for a request
+_TRIES = 8  # of a request, the first included
+_PAUSE = 1.0  # seconds before the second try; they double, up to a minute
 _THREADS = 32  # that ask for sizes
 _FETCHERS = 4  # that read ahead
 # An unfinished download of a process that is gone.
 _STALE = 24 * 3600  # seconds
 _SCRATCH = '.part'
-
-
-@dataclasses.dataclass(frozen=True)
-class Patience:
-  """How long a request may take, and how often it is tried.
-
-  Fields:
-    timeout: seconds for a request of at most 8 MB.
-    tries: including the first.
-    pause: seconds before the second try; they double, up to a minute.
-  """
-
-  timeout: float = 60.0
-  tries: int = 8
-  pause: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,18 +147,17 @@ def read(url: str) -> bytes | None:
 
 
 def call(fs: Any, method: str, *args: Any, **options: Any) -> Any:
-  """Calls a method of a file system within `Patience.timeout`.
+  """Calls a method of a file system within `_TIMEOUT`.
 
   Raises:
     TimeoutError: it took longer. A file system without asyncio goes on in its
       thread, which nobody waits for.
   """
-  timeout = options.pop('timeout', Patience.timeout)
   if getattr(fs, 'async_impl', False):
     from fsspec import asyn
 
     function = getattr(fs, f'_{method}')
-    return asyn.sync(fs.loop, function, *args, timeout=timeout, **options)
+    return asyn.sync(fs.loop, function, *args, timeout=_TIMEOUT, **options)
   outcome: concurrent.futures.Future = concurrent.futures.Future()
 
   def run():
@@ -179,24 +167,18 @@ def call(fs: Any, method: str, *args: Any, **options: Any) -> Any:
       outcome.set_exception(error)
 
   threading.Thread(target=run, daemon=True).start()
-  return outcome.result(timeout)
+  return outcome.result(_TIMEOUT)
 
 
-def retried(
-  function: Callable[[], _T],
-  what: str,
-  patience: Patience = Patience(),
-  stop: threading.Event | None = None,
-) -> _T:
+def retried(function: Callable[[], _T], what: str) -> _T:
   """Calls a function until it succeeds.
 
   Raises:
     FileNotFoundError, PermissionError: at once.
-    SourceError: it failed every time, or `stop` was set.
+    SourceError: it failed every time.
   """
-  pause = patience.pause
-  stop = stop or threading.Event()
-  for attempt in range(1, patience.tries + 1):
+  pause = _PAUSE
+  for attempt in range(1, _TRIES + 1):
     try:
       return function()
     except (FileNotFoundError, PermissionError, ImportError):
@@ -207,17 +189,13 @@ def retried(
           f'{what}: the server wants credentials'
         ) from error
       reason = f'{type(error).__name__}: {error}'.rstrip(': ')
-    if stop.is_set():
-      break
-    if attempt < patience.tries:
-      logging.warning(
-        '%s: %s (try %d of %d)', what, reason, attempt, patience.tries
-      )
+    if attempt < _TRIES:
+      logging.warning('%s: %s (try %d of %d)', what, reason, attempt, _TRIES)
       # Not all hosts at the same moment.
-      stop.wait(pause * random.uniform(0.5, 1))
+      time.sleep(pause * random.uniform(0.5, 1))
       pause = min(60.0, 2 * pause)
   raise SourceError(
-    f'{what} cannot be read, tried {patience.tries} times: {reason}. Check the '
+    f'{what} cannot be read, tried {_TRIES} times: {reason}. Check the '
     'connection and start again; training goes on from its last checkpoint.'
   )
 
@@ -229,29 +207,21 @@ class ShardCache:
   used longest ago make room.
   """
 
-  def __init__(
-    self,
-    folder: str | os.PathLike,
-    limit: int,
-    patience: Patience = Patience(),
-  ):
+  def __init__(self, folder: str | os.PathLike, limit: int):
     """Opens a cache.
 
     Args:
       folder: made if needed.
       limit: bytes that it may take.
-      patience: with the servers.
     """
     self.folder = files.expanded(folder)
     self.limit = limit
-    self.patience = patience
     self._lock = threading.Lock()
     self._changed = threading.Condition(self._lock)
     self._fetching: dict[str, int] = {}  # bytes to come
     self._wanted: collections.deque[RemoteFile] = collections.deque()
     self._pinned: frozenset[str] = frozenset()
-    self._stop = threading.Event()
-    self._threads: list[threading.Thread] = []
+    self._fetchers = 0  # threads
     self._warned = False
 
   def path(self, file: RemoteFile) -> str:
@@ -290,28 +260,16 @@ class ShardCache:
         file for file in wanted if not (self.folder / file.key).exists()
       )
       self._changed.notify_all()
-      if not self._threads:
-        self._threads = [
-          threading.Thread(target=self._work, daemon=True)
-          for _ in range(_FETCHERS)
-        ]
-        for thread in self._threads:
-          thread.start()
-
-  def close(self) -> None:
-    """Ends the threads that read ahead."""
-    self._stop.set()
-    with self._changed:
-      self._changed.notify_all()
+      while self._fetchers < _FETCHERS:
+        threading.Thread(target=self._work, daemon=True).start()
+        self._fetchers += 1
 
   def _work(self):
     """Fetches what is wanted, as long as there is room (in a thread)."""
-    while not self._stop.is_set():
+    while True:
       with self._changed:
-        while not self._wanted and not self._stop.is_set():
+        while not self._wanted:
           self._changed.wait()
-        if self._stop.is_set():
-          return
         file = self._wanted.popleft()
         if file.key in self._fetching or (self.folder / file.key).exists():
           continue
@@ -342,15 +300,16 @@ class ShardCache:
   def _blocks(self, file):
     """The bytes of a file, a block at a time."""
     fs, path = filesystem(file.url)
+    cat = functools.partial(call, fs, 'cat_file', path)
     size = file.size
     if size is None:
-      yield self._retried(lambda: self._cat(fs, path), file)
+      yield retried(cat, file.url)
       return
     for start in range(0, size, _BLOCK):
       end = min(size, start + _BLOCK)
 
       def block(start=start, end=end):
-        data = self._cat(fs, path, start=start, end=end)
+        data = cat(start=start, end=end)
         if len(data) == size:  # a server that knows no ranges
           data = data[start:end]
         if len(data) != end - start:
@@ -359,14 +318,7 @@ class ShardCache:
           )
         return data
 
-      yield self._retried(block, file)
-
-  def _cat(self, fs, path, **options):
-    timeout = self.patience.timeout
-    return call(fs, 'cat_file', path, timeout=timeout, **options)
-
-  def _retried(self, function, file):
-    return retried(function, file.url, self.patience, self._stop)
+      yield retried(block, file.url)
 
   def _make_room(self, size, urgent):
     """Removes the oldest files until `size` bytes more fit; holds the lock.

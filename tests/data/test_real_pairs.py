@@ -50,7 +50,6 @@ def test_tars_and_records_give_the_same_batches(server, tmp_path, make, train):
     batches.append(train.take(8, source, order=order)[0])
     rest, _, _ = train.take(3, source, order=order, start=30)
     train.assert_equal(rest, batches[-1][5:])
-    cache.close()
   train.assert_equal(*batches)
   seen = np.concatenate([batch['tokens'][:, 0, 1] for batch in batches[0][:4]])
   assert len(set(seen.tolist())) == 24

@@ -13,16 +13,17 @@ from groupvit_jax.data import images, remote, sampling, sources, tar
 from groupvit_jax.errors import SourceError
 
 fsspec = pytest.importorskip('fsspec')
-QUICK = remote.Patience(timeout=2.0, tries=4, pause=0.01)
 
 
 @pytest.fixture(autouse=True)
-def own_index_cache(tmp_path, monkeypatch):
+def quick_and_with_an_own_index(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
+  for name, value in (('_TIMEOUT', 2.0), ('_TRIES', 4), ('_PAUSE', 0.01)):
+    monkeypatch.setattr(remote, name, value)
 
 
 def cache_of(tmp_path, limit=10**9):
-  return remote.ShardCache(tmp_path / 'cache', limit, QUICK)
+  return remote.ShardCache(tmp_path / 'cache', limit)
 
 
 def captions(source):
@@ -84,7 +85,6 @@ def test_lengths_come_from_stats_and_the_manifest(server, tmp_path, make):
   assert source[4]['caption'] == b'caption 3'
   fetched = [path for method, path in server.requests if method == 'GET']
   assert fetched.count('/b/0.tar') == fetched.count('/a/0.tar') == 1
-  cache.close()
 
 
 def test_batches_are_equal_wherever_the_shards_are(
@@ -109,7 +109,6 @@ def test_batches_are_equal_wherever_the_shards_are(
   train.assert_equal(rest, ours[5:])
   kept = sum(p.stat().st_size for p in (tmp_path / 'cache').iterdir())
   assert kept <= limit
-  cache.close()
 
 
 def test_a_shard_that_is_damaged_on_the_server_is_replaced(
@@ -169,7 +168,7 @@ def test_the_cache_keeps_what_is_read_next(tmp_path, caplog):
   for i in range(4):
     fs.pipe(f'/many/{i}.tar', bytes(1000))
   stated = remote.stat([f'memory://many/{i}.tar' for i in range(4)])
-  cache = remote.ShardCache(tmp_path / 'cache', 2500, QUICK)
+  cache = remote.ShardCache(tmp_path / 'cache', 2500)
   paths = [cache.path(file) for file in stated[:2]]
   os.utime(paths[0], (1, 1))
   cache.ahead(stated[:1])  # the oldest, but needed
@@ -179,5 +178,4 @@ def test_the_cache_keeps_what_is_read_next(tmp_path, caplog):
   cache.ahead([stated[0], stated[2]])
   cache.path(stated[3])
   assert 'cache_gb is too small' in caplog.text
-  cache.close()
   fs.rm('/many', recursive=True)

@@ -49,5 +49,4 @@ def test_memory_is_flat_and_files_are_few(far, tmp_path, make, train):
   if far:
     kept = sum(path.stat().st_size for path in (tmp_path / 'cache').iterdir())
     assert kept <= limit
-    cache.close()
     fs.rm('/soak', recursive=True)
