@@ -14,7 +14,7 @@ from absl import logging
 from groupvit_jax import IGNORE, scenes
 from groupvit_jax.benchmarks import base, codings, folders, label_sets
 from groupvit_jax.data.images import SUFFIXES
-from groupvit_jax.errors import ImageError, SourceError
+from groupvit_jax.errors import ImageError, SourceError, explained_as
 from groupvit_jax.text import prompts
 
 _MASK_ENDINGS = ('.png', '.tif', '.tiff', '.bmp')
@@ -129,7 +129,6 @@ def _check_masks(masks: list[pathlib.Path], names: tuple[str, ...]) -> None:
 
 
 SCENES_OPTIONS = {'count': 1000, 'size': 224, 'seed': 0}
-_SPLITS = ('train', 'validation', 'test')
 
 
 class ScenesSet(base.LabelledSet):
@@ -160,10 +159,8 @@ class ScenesSet(base.LabelledSet):
     Raises:
       SourceError: an unknown split, or no scene.
     """
-    if split not in _SPLITS:
-      raise SourceError(
-        f'scenes has the splits {", ".join(_SPLITS)}, not {split!r}.'
-      )
+    with explained_as(SourceError):
+      self._seed = scenes.split_seed(split, seed)
     if count < 1 or size < 16:
       raise SourceError(
         f'scenes needs a count of at least 1 and a size of at least 16, not '
@@ -171,7 +168,7 @@ class ScenesSet(base.LabelledSet):
       )
     super().__init__([f'{split}-{i:06d}' for i in range(count)])
     self.class_names = scenes.CLASS_NAMES
-    self._size, self._seed = size, scenes.split_seed(split, seed)
+    self._size = size
 
   def _example(self, index: int) -> base.Example:
     image, _, label = scenes.generate(self._seed, index=index, size=self._size)

@@ -159,7 +159,7 @@ def _inspect(args: argparse.Namespace) -> None:
     args.sources,
     images=args.images,
     columns=_columns(args),
-    cache=remote.ShardCache('~/.cache/groupvit_jax/remote_shards', int(50e9)),
+    cache=remote.own_cache(),
   )
   found = inspection.inspect(source, args.limit or None)
   figures = found.figures()

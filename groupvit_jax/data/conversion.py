@@ -40,7 +40,7 @@ DROPPED = 'dropped.jsonl'
 _PROGRESS = '.progress'
 _KEPT = {'JPEG': 'jpg', 'MPO': 'jpg', 'PNG': 'png', 'WEBP': 'webp'}
 _ORIENTATION = 0x0112
-_CACHE_BYTES = int(50e9)
+_QUALITY = 90  # of JPEGs that are written anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,6 @@ class Plan:
     keep_duplicates: whether pairs of equal bytes stay.
     images: folder that image paths of tables are relative to.
     columns: (kind, name) of columns with other names than usual.
-    quality: of JPEGs that are written anew.
   """
 
   sources: tuple[str, ...]
@@ -69,7 +68,6 @@ class Plan:
   keep_duplicates: bool = False
   images: str | None = None
   columns: tuple[tuple[str, str], ...] = ()
-  quality: int = 90
 
   @property
   def shards(self) -> int:
@@ -89,21 +87,23 @@ class Plan:
     """The plan and its source, fit for JSON; the same plan, the same record."""
     fields = dataclasses.asdict(self)
     del fields['out']
-    fields['source'] = reading.identity(opened(self))
+    fields |= {'quality': _QUALITY, 'source': reading.identity(opened(self))}
     return json.loads(json.dumps(fields))
 
 
 @functools.lru_cache(1)
 def opened(plan: Plan) -> Source:
   """The source of a plan, opened once in a process."""
-  cache = remote.ShardCache('~/.cache/groupvit_jax/remote_shards', _CACHE_BYTES)
   return tables.open_source(
-    plan.sources, images=plan.images, columns=dict(plan.columns), cache=cache
+    plan.sources,
+    images=plan.images,
+    columns=dict(plan.columns),
+    cache=remote.own_cache(),
   )
 
 
 def prepare(
-  sample: dict[str, Any], short_side: int | None, quality: int = 90
+  sample: dict[str, Any], short_side: int | None
 ) -> tuple[str, bytes, tuple[str, ...]]:
   """Checks a sample, and scales its image down if it is larger.
 
@@ -112,7 +112,6 @@ def prepare(
   Args:
     sample: 'image' (encoded) and 'caption' (one or several).
     short_side: most pixels of the short side; None for any.
-    quality: of a JPEG that is written anew.
 
   Returns:
     Suffix of the image's format, encoded image, captions.
@@ -134,7 +133,7 @@ def prepare(
       (width, height), Image.Resampling.BICUBIC, reducing_gap=3.0
     )
   out = io.BytesIO()
-  image.save(out, 'JPEG', quality=quality)
+  image.save(out, 'JPEG', quality=_QUALITY)
   return 'jpg', out.getvalue(), captions
 
 
@@ -195,7 +194,7 @@ def _prepared(
     try:
       if place in duplicates:
         raise BadSampleError('equal to another pair', 'duplicate')
-      made = prepare(source[index], plan.short_side, plan.quality)
+      made = prepare(source[index], plan.short_side)
     except BadSampleError as error:
       name = reading.sample_name(source, index)
       dropped.append((name, error.reason, str(error)))

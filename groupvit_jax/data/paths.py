@@ -42,6 +42,13 @@ def listed(patterns: Patterns) -> list[str]:
   return [os.fspath(pattern) for pattern in patterns]
 
 
+def names(patterns: Patterns) -> list[str]:
+  """Names of patterns, and of what lies in those that are folders."""
+  found = [os.path.expanduser(pattern) for pattern in listed(patterns)]
+  found += [x for f in found if os.path.isdir(f) for x in os.listdir(f)]
+  return [os.path.basename(path) for path in found]
+
+
 def expand(patterns: Patterns, suffix: str = 'tar') -> list[str]:
   """Expands `{000..436}`, `{a,b}`, `*`, `~` and folders in paths of shards.
 

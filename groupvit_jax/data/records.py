@@ -165,12 +165,8 @@ def open_records(
   Arguments as TFRecordSource; ArrayRecord files have `array_record` in their
   names, or a folder of theirs has.
   """
-  form = TFRecordSource
-  for pattern in paths.listed(patterns):
-    folder = os.path.expanduser(pattern)
-    inside = os.listdir(folder) if os.path.isdir(folder) else []
-    if any('array_record' in os.path.basename(x) for x in [pattern, *inside]):
-      form = ArrayRecordSource
+  own = any('array_record' in name for name in paths.names(patterns))
+  form = ArrayRecordSource if own else TFRecordSource
   return form(patterns, name, cache, **features)
 
 

@@ -200,6 +200,11 @@ def retried(function: Callable[[], _T], what: str) -> _T:
   )
 
 
+def own_cache() -> 'ShardCache':
+  """The cache of commands, 50 GB at most."""
+  return ShardCache(files.cache('remote_shards'), int(50e9))
+
+
 class ShardCache:
   """Whole copies of remote files, up to a size on disk.
 

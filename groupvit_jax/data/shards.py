@@ -328,9 +328,8 @@ def _index_paths(path, kind):
   """Where an index may lie: beside the shard, or in the user's cache."""
   folder, name = os.path.split(path)
   name = f'{name}.{kind}.npz'
-  root = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   digest = hashlib.sha256(folder.encode()).hexdigest()[:16]
-  cache = pathlib.Path(root) / 'groupvit_jax' / 'shard_index' / digest
+  cache = files.cache('shard_index') / digest
   return [pathlib.Path(folder) / name, cache / name]
 
 

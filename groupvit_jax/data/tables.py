@@ -182,7 +182,7 @@ def open_source(
     else:
       shards.append(entry)
   if shards:
-    names = ' '.join([*shards, *_listed_folders(shards)])
+    names = ' '.join(paths.names(shards))
     if '.tfrecord' in names or 'array_record' in names:
       keys = {f'{kind}_key': name for kind, name in (columns or {}).items()}
       open_shards = functools.partial(records.open_records, **keys)
@@ -200,11 +200,6 @@ def _found(what, function, entries, *args):
   except FileNotFoundError:
     listed = ', '.join(paths.listed(entries))
     raise FileNotFoundError(f'{listed}: there are no such {what}') from None
-
-
-def _listed_folders(entries):
-  folders = [os.path.expanduser(entry) for entry in entries]
-  return [name for f in folders if os.path.isdir(f) for name in os.listdir(f)]
 
 
 def _csv_rows(path):

@@ -68,7 +68,9 @@ def split_seed(split: str, seed: int) -> int:
     so that no choice of user seeds lets two splits meet.
   """
   if split not in _SPLITS:
-    raise ValueError(f'unknown split {split!r}: scenes has {_SPLITS}')
+    raise ValueError(
+      f'unknown split {split!r}: scenes has {", ".join(_SPLITS)}.'
+    )
   digest = hashlib.sha256(f'groupvit_jax/scenes/{split}/{seed}'.encode())
   bits = int.from_bytes(digest.digest()[:8], 'big') >> 4
   return bits << 2 | _SPLITS.index(split)

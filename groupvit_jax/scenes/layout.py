@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 from groupvit_jax.scenes.canvas import Light, Pose
 from groupvit_jax.scenes.rng import Rng
 
-Number = float | int
-
 GROUNDS = ('brick', 'grass', 'gravel', 'sand', 'snow', 'water', 'wood')
 
 THINGS = (
@@ -39,7 +37,6 @@ PLURALS = {
   'fish': 'fish',
   'leaf': 'leaves',
   'starfish': 'starfish',
-  'goldfish': 'goldfish',
 }
 
 # (singular, plural) of other words for a thing; the class name stays the word

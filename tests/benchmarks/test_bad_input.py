@@ -315,7 +315,7 @@ def test_names_and_options_that_do_not_exist(disk):
     open_set('scenes', sides=3)
   with pytest.raises(ValueError, match='size of scenes is a whole number'):
     open_set('scenes', size='3')
-  with pytest.raises(SourceError, match="train, validation, test, not 'val'"):
+  with pytest.raises(SourceError, match="'val': scenes has train, valid"):
     open_set('scenes', split='val')
   with pytest.raises(SourceError, match='a size of at least 16'):
     open_set('scenes', size=4)
