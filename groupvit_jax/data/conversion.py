@@ -24,7 +24,6 @@ from PIL import Image
 from groupvit_jax import errors, files, processes
 from groupvit_jax.data import (
   augment,
-  reading,
   remote,
   sampling,
   tables,
@@ -87,7 +86,7 @@ class Plan:
     """The plan and its source, fit for JSON; the same plan, the same record."""
     fields = dataclasses.asdict(self)
     del fields['out']
-    fields |= {'quality': _QUALITY, 'source': reading.identity(opened(self))}
+    fields |= {'quality': _QUALITY, 'source': opened(self).identity()}
     return json.loads(json.dumps(fields))
 
 
@@ -196,7 +195,7 @@ def _prepared(
         raise BadSampleError('equal to another pair', 'duplicate')
       made = prepare(source[index], plan.short_side)
     except BadSampleError as error:
-      name = reading.sample_name(source, index)
+      name = source.describe(index)
       dropped.append((name, error.reason, str(error)))
       continue
     yield f'{number * plan.shard_size + place:09d}', *made

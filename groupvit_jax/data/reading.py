@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -28,25 +29,54 @@ class BadSourceError(SourceError, ValueError):
   """Most of a source is unusable; the message names it."""
 
 
-@runtime_checkable
-class Source(Protocol):
-  """Random access to samples.
+class Source:
+  """Base of random access to samples.
 
   A sample is {'image': encoded bytes or uint8 [h, w, 3], 'caption': str or
   bytes, or several of them}; labelled ones have 'mask', uint8 [h, w].
   `source[i]` may raise BadSampleError; any error but a UserError counts as a
-  bad sample. A source may also have:
-    name: what messages call it.
-    describe(i): what messages call a sample.
-    identity(): see `identity`.
+  bad sample.
+
+  Fields:
+    name: in messages.
     parts: (name, number of samples) of the sources that it joins, in order.
     lengths: numbers of samples of its shards, in order.
-    ahead(shards): told which shards are read next.
   """
 
-  def __len__(self) -> int: ...
+  name: str = 'source'
+  parts: Sequence[tuple[str, int]] = ()
 
-  def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+  def __len__(self) -> int:
+    raise NotImplementedError
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    raise NotImplementedError
+
+  @functools.cached_property
+  def lengths(self) -> list[int]:
+    """One shard of all samples."""
+    return [len(self)]
+
+  @property
+  def is_remote(self) -> bool:
+    """Whether a shard is remote."""
+    return False
+
+  def describe(self, index: int) -> str:
+    """Name of a sample in messages."""
+    return f'{self.name}: sample {index}'
+
+  def ahead(self, shards: Sequence[int]) -> None:
+    """Told which shards are read next."""
+
+  def identity(self) -> dict[str, Any]:
+    """Tells data sets apart, so that a run does not resume on other data.
+
+    Returns:
+      JSON values: `kind` of source, number of `samples` and of `shards`, and a
+      `digest` that changes with the samples (not with the folder they are in).
+    """
+    return describe_identity(type(self).__name__, len(self), 0, [self.name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +138,11 @@ class Reader:
 
   def ahead(self, position: int, count: int) -> None:
     """Tells the source which shards are read next (see `Order.upcoming`)."""
-    if ahead := getattr(self.source, 'ahead', None):
-      ahead(self.order.upcoming(position, count))
+    self.source.ahead(self.order.upcoming(position, count))
 
   def shares(self, positions: Int64[np.ndarray, 'b']) -> dict[str, int]:
     """Counts the samples of positions by the named parts of the source."""
-    parts = getattr(self.source, 'parts', ())
+    parts = self.source.parts
     if not parts:
       return {}
     ends = np.cumsum([count for _, count in parts])
@@ -125,7 +154,7 @@ class Reader:
     """The sample that has been read for longest, in words; '' without one."""
     reading = list(self._reading.values())
     # `describe` may read the file that does not answer.
-    name = source_name(self.source)
+    name = self.source.name
     return f'{name}: sample {min(reading)[1]}' if reading else ''
 
   def _read(self, position, index, make):
@@ -157,27 +186,15 @@ class Reader:
       kinds = ', '.join(f'{n} {kind}' for kind, n in self.bad.most_common())
     if bad <= _WARNINGS:
       more = ' (no more such warnings)' if bad == _WARNINGS else ''
-      sample = sample_name(self.source, index)
+      sample = self.source.describe(index)
       logging.warning('%s skipped: %s%s', sample, error, more)
     judged = _JUDGE_FROM <= reads <= _JUDGE_UNTIL
     if attempts >= _MAX_ATTEMPTS or (judged and bad > reads / 2):
       raise BadSourceError(
-        f'{source_name(self.source)}: {bad} of the first {reads} samples are '
+        f'{self.source.name}: {bad} of the first {reads} samples are '
         f'unusable ({kinds}; the last one: {error}). Check how this data was '
         'prepared.'
       )
-
-
-def source_name(source: Source) -> str:
-  """Name of a source in messages."""
-  return getattr(source, 'name', type(source).__name__)
-
-
-def sample_name(source: Source, index: int) -> str:
-  """Name of a sample in messages."""
-  if describe := getattr(source, 'describe', None):
-    return describe(index)
-  return f'{source_name(source)}: sample {index}'
 
 
 def pick_caption(
@@ -191,23 +208,10 @@ def pick_caption(
   return good[int(bits[0] % np.uint64(len(good)))]
 
 
-def identity(source: Source) -> dict[str, Any]:
-  """Tells data sets apart, so that a run does not resume on other data.
-
-  Returns:
-    JSON values: `kind` of source, number of `samples` and of `shards`, and a
-    `digest` that changes with the samples (not with the folder they are in).
-  """
-  if own := getattr(source, 'identity', None):
-    return own()
-  kind = type(source).__name__
-  return describe_identity(kind, len(source), 0, [source_name(source)])
-
-
 def describe_identity(
   kind: str, samples: int, shards: int, facts: Iterable[object]
 ) -> dict[str, Any]:
-  """An `identity` with the digest of some facts."""
+  """A `Source.identity` with the digest of some facts."""
   text = '\n'.join(map(str, facts))
   digest = hashlib.sha256(text.encode()).hexdigest()
   return {'kind': kind, 'samples': samples, 'shards': shards, 'digest': digest}

@@ -34,7 +34,7 @@ MANIFEST = 'manifest.json'  # of `groupvit data convert`
 Table = Integer[np.ndarray, 'n columns']
 
 
-class ShardSource:
+class ShardSource(reading.Source):
   """Base of sources that are shard files of one format.
 
   A local shard is indexed when the source is opened. A remote one is fetched
@@ -131,7 +131,7 @@ class ShardSource:
     return f'{self.paths[shard]}: sample {at}'
 
   def identity(self) -> dict[str, Any]:
-    """See `reading.identity`: names, sizes and lengths of the shards."""
+    """See `Source.identity`: names, sizes and lengths of the shards."""
     facts = [
       (os.path.basename(path), self._stated[path].size, length)
       for path, length in zip(self.paths, self.lengths, strict=True)

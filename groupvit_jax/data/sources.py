@@ -31,7 +31,7 @@ from groupvit_jax.data.sampling import (
 )
 
 
-class Joined:
+class Joined(Source):
   """Several sources, one behind the other.
 
   Fields:
@@ -47,7 +47,7 @@ class Joined:
     self.name = ' + '.join(self.sources)
     self.parts = tuple((n, len(source)) for n, source in self.sources.items())
     self._ends = np.cumsum([count for _, count in self.parts]).tolist()
-    shards = [lengths_of(source) for source in self.sources.values()]
+    shards = [source.lengths for source in self.sources.values()]
     self.lengths = list(itertools.chain(*shards))
     self._first_shards = np.cumsum([0, *map(len, shards)]).tolist()
 
@@ -57,8 +57,7 @@ class Joined:
   @property
   def is_remote(self) -> bool:
     """Whether a source has a remote shard."""
-    sources = self.sources.values()
-    return any(getattr(source, 'is_remote', False) for source in sources)
+    return any(source.is_remote for source in self.sources.values())
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     source, at = self._locate(index)
@@ -66,20 +65,20 @@ class Joined:
 
   def describe(self, index: int) -> str:
     """Names a sample as its source does."""
-    return reading.sample_name(*self._locate(index))
+    source, at = self._locate(index)
+    return source.describe(at)
 
   def ahead(self, shards: Sequence[int]) -> None:
     """Tells the sources which of their shards are read next."""
     for first, source in zip(
       self._first_shards, self.sources.values(), strict=False
     ):
-      if ahead := getattr(source, 'ahead', None):
-        last = first + len(lengths_of(source))
-        ahead([shard - first for shard in shards if first <= shard < last])
+      last = first + len(source.lengths)
+      source.ahead([shard - first for shard in shards if first <= shard < last])
 
   def identity(self) -> dict[str, Any]:
-    """See `reading.identity`."""
-    facts = {n: reading.identity(s) for n, s in self.sources.items()}
+    """See `Source.identity`."""
+    facts = {n: source.identity() for n, source in self.sources.items()}
     kinds = sorted({fact['kind'] for fact in facts.values()})
     text = json.dumps(facts, sort_keys=True)
     return reading.describe_identity(
@@ -124,7 +123,7 @@ def order_of(source: Source, seed: int, ordering: Ordering) -> Order:
   """
   kind = ordering.kind
   if kind == 'auto':
-    kind = 'streams' if getattr(source, 'is_remote', False) else 'full'
+    kind = 'streams' if source.is_remote else 'full'
   turns = Turns()
   if kind == 'streams':
     run = max(1, ordering.batch_size // max(1, ordering.streams))
@@ -138,7 +137,7 @@ def order_of(source: Source, seed: int, ordering: Ordering) -> Order:
   def order(one: Source) -> Order:
     if kind == 'full':
       return EpochShuffle(len(one), seed)
-    return StreamOrder(lengths_of(one), seed, turns, ordering.window)
+    return StreamOrder(one.lengths, seed, turns, ordering.window)
 
   weights = dict(ordering.weights)
   if not weights:
@@ -152,7 +151,7 @@ def order_of(source: Source, seed: int, ordering: Ordering) -> Order:
     )
   return MixedOrder(
     [
-      Ingredient(order(one), len(one), len(lengths_of(one)), weights[name])
+      Ingredient(order(one), len(one), len(one.lengths), weights[name])
       for name, one in parts.items()
     ],
     seed,
@@ -188,12 +187,7 @@ def open_named(
 _NAMED = re.compile(r'([A-Za-z]\w*)=(.+)')
 
 
-def lengths_of(source: Source) -> list[int]:
-  """Numbers of samples of a source's shards; one of all without any."""
-  return list(getattr(source, 'lengths', (len(source),)))
-
-
-class ArraySource:
+class ArraySource(Source):
   """Images of one size in memory; pipelines gather whole batches from it.
 
   Fields:
@@ -235,7 +229,7 @@ class ArraySource:
     return sample
 
   def identity(self) -> dict[str, Any]:
-    """See `reading.identity`: captions, and at most 1,000 of the images."""
+    """See `Source.identity`: captions, and at most 1,000 of the images."""
     step = -(-len(self) // 1000) or 1
     pixels = hashlib.sha256(self.images[::step].tobytes())
     facts = [*self.captions, self.images.shape, pixels.hexdigest()]
@@ -296,7 +290,7 @@ class InMemory(ArraySource):
     Raises:
       ValueError: no sample is usable.
     """
-    name = name or reading.source_name(source)
+    name = name or source.name
     count = len(source)
     images = np.empty((count, size, size, 3), np.uint8)
     captions, masks, kept = [], [], 0
@@ -308,8 +302,7 @@ class InMemory(ArraySource):
         captions.append(captions_lib.clean_captions(sample['caption']))
       except BadSampleError as error:
         if kept + 5 > index:
-          where = reading.sample_name(source, index)
-          logging.warning('%s left out: %s', where, error)
+          logging.warning('%s left out: %s', source.describe(index), error)
         continue
       if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -327,7 +320,7 @@ class InMemory(ArraySource):
     )
 
 
-class TFDSSource:
+class TFDSSource(Source):
   """A TFDS data set in a random-access format, images left encoded.
 
   Needs the package tensorflow-datasets, but not TensorFlow.
@@ -400,7 +393,7 @@ class TFDSSource:
     return len(self._data)
 
   def identity(self) -> dict[str, Any]:
-    """See `reading.identity`: the builder with its version, and the split."""
+    """See `Source.identity`: the builder with its version, and the split."""
     info = self._builder.info.splits
     facts = [self.name, *((n, s.num_examples) for n, s in info.items())]
     return reading.describe_identity('tfds', len(self), 0, facts)

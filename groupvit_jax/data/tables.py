@@ -28,7 +28,7 @@ _CAPTIONS = ('captions', 'caption', 'text', 'txt', 'sentences', 'title')
 _MOST_GROUPS = 4  # of rows of a Parquet file in memory
 
 
-class _Pairs:
+class _Pairs(Source):
   """Base of tables: images are files, or bytes.
 
   Fields:
@@ -99,7 +99,7 @@ class TableSource(_Pairs):
     return f'{self.name}: row {index + 1} ({self._rows[index][0]})'
 
   def identity(self) -> dict[str, Any]:
-    """See `reading.identity`: the table alone, not its images."""
+    """See `Source.identity`: the table alone, not its images."""
     return reading.describe_identity('table', len(self), 1, self._rows)
 
 
@@ -145,7 +145,7 @@ class ParquetSource(_Pairs):
     return f'{self.name}: row {index + 1}'
 
   def identity(self) -> dict[str, Any]:
-    """See `reading.identity`: name, size and number of rows."""
+    """See `Source.identity`: name, size and number of rows."""
     size = files.expanded(self.name).stat().st_size
     facts = [os.path.basename(self.name), size]
     return reading.describe_identity('parquet', len(self), 1, facts)

@@ -261,8 +261,8 @@ class Inputs:
 
   @functools.cached_property
   def identity(self) -> dict[str, Any]:
-    """Tells the training data apart (see `reading.identity`)."""
-    return reading.identity(self._train_source)
+    """Tells the training data apart (see `Source.identity`)."""
+    return self._train_source.identity()
 
   def bad_samples(self) -> collections.Counter[str]:
     """Bad samples that others have replaced in the run so far, by reason.
@@ -275,7 +275,7 @@ class Inputs:
   def sample_names(self, start: int, count: int) -> list[str]:
     """Names of the samples at positions, before bad ones were replaced."""
     indices = self._order(np.arange(start, start + count)).tolist()
-    return [reading.sample_name(self._train_source, i) for i in indices]
+    return [self._train_source.describe(i) for i in indices]
 
   def as_meta(self) -> dict[str, Any]:
     """Identity of the data, and values for `resume`."""

@@ -117,7 +117,7 @@ def check_data(
     path: of the workdir, for messages.
     stored: record of the data in the checkpoint; None in one of a former
       version.
-    current: record of the data that are there now (`reading.identity`).
+    current: record of the data that are there now (`Source.identity`).
     accept: whether other data are a warning instead of an error.
 
   Raises:

@@ -128,7 +128,7 @@ def color(sample):
   return images.decode(sample['image']).getpixel((0, 0))[0]
 
 
-class Listed:
+class Listed(reading.Source):
   """A source of given samples."""
 
   name = 'listed'

@@ -271,7 +271,7 @@ def test_the_interpreter_exits_with_batches_open(backend):
     import numpy as np
     from groupvit_jax.data import pipeline, reading, sampling, sources
     source = sources.ArraySource(np.zeros((9, 8, 8, 3), np.uint8), ['a'] * 9)
-    class Listed:
+    class Listed(reading.Source):
       __len__ = lambda self: 9
       __getitem__ = lambda self, i: source[i]
     batches = pipeline.train_batches(
