@@ -231,23 +231,23 @@ SEGMENTATION_SCALE = 2
 _Epsilon = Annotated[float, Meta(ge=1e-5, le=1e-5)]
 
 
-class _Vision(msgspec.Struct):
+class _Vision(msgspec.Struct, frozen=True):
   image_size: fields.SIDES | None = None
   num_attention_heads: fields.COUNT | None = None
   layer_norm_eps: _Epsilon = 1e-5
 
 
-class _GroupViTVision(_Vision):
+class _GroupViTVision(_Vision, frozen=True):
   depths: fields.COUNTS | None = None
   hidden_act: Literal['gelu'] = 'gelu'
   assign_eps: Annotated[float, Meta(ge=1, le=1)] = 1.0
 
 
-class _ClipVision(_Vision):
+class _ClipVision(_Vision, frozen=True):
   hidden_act: fields.ACTIVATION = 'quick_gelu'
 
 
-class _Text(msgspec.Struct):
+class _Text(msgspec.Struct, frozen=True):
   num_attention_heads: fields.COUNT | None = None
   eos_token_id: fields.COUNT | None = None
   vocab_size: fields.COUNT | None = None
@@ -263,68 +263,64 @@ class _Text(msgspec.Struct):
       )
 
 
-class _GroupViTText(_Text):
+class _GroupViTText(_Text, frozen=True):
   hidden_act: Literal['quick_gelu'] = 'quick_gelu'
 
 
-class _ClipText(_Text):
+class _ClipText(_Text, frozen=True):
   hidden_act: fields.ACTIVATION = 'quick_gelu'
 
 
-class _Ours(msgspec.Struct):
+class _Ours(msgspec.Struct, frozen=True):
   """Fields that `export` adds to those of Hugging Face."""
 
   short_side: fields.COUNT | None = None
   license: str | None = None
 
 
-class _GroupViTConfig(msgspec.Struct):
-  vision_config: _GroupViTVision = msgspec.field(
-    default_factory=_GroupViTVision
-  )
-  text_config: _GroupViTText = msgspec.field(default_factory=_GroupViTText)
+class _GroupViTConfig(msgspec.Struct, frozen=True):
+  vision_config: _GroupViTVision = _GroupViTVision()
+  text_config: _GroupViTText = _GroupViTText()
 
 
-class _ClipConfig(msgspec.Struct):
-  vision_config: _ClipVision = msgspec.field(default_factory=_ClipVision)
-  text_config: _ClipText = msgspec.field(default_factory=_ClipText)
+class _ClipConfig(msgspec.Struct, frozen=True):
+  vision_config: _ClipVision = _ClipVision()
+  text_config: _ClipText = _ClipText()
 
 
-class _OpenClipVision(msgspec.Struct):
+class _OpenClipVision(msgspec.Struct, frozen=True):
   image_size: fields.SIDES | None = None
   width: fields.COUNT | None = None
   head_width: fields.COUNT = 64
   layers: fields.COUNT_FROM_0 | fields.COUNTS | None = None  # of a ResNet many
 
 
-class _OpenClipText(msgspec.Struct):
+class _OpenClipText(msgspec.Struct, frozen=True):
   heads: fields.COUNT | None = None
 
 
-class _OpenClipModel(msgspec.Struct):
-  vision_cfg: _OpenClipVision = msgspec.field(default_factory=_OpenClipVision)
-  text_cfg: _OpenClipText = msgspec.field(default_factory=_OpenClipText)
+class _OpenClipModel(msgspec.Struct, frozen=True):
+  vision_cfg: _OpenClipVision = _OpenClipVision()
+  text_cfg: _OpenClipText = _OpenClipText()
   quick_gelu: bool = False
 
 
-class _OpenClipPixels(msgspec.Struct):
+class _OpenClipPixels(msgspec.Struct, frozen=True):
   mean: fields.COLOUR | None = None
   std: fields.COLOUR | None = None
 
 
-class _OpenClipConfig(msgspec.Struct):
+class _OpenClipConfig(msgspec.Struct, frozen=True):
   model_cfg: _OpenClipModel | None = None
-  preprocess_cfg: _OpenClipPixels = msgspec.field(
-    default_factory=_OpenClipPixels
-  )
+  preprocess_cfg: _OpenClipPixels = _OpenClipPixels()
 
 
-class _Preprocessor(msgspec.Struct):
+class _Preprocessor(msgspec.Struct, frozen=True):
   image_mean: fields.COLOUR | None = None
   image_std: fields.COLOUR | None = None
 
 
-class _NvlabsEncoder(msgspec.Struct):
+class _NvlabsEncoder(msgspec.Struct, frozen=True):
   num_heads: fields.COUNTS = []
   depths: fields.COUNTS | None = None
   img_size: fields.SIDES | None = None
@@ -332,16 +328,16 @@ class _NvlabsEncoder(msgspec.Struct):
   hard_assignment: bool = True
 
 
-class _NvlabsModel(msgspec.Struct):
-  img_encoder: _NvlabsEncoder = msgspec.field(default_factory=_NvlabsEncoder)
+class _NvlabsModel(msgspec.Struct, frozen=True):
+  img_encoder: _NvlabsEncoder = _NvlabsEncoder()
 
 
-class _NvlabsConfig(msgspec.Struct):
-  model: _NvlabsModel = msgspec.field(default_factory=_NvlabsModel)
+class _NvlabsConfig(msgspec.Struct, frozen=True):
+  model: _NvlabsModel = _NvlabsModel()
 
 
-class _NvlabsExtras(msgspec.Struct):
-  config: _NvlabsConfig = msgspec.field(default_factory=_NvlabsConfig)
+class _NvlabsExtras(msgspec.Struct, frozen=True):
+  config: _NvlabsConfig = _NvlabsConfig()
 
 
 def _nvlabs_hints(state: StateDict) -> Hints:
