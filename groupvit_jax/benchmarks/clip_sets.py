@@ -28,6 +28,7 @@ from groupvit_jax.benchmarks.classification import (
   LabelledImages,
   open_labelled_images,
 )
+from groupvit_jax.data.sources import TFDSRecords
 from groupvit_jax.errors import ConfigError, SourceError
 from groupvit_jax.text import prompts
 
@@ -249,7 +250,7 @@ def _from_tfds(
   names: tuple[str, ...],
   order: str,
 ) -> LabelledImages:
-  records = tfds_sets.Records(prepared, split, ('image',))
+  records = TFDSRecords(prepared, split, ('image',))
   stored = getattr(records.features.get('label'), 'names', None)
   if 'label' not in records.features or not stored:
     raise SourceError(f'{records.name} has no feature label with classes.')
@@ -273,7 +274,7 @@ def _from_tfds(
     record = records[index]
     return record['image'], places[int(record['label'])]
 
-  return LabelledImages(names, records.names, read)
+  return LabelledImages(names, records.names(), read)
 
 
 def _key(value: str) -> str:

@@ -5,7 +5,7 @@ the data set. Images and label maps stay encoded, as they were downloaded.
 """
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Int32
 
 from groupvit_jax import IGNORE
 from groupvit_jax.benchmarks import base, codings, label_sets
+from groupvit_jax.data.sources import TFDSRecords
 from groupvit_jax.errors import ImageError, SourceError
 
 
@@ -49,57 +50,6 @@ def _number(path: pathlib.Path) -> tuple[int, ...]:
   )
 
 
-class Records:
-  """A prepared split by random access.
-
-  Fields:
-    name: data set and split.
-    features: of the data set, as TFDS describes them.
-    names: one for each record, as they are numbered.
-  """
-
-  def __init__(self, folder: pathlib.Path, split: str, encoded: Sequence[str]):
-    """Opens a split.
-
-    Args:
-      folder: a version's, as `find` returns it.
-      split: such as 'validation'; 'validation[:100]' is a part of it.
-      encoded: features that stay encoded; they must be there.
-
-    Raises:
-      SourceError: no such split or feature, or not in array_record format.
-    """
-    try:
-      import tensorflow_datasets as tfds
-    except ImportError as error:
-      raise SourceError(
-        f'{folder} is a TFDS data set, and to read it takes: pip install '
-        "'groupvit_jax[train]'"
-      ) from error
-    builder: Any = tfds.builder_from_directory(str(folder))
-    self.name = f'{builder.info.name}[{split}]'
-    self.features = features = builder.info.features
-    absent = [key for key in encoded if key not in features]
-    if absent:
-      raise SourceError(
-        f'{folder} has no feature {absent[0]!r}, only {", ".join(features)}.'
-      )
-    skip = {key: tfds.decode.SkipDecoding() for key in encoded}
-    try:
-      self._data = builder.as_data_source(split=split, decoders=skip)
-    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
-      raise SourceError(
-        f'{folder} cannot be read at random as {split!r} (its splits: '
-        f'{", ".join(builder.info.splits)}); prepare it with tfds.builder('
-        f"{builder.info.name!r}, file_format='array_record')"
-        '.download_and_prepare().'
-      ) from error
-    self.names = [f'{split}-{i:06d}' for i in range(len(self._data))]
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return self._data[int(index)]
-
-
 def open_cityscapes(
   name: str, folder: pathlib.Path, split: str
 ) -> base.PairSet | None:
@@ -108,7 +58,7 @@ def open_cityscapes(
   if prepared is None:
     return None
   split = {'val': 'validation'}.get(split, split)
-  records = Records(prepared, split, ('image_left', 'segmentation_label'))
+  records = TFDSRecords(prepared, split, ('image_left', 'segmentation_label'))
   return _pairs(
     name,
     records,
@@ -129,8 +79,9 @@ def open_ade20k(
   if prepared is None:
     return None
   known = {'val': 'test', 'validation': 'test', 'training': 'train'}
-  records = Records(prepared, known.get(split, split), ('image', 'annotation'))
-  if records.names and _scenes(records[0]['annotation'], records.name)[1]:
+  split = known.get(split, split)
+  records = TFDSRecords(prepared, split, ('image', 'annotation'))
+  if len(records) and _scenes(records[0]['annotation'], records.name)[1]:
     logging.warning(
       '%s holds the labels of the instance challenge: 100 of the 150 classes '
       'are labelled, and all stuff is ignored. For figures that compare with '
@@ -178,7 +129,7 @@ def open_pet(name: str, folder: pathlib.Path, split: str) -> base.PairSet:
       f'{folder} has no oxford_iiit_pet that TFDS has prepared.'
     )
   split = {'val': 'test', 'validation': 'test'}.get(split, split)
-  records = Records(prepared, split, ('image', 'segmentation_mask'))
+  records = TFDSRecords(prepared, split, ('image', 'segmentation_mask'))
   return _pairs(name, records, 'image', _species, codings.as_stored(3))
 
 
@@ -196,7 +147,7 @@ def _species(record: dict[str, Any], name: str) -> Int32[np.ndarray, 'h w']:
 
 def _pairs(
   name: str,
-  records: Records,
+  records: TFDSRecords,
   image_key: str,
   label: Callable[[dict[str, Any], str], Any],
   coding: codings.Coding,
@@ -213,4 +164,6 @@ def _pairs(
 
   names = label_sets.class_names(name)
   background = names[0] == 'background'
-  return base.PairSet(names, records.names, pair, coding, background=background)
+  return base.PairSet(
+    names, records.names(), pair, coding, background=background
+  )

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from groupvit_jax.data.sampling import (
   StreamOrder,
   Turns,
 )
+from groupvit_jax.errors import SourceError
 
 
 class Joined(Source):
@@ -320,10 +322,78 @@ class InMemory(ArraySource):
     )
 
 
-class TFDSSource(Source):
-  """A TFDS data set in a random-access format, images left encoded.
+class TFDSRecords:
+  """A split that TFDS has prepared, by random access.
 
   Needs the package tensorflow-datasets, but not TensorFlow.
+
+  Fields:
+    name: builder and split.
+    builder, features: of the data set, as TFDS has them.
+  """
+
+  def __init__(
+    self,
+    builder: Any,
+    split: str,
+    encoded: Sequence[str],
+    decoded: Sequence[str] = (),
+    *,
+    data_dir: str | os.PathLike | None = None,
+  ):
+    """Opens a split.
+
+    Args:
+      builder: 'name' or 'name/config', a builder, or the folder of a version.
+      split: such as 'train' or 'train[:1000]'.
+      encoded: features that must be there, and stay encoded.
+      decoded: others that must be there.
+      data_dir: where it was prepared; None means TFDS's own folder.
+
+    Raises:
+      SourceError: no such split or feature, or not in array_record format.
+    """
+    try:
+      import tensorflow_datasets as tfds
+    except ImportError as error:
+      raise SourceError(
+        f'{builder} is a data set of TFDS, and to read it takes: pip install '
+        "'groupvit_jax[train]'"
+      ) from error
+    if isinstance(builder, pathlib.Path):
+      builder = tfds.builder_from_directory(str(builder))
+    elif isinstance(builder, str):
+      builder = tfds.builder(builder, data_dir=data_dir)
+    self.builder, self.features = builder, builder.info.features
+    self.name, self._split = f'{builder.info.full_name}[{split}]', split
+    for key in (*encoded, *decoded):
+      if key not in self.features:
+        known = ', '.join(self.features)
+        raise SourceError(f'{self.name} has no feature {key!r}, only {known}.')
+    skip = {key: tfds.decode.SkipDecoding() for key in encoded}
+    try:
+      self._data = builder.as_data_source(split=split, decoders=skip)
+    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
+      raise SourceError(
+        f'{builder.data_dir} cannot be read at random as {split!r} (its '
+        f'splits: {", ".join(builder.info.splits)}); prepare it with '
+        f"tfds.builder({builder.name!r}, file_format='array_record')"
+        '.download_and_prepare().'
+      ) from error
+
+  def __len__(self) -> int:
+    return len(self._data)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    return self._data[int(index)]
+
+  def names(self) -> list[str]:
+    """A name for each record, as they are numbered."""
+    return [f'{self._split}-{i:06d}' for i in range(len(self))]
+
+
+class TFDSSource(Source):
+  """Pairs of a TFDS data set, images left encoded.
 
   Fields:
     name: builder and split.
@@ -339,67 +409,39 @@ class TFDSSource(Source):
     caption_key: str | None = None,
     mask_key: str | None = None,
   ):
-    """Opens a prepared TFDS data set.
+    """Opens a split.
 
     Args:
-      builder: 'name' or 'name/config', or a builder object.
-      split: such as 'train' or 'train[:1000]'.
-      data_dir: where it was prepared; None means TFDS's own folder.
+      builder, split, data_dir: see `TFDSRecords`.
       image_key: feature with the image.
       caption_key: feature with the caption(s); None finds 'caption',
         'captions' or 'text'.
       mask_key: feature with the label map, or None to read no masks.
 
     Raises:
-      ValueError: it is not prepared, or not in array_record format.
+      SourceError: as TFDSRecords.
     """
-    try:
-      import tensorflow_datasets as tfds
-    except ImportError as error:
-      raise ImportError(
-        "TFDS sources need: pip install 'groupvit_jax[train]'"
-      ) from error
-    if isinstance(builder, str):
-      builder = tfds.builder(builder, data_dir=data_dir)
-    self._builder = builder
-    self.name = f'{builder.info.full_name}[{split}]'
-    features = builder.info.features
+    decoded = [key for key in (caption_key, mask_key) if key]
+    self._records = TFDSRecords(
+      builder, split, [image_key], decoded, data_dir=data_dir
+    )
+    self.name = self._records.name
     keys = [caption_key] if caption_key else ['caption', 'captions', 'text']
-    self._caption_key = next((k for k in keys if k in features), None)
+    features = self._records.features
+    self._caption_key = next((k for k in keys if k in features), '')
     self._image_key, self._mask_key = image_key, mask_key
-    for key in (image_key, self._caption_key, mask_key):
-      if key is not None and key not in features:
-        raise ValueError(
-          f'{self.name} has no feature {key!r}, only {sorted(features)}.'
-        )
-    try:
-      self._data = builder.as_data_source(
-        split=split, decoders={image_key: tfds.decode.SkipDecoding()}
-      )
-    except (
-      AssertionError,
-      KeyError,
-      NotImplementedError,
-      ValueError,
-    ) as error:
-      raise ValueError(
-        f'{self.name} cannot be read at random from {builder.data_dir}: '
-        f'prepare it with tfds.builder({builder.name!r}, '
-        "file_format='array_record').download_and_prepare() "
-        f'({error})'
-      ) from error
 
   def __len__(self) -> int:
-    return len(self._data)
+    return len(self._records)
 
   def identity(self) -> dict[str, Any]:
     """See `Source.identity`: the builder with its version, and the split."""
-    info = self._builder.info.splits
+    info = self._records.builder.info.splits
     facts = [self.name, *((n, s.num_examples) for n, s in info.items())]
     return reading.describe_identity('tfds', len(self), 0, facts)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    record = self._data[int(index)]
+    record = self._records[index]
     sample = {'image': record[self._image_key]}
     sample['caption'] = _captions_of(record.get(self._caption_key, ''))
     if self._mask_key is not None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax.data import captions, images, sources, tar
+from groupvit_jax.errors import SourceError
 
 
 def test_joined_sources_are_named(tmp_path, make):
@@ -75,10 +76,8 @@ def test_scenes_through_tfds(tmp_path):
   assert isinstance(source[0]['image'], bytes) and 'mask' not in source[0]
   cleaned = {captions.clean_captions(source[i]['caption']) for i in range(4)}
   assert cleaned == set(direct.captions)
-  with pytest.raises(ValueError, match="has no feature 'mask'"):
-    sources.TFDSSource(
-      source._builder, 'train', data_dir=str(tmp_path), mask_key='mask'
-    )
+  with pytest.raises(SourceError, match="has no feature 'mask'"):
+    sources.TFDSSource(source._records.builder, 'train', mask_key='mask')
 
 
 def color_key(image):
@@ -92,5 +91,5 @@ def test_tfds_that_is_not_prepared(tmp_path):
   builder = tfds_builder.classes()[1](
     config=tfds_builder.config('captions', 32, 4, 0), data_dir=str(tmp_path)
   )
-  with pytest.raises(ValueError, match='cannot be read at random.*array_rec'):
+  with pytest.raises(SourceError, match='be read at random.*array_rec'):
     sources.TFDSSource(builder, 'train')
