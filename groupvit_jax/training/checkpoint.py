@@ -1,7 +1,8 @@
 """Saves and restores the state of a run, with a digest of all its arrays.
 
 Orbax writes in the background, a thread computes the digest; a step waits for
-neither. Before a save the loop waits for the step, whose parameters must be finite.
+neither. Before a save the loop waits for the step, whose parameters must be
+finite.
 """
 
 import contextlib
