@@ -265,6 +265,10 @@ def test_masks_of_0_and_255(disk, caplog, names):
     assert "no pixel is 'dog'" in caplog.text
   disk.labels('masks/a.png', [0, 1, 255])
   assert len(open_set('folder', disk.root)) == 2
+  for mask in ('a', 'sub/b'):
+    disk.labels(f'masks/{mask}.png', [255])
+  with pytest.raises(SourceError, match='the masks hold 255 alone'):
+    open_set('folder', disk.root)
 
 
 def test_linked_folders_of_ones_own_are_followed(disk, tmp_path, names):

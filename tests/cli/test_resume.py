@@ -50,6 +50,7 @@ def test_a_line_that_was_cut_short_is_done_again(stub):
     b'{"image": 3, "stem": "x", "files": {}, "bytes": 1, "modified": 1}',
     b'{"image": "a", "stem": "x", "files": {"mask": 1}}',
     b'\xff\xfe',
+    b'[' * 10**5,
   ],
 )
 def test_lines_of_another_form_are_passed_over(stub, line):

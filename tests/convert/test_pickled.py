@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import architecture, tensors, torch_files
+from groupvit_jax.convert import architecture, pickled, tensors, torch_files
 from groupvit_jax.errors import ModelError
 
 
@@ -163,6 +163,13 @@ def test_shared_lists_are_not_expanded(pickles, path, memory_limit):
 def test_pickles_that_make_no_sense(pickles, path, body, memory_limit):
   pickles.write_members(path, {'data.pkl': b'\x80\2' + body + b'.'})
   with pytest.raises(ModelError):
+    torch_files.read(path)
+
+
+def test_a_pickle_of_millions_of_instructions(pickles, path, monkeypatch):
+  monkeypatch.setattr(pickled, '_MOST', 1000)
+  pickles.write_members(path, {'data.pkl': b'\x80\2' + b'(' * 2000})
+  with pytest.raises(ModelError, match='longer than any of weights'):
     torch_files.read(path)
 
 

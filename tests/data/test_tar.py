@@ -147,6 +147,13 @@ def negative(header):
   header[124:136] = struct.pack('>Iq', 0xFFFFFFFF, -3072)
 
 
+def empty_pax_record(good):
+  info = tarfile.TarInfo('x')
+  info.pax_headers = {'comment': 'some'}
+  header = info.tobuf(tarfile.PAX_FORMAT)
+  return header.replace(b'16 comment', b'00 comment') + good
+
+
 def huge_pax(header):
   header[124:136] = b'%011o\0' % (1 << 32)
   header[156:157] = b'x'
@@ -161,6 +168,7 @@ def huge_pax(header):
     (lambda good: with_header(good, negative), 'a member of -3072 bytes'),
     (lambda good: good[:2560] + with_header(good, negative), '-3072 bytes'),
     (lambda good: with_header(good, huge_pax), 'a header of 4294967296'),
+    (empty_pax_record, 'not an uncompressed tar'),
     (lambda good: good[:2560] + b'?' * 512 + good, 'after byte 2560'),
     (
       lambda good: b''.join(
