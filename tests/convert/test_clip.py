@@ -1,4 +1,4 @@
-"""CLIP, OpenAI's and Hugging Face's, against transformers' `CLIPModel`.
+"""Hugging Face's CLIP against transformers' `CLIPModel`.
 
 Runs where torch and transformers are installed (the `torch` extra).
 """
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from groupvit_jax import convert
-from groupvit_jax.convert import architecture, tensors
 from groupvit_jax.errors import ModelError
 from groupvit_jax.models import build
 
@@ -119,73 +118,6 @@ def test_tiny_clip_equals_transformers(torch_models, tiny, tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, again.variables, converted.variables
   )
-
-
-def test_openais_form_is_the_same_model(torch_models, tmp_path, monkeypatch):
-  config = TINY_CLIP | {
-    'vision_config': TINY_CLIP['vision_config'] | {'num_attention_heads': 3}
-  }
-  theirs = clip(torch_models, config)
-  theirs.save_pretrained(tmp_path / 'clip')
-  wanted = convert.load_source(tmp_path / 'clip')
-  monkeypatch.setattr(architecture, 'HEAD_WIDTH', 4)
-  state = as_openai(theirs.state_dict())
-  sizes = ('input_resolution', 'context_length', 'vocab_size')
-  state |= {name: torch.tensor(24) for name in sizes}
-  half = {k: v.half() if 'ln_post' in k else v for k, v in state.items()}
-  torch.save(half, tmp_path / 'clip.pt')
-  loaded = convert.load_source(tmp_path / 'clip.pt')
-  assert loaded.architecture == wanted.architecture
-  assert loaded.preprocessing == wanted.preprocessing
-  ours, theirs = map(tensors.flatten, (loaded.variables, wanted.variables))
-  assert ours.keys() == theirs.keys()
-  for name, x in theirs.items():
-    if name.startswith('params/image/norm/'):
-      x = x.astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(ours[name], x, err_msg=name)
-
-
-def as_openai(state):
-  """Hugging Face's CLIP under OpenAI's names (openai/CLIP, model.py)."""
-  renamed = {}
-  for name, x in state.items():
-    if '.k_proj.' in name or '.v_proj.' in name:
-      continue
-    if '.q_proj.' in name:
-      x = torch.cat([state[name.replace('q_proj', f'{p}_proj')] for p in 'qkv'])
-    if name.endswith('_projection.weight'):
-      x = x.T
-    for theirs, openai in _OPENAI:
-      name = name.replace(theirs, openai)
-    renamed[name] = x
-  return renamed
-
-
-_OPENAI = (
-  ('vision_model.embeddings.class_embedding', 'visual.class_embedding'),
-  ('vision_model.embeddings.patch_embedding', 'visual.conv1'),
-  (
-    'vision_model.embeddings.position_embedding.weight',
-    'visual.positional_embedding',
-  ),
-  ('vision_model.pre_layrnorm', 'visual.ln_pre'),
-  ('vision_model.post_layernorm', 'visual.ln_post'),
-  ('vision_model.encoder.layers', 'visual.transformer.resblocks'),
-  ('text_model.embeddings.token_embedding', 'token_embedding'),
-  (
-    'text_model.embeddings.position_embedding.weight',
-    'positional_embedding',
-  ),
-  ('text_model.encoder.layers', 'transformer.resblocks'),
-  ('text_model.final_layer_norm', 'ln_final'),
-  ('visual_projection.weight', 'visual.proj'),
-  ('text_projection.weight', 'text_projection'),
-  ('self_attn.q_proj.', 'attn.in_proj_'),
-  ('self_attn.out_proj', 'attn.out_proj'),
-  ('layer_norm', 'ln_'),
-  ('mlp.fc1', 'mlp.c_fc'),
-  ('mlp.fc2', 'mlp.c_proj'),
-)
 
 
 def test_a_clip_with_another_activation_is_refused(torch_models, tmp_path):

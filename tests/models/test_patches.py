@@ -33,8 +33,10 @@ def test_patch_embed_is_the_strided_convolution(tiny):
   tiny.assert_near(embed.apply(variables, images), x + params['positions'])
 
 
-def test_clip_embed_puts_the_class_token_first(tiny):
-  images = tiny.normal(2, 11, 14, 3)
+@pytest.mark.parametrize('size', [(11, 14), (15, 9)])
+def test_clip_embed_puts_the_class_token_first(tiny, size):
+  """Its position is never resized."""
+  images = tiny.normal(2, *size, 3)
   embed = patches.ClipEmbed((11, 14), 4, 6)
   variables = tiny.init(embed, images)
   params = variables['params']
@@ -43,7 +45,9 @@ def test_clip_embed_puts_the_class_token_first(tiny):
   first = params['class_token'] + params['positions'][0]
   tiny.assert_near(tokens[:, 0], np.stack([first, first]))
   x = convolution(images, params['kernel'])
-  tiny.assert_near(tokens[:, 1:], x + params['positions'][1:])
+  grid = size[0] // 4, size[1] // 4
+  rest = patches.resize_positions(params['positions'][None, 1:], (2, 3), grid)
+  tiny.assert_near(tokens[:, 1:], x + rest)
 
 
 def test_pixels_are_computed_with_in_the_given_dtype(tiny):
