@@ -3,15 +3,12 @@
 import functools
 import os
 import pathlib
-import re
-import shlex
 import subprocess
 import sys
 
 import pytest
 
 from groupvit_jax import cli
-from groupvit_jax.cli import evaluate
 from groupvit_jax.text.sentencepiece import SentencePieceTokenizer
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -146,62 +143,6 @@ def test_an_unknown_option_names_the_help_of_the_sub_command(capsys):
   with pytest.raises(SystemExit):
     cli.main(['info', 'my_model', '--jsn'])
   assert 'see `groupvit info --help`' in capsys.readouterr().err
-
-
-def help_of(capsys, *command) -> str:
-  with pytest.raises(SystemExit) as exit_info:
-    cli.main([*command, '--help'])
-  assert exit_info.value.code == 0
-  return capsys.readouterr().out
-
-
-@pytest.fixture
-def things_that_examples_name(stub, install, monkeypatch):
-  """Images, names and, by stand-ins, a model, in the current folder."""
-  install(
-    'convert',
-    convert=lambda *args, **options: 'converted',
-    load_source=lambda path: path,
-    describe=str,
-  )
-  # `evaluate` has tests with a model; here its command lines are read.
-  monkeypatch.setattr(evaluate, '_measure', lambda *args: 0)
-  for folder in ('my_model', 'runs/demo', 'nvidia/groupvit-gcc-yfcc'):
-    pathlib.Path(folder).mkdir(parents=True)
-  for path in ('photos/a.jpg', 'photos/b.jpg'):
-    stub.save(path)
-  pathlib.Path('names.txt').write_text('cat\ndog\n')
-
-
-@pytest.mark.parametrize(
-  'command',
-  [
-    (),
-    ('segment',),
-    ('classify',),
-    ('evaluate',),
-    ('convert',),
-    ('info',),
-    ('tokenizer', 'train'),
-    ('tokenizer', 'show'),
-  ],
-)
-@pytest.mark.usefixtures('things_that_examples_name')
-def test_examples_in_the_help_work(capsys, command):
-  text = help_of(capsys, *command).replace('\\\n', ' ')
-  examples = re.findall(r'^  groupvit (?!train|runs)(.+)$', text, re.MULTILINE)
-  assert examples
-  words = [f'{a}{b}{c}' for a in 'abcdefgh' for b in 'aeiou' for c in 'klmnrst']
-  pathlib.Path('captions.txt').write_text('\n'.join(words))
-  for name in 'ab':
-    pathlib.Path(f'{name}.jsonl').write_text('{"caption": "a cat"}\n')
-  assert train('captions.txt', 'my_tokenizer') == 0
-  for example in examples:
-    argv = [re.sub(r'^(8000|32000)$', '40', a) for a in shlex.split(example)]
-    # Small words give a small vocabulary; all else is as printed.
-    if 'a.jsonl' in argv:
-      argv = ['captions.txt' if a == 'a.jsonl' else a for a in argv]
-    assert cli.main(argv + ['--overwrite'] * ('train' in argv)) == 0
 
 
 def test_train_is_the_training_program_and_tells_variants_and_options():

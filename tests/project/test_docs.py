@@ -118,9 +118,11 @@ def test_links_and_named_files_exist():
 def test_commands_are_accepted(capsys):
   """Those of pages, and those that --help shows."""
   calls = commands('groupvit')
-  for name in {words[0] for words in calls} - {'train'}:
+  helps = [[name] for name in {words[0] for words in calls} - {'train'}]
+  helps += [[], ['tokenizer', 'train'], ['tokenizer', 'show']]
+  for words in helps:
     with pytest.raises(SystemExit):
-      cli.main([name, '--help'])
+      cli.main([*words, '--help'])
   shown = capsys.readouterr().out.replace('\\\n', ' ').splitlines()
   examples = [line for line in shown if line.startswith('  groupvit ')]
   calls += [shlex.split(line)[1:] for line in examples]
