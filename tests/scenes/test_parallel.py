@@ -38,11 +38,12 @@ def test_training_data_can_come_without_masks():
 _SCRIPT = """
   import sys
   from groupvit_jax import scenes
-  from groupvit_jax.scenes import parallel
+  from groupvit_jax.scenes import parallel, tfds_builder
   parallel._WORTH_IT, parallel._CHUNK = 0, 8
   print('started', flush=True)
   made = scenes.generate_many('train', {count}, 32, 0, workers=2)
-  heavy = [m for m in ('jax', 'tensorflow') if m in sys.modules]
+  heavy = 'jax', 'tensorflow', 'tensorflow_datasets', 'torch'
+  heavy = [m for m in heavy if m in sys.modules]
   print(len(made.images), heavy)
 """
 
