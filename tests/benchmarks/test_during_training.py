@@ -1,8 +1,5 @@
 """A training run's benchmark: which evaluator, at which size, shown how."""
 
-import pathlib
-import runpy
-
 import jax
 import numpy as np
 import pytest
@@ -10,8 +7,8 @@ import pytest
 from groupvit_jax import errors, sharding
 from groupvit_jax.training import inputs, state
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
-ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
   'demo,size=16,examples=6,eval.examples=0,batch=8,width=16,depths=1x0,'
   'model.num_heads=2'
@@ -19,7 +16,6 @@ SMALL = (
 
 
 def config(source, *options):
-  get_config = runpy.run_path(str(ROOT / 'configs' / 'gvit_s.py'))['get_config']
   made = get_config(','.join([SMALL, *options]))
   made.eval.source = source  # a path may hold a comma
   made.eval.batch_size = 8

@@ -1,8 +1,6 @@
 """A run's workdir is loaded from its newest whole checkpoint."""
 
 import json
-import pathlib
-import runpy
 import shutil
 
 import jax
@@ -16,14 +14,14 @@ from groupvit_jax.training import checkpoint, task
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import workdir as workdir_lib
+from tests.fixtures.configs import get_config
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ARG = 'demo,size=16,patch=8,width=8,tokens=2x0,groups=2x0'
 
 
 @pytest.fixture(scope='module')
 def config():
-  config = runpy.run_path(str(CONFIGS))['get_config'](ARG)
+  config = get_config(ARG)
   config.text.width = 8
   config.joint.projector_width = 6  # so that there are batch statistics
   return config

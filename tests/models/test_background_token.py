@@ -1,8 +1,6 @@
 """The learned background: its loss, and that it is not there when off."""
 
 import functools
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +14,8 @@ from groupvit_jax.models import build
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 ON = 'loss.background_weight=0.5'
 SMALL = (
   'size=16,patch=8,width=16,depths=1x0,model.num_heads=2,batch=4,'
@@ -95,9 +93,7 @@ def test_it_finds_the_level_between_what_is_there_and_what_is_not():
 @functools.cache
 def first(options):
   """A task, its first variables and a batch."""
-  config = runpy.run_path(str(CONFIG))['get_config'](
-    ','.join(filter(None, ['demo', SMALL, options]))
-  )
+  config = get_config(','.join(filter(None, ['demo', SMALL, options])))
   task = task_lib.make(config, 50)
   rng = np.random.default_rng(0)
   batch = {
@@ -159,7 +155,6 @@ def test_regions_tell_how_near_each_group_is_to_it():
 
 
 def test_an_architecture_names_it_only_where_it_is_on():
-  get_config = runpy.run_path(str(CONFIG))['get_config']
   off, on = (
     task_lib.architecture(get_config(arg), 50) for arg in ('demo', f'demo,{ON}')
   )
@@ -174,6 +169,6 @@ def test_an_architecture_names_it_only_where_it_is_on():
 
 
 def test_it_cannot_be_learned_without_nouns():
-  config = runpy.run_path(str(CONFIG))['get_config'](f'demo,nouns=0,{ON}')
+  config = get_config(f'demo,nouns=0,{ON}')
   with pytest.raises(ValueError, match='a background is learned from nouns'):
     config_lib.check(config)

@@ -1,8 +1,6 @@
 """Models from an architecture: exact sizes, options, refusals."""
 
 import json
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,8 @@ import pytest
 
 from groupvit_jax.models import build, groupvit, text
 from groupvit_jax.training import task
+from tests.fixtures.configs import get_config
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 GROUPVIT_S = {
   'image_encoder': 'groupvit',
   'image': build.released_sizes(groupvit.GroupViT),
@@ -76,7 +74,7 @@ def test_groupvit_s_has_the_released_parameters():
   'arg', ['', 'one_stage', 'demo', 'clip', 'demo,clip,nouns=0']
 )
 def test_a_config_builds_the_same_model_through_json(arg):
-  config = runpy.run_path(str(CONFIG))['get_config'](arg)
+  config = get_config(arg)
   architecture = task.architecture(config, 500)
   written = json.loads(json.dumps(architecture))
   assert written == architecture
@@ -90,7 +88,7 @@ def test_a_config_builds_the_same_model_through_json(arg):
 
 
 def test_an_architecture_can_be_read_from_a_saved_config():
-  config = runpy.run_path(str(CONFIG))['get_config']('tied')
+  config = get_config('tied')
   saved = json.loads(config.to_json_best_effort())
   assert task.architecture(saved, 9) == task.architecture(config, 9)
 
@@ -127,31 +125,6 @@ def test_a_projector_without_biases():
     assert jax.tree.map(jnp.shape, params[name]) == {
       'fc2': {'kernel': (width, 12)}
     }
-
-
-def test_clip_vit_b_32_has_openai_s_parameters():
-  architecture = {
-    'image_encoder': 'clip_vit',
-    'image': {
-      'image_size': 224,
-      'patch_size': 32,
-      'width': 768,
-      'depth': 12,
-      'num_heads': 12,
-    },
-    'text': {
-      'vocab_size': 49408,
-      'context_length': 77,
-      'width': 512,
-      'depth': 12,
-      'num_heads': 8,
-    },
-    'embed_dim': 512,
-    'projector_width': 0,
-    'projector_bias': False,
-    'separate_multi_label_scale': False,
-  }
-  assert count(shapes(build.build(architecture), 77)) == 151_277_313
 
 
 def without(mapping, name):

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import runpy
 import subprocess
 import sys
 
@@ -15,8 +14,7 @@ import demo  # noqa: E402
 import emergence  # noqa: E402
 
 from groupvit_jax.training import task  # noqa: E402
-
-get_config = runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config']
+from tests.fixtures.configs import get_config  # noqa: E402
 
 
 @pytest.mark.parametrize('name', emergence.ROWS)

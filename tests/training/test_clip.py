@@ -1,7 +1,5 @@
 """CLIP trains by the one loop: losses, batch norms, first weights."""
 
-import pathlib
-import runpy
 import types
 
 import jax
@@ -16,8 +14,8 @@ from groupvit_jax.convert import tensors
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import initial, loop, state
 from groupvit_jax.training import task as task_lib
+from tests.fixtures import configs
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'clip.py'
 TINY = (
   'demo,steps=4,batch=16,size=32,width=16,examples=48,text.width=16,'
   'joint.embed_dim=8,run.eval_every=2,run.checkpoint_every=2,run.log_every=1,'
@@ -25,7 +23,7 @@ TINY = (
   'matmul_operands=float32'
 )
 SMALLER = {'vit': 'model.depth=1', 'resnet': 'resnet,width=2'}
-get_config = runpy.run_path(str(CONFIG))['get_config']
+get_config = configs.load('clip.py')
 
 
 @pytest.mark.parametrize(

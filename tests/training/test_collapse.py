@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 import types
 
 import jax
@@ -14,8 +13,8 @@ from groupvit_jax.losses import assignment
 from groupvit_jax.training import collapse, config, loop
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
-ROOT = pathlib.Path(__file__).parents[2]
 G = 8
 HEALTHY = {
   'largest_share': 0.3,
@@ -33,18 +32,12 @@ NONE = HEALTHY | {'entropy': 0.96 * math.log(G)}
 UNIFORM = HEALTHY | {'entropy': math.log(G)}
 
 
-def options(arg=None):
-  namespace = {'__name__': 'gvit_s'}
-  exec((ROOT / 'configs/gvit_s.py').read_text(), namespace)
-  return namespace['get_config'](arg)
-
-
 def row(step, statistics, place='train'):
   return {'step': step, **{f'{place}/{k}': v for k, v in statistics.items()}}
 
 
 def monitor(*rows, groups=G, grace=100, arg=None):
-  flat = config.flatten(options(arg))
+  flat = config.flatten(get_config(arg))
   return collapse.CollapseMonitor(groups, flat, grace=grace, rows=rows)
 
 
@@ -245,13 +238,13 @@ def test_advice_leaves_out_what_is_done():
 )
 def test_advice_can_be_followed(kind):
   """Every option that is named exists, and takes the value that is named."""
-  flat = config.flatten(options())
+  flat = config.flatten(get_config())
   for words in advice(kind, None):
     path, _, value = words.replace(' above ', '=').partition('=')
     path = path.partition(' below ')[0]
     assert path in flat
     if ' ' not in words:
-      followed = config.flatten(options(f'{path}={value}'))
+      followed = config.flatten(get_config(f'{path}={value}'))
       assert followed[path] != flat[path]
       assert words not in advice(kind, f'{path}={value}')
 
@@ -265,7 +258,7 @@ def test_advice_can_be_followed(kind):
   ],
 )
 def test_how_many_groups_a_task_makes(arg, groups):
-  c = options(arg)
+  c = get_config(arg)
   task = task_lib.make(c, 50, None)
   batch = state_lib.abstract_batch(c, 1)
   variables = jax.eval_shape(task.init, jax.random.key(0), batch)
@@ -298,7 +291,7 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
 ):
   workdir = tmp_path / 'run'
   arg = f'{UNDECIDED},data.cache={tmp_path / "cache"}'
-  summary = loop.train_and_evaluate(options(arg), workdir)
+  summary = loop.train_and_evaluate(get_config(arg), workdir)
   ((level, message),) = collapses(caplog)
   assert level == 'WARNING'
   assert 'step 2: grouping collapse, undecided' in message
@@ -314,14 +307,14 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
   assert 'fill: var(--wrong)' in page
 
   caplog.clear()
-  again = loop.train_and_evaluate(options(arg), workdir)
+  again = loop.train_and_evaluate(get_config(arg), workdir)
   assert not collapses(caplog)
   assert again['collapses'] == summary['collapses']
 
 
 def test_a_run_that_does_not_collapse_says_nothing(tmp_path, caplog):
   arg = f'{UNDECIDED},data.cache={tmp_path / "cache"},model.init_std=0.7'
-  summary = loop.train_and_evaluate(options(arg), tmp_path / 'run')
+  summary = loop.train_and_evaluate(get_config(arg), tmp_path / 'run')
   assert not collapses(caplog)
   assert summary['collapses'] == []
   page = (tmp_path / 'run' / 'report' / 'index.html').read_text()

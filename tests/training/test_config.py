@@ -13,18 +13,10 @@ from groupvit_jax.models import ops
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import loop, state
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCABULARY = 49_408
-
-
-@pytest.fixture(scope='module')
-def get_config():
-  """`get_config` of configs/gvit_s.py, loaded as the flag loads it."""
-  namespace = {'__name__': 'gvit_s'}
-  source = (ROOT / 'configs/gvit_s.py').read_text()
-  exec(compile(source, 'gvit_s.py', 'exec'), namespace)
-  return namespace['get_config']
 
 
 def count_parameters(config) -> int:
@@ -50,11 +42,11 @@ def count_parameters(config) -> int:
     ('demo,clip', 3_338_498),
   ],
 )
-def test_variants_have_their_exact_size(get_config, arg, parameters):
+def test_variants_have_their_exact_size(arg, parameters):
   assert count_parameters(get_config(arg)) == parameters
 
 
-def test_released_recipes_have_the_original_numbers(get_config):
+def test_released_recipes_have_the_original_numbers():
   yfcc, redcaps = get_config('gcc_yfcc'), get_config('gcc_redcaps')
   assert (yfcc.num_steps, redcaps.num_steps) == (30 * 6997, 30 * 6326)
   assert (yfcc.optimizer.warmup_steps, redcaps.optimizer.warmup_steps) == (
@@ -81,12 +73,12 @@ def test_released_recipes_have_the_original_numbers(get_config):
     assert c.text.context_length == 77
 
 
-def test_the_baseline_is_gated_by_the_image_that_nouns_train(get_config):
+def test_the_baseline_is_gated_by_the_image_that_nouns_train():
   assert get_config('demo').eval.top_k == 0
   assert get_config('demo,clip').eval.top_k == 5
 
 
-def test_options_reach_fields_by_alias_and_by_path(get_config):
+def test_options_reach_fields_by_alias_and_by_path():
   config = get_config('demo,steps=7,lr=1e-3,depths=6x3x3,loss.share_nouns=true')
   assert config.num_steps == 7
   assert config.optimizer.learning_rate == 1e-3
@@ -94,15 +86,13 @@ def test_options_reach_fields_by_alias_and_by_path(get_config):
   assert config.loss.share_nouns is True
 
 
-def test_an_integer_is_taken_for_a_float_and_a_tuple_of_one_is_a_tuple(
-  get_config,
-):
+def test_an_integer_is_taken_for_a_float_and_a_tuple_of_one_is_a_tuple():
   config = get_config('lr=1,depths=12')
   assert config.optimizer.learning_rate == 1.0
   assert config.model.depths == (12,)
 
 
-def test_shards_are_given_as_plain_text(get_config):
+def test_shards_are_given_as_plain_text():
   arg = 'data.shards=/path/train/a.tar'
   assert get_config(arg).data.shards == ('/path/train/a.tar',)
   arg = 'data.shards=/x/{00000..00009}.tar+/e/*.tar,seed=2'
@@ -113,7 +103,7 @@ def test_shards_are_given_as_plain_text(get_config):
   assert get_config('gcc_yfcc,data.shards=1x2.tar').data.shards == ('1x2.tar',)
 
 
-def test_fields_that_do_not_exist_are_named(get_config):
+def test_fields_that_do_not_exist_are_named():
   config = get_config('demo')
   unknown = config_lib.unknown_field
   assert unknown(config, 'data.shards') == unknown(config, 'data') == ''
@@ -135,7 +125,7 @@ def test_fields_that_do_not_exist_are_named(get_config):
     ('data.shards=/d/{a,b}.tar', r"cut at a comma.*join them by '\+'"),
   ],
 )
-def test_mistakes_are_named(get_config, arg, message):
+def test_mistakes_are_named(arg, message):
   with pytest.raises(errors.ConfigError, match=message):
     get_config(arg)
 
@@ -160,13 +150,13 @@ def test_mistakes_are_named(get_config, arg, message):
     ('nouns=0,loss.background_weight=1.0', 'learned from nouns'),
   ],
 )
-def test_a_value_that_cannot_be_used_is_named(get_config, option, message):
+def test_a_value_that_cannot_be_used_is_named(option, message):
   config_lib.check(get_config('demo'))
   with pytest.raises(errors.ConfigError, match=message):
     config_lib.check(get_config(f'demo,{option}'))
 
 
-def test_a_removed_option_is_known_by_its_name(get_config):
+def test_a_removed_option_is_known_by_its_name():
   with pytest.raises(errors.ConfigError, match='cluster_weight. was removed'):
     get_config('demo,loss.cluster_weight=1.0')
   stored = get_config()
@@ -226,9 +216,7 @@ def test_differences_names_fields_but_not_how_a_run_is_watched():
     ),
   ],
 )
-def test_a_field_that_an_old_config_lacks_was_as_in_the_base(
-  get_config, arg, wanted
-):
+def test_a_field_that_an_old_config_lacks_was_as_in_the_base(arg, wanted):
   base, ours = get_config(), get_config(arg)
   stored = get_config(arg)
   with stored.unlocked():
@@ -237,7 +225,7 @@ def test_a_field_that_an_old_config_lacks_was_as_in_the_base(
   assert found == wanted
 
 
-def test_a_resumed_run_keeps_the_operands_that_were_measured(get_config):
+def test_a_resumed_run_keeps_the_operands_that_were_measured():
   base, auto = get_config(), get_config('demo')
   chosen = get_config('demo,matmul_operands=bfloat16')
   other = get_config('demo,matmul_operands=float32')
@@ -252,7 +240,7 @@ def test_a_resumed_run_keeps_the_operands_that_were_measured(get_config):
   assert loop.choose_operands(auto, None).matmul_operands in ops.OPERANDS
 
 
-def test_a_field_that_is_no_longer_known_is_told(get_config):
+def test_a_field_that_is_no_longer_known_is_told():
   base, stored = get_config(), get_config()
   with stored.unlocked():
     stored.loss.forgotten = 2

@@ -1,8 +1,5 @@
 """Steps without a finite gradient change nothing; spikes are told."""
 
-import pathlib
-import runpy
-
 import jax
 import numpy as np
 
@@ -10,8 +7,8 @@ from groupvit_jax import sharding
 from groupvit_jax.training import gradients
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs/gvit_s.py'
 TINY = (
   'demo,batch=8,size=16,patch=8,width=16,model.num_heads=1,depths=1x0,'
   'text.width=16,text.num_heads=1,joint.embed_dim=8,tokens=3x0,groups=3x0,'
@@ -20,7 +17,7 @@ TINY = (
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number(mesh1):
-  config = runpy.run_path(str(CONFIG))['get_config'](TINY)
+  config = get_config(TINY)
   task = task_lib.make(config, 50, mesh1)
   tx, _ = state_lib.make_optimizer(config)
   state = state_lib.create_state(task, tx, config, mesh1)

@@ -2,8 +2,6 @@
 
 import io
 import logging
-import pathlib
-import runpy
 import sys
 import tarfile
 
@@ -17,12 +15,10 @@ from groupvit_jax import errors
 from groupvit_jax.data import sources
 from groupvit_jax.training import inputs
 from groupvit_jax.training import logging as logging_lib
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.fixtures.configs import get_config
 
 
 def config(*options):
-  get_config = runpy.run_path(str(ROOT / 'configs' / 'gvit_s.py'))['get_config']
   return get_config(','.join(['demo,size=16,examples=6', *options]))
 
 

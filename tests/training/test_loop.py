@@ -4,9 +4,7 @@ import gzip
 import io
 import json
 import logging
-import pathlib
 import re
-import runpy
 import signal
 import tarfile
 import types
@@ -20,8 +18,8 @@ from groupvit_jax import cli, errors
 from groupvit_jax.evaluation import diagnosis
 from groupvit_jax.training import checkpoint, inputs, loop, replay
 from groupvit_jax.training import logging as logging_lib
+from tests.fixtures.configs import get_config
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Eight virtual devices share each batch (see conftest.py).
 TINY = (
   'demo,matmul_operands=float32,steps=6,batch=16,size=32,patch=8,width=32,'
@@ -30,10 +28,6 @@ TINY = (
   'run.eval_every=3,run.checkpoint_every=2,run.log_every=1,run.pictures=3,'
   'eval.examples=10,eval.batch_size=8,seed=3'
 )
-
-
-def get_config(arg=None):
-  return runpy.run_path(str(ROOT / 'configs/gvit_s.py'))['get_config'](arg)
 
 
 def tiny(cache, *options):

@@ -1,8 +1,6 @@
 """Losses do not depend on how a run lies on its devices."""
 
 import json
-import pathlib
-import runpy
 import sys
 
 import jax
@@ -13,8 +11,8 @@ from groupvit_jax import errors, sharding
 from groupvit_jax.training import accumulate, checkpoint, texts
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config, load
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs/gvit_s.py'
 # With Gumbel noise, drop-path and erasing: functions of seed, step and example.
 TINY = (
   'demo,matmul_operands=float32,batch=16,size=16,patch=8,width=32,'
@@ -39,7 +37,6 @@ class Run:
   """A run of `TINY` on a mesh."""
 
   def __init__(self, mesh, options='', parts=1):
-    get_config = runpy.run_path(str(CONFIG))['get_config']
     self.config = get_config(f'{TINY}{options}')
     self.mesh = mesh
     self._complete = texts.Texts(mesh, parts=parts)
@@ -122,8 +119,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
   tiny, shape, file, options
 ):
   """Noise, drop-path, erasing and the projectors' batch norm included."""
-  get_config = runpy.run_path(str(CONFIG.with_name(file)))['get_config']
-  config, mesh = get_config(options), mesh_of(*shape)
+  config, mesh = load(file)(options), mesh_of(*shape)
   task = task_lib.make(config, VOCABULARY, mesh)
   batch, rng = batch_at(0), jax.random.key(5)
   if file == 'clip.py':

@@ -1,8 +1,6 @@
 """Snapshots of the same images: what report and TensorBoard get of them."""
 
 import collections
-import pathlib
-import runpy
 
 import numpy as np
 import pytest
@@ -10,8 +8,8 @@ import pytest
 from groupvit_jax.evaluation import benchmark, image_metrics
 from groupvit_jax.training import logging, report, results
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 SIZE = 8
 
 
@@ -73,7 +71,6 @@ def test_the_report_shows_the_same_images_at_every_step(tmp_path, stages, maps):
 
 @pytest.mark.parametrize('task', ['groupvit', 'clip'])
 def test_the_report_is_called_after_what_was_trained(tmp_path, task):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,clip' if task == 'clip' else 'demo')
   snapshots = results.Snapshots(tmp_path, {})
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
@@ -96,7 +93,7 @@ def test_the_report_tells_the_errors_of_the_last_evaluation(tmp_path):
   results.write_confusion(tmp_path, 10, counted(perfect))
   counts = np.array([[8, 0, 0], [0, 1, 3], [0, 0, 4]])
   results.write_confusion(tmp_path, 20, counted(counts))
-  config = runpy.run_path(str(CONFIG))['get_config']('demo,steps=20')
+  config = get_config('demo,steps=20')
   snapshots = results.Snapshots(tmp_path, {})
   log = logging.RunLog(tmp_path, resumed_at=0, num_steps=20, active=False)
   results.write(tmp_path, config, (), log, snapshots, {}, ())

@@ -1,8 +1,6 @@
 """Which terms a loss has, by its options."""
 
 import functools
-import pathlib
-import runpy
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,24 @@ from groupvit_jax import sharding
 from groupvit_jax.training import loss as loss_lib
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
+from tests.fixtures.configs import get_config
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs' / 'gvit_s.py'
 COMPARED = {'contrastive', 'multi_label', 'part'}
 TERMS = COMPARED | {'distillation'}
 SMALL = (
   'demo,size=32,batch=1,width=16,depths=1x0,model.num_heads=2,text.width=16,'
   'text.depth=1,text.num_heads=2,joint.embed_dim=16'
 )
+
+
+def made(tiny, options, size=1):
+  """A task, a batch of ones, and variables."""
+  config = get_config(options)
+  task = task_lib.make(config, 50)
+  batch = jax.tree.map(
+    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, size)
+  )
+  return task, batch, tiny.drawn(task.init, jax.random.key(0), batch)
 
 
 @pytest.mark.parametrize(
@@ -34,13 +42,8 @@ SMALL = (
   ],
 )
 def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
-  config = get_config(','.join(filter(None, [SMALL, options])))
-  task = task_lib.make(config, 50)
-  batch = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 4)
-  )
-  variables = tiny.drawn(task.init, jax.random.key(0), batch)
+  options = ','.join(filter(None, [SMALL, options]))
+  task, batch, variables = made(tiny, options, size=4)
   loss, (_, metrics) = jax.jit(task.loss_fn)(
     variables, batch, jax.random.key(1)
   )
@@ -49,7 +52,6 @@ def test_a_loss_is_finite_and_has_its_terms(tiny, options, terms):
 
 
 def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config('demo,loss.share_nouns=true,loss.background_weight=0.5')
   config.loss.chunk_size = 12  # 3 texts with 4 groups, 2 with 6 tokens
   b, t, e = 8, 1 + config.loss.num_nouns, 5
@@ -82,13 +84,7 @@ def test_all_terms_share_one_gather_and_are_the_same_on_any_devices(tiny):
 
 
 def test_predictions_of_images_take_their_sizes(tiny):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
-  config = get_config(SMALL)
-  task = task_lib.make(config, 50)
-  batch = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
-  )
-  variables = tiny.drawn(task.init, jax.random.key(0), batch)
+  task, _, variables = made(tiny, SMALL)
   images = jax.random.randint(jax.random.key(1), (1, 32, 40, 3), 0, 256)
   images = images.astype(jnp.uint8)
   sizes = jnp.asarray([[16, 32]])
@@ -106,13 +102,7 @@ def test_predictions_of_images_take_their_sizes(tiny):
 
 
 def test_texts_are_as_the_projector_gives_them(tiny):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
-  config = get_config(SMALL)
-  task = task_lib.make(config, 50)
-  batch = jax.tree.map(
-    lambda x: jnp.ones(x.shape, x.dtype), state.abstract_batch(config, 1)
-  )
-  variables = tiny.drawn(task.init, jax.random.key(0), batch)
+  task, _, variables = made(tiny, SMALL)
   tokens = jnp.asarray([[48, 1, 49, 0], [48, 2, 49, 0]])
   found = jax.jit(task.predict_fns['text'])(variables, tokens)
   length = jnp.linalg.norm(found, axis=-1, keepdims=True)

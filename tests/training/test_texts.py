@@ -1,8 +1,5 @@
 """Texts once, cut, with few rows of the vocabulary: equal to the whole form."""
 
-import pathlib
-import runpy
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +9,8 @@ from groupvit_jax import sharding
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
 from groupvit_jax.training import texts
+from tests.fixtures.configs import get_config
 
-CONFIG = pathlib.Path(__file__).parents[2] / 'configs/gvit_s.py'
 TINY = (
   'demo,batch=8,size=16,patch=8,width=16,model.num_heads=1,depths=1x0,'
   'text.width=16,text.num_heads=1,joint.embed_dim=8,tokens=3x0,groups=3x0,'
@@ -93,7 +90,6 @@ def test_lengths_are_few():
   [(8, ''), (1, 'joint.projector_width=8,optimizer.clip_norm=0.1')],
 )
 def test_steps_change_what_whole_texts_change(devices, options):
-  get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(','.join(filter(None, [TINY, options])))
   mesh = sharding.make_mesh(jax.devices()[:devices])
   task = task_lib.make(config, VOCABULARY, mesh)
@@ -133,7 +129,6 @@ def test_steps_change_what_whole_texts_change(devices, options):
 
 
 def test_a_table_that_is_decayed_is_changed_as_a_whole():
-  get_config = runpy.run_path(str(CONFIG))['get_config']
   config = get_config(f'{TINY},optimizer.name=adamw')
   assert state_lib.used_rows(state_lib.TrainState(*[None] * 5), config) is None
   assert 'rows' not in texts.Texts(sharding.make_mesh())(make_batch(0))
