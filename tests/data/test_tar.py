@@ -1,13 +1,11 @@
 """Tar shards as the tools write them, as they break, and as they lie."""
 
-import io
 import json
 import os
 import re
 import struct
 import tarfile
 
-import numpy as np
 import pytest
 
 from groupvit_jax.data import images, tar
@@ -194,26 +192,3 @@ def test_what_is_no_tar_is_refused_by_name(
     caplog.clear()
     assert len(tar.TarSource([path, good])) == 2
     assert str(path) in caplog.text
-
-
-def test_mutated_shards_are_read_or_refused(tmp_path, make):
-  """Random bytes in headers: nothing hangs, no other error is raised."""
-  with open(make.shard(tmp_path / 'a.tar', 0, 3), 'rb') as file:
-    whole = file.read()
-  path = tmp_path / 'b.tar'
-  with tarfile.open(fileobj=io.BytesIO(whole)) as file:
-    headers = [member.offset for member in file]
-  for seed in range(200):
-    rng = np.random.default_rng(seed)
-    data = bytearray(whole)
-    at = rng.choice(headers)
-    for place in rng.choice([*range(100, 160), *range(257, 265)], 3):
-      data[at + place] = rng.integers(256)
-    header = data[at : at + 512]
-    header[148:156] = b' ' * 8
-    data[at + 148 : at + 156] = b'%06o\0 ' % sum(header)
-    path.write_bytes(data)
-    try:
-      assert len(tar.scan(str(path))) <= 3
-    except ValueError as error:
-      assert str(path) in str(error)

@@ -69,30 +69,9 @@ def random_regions(seed=0, b=2, g=3, e=6, c=7, grid=(3, 4)):
 
 
 def test_default_config_is_the_released_one():
-  assert dataclasses.asdict(SegmentConfig()) == {
-    'top_k': 5,
-    'group_softmax': True,
-    'gated_softmax': True,
-    'regroup': 'none',
-    'regroup_number': None,
-    'regroup_rounds': 5,
-    'one_hot': True,
-    'mix_logits': False,
-    'background_threshold': None,
-    'relative_threshold': True,
-    'constant_background': False,
-    'class_thresholds': None,
-    'threshold_cosines': False,
-    'learned_background': False,
-    'background_prompts': False,
-    'scale': None,
-    'final_softmax': False,
-    'mode': 'whole',
-    'short_side': None,
-    'long_side': None,
-    'window': None,
-    'stride': None,
-  }
+  switches = ('group_softmax', 'gated_softmax', 'one_hot', 'relative_threshold')
+  released = SegmentConfig(top_k=5, **dict.fromkeys(switches, True))
+  assert released == SegmentConfig()
 
 
 CASES = {
@@ -140,21 +119,6 @@ def test_mixed_logits_are_those_of_mixed_cosines():
   cosines = found['stages'][0] @ (found['embeddings'] @ text.T)[:, None]
   want = jax.nn.softmax(7 * cosines) ** 2
   np.testing.assert_allclose(got, want, rtol=1e-4)
-
-
-def test_scores_follow_the_released_rule(plain_segmentation):
-  found, text = random_regions()
-  for config in (SegmentConfig(), SegmentConfig(scale=20.0, top_k=2)):
-    got = score(found, text, 7.0, config)
-    for i in range(2):
-      want = plain_segmentation.group_scores(
-        *(np.asarray(found[name][i]) for name in ('image', 'embeddings')),
-        np.asarray(text),
-        7.0,
-        config,
-      )
-      np.testing.assert_allclose(got[i], want, rtol=1e-4, atol=1e-7)
-      assert ((want > 0).sum(-1) == config.top_k).all()
 
 
 def test_groups_are_decided_after_upsampling():

@@ -165,20 +165,6 @@ def test_regrouped_regions_are_asked_again(tiny_inference, model):
     model.encode(image).segment(NAMES, own.config)
 
 
-def test_one_template_and_seven(plain_segmentation, model):
-  image = photo(40, 57)
-  for templates in ('simple', 'subset'):
-    config = SegmentConfig()
-    found = model.segment(image, NAMES, config, templates=templates)
-    words = text_of(model, templates=prompts.TEMPLATES[templates])
-    regions = regions_of(model, resize.resize_image(image, scaled_size(image)))
-    scores = plain_segmentation.pixel_scores(
-      regions, words, model.logit_scale, scaled_size(image), config
-    )
-    labels = plain_segmentation.resized(np.float32(scores), (40, 57)).argmax(-1)
-    assert (found.labels == labels).mean() > 0.998
-
-
 def test_sliding_windows_are_averaged(plain_segmentation, model):
   config = SegmentConfig(mode='slide', background_threshold=0.9)
   image = photo(40, 70)
@@ -258,14 +244,6 @@ def test_regions_answer_again_without_the_network(model, monkeypatch):
       np.testing.assert_array_equal(a.scores, b.scores)
 
 
-def test_mean_scores_are_those_of_the_pixels_won(model):
-  found = model.segment(photo(40, 57), NAMES)
-  for name, mean in found.mean_scores().items():
-    own = found.scores[found.names.index(name)]
-    won = own[found.labels == found.names.index(name)]
-    assert mean == pytest.approx(won.mean(), abs=1e-5)
-
-
 def test_groups_are_those_of_the_stages(plain_segmentation, model):
   image = photo(48, 48)
   found = model.segment(image, NAMES)
@@ -280,6 +258,8 @@ def test_background_comes_from_config_or_argument(model):
   found = model.segment(image, NAMES)
   assert found.names == ('background', *NAMES) and found.background
   assert found.scores.shape == (8, 33, 33)
+  several = model.segment(image, NAMES, templates='subset')
+  assert (several.scores != found.scores).any()
   for other in (
     model.segment(image, NAMES, SegmentConfig()),
     model.segment(image, NAMES, background=False),
@@ -321,36 +301,13 @@ def test_classes_of_an_image(model):
   assert model.classify(images[0], NAMES) == pytest.approx(released, abs=1e-5)
 
 
-@pytest.mark.parametrize('average', ['raw', 'unit'])
-def test_prompts_are_averaged_as_they_are_or_as_unit_vectors(model, average):
+def test_prompts_are_averaged_as_they_are_or_as_unit_vectors(model):
   image, templates = photo(40, 57), ['a photo of a {}.', '{}']
-  found = model.classify(
-    image, NAMES, templates=templates, prompt_average=average
+  raw, unit = (
+    model.classify(image, NAMES, templates=templates, prompt_average=average)
+    for average in ('raw', 'unit')
   )
-  raw = np.stack(
-    [
-      np.asarray(
-        model.predict_fns['text'](
-          model.variables,
-          jnp.asarray(
-            clip_lib.ClipTokenizer()([t.format(name) for name in NAMES])
-          ),
-        )
-      )
-      for t in templates
-    ]
-  )
-  if average == 'unit':
-    raw = raw / np.linalg.norm(raw, axis=-1, keepdims=True)
-  text = raw.mean(0)
-  text /= np.linalg.norm(text, axis=-1, keepdims=True)
-  logits = model.logit_scale * model.encode_image(image) @ text.T
-  odds = np.asarray(jax.nn.softmax(logits))
-  for i, name in enumerate(NAMES):
-    assert found[name] == pytest.approx(odds[i], abs=1e-5)
-  if average == 'raw':
-    released = model.classify(image, NAMES, templates=templates)
-    assert released == found
+  assert raw == model.classify(image, NAMES, templates=templates) != unit
 
 
 def test_embeddings_are_unit_vectors(model, tmp_path):
@@ -425,12 +382,6 @@ def test_a_model_without_groups_says_what_it_can_do(tiny_inference):
   with pytest.raises(errors.ModelError, match='does not group pixels'):
     model.segment(photo(33, 33), NAMES)
   assert set(model.classify(photo(33, 33), NAMES)) == set(NAMES)
-
-
-def test_a_model_without_tokenizer_says_so(tiny_inference):
-  model = inference.Model(tiny_inference.source(tokenizer=None))
-  with pytest.raises(errors.ModelError, match='came without its tokenizer'):
-    model.segment(photo(33, 33), NAMES)
 
 
 def test_load_is_at_the_package_and_keeps_compiled_programs(

@@ -1,5 +1,6 @@
 """CLIP's ResNets: released sizes, and open_clip's outputs and gradients."""
 
+import functools
 import pathlib
 import re
 
@@ -135,9 +136,13 @@ def test_bfloat16_comes_near(tiny, golden):
   variables, _ = nested(golden, 'sd/')
   images = jnp.asarray(golden['images'])
   exact, _ = tiny.apply(TINY, variables, images)
-  rounded, _ = tiny.apply(TINY.clone(dtype=jnp.bfloat16), variables, images)
+  model = TINY.clone(dtype=jnp.bfloat16)
+  rounded, _ = tiny.apply(model, variables, images)
   assert rounded.dtype == jnp.float32
   tiny.assert_near(rounded, exact, 0.1 * float(jnp.abs(exact).max()))
+  step = functools.partial(model.apply, train=True, mutable=['batch_stats'])
+  _, updates = jax.eval_shape(step, variables, images)
+  assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.float32.dtype}
 
 
 def test_blocks_start_as_the_identity(tiny):
