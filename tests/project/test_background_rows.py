@@ -2,7 +2,6 @@
 
 import argparse
 import pathlib
-import subprocess
 import sys
 import types
 
@@ -90,12 +89,3 @@ def test_photos_that_are_not_there_are_said_to_be_absent(tmp_path):
   assert background_rows.folder('voc21', tmp_path) is background_rows.ABSENT
   (tmp_path / 'voc2012').mkdir()
   assert background_rows.folder('voc20', tmp_path) == tmp_path / 'voc2012'
-
-
-def test_rows_are_listed():
-  command = [sys.executable, 'benchmarks/background.py', '--list']
-  run = subprocess.run(
-    command, cwd=ROOT, capture_output=True, text=True, check=True
-  )
-  listed = [row.split()[0] for row in run.stdout.splitlines()]
-  assert listed == list(background_rows.ROWS)

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import pytest
@@ -24,16 +23,6 @@ def test_a_row_is_a_configuration(name):
   task.make(config, 100)
   if name != 'demo':
     assert config.to_json() != get_config('demo').to_json()
-
-
-def test_rows_are_listed():
-  command = [sys.executable, 'benchmarks/emergence.py', '--list']
-  run = subprocess.run(
-    command, cwd=ROOT, capture_output=True, text=True, check=True
-  )
-  assert [row.split()[0] for row in run.stdout.splitlines()] == list(
-    emergence.ROWS
-  )
 
 
 def test_a_finished_run_from_before_an_option_is_taken_as_it_is(tmp_path):

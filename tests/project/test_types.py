@@ -43,16 +43,3 @@ def test_every_public_function_is_annotated():
     if (names := untyped(function))
   ]
   assert not found
-
-
-def test_the_check_sees_what_is_untyped():
-  tree = ast.parse(
-    'class A:\n'
-    '  def f(self, a: int, *b, c=1) -> None: ...\n'
-    '  def _g(self, a): ...\n'
-    'class _B:\n'
-    '  def f(self, a): ...\n'
-    'def h(x: int): ...\n'
-  )
-  found = {f.name: untyped(f) for f in public_functions(tree.body)}
-  assert found == {'f': ['c', 'b'], 'h': ['return']}
