@@ -1,14 +1,11 @@
 """Documentation is short, and what it names exists."""
 
-import ast
-import importlib
 import pathlib
 import re
 import runpy
 import shlex
 import shutil
 import subprocess
-import textwrap
 import tomllib
 from collections.abc import Iterable
 
@@ -172,25 +169,3 @@ def test_configurations_exist():
   assert len(arguments) > 3
   for file, argument in sorted(arguments):
     runpy.run_path(str(ROOT / file))['get_config'](argument or None)
-
-
-def test_names_in_python_examples_exist():
-  missing, seen = [], 0
-  for page in PAGES:
-    for block in re.findall(r'```python\n(.*?)```', read(page), re.DOTALL):
-      tree, known = ast.parse(textwrap.dedent(block)), {}
-      for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-          for name in node.names:
-            if name.name.startswith('groupvit_jax'):
-              known[name.asname or name.name] = name.name
-        elif isinstance(node, ast.ImportFrom) and 'groupvit' in node.module:
-          for name in node.names:
-            known[name.asname or name.name] = f'{node.module}.{name.name}'
-      for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-          module = known.get(node.value.id)
-          seen += bool(module)
-          if module and not hasattr(importlib.import_module(module), node.attr):
-            missing.append(f'{page.name}: {module}.{node.attr}')
-  assert seen > 5 and not missing

@@ -305,18 +305,3 @@ def test_a_run_that_collapses_says_so_in_log_summary_and_report(
   page = (workdir / 'report' / 'index.html').read_text()
   assert 'Grouping collapse: undecided</b>, from step 2 on' in page
   assert 'fill: var(--wrong)' in page
-
-  caplog.clear()
-  again = loop.train_and_evaluate(get_config(arg), workdir)
-  assert not collapses(caplog)
-  assert again['collapses'] == summary['collapses']
-
-
-def test_a_run_that_does_not_collapse_says_nothing(tmp_path, caplog):
-  arg = f'{UNDECIDED},data.cache={tmp_path / "cache"},model.init_std=0.7'
-  summary = loop.train_and_evaluate(get_config(arg), tmp_path / 'run')
-  assert not collapses(caplog)
-  assert summary['collapses'] == []
-  page = (tmp_path / 'run' / 'report' / 'index.html').read_text()
-  assert 'Grouping collapse' not in page
-  assert 'fill: var(--wrong)' not in page
