@@ -13,7 +13,8 @@ from groupvit_jax.cli import evaluate
 from groupvit_jax.evaluation import clustering, metrics
 
 COUNT = 5
-RULE = ['--size', '16', '--set', 'background_threshold=0.6']
+# One image at a time: interrupted runs share the programs of whole ones.
+RULE = ['--size', '16', '--set', 'background_threshold=0.6', '--batch', '1']
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +36,26 @@ def places(evaluation_folders, tiny_inference, tmp_path_factory):
 def one_device(monkeypatch):
   """As a laptop has; the evaluators' own tests are on eight."""
   monkeypatch.setattr(jax, 'device_count', lambda *_: 1)
+
+
+class Reads:
+  """The positions that a set of images has read, and where Ctrl-C comes."""
+
+  def __init__(self, patch, kind):
+    self.positions, self.stop = [], 2
+    read = kind.__getitem__
+
+    def watched(examples, index):
+      self.positions.append(index)
+      if index == self.stop:
+        raise KeyboardInterrupt
+      return read(examples, index)
+
+    patch.setattr(kind, '__getitem__', watched)
+
+  def go_on(self):
+    """No more interruptions; positions are of what is read from here on."""
+    self.positions, self.stop = [], None
 
 
 def run(places, benchmark, *args, model='model', data=None):
@@ -191,28 +212,15 @@ def test_an_interrupted_run_goes_on(places, done, capsys, monkeypatch):
   """After two images Ctrl-C; the same command then gives the same matrix."""
   from groupvit_jax.benchmarks import base
 
-  read, positions = base.PairSet.__getitem__, []
-
-  def stopped(self, index):
-    positions.append(index)
-    if index == 2:
-      raise KeyboardInterrupt
-    return read(self, index)
-
   out = places['root'] / 'stopped.json'
-  args = *RULE, '--batch', '1', '--out', out
-  monkeypatch.setattr(base.PairSet, '__getitem__', stopped)
+  args = *RULE, '--out', out
+  reads = Reads(monkeypatch, base.PairSet)
   assert run(places, 'folder', *args) == 130
   assert 'the same command resumes it' in error_line(capsys)
   assert not out.exists()
-  positions.clear()
-  monkeypatch.setattr(
-    base.PairSet,
-    '__getitem__',
-    lambda self, index: positions.append(index) or read(self, index),
-  )
+  reads.go_on()
   assert run(places, 'folder', *args) == 0
-  assert 2 in positions and len(positions) < COUNT
+  assert 2 in reads.positions and len(reads.positions) < COUNT
   report = json.loads(out.read_text())
   assert report['confusion_matrix'] == done['confusion_matrix']
   assert report['images'] == COUNT
@@ -383,44 +391,42 @@ def test_a_file_that_cannot_be_written_takes_no_figures(
   assert (tmp_path / 'out.json.resume.jsonl').exists()
 
 
-@pytest.mark.parametrize('benchmark', ['classes', 'captions'])
+@pytest.mark.parametrize(
+  ('benchmark', 'before'), [('classes', 'old'), ('captions', None)]
+)
 def test_image_level_benchmarks_go_on_as_well(
-  places, tmp_path, capsys, monkeypatch, benchmark
+  places, tmp_path, capsys, monkeypatch, benchmark, before
 ):
-  """After two images Ctrl-C; then the same figures, to the last bit."""
+  """After two images Ctrl-C; then the same figures, to the last bit.
+
+  A report to be replaced stays until the end.
+  """
   from groupvit_jax.benchmarks.captions import CaptionSet
   from groupvit_jax.benchmarks.classification import LabelledImages
 
   kind = LabelledImages if benchmark == 'classes' else CaptionSet
-  read, positions = kind.__getitem__, []
-
-  def stopped(self, index):
-    if index == 2:
-      raise KeyboardInterrupt
-    return read(self, index)
-
-  args = '--batch', '2', '--out'
+  out, kept = tmp_path / 'out.json', {'out.json.resume.jsonl'}
+  args = ['--batch', '2', '--out']
   assert run(places, benchmark, *args, tmp_path / 'whole.json') == 0
-  monkeypatch.setattr(kind, '__getitem__', stopped)
-  out = tmp_path / 'out.json'
-  assert run(places, benchmark, *args, out) == 130
+  args += [out]
+  if before:
+    out.write_text(before)
+    args += ['--overwrite']
+    kept |= {out.name}
+  reads = Reads(monkeypatch, kind)
+  assert run(places, benchmark, *args) == 130
   assert 'the same command resumes it' in capsys.readouterr().err
-  assert sorted(p.name for p in tmp_path.glob('out*')) == [
-    'out.json.resume.jsonl'
-  ]
-  monkeypatch.setattr(
-    kind,
-    '__getitem__',
-    lambda self, index: positions.append(index) or read(self, index),
-  )
-  assert run(places, benchmark, *args, out, '--limit', '3') == 1
+  assert {p.name for p in tmp_path.glob('out*')} == kept
+  assert not before or out.read_text() == before
+  reads.go_on()
+  assert run(places, benchmark, *args, '--limit', '3') == 1
   message = capsys.readouterr().err
   assert 'unfinished evaluation with' in message and '(--limit' in message
-  assert run(places, benchmark, *args, out, model='vit') == 1
+  assert run(places, benchmark, *args, model='vit') == 1
   assert 'with other weights (--model); delete' in capsys.readouterr().err
-  assert not positions
-  assert run(places, benchmark, *args, out) == 0
-  assert positions and min(positions) == 2
+  assert not reads.positions
+  assert run(places, benchmark, *args) == 0
+  assert reads.positions and min(reads.positions) == 2
   whole, found = (
     json.loads((tmp_path / name).read_text())
     for name in ('whole.json', 'out.json')
@@ -428,33 +434,6 @@ def test_image_level_benchmarks_go_on_as_well(
   assert found['figures'] == whole['figures']
   assert found['images'] == whole['images']
   assert not list(tmp_path.glob('*.resume.jsonl'))
-
-
-def test_a_report_to_be_replaced_stays_until_the_end(
-  places, tmp_path, capsys, monkeypatch
-):
-  """Interrupted with --overwrite, the same command resumes it."""
-  from groupvit_jax.benchmarks.classification import LabelledImages
-
-  out = tmp_path / 'out.json'
-  out.write_text('old')
-  args = 'classes', '--batch', '2', '--out', out, '--overwrite'
-  read, positions = LabelledImages.__getitem__, []
-
-  def stopped(self, index):
-    positions.append(index)
-    if index == 2 and len(positions) < 5:
-      raise KeyboardInterrupt
-    return read(self, index)
-
-  monkeypatch.setattr(LabelledImages, '__getitem__', stopped)
-  assert run(places, *args) == 130
-  assert 'the same command resumes it' in error_line(capsys)
-  assert out.read_text() == 'old'
-  positions[:] = [0] * 5
-  assert run(places, *args) == 0
-  assert min(positions[5:]) == 2
-  assert json.loads(out.read_text())['images'] == 6
 
 
 def test_captions_count_as_they_are_in_the_end(
@@ -465,16 +444,9 @@ def test_captions_count_as_they_are_in_the_end(
 
   data, out = evaluation_folders.captioned(tmp_path / 'd'), tmp_path / 'o.json'
   args = 'captions', '--batch', '2', '--out'
-  read = CaptionSet.__getitem__
-
-  def stopped(self, index):
-    if index == 2:
-      raise KeyboardInterrupt
-    return read(self, index)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(CaptionSet, '__getitem__', stopped)
-    assert run(places, *args, out, data=data) == 130
+  reads = Reads(monkeypatch, CaptionSet)
+  assert run(places, *args, out, data=data) == 130
+  reads.go_on()
   listed = data / 'captions.jsonl'
   listed.write_text(listed.read_text().replace('image 1', 'a sea'))
   whole = tmp_path / 'whole.json'

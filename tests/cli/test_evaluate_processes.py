@@ -1,7 +1,10 @@
 """`groupvit evaluate --distributed`: two processes measure what one does."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +17,6 @@ COMMANDS = {
     *('--size', '16', '--no-boundary'),
     *('--set', 'data.count=5', '--set', 'data.size=16'),
   ),
-  'classes': ('classes', '--batch', '2'),
   'captions': ('captions', '--batch', '2'),
   # The second process has a bad image.
   'skipped': ('classes', '--batch', '2', '--skip-bad'),
@@ -43,11 +45,12 @@ def run_one_of_two_processes(address, index, root):
   from groupvit_jax import cli  # noqa: PLC0415  (it looks at the environment)
 
   root = Path(root)
-  ended = {}
+  ended, told = {}, io.StringIO()
   for name in (*COMMANDS, *FAILING):
     argv = arguments(name, root, root / f'process {index}')
-    ended[name] = cli.main([*argv, '--distributed'])
-  print(json.dumps(ended))
+    with contextlib.redirect_stderr(told):
+      ended[name] = cli.main([*argv, '--distributed'])
+  print(json.dumps({'ended': ended, 'told': told.getvalue()}))
 
 
 @pytest.fixture(scope='module')
@@ -59,10 +62,9 @@ def root(tmp_path_factory, evaluation_folders, run_two_processes):
 
   root = tmp_path_factory.mktemp('distributed')
   evaluation_folders.model(root / 'model')
-  for name in ('classes', 'skipped', 'failing'):
+  for name in ('skipped', 'failing'):
     evaluation_folders.classified(root / name)
-    if name != 'classes':
-      (root / name / 'cat' / '1.png').write_bytes(b'no image')
+    (root / name / 'cat' / '1.png').write_bytes(b'no image')
   evaluation_folders.captioned(root / 'captions', 5)
   for place in ('alone', 'process 0', 'process 1'):
     (root / place).mkdir()
@@ -70,9 +72,13 @@ def root(tmp_path_factory, evaluation_folders, run_two_processes):
     patch.setattr(jax, 'device_count', lambda *_: 1)
     for name in COMMANDS:
       assert cli.main(arguments(name, root, root / 'alone')) == 0
-  ended = run_two_processes(__file__, str(root), seconds=900)
+  found = run_two_processes(__file__, str(root), seconds=900)
   codes = dict.fromkeys(COMMANDS, 0) | dict.fromkeys(FAILING, 1)
-  assert ended == [codes] * 2
+  for process, start in zip(
+    found, ('Another process failed: ', ''), strict=True
+  ):
+    assert process['ended'] == codes
+    assert re.search(f'error: {start}.*1.png is not an image', process['told'])
   return root
 
 

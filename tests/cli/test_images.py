@@ -1,9 +1,7 @@
-"""The `groupvit` command with a real, tiny model and every kind of image."""
+"""The `groupvit` command with a real, tiny model."""
 
 import json
 import pathlib
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -27,64 +25,24 @@ def noise(size=(60, 40)) -> Image.Image:
   return Image.fromarray(large).resize(size, Image.Resampling.BICUBIC)
 
 
-def bomb(width, height) -> bytes:
-  """A PNG of a few bytes whose header promises many pixels."""
-
-  def chunk(kind, data):
-    sum_of = struct.pack('>I', zlib.crc32(kind + data))
-    return struct.pack('>I', len(data)) + kind + data + sum_of
-
-  header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-  pixels = zlib.compress(bytes(1000))
-  return b'\x89PNG\r\n\x1a\n' + b''.join(
-    chunk(*part)
-    for part in ((b'IHDR', header), (b'IDAT', pixels), (b'IEND', b''))
-  )
-
-
 def segment(model, *args) -> int:
   argv = ['segment', *map(str, args), '--model', str(model)]
   return cli.main([*argv, '--out', 'out', *LABELS])
 
 
-def test_every_kind_of_image(model, tmp_path, monkeypatch, capsys):
+def test_images_that_are_turned_or_move(model, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  folder = pathlib.Path('photos')
-  folder.mkdir()
-  noise().save(folder / 'plain.png')
-  noise().convert('CMYK').save(folder / 'cmyk.jpg')
-  noise().convert('RGBA').save(folder / 'alpha.png')
-  sixteen = np.asarray(noise().convert('L')).astype(np.uint16) * 257
-  Image.fromarray(sixteen).save(folder / 'sixteen.png')
   turned = noise()
   turned.getexif()[0x0112] = 6
-  turned.save(folder / 'turned.jpg', exif=turned.getexif())
+  turned.save('turned.jpg', exif=turned.getexif())
   frames = [noise(), noise().rotate(180)]
-  frames[0].save(folder / 'moving.gif', save_all=True, append_images=frames[1:])
-  # And what is no image.
-  (folder / 'text.jpg').write_text('no image')
-  (folder / 'empty.jpg').write_bytes(b'')
-  noise((600, 400)).save(folder / 'cut.jpg')
-  (folder / 'cut.jpg').write_bytes((folder / 'cut.jpg').read_bytes()[:2000])
-  noise((1, 1)).save(folder / 'dot.png')
-  (folder / 'bomb.png').write_bytes(bomb(30_000, 30_000))
-  assert segment(model, folder, '--show', 'mask,json') == 1
+  frames[0].save('moving.gif', save_all=True, append_images=frames[1:])
+  assert segment(model, 'turned.jpg', 'moving.gif', '--show', 'mask') == 0
   lines = capsys.readouterr().err.splitlines()
-  errors = {
-    pathlib.Path(line.split(': ')[2].split()[0]).name: line
-    for line in lines
-    if line.startswith('groupvit: error: ')
-  }
-  assert {name.rstrip(':') for name in errors} == {
-    'text.jpg', 'empty.jpg', 'cut.jpg', 'dot.png', 'bomb.png'
-  }  # fmt: skip
-  others = [line for line in lines if line not in errors.values()]
-  assert all(line.startswith('groupvit: warning: ') for line in others)
-  (warned,) = (line for line in others if 'is unsure' not in line)
-  assert 'moving.gif' in warned
-  assert 'frame' in warned
-  for name in ('plain', 'cmyk', 'alpha', 'sixteen', 'moving'):
-    assert Image.open(f'out/{name}_mask.png').size == (60, 40)
+  assert all(line.startswith('groupvit: warning: ') for line in lines)
+  (warned,) = (line for line in lines if 'is unsure' not in line)
+  assert 'moving.gif' in warned and 'frame' in warned
+  assert Image.open('out/moving_mask.png').size == (60, 40)
   assert Image.open('out/turned_mask.png').size == (40, 60)
 
 
@@ -115,9 +73,9 @@ def test_what_is_written_belongs_together(model, tmp_path, monkeypatch):
 
 def test_very_wide_images(model, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  Image.new('L', (12_000, 400), 90).save('wide.jpg')
+  Image.new('L', (6000, 200), 90).save('wide.jpg')
   assert segment(model, 'wide.jpg', '--show', 'mask,overlay') == 0
-  assert Image.open('out/wide_mask.png').size == (12_000, 400)
+  assert Image.open('out/wide_mask.png').size == (6000, 200)
   assert Image.open('out/wide_overlay.png').width <= 4096
   # Too low for a single token once its length is scaled down.
   Image.new('L', (30_000, 40), 90).save('line.png')

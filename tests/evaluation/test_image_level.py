@@ -49,20 +49,6 @@ def test_perfect_and_worst_classes(runs, stubs):
   assert stub.traces['image'] == 1  # nothing compiles for other weights
 
 
-def test_classes_agree_with_sklearn(runs, stubs):
-  scores = RNG.normal(size=(12, 7)).astype(np.float32)
-  scores /= np.linalg.norm(scores, axis=-1, keepdims=True)
-  fns = dict(stubs.Stub().predict_fns)
-  fns['image'] = lambda variables, x: jnp.asarray(scores)[x[:, 0, 0, 0]]
-  runner = classifier(stubs, numbered(runs, 12, 7))
-  figures = dict(runner.run(fns, stubs.PERFECT))
-  for k in (1, 5):
-    want = sklearn.metrics.top_k_accuracy_score(
-      np.arange(12) % 7, scores, k=k, labels=range(7)
-    )
-    assert figures[f'top{k}'] == pytest.approx(want)
-
-
 def test_bad_images_stop_or_are_listed_and_tried_again(runs, stubs, tmp_path):
   stub, path = stubs.Stub(), tmp_path / 'state.jsonl'
   told = []

@@ -150,35 +150,12 @@ def test_a_mistake_in_a_config_file_is_shown_where_it_is(
   assert text.count('\n') == 1
 
 
-def test_a_misspelt_variant_ends_the_command():
-  done = run(f'{CONFIG}:dmeo')
-  assert done.returncode == 2
-  assert done.stderr.startswith("error: unknown config variant 'dmeo'")
-  assert done.stderr.count('\n') == 1 and not done.stdout
-
-
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path, tiny_run):
   (tmp_path / 'file').touch()
   done = run(f'{CONFIG}:{tiny_run}', f'--workdir={tmp_path}/file/run')
   assert done.returncode == 3
   assert re.match('error: cannot write to .*file/run: .*--workdir', done.stderr)
   assert done.stderr.count('\n') == 1
-
-
-def test_a_recipe_without_its_data_tells_how_to_prepare_them(tmp_path):
-  done = subprocess.run(
-    [*COMMAND, f'{CONFIG}:gcc_yfcc', '--workdir=run'],
-    env=ENVIRONMENT,
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 1
-  assert done.stderr.startswith('error: no training data')
-  assert 'Traceback' not in done.stderr
-  for folder in ('gcc3m', 'gcc12m', 'yfcc14m'):
-    assert f'local_data/{folder}_shards/' in done.stderr
 
 
 def test_the_screen_shows_our_lines_and_nothing_else(tmp_path, tiny_run):
