@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from groupvit_jax import sharding
@@ -17,6 +18,14 @@ def test_a_fault_in_one_process_counts_for_both(run_two_processes, tmp_path):
   assert (tmp_path / 'checkpoints_unreadable' / '2').is_dir()
   digests = {path.name for path in (tmp_path / 'checkpoint_digests').iterdir()}
   assert digests == {'1.json', '2.json'}
+  # One process goes on from what two have written.
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  wanted = {'w': np.full(3, 1.0), 'rows': np.arange(4.0)}
+  empty = jax.tree.map(jnp.zeros_like, wanted)
+  state, meta = checkpoints.restore(empty)
+  checkpoints.close()
+  assert meta == {'position': 1}
+  jax.tree.map(np.testing.assert_array_equal, state, wanted)
 
 
 def run_one_of_two_processes(address, index, workdir):
@@ -26,6 +35,8 @@ def run_one_of_two_processes(address, index, workdir):
   checkpoints = checkpoint.Checkpoints(pathlib.Path(workdir))
   for step in (1, 2):
     state = sharding.replicate({'w': np.full(3, step, np.float32)}, mesh)
+    rows = np.arange(2.0, dtype=np.float32) + 2 * index
+    state |= sharding.shard_batch({'rows': rows}, mesh)
     checkpoints.save(step, state, {'position': step})
     checkpoints.wait()
   steps = {'whole': checkpoints.restore(state)[1]['position']}

@@ -132,23 +132,6 @@ def test_a_step_on_eight_devices_is_that_on_one(tiny, kind, loss):
   )
 
 
-def test_bfloat16_comes_near(tiny):
-  losses = []
-  for dtype in ('float32', 'bfloat16'):
-    config = variant('resnet', f'dtype={dtype}')
-    batch = batch_of(config)
-    task = task_lib.make(config, 50)
-    if not losses:
-      variables = tiny.drawn(task.init, jax.random.key(0), batch)
-    loss, (stats, _) = jax.jit(task.loss_fn)(
-      variables, batch, jax.random.key(1)
-    )
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(stats))
-    losses.append(float(loss))
-  assert losses[0] != losses[1]
-  assert losses[1] == pytest.approx(losses[0], rel=0.03)
-
-
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """A run of a ResNet, evaluated on crops of scenes."""

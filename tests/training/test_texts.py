@@ -85,13 +85,9 @@ def test_lengths_are_few():
   assert texts.bucket(9, 12) == 12
 
 
-@pytest.mark.parametrize(
-  ('devices', 'options'),
-  [(8, ''), (1, 'joint.projector_width=8,optimizer.clip_norm=0.1')],
-)
-def test_steps_change_what_whole_texts_change(devices, options):
-  config = get_config(','.join(filter(None, [TINY, options])))
-  mesh = sharding.make_mesh(jax.devices()[:devices])
+def test_steps_change_what_whole_texts_change(mesh8):
+  options = 'joint.projector_width=8,optimizer.clip_norm=0.1'
+  config, mesh = get_config(f'{TINY},{options}'), mesh8
   task = task_lib.make(config, VOCABULARY, mesh)
   tx, _ = state_lib.make_optimizer(config)
   whole = state_lib.create_state(task, tx, config, mesh)
