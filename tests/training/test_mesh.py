@@ -68,7 +68,7 @@ def mesh_of(devices, fsdp=1):
   'name', ['muon', pytest.param('adamw', marks=pytest.mark.slow)]
 )
 def test_a_split_state_trains_as_a_whole_one_and_moves(tmp_path, name):
-  """4 x 2 devices, in parts; its checkpoint goes on on 1 x 4, and on one."""
+  """4 x 2 devices, in parts; its checkpoint goes on on one."""
   options = f',optimizer.name={name}'
   plain = Run(mesh_of(1), options)
   want = plain.losses(5)
@@ -83,10 +83,8 @@ def test_a_split_state_trains_as_a_whole_one_and_moves(tmp_path, name):
   checkpoints = checkpoint.Checkpoints(tmp_path)
   checkpoints.save(3, first.state, {})
   checkpoints.wait()
-  for second in (Run(mesh_of(4, 4), options), plain):
-    second.state, _ = checkpoints.restore(second.state)
-    rest = second.losses(5)
-    np.testing.assert_allclose(losses + rest, want, rtol=1e-5)
+  plain.state, _ = checkpoints.restore(plain.state)
+  np.testing.assert_allclose(losses + plain.losses(5), want, rtol=1e-5)
   checkpoints.close()
   assert checkpoint.health(tmp_path) == [{'step': 3, 'health': 'digest ok'}]
 
