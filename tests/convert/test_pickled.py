@@ -1,7 +1,5 @@
 """PyTorch's files are read without torch, and no size in them is believed."""
 
-import resource
-
 import numpy as np
 import pytest
 
@@ -13,17 +11,6 @@ from groupvit_jax.errors import ModelError
 @pytest.fixture
 def path(tmp_path):
   return tmp_path / 'weights.pth'
-
-
-@pytest.fixture
-def memory_limit():
-  """At most 1 GiB more address space than now."""
-  with open('/proc/self/statm') as file:
-    now = int(file.read().split()[0]) * resource.getpagesize()
-  before = resource.getrlimit(resource.RLIMIT_AS)
-  resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, before[1]))
-  yield
-  resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def node(pickles, content):

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from groupvit_jax.data import conversion, records, remote, sources, tar
+from tests.fixtures.processes import free_address
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHARED = pathlib.Path(os.environ.get('GROUPVIT_SHARED', ROOT.parent / 'shared'))
@@ -146,9 +146,7 @@ def test_photos_are_trained_on_through_a_server(photos, server, tmp_path):
   several = {}
   for form in FORMATS:
     name = f'two_{form}'
-    with socket.socket() as found:
-      found.bind(('127.0.0.1', 0))
-      address = f'127.0.0.1:{found.getsockname()[1]}'
+    address = free_address()
     children = [runs.start(name, form, 40, (address, i)) for i in range(2)]
     several[form] = runs.finish(name, *children)
   assert several['tar'] == several['array_record']

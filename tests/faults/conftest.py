@@ -86,11 +86,6 @@ class Training:
   def __init__(self, shared: pathlib.Path, environment: dict[str, str]):
     self._shared, self._environment = shared, environment
     self._count = 0
-    # As in a base installation, where a run starts in half the time.
-    (shared / 'base').mkdir()
-    (shared / 'base' / 'tensorflow.py').write_text(
-      "raise ImportError('left out', name='tensorflow')"
-    )
 
   def start(
     self,
@@ -110,7 +105,6 @@ class Training:
     self._count += 1
     output = self._shared / f'output_{self._count}'
     environment = self._environment | {
-      'PYTHONPATH': os.pathsep.join([str(ROOT), str(self._shared / 'base')]),
       'PYTHONUNBUFFERED': '1',
       'JAX_COMPILATION_CACHE_DIR': str(self._shared / 'compiled'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -181,11 +175,11 @@ def _as_dicts(tree):
 
 
 @pytest.fixture(scope='session')
-def training(plain_environment) -> Iterator[Training]:
+def training(base_environment) -> Iterator[Training]:
   # Not pytest's folder: others than its owner cannot enter that.
   folder = pathlib.Path(tempfile.mkdtemp(prefix='groupvit_faults_'))
   folder.chmod(0o777)
-  yield Training(folder, plain_environment)
+  yield Training(folder, base_environment)
   shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -241,6 +235,22 @@ DAMAGES = {
 def damage(request) -> Callable[[pathlib.Path, int], None]:
   """Damages a file, the same way for the same seed."""
   return DAMAGES[request.param]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[int], pathlib.Path]]:
+  """Mounts a file system of so many bytes; skips where nobody may."""
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+
+  def mount(size: int) -> pathlib.Path:
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+      pytest.skip('needs the right to mount a small file system (root)')
+    return folder
+
+  yield mount
+  subprocess.run(['umount', '-l', folder], capture_output=True)
 
 
 @pytest.fixture(scope='session')

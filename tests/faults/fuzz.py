@@ -4,7 +4,8 @@ A process of its own: `python fuzz.py KIND COUNT SEED` reads COUNT files and
 prints one JSON object. A case is made from (seed, number) alone, so a failure
 is made again by `python fuzz.py KIND 1 SEED NUMBER`. A case fails if it raises
 anything but the refusal of its kind, takes over 5 seconds of processor time, or
-makes the process grow by more than 1 GB; a crash ends the process.
+makes the process grow by more than 1 GB; a crash ends the process. Several
+kinds, and as many counts, are joined by commas: an object each.
 """
 
 import collections
@@ -577,4 +578,6 @@ def _peak() -> int:
 
 
 if __name__ == '__main__':
-  print(json.dumps(main(sys.argv[1], *map(int, sys.argv[2:]))))
+  kinds, counts, *rest = sys.argv[1:]
+  for one, many in zip(kinds.split(','), counts.split(','), strict=True):
+    print(json.dumps(main(one, int(many), *map(int, rest))))

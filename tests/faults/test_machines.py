@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -33,23 +32,6 @@ def files(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
-@pytest.fixture
-def full_disk(tmp_path) -> Iterator[pathlib.Path]:
-  """A folder on a disk without room."""
-  folder = tmp_path / 'full'
-  folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', folder]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('needs the right to mount a small file system (root)')
-  with contextlib.suppress(OSError):
-    (folder / 'filler').write_bytes(bytes(2**17))
-  yield folder
-  subprocess.run(['umount', '-l', folder], check=True)
-
-
-Wrap = Callable[[list[str], dict[str, str]], tuple[list[str], dict[str, str]]]
-
-
 @pytest.fixture(
   params=['memory', 'no home', 'read-only home', 'full tmp', 'no shm']
 )
@@ -67,7 +49,9 @@ def machine(request, tmp_path) -> tuple[list[str], dict[str, str | None], dict]:
     case 'read-only home':
       environment['HOME'] = '/proc/self'  # nobody can write there
     case 'full tmp':
-      full = request.getfixturevalue('full_disk')
+      full = request.getfixturevalue('small_disk')(2**16)
+      with contextlib.suppress(OSError):
+        (full / 'filler').write_bytes(bytes(2**17))
       environment['TMPDIR'] = str(full)
     case 'no shm':
       before = ['unshare', '-m', 'sh', '-c', UNMOUNT, 'sh']

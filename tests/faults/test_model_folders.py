@@ -3,11 +3,10 @@
 import json
 import os
 import pathlib
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,17 +29,6 @@ def written(golden_models, tmp_path_factory) -> pathlib.Path:
 def folder(written, tmp_path) -> pathlib.Path:
   """A model folder to spoil."""
   return shutil.copytree(written, tmp_path / 'model')
-
-
-@pytest.fixture
-def memory_limit() -> Iterator[None]:
-  """At most 1 GiB more address space than now."""
-  with open('/proc/self/statm') as file:
-    now = int(file.read().split()[0]) * resource.getpagesize()
-  before = resource.getrlimit(resource.RLIMIT_AS)
-  resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, before[1]))
-  yield
-  resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def spoil(
@@ -212,10 +200,9 @@ def test_convert_onto_a_loop_of_links(tmp_path, folder, capsys):
     assert capsys.readouterr().err.count('\n') == 1
 
 
-@pytest.mark.parametrize('name', [b'mod\xc3\xa8le', b'mod\xe8le'])
-def test_any_name_in_an_ascii_locale(folder, name):
+def test_any_name_in_an_ascii_locale(folder):
   """The file system's names are bytes, whatever the locale is."""
-  source = os.path.join(os.fsencode(folder.parent), name)
+  source = os.path.join(os.fsencode(folder.parent), b'mod\xe8le')
   os.rename(folder, source)
   environment = os.environ | {
     'LC_ALL': 'C',

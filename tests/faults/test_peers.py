@@ -1,9 +1,7 @@
 """One process of two ends or hangs: the other ends too, with one line."""
 
 import os
-import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,24 +12,18 @@ import pytest
 from jax.experimental import multihost_utils
 
 from groupvit_jax import errors, peers
+from tests.fixtures.processes import free_address
 
-ROOT = pathlib.Path(__file__).parents[2]
 
-
-def other_of(what: str, victim: int) -> tuple[int, str]:
+def other_of(
+  what: str, victim: int, environment: dict[str, str]
+) -> tuple[int, str]:
   """Exit code and errors of the process whose neighbour meets its fate."""
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{s.getsockname()[1]}'
-  changes = {
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': '1',
-    'PYTHONPATH': str(ROOT),
-  }
+  address = free_address()
   processes = [
     subprocess.Popen(
       [sys.executable, __file__, address, str(i), str(victim), what],
-      env=os.environ | changes,
+      env=environment,
       stderr=subprocess.PIPE,
       text=True,
     )
@@ -56,8 +48,10 @@ def other_of(what: str, victim: int) -> tuple[int, str]:
     ),
   ],
 )
-def test_the_other_process_ends_with_one_line(what, victim, message):
-  code, err = other_of(what, victim)
+def test_the_other_process_ends_with_one_line(
+  what, victim, message, plain_environment
+):
+  code, err = other_of(what, victim, plain_environment)
   assert code == 1, err
   (line,) = [x for x in err.splitlines() if x.startswith('error: ')]
   assert message in line
@@ -65,8 +59,10 @@ def test_the_other_process_ends_with_one_line(what, victim, message):
 
 
 @pytest.mark.slow
-def test_jax_has_the_first_word_where_process_0_is_killed_and_we_the_last():
-  code, err = other_of('kill', 0)
+def test_jax_has_the_first_word_where_process_0_is_killed_and_we_the_last(
+  plain_environment,
+):
+  code, err = other_of('kill', 0, plain_environment)
   assert code
   assert 'process 0, which connects the 2 processes, is gone' in err
 

@@ -7,7 +7,6 @@ docs/reliability.md.
 import contextlib
 import json
 import os
-import pathlib
 import random
 import shutil
 import subprocess
@@ -108,34 +107,20 @@ def test_each_damaged_file_of_the_newest_checkpoint(
     assert_same_end(workdir)
 
 
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path, size: int):
-  """A file system of `size` bytes; skips where none may be mounted."""
-  folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', folder]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('needs the right to mount a small file system (root)')
-  try:
-    yield
-  finally:
-    subprocess.run(['umount', '-l', folder], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk(
-  undisturbed, newest_files, training, tmp_path, assert_same_end
+  undisturbed, newest_files, training, small_disk, assert_same_end
 ):
   """One line at the save that failed; with room, the same command goes on."""
   one = sum(file.stat().st_size for file in newest_files(undisturbed))
-  with small_disk(tmp_path / 'disk', 5 * one // 2):
-    workdir = tmp_path / 'disk' / 'run'
-    process = training.start(workdir)
-    assert process.end() == 3
-    assert 'step 4' in process.refusal()
-    room = ['mount', '-o', f'remount,size={10 * one}', tmp_path / 'disk']
-    subprocess.run(room, check=True)
-    training.run(workdir)
-    assert_same_end(workdir)
+  disk = small_disk(5 * one // 2)
+  process = training.start(disk / 'run')
+  assert process.end() == 3
+  assert 'step 4' in process.refusal()
+  room = ['mount', '-o', f'remount,size={10 * one}', disk]
+  subprocess.run(room, check=True)
+  training.run(disk / 'run')
+  assert_same_end(disk / 'run')
 
 
 @pytest.mark.slow
