@@ -14,7 +14,7 @@ import pytest
 
 from groupvit_jax import benchmarks
 
-_BESIDE = pathlib.Path(__file__).parents[2] / 'shared'
+_BESIDE = pathlib.Path(__file__).parents[3] / 'shared'
 DATA = pathlib.Path(os.environ.get('GROUPVIT_SHARED', _BESIDE)) / 'data'
 
 pytestmark = pytest.mark.photos

@@ -17,7 +17,7 @@ import pytest
 from groupvit_jax.text import base, clip, make_tokenizer
 
 TESTDATA = pathlib.Path(__file__).parents[1] / 'testdata'
-SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+SHARED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
 GOLDEN = json.loads((TESTDATA / 'clip_ids.json').read_text())
 
 
