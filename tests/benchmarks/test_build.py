@@ -1,8 +1,6 @@
 """From a spec to a runner: images in batches, class names, groups."""
 
-import io
 import json
-import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +13,7 @@ from groupvit_jax.benchmarks.classification import LabelledImages
 from groupvit_jax.errors import ConfigError, WorkdirError
 from groupvit_jax.evaluation.counts import Measures
 from groupvit_jax.evaluation.evaluator import RunOptions
+from tests.fixtures.samples import write_tar
 
 
 @pytest.fixture
@@ -60,11 +59,8 @@ def test_the_fingerprint_changes_with_the_labels(
       line = json.dumps({'image': 'a.png', 'label': label})
       (tmp_path / 'labels.jsonl').write_text(line)
     else:
-      with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
-        for name, data in (('a.png', image), ('a.cls', b'%d' % label)):
-          member = tarfile.TarInfo(name)
-          member.size = len(data)
-          tar.addfile(member, io.BytesIO(data))
+      members = ('a.png', image), ('a.cls', b'%d' % label)
+      write_tar(tmp_path / 'a.tar', members)
     examples = benchmarks.open_labelled_images(tmp_path)
     spec = build.BenchmarkSpec('classes', tmp_path)
     return build.labels_fingerprint(spec, examples)

@@ -1,32 +1,15 @@
 """Images with a class each: folders, lists and shards; what is wrong."""
 
-import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from groupvit_jax import benchmarks
 from groupvit_jax.benchmarks import open_labelled_images
 from groupvit_jax.errors import ImageError, SourceError
 from groupvit_jax.text import prompts
-
-
-def encode(grey, kind='JPEG'):
-  out = io.BytesIO()
-  Image.new('RGB', (12, 10), (grey,) * 3).save(out, kind)
-  return out.getvalue()
-
-
-def write_tar(path, members):
-  with tarfile.open(path, 'w') as tar:
-    for name, data in members:
-      info = tarfile.TarInfo(name)
-      info.size = len(data)
-      tar.addfile(info, io.BytesIO(data))
-  return str(path)
+from tests.fixtures.samples import encode, plain, write_tar
 
 
 def test_imagenet_is_clips():
@@ -99,7 +82,7 @@ def shard(path, labels):
   members = []
   for i, label in enumerate(labels):
     members.append((f'{i:04d}.cls', label))
-    members.append((f'{i:04d}.jpg', encode(10 * i)))
+    members.append((f'{i:04d}.jpg', encode(plain(10 * i))))
   return write_tar(path, members)
 
 
@@ -107,7 +90,7 @@ def test_shards(tmp_path, caplog):
   shard(tmp_path / 'val-000000.tar', [b'3', b'999\n'])
   write_tar(
     tmp_path / 'val-000001.tar',
-    [('a.jpg', encode(1)), ('b.cls', b'1'), *_pair('c', b'0')],
+    [('a.jpg', encode(plain(1))), ('b.cls', b'1'), *_pair('c', b'0')],
   )
   sources = (
     str(tmp_path / 'val-{000000..000001}.tar'),
@@ -125,7 +108,7 @@ def test_shards(tmp_path, caplog):
 
 
 def _pair(key, label):
-  return [(f'{key}.png', encode(7, 'PNG')), (f'{key}.cls', label)]
+  return [(f'{key}.png', encode(plain(7), 'PNG')), (f'{key}.cls', label)]
 
 
 def test_labels_of_shards_that_name_no_class(tmp_path):
@@ -156,7 +139,7 @@ def test_what_holds_no_labelled_image(tmp_path):
     open_labelled_images(tmp_path / 'x.tar')
   with pytest.raises(SourceError, match="Shards have no split 'val'"):
     open_labelled_images(str(tmp_path / '*.tar'), 'val')
-  write_tar(tmp_path / 'a.tar', [('a.jpg', encode(1)), ('a.txt', b'x')])
+  write_tar(tmp_path / 'a.tar', [('a.jpg', encode(plain(1))), ('a.txt', b'x')])
   with pytest.raises(SourceError, match='no sample has an image .* and a cls'):
     open_labelled_images(tmp_path)
   (tmp_path / 'b.tar').write_bytes(b'<html>' + b'no such file' * 100)

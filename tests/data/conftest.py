@@ -2,9 +2,7 @@
 
 import http.server
 import importlib.util
-import io
 import json
-import tarfile
 import threading
 import time
 import types
@@ -12,9 +10,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from groupvit_jax.data import images, pipeline, reading, sampling, sources
+from tests.fixtures.samples import encode, plain, write_tar
 
 HAS_TENSORFLOW = importlib.util.find_spec('tensorflow') is not None
 
@@ -106,21 +104,9 @@ def train():
   )
 
 
-def plain(grey, size=(12, 10)):
-  return np.full((size[1], size[0], 3), grey, np.uint8)
-
-
 def noise(seed, height=40, width=48):
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, (height, width, 3), np.uint8)
-
-
-def encode(image, kind='JPEG', **options):
-  if isinstance(image, np.ndarray):
-    image = Image.fromarray(image)
-  out = io.BytesIO()
-  image.save(out, kind, **options)
-  return out.getvalue()
 
 
 def color(sample):
@@ -158,16 +144,6 @@ def arrays(count=20):
   stack = np.stack([noise(i, 24, 24) for i in range(count)])
   captions = [(f'a {i}', f'the {i}') for i in range(count)]
   return sources.ArraySource(stack, captions)
-
-
-def write_tar(path, members, form=tarfile.USTAR_FORMAT):
-  """Writes (name, bytes) members, as img2dataset's tarfile does."""
-  with tarfile.open(path, 'w', format=form) as tar:
-    for name, data in members:
-      info = tarfile.TarInfo(name)
-      info.size = len(data)
-      tar.addfile(info, io.BytesIO(data))
-  return str(path)
 
 
 def shard(path, first, count, extra=False):

@@ -1,21 +1,19 @@
 """What is read, by what is installed and what can be written."""
 
-import io
 import logging
 import sys
-import tarfile
 
 import clu
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from groupvit_jax import errors
 from groupvit_jax.data import sources
 from groupvit_jax.training import inputs
 from groupvit_jax.training import logging as logging_lib
 from tests.fixtures.configs import get_config
+from tests.fixtures.samples import encode, plain, write_tar
 
 
 def config(*options):
@@ -56,25 +54,20 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     inputs._train_source(config(f'data.cache={tmp_path}/file/cache'))
 
 
-def pairs(make_record):
-  """Twelve pairs: images of grey level 10 i."""
+def pairs():
+  """Twelve files of an image of grey level 10 i, and its caption."""
   for i in range(12):
-    out = io.BytesIO()
-    Image.new('RGB', (20, 16), (10 * i,) * 3).save(out, 'PNG')
-    make_record(i, out.getvalue(), f'a cat {i}'.encode())
+    yield encode(plain(10 * i, (20, 16)), 'PNG'), f'a cat {i}'.encode()
 
 
 def write_shards(folder):
+  members = [
+    (f'{i:03d}.{suffix}', data)
+    for i, pair in enumerate(pairs())
+    for suffix, data in zip(('png', 'txt'), pair, strict=True)
+  ]
   for name in 'ab':
-    with tarfile.open(folder / f'{name}.tar', 'w') as tar:
-
-      def add(i, image, caption, tar=tar):
-        for suffix, data in (('png', image), ('txt', caption)):
-          member = tarfile.TarInfo(f'{i:03d}.{suffix}')
-          member.size = len(data)
-          tar.addfile(member, io.BytesIO(data))
-
-      pairs(add)
+    write_tar(folder / f'{name}.tar', members)
   return (
     f'data.shards=a={folder}/a.tar+b={folder}/b.tar',
     'data.weights=a=3+b=1',
@@ -85,16 +78,13 @@ def write_shards(folder):
 def write_records(folder):
   tf = pytest.importorskip('tensorflow')
   with tf.io.TFRecordWriter(str(folder / '0.tfrecord')) as writer:
-
-    def add(i, image, caption):
+    for image, caption in pairs():
       features = {
         key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
         for key, value in {'picture': image, 'caption': caption}.items()
       }
       example = tf.train.Example(features=tf.train.Features(feature=features))
       writer.write(example.SerializeToString())
-
-    pairs(add)
   return f'data.shards={folder}', 'data.image_feature=picture'
 
 

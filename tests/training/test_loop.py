@@ -1,12 +1,10 @@
 """The training loop end to end on small scenes: resume, interrupt, failure."""
 
 import gzip
-import io
 import json
 import logging
 import re
 import signal
-import tarfile
 import types
 
 import jax
@@ -19,6 +17,7 @@ from groupvit_jax.evaluation import diagnosis
 from groupvit_jax.training import checkpoint, inputs, loop, replay
 from groupvit_jax.training import logging as logging_lib
 from tests.fixtures.configs import get_config
+from tests.fixtures.samples import encode, write_tar
 
 # Eight virtual devices share each batch (see conftest.py).
 TINY = (
@@ -96,6 +95,7 @@ def test_a_run_leaves_summary_report_logs_and_snapshots(whole):
   ]
   assert list((workdir / 'tensorboard').glob('events*'))
   assert 'Groups forming' in page
+  assert summary['collapses'] == [] and 'Grouping collapse' not in page
   # Of the last evaluation, and of its figures.
   assert '<td>labelling</td>' in page
   labelling = summary['oracle_miou'] - summary['miou']
@@ -173,18 +173,6 @@ def interrupt_after(wanted, log_step):
       signal.raise_signal(signal.SIGINT)
 
   return log_and_interrupt
-
-
-def test_a_signal_at_any_moment_of_a_step_finds_its_checkpoint(
-  cache, tmp_path, monkeypatch
-):
-  # After the loop has looked whether it should stop.
-  interrupted = interrupt_after(1, loop.Run._log_step)
-  monkeypatch.setattr(loop.Run, '_log_step', interrupted)
-  config = tiny(cache, 'run.checkpoint_every=100', 'run.eval_every=100')
-  with pytest.raises(errors.Interrupted, match='stopped at step 2 of 6'):
-    loop.train_and_evaluate(config, tmp_path)
-  assert final_state(tmp_path)[0] == 2
 
 
 def files_of(workdir):
@@ -348,18 +336,13 @@ def test_parameters_that_are_not_finite_are_not_saved(cache, tmp_path):
 
 def write_shard(path, names):
   """A tar of images and captions; what a caption is, its name says."""
-  image = io.BytesIO()
-  Image.effect_noise((40, 40), 60).convert('RGB').save(image, 'JPEG')
-  with tarfile.open(path, 'w') as archive:
-    for i, name in enumerate(names):
-      bad = name == 'broken'
-      for end, content in (
-        ('jpg', b'<html>' if bad else image.getvalue()),
-        ('txt', b'\0' if name == 'empty' else name.encode()),
-      ):
-        info = tarfile.TarInfo(f'{i:04}.{end}')
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
+  image = encode(Image.effect_noise((40, 40), 60).convert('RGB'))
+  members = []
+  for i, name in enumerate(names):
+    content = b'<html>' if name == 'broken' else image
+    caption = b'\0' if name == 'empty' else name.encode()
+    members += [(f'{i:04}.jpg', content), (f'{i:04}.txt', caption)]
+  write_tar(path, members)
 
 
 def test_bad_samples_are_counted_and_other_data_refused(
@@ -368,7 +351,10 @@ def test_bad_samples_are_counted_and_other_data_refused(
   shard = tmp_path / 'a.tar'
   names = ['a dog', 'empty', 'broken', 'a bird', 'a cow']
   write_shard(shard, names)
-  config = tiny(cache, 'data.source=shards', 'eval.source=', 'steps=3')
+  config = tiny(
+    *(cache, 'data.source=shards', 'eval.source=', 'steps=3'),
+    'run.checkpoint_every=100',
+  )
   config.data.shards = (str(shard),)
   with inputs.Inputs(config, loop.sharding.make_mesh()) as data:
     batches = data.train_batches(start=0)
@@ -378,8 +364,10 @@ def test_bad_samples_are_counted_and_other_data_refused(
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Run, '_log_step', interrupt_after(1, loop.Run._log_step))
-    with pytest.raises(errors.Interrupted):
+    # After the loop has looked whether it should stop.
+    with pytest.raises(errors.Interrupted, match='stopped at step 2 of 3'):
       loop.train_and_evaluate(config, tmp_path / 'run')
+  assert final_state(tmp_path / 'run')[0] == 2
   original = shard.read_bytes()
   write_shard(shard, names[:-1])
   with pytest.raises(errors.WorkdirError, match='samples: 5 -> 4'):
@@ -397,16 +385,3 @@ def test_full_size_is_fitted_to_a_cpu_with_a_word_about_the_demo(caplog):
   config = loop.fit_to_hardware(get_config())
   assert config.batch_size == 16
   assert config.dtype == 'float32'
-
-
-def test_training_sees_no_mask(cache, tmp_path):
-  config = tiny(cache)
-  mesh = loop.sharding.make_mesh()
-  with inputs.Inputs(config, mesh) as data:
-    assert all('mask' not in data._train_source[i] for i in range(48))
-    batch = next(data.train_batches(start=0))
-  assert batch.keys() == {'image', 'tokens', 'short', 'long', 'which'}
-  folders = [p.name for p in (cache / 'scenes').iterdir()]
-  train_folder = next(f for f in folders if f.startswith('captions_32'))
-  features = next((cache / 'scenes' / train_folder).rglob('features.json'))
-  assert 'mask' not in features.read_text()
