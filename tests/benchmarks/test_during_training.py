@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax import errors, sharding
 from groupvit_jax.training import inputs, state
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 SMALL = (
   'demo,size=16,examples=6,eval.examples=0,batch=8,width=16,depths=1x0,'

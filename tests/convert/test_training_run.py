@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax import convert
 from groupvit_jax.convert import architecture, tensors
 from groupvit_jax.errors import ModelError
@@ -14,7 +15,6 @@ from groupvit_jax.training import checkpoint, task
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import workdir as workdir_lib
-from tests.fixtures.configs import get_config
 
 ARG = 'demo,size=16,patch=8,width=8,tokens=2x0,groups=2x0'
 

@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax.convert import export
 from groupvit_jax.losses.background import background_loss
 from groupvit_jax.models import build
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 ON = 'loss.background_weight=0.5'
 SMALL = (

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax.models import build, groupvit, text
 from groupvit_jax.training import task
-from tests.fixtures.configs import get_config
 
 GROUPVIT_S = {
   'image_encoder': 'groupvit',

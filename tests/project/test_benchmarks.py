@@ -12,8 +12,8 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 import demo  # noqa: E402
 import emergence  # noqa: E402
 
+from configs.gvit_s import get_config  # noqa: E402
 from groupvit_jax.training import task  # noqa: E402
-from tests.fixtures.configs import get_config  # noqa: E402
 
 
 @pytest.mark.parametrize('name', emergence.ROWS)

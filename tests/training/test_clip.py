@@ -9,12 +9,12 @@ import optax
 import pytest
 
 import groupvit_jax as gv
+from configs.clip import get_config
 from groupvit_jax import convert, errors, sharding
 from groupvit_jax.convert import tensors
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import initial, loop, state
 from groupvit_jax.training import task as task_lib
-from tests.fixtures import configs
 
 TINY = (
   'demo,steps=4,batch=16,size=32,width=16,examples=48,text.width=16,'
@@ -23,7 +23,6 @@ TINY = (
   'matmul_operands=float32'
 )
 SMALLER = {'vit': 'model.depth=1', 'resnet': 'resnet,width=2'}
-get_config = configs.load('clip.py')
 
 
 @pytest.mark.parametrize(

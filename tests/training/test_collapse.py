@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax.losses import assignment
 from groupvit_jax.training import collapse, config, loop
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 G = 8
 HEALTHY = {

@@ -8,12 +8,12 @@ import ml_collections
 import pytest
 from ml_collections import config_flags
 
+from configs.gvit_s import get_config
 from groupvit_jax import errors
 from groupvit_jax.models import ops
 from groupvit_jax.training import config as config_lib
 from groupvit_jax.training import loop, state
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCABULARY = 49_408

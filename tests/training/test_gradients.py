@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 
+from configs.gvit_s import get_config
 from groupvit_jax import sharding
 from groupvit_jax.training import gradients
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 TINY = (
   'demo,batch=8,size=16,patch=8,width=16,model.num_heads=1,depths=1x0,'

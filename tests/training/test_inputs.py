@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax import errors
 from groupvit_jax.data import sources
 from groupvit_jax.training import inputs
 from groupvit_jax.training import logging as logging_lib
-from tests.fixtures.configs import get_config
 from tests.fixtures.samples import encode, plain, write_tar
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.gvit_s import get_config
 from groupvit_jax import cli, errors
 from groupvit_jax.evaluation import diagnosis
 from groupvit_jax.training import checkpoint, inputs, loop, replay
 from groupvit_jax.training import logging as logging_lib
-from tests.fixtures.configs import get_config
 from tests.fixtures.samples import encode, write_tar
 
 # Eight virtual devices share each batch (see conftest.py).

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from configs import clip, gvit_s
 from groupvit_jax import errors, sharding
 from groupvit_jax.training import accumulate, checkpoint, texts
 from groupvit_jax.training import state as state_lib
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config, load
 
 # With Gumbel noise, drop-path and erasing: functions of seed, step and example.
 TINY = (
@@ -37,7 +37,7 @@ class Run:
   """A run of `TINY` on a mesh."""
 
   def __init__(self, mesh, options='', parts=1):
-    self.config = get_config(f'{TINY}{options}')
+    self.config = gvit_s.get_config(f'{TINY}{options}')
     self.mesh = mesh
     self._complete = texts.Texts(mesh, parts=parts)
     task = task_lib.make(self.config, VOCABULARY, mesh)
@@ -100,27 +100,27 @@ CLIP_TINY = (
   ('shape', 'file', 'options'),
   [
     # All terms of `tied`, and a background.
-    ((4, 2), 'gvit_s.py', f'{TINY},loss.background_weight=1.0'),
+    ((4, 2), gvit_s, f'{TINY},loss.background_weight=1.0'),
     # Two stages in the released form.
     pytest.param(
       (1, 1),
-      'gvit_s.py',
+      gvit_s,
       f'{TINY},depths=1x1x0,tokens=4x2x0,groups=4x2x0,loss.part_weight=0.0,'
       'loss.noun_match=pooled,model.group_residual=true,loss.share_nouns=false',
       marks=pytest.mark.slow,
     ),
-    pytest.param((1, 1), 'gvit_s.py', f'{TINY},clip', marks=pytest.mark.slow),
-    ((2, 1), 'clip.py', f'{CLIP_TINY},sigmoid'),
+    pytest.param((1, 1), gvit_s, f'{TINY},clip', marks=pytest.mark.slow),
+    ((2, 1), clip, f'{CLIP_TINY},sigmoid'),
   ],
 )
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
   tiny, shape, file, options
 ):
   """Noise, drop-path, erasing and the projectors' batch norm included."""
-  config, mesh = load(file)(options), mesh_of(*shape)
+  config, mesh = file.get_config(options), mesh_of(*shape)
   task = task_lib.make(config, VOCABULARY, mesh)
   batch, rng = batch_at(0), jax.random.key(5)
-  if file == 'clip.py':
+  if file is clip:
     batch['tokens'] = batch['tokens'][:, :1]
   variables = tiny.drawn(task.init, jax.random.key(0), batch)
   variables = sharding.replicate(variables, mesh)

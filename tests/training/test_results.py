@@ -5,10 +5,10 @@ import collections
 import numpy as np
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax.evaluation import benchmark, image_metrics
 from groupvit_jax.training import logging, report, results
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 SIZE = 8
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.gvit_s import get_config
 from groupvit_jax import sharding
 from groupvit_jax.training import loss as loss_lib
 from groupvit_jax.training import state
 from groupvit_jax.training import task as task_lib
-from tests.fixtures.configs import get_config
 
 COMPARED = {'contrastive', 'multi_label', 'part'}
 TERMS = COMPARED | {'distillation'}
