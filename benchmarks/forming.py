@@ -8,7 +8,6 @@ truth.
 """
 
 import argparse
-import functools
 import json
 import pathlib
 
@@ -16,11 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from groupvit_jax import scenes
-from groupvit_jax.data import sources
 from groupvit_jax.viz import colours, names, overlay
 
 SIDE, GAP, HEAD, FONT = 144, 6, 24, 14  # pixels
-SHOWN = 24  # scenes of a snapshot
 
 
 def main() -> None:
@@ -62,7 +59,7 @@ def scene_row(
   workdir: pathlib.Path, index: int, shown: list[dict[str, np.ndarray]]
 ) -> tuple[list[np.ndarray], set[int]]:
   """Pictures of a validation scene, and the classes in them."""
-  scene = validation(workdir)[index]
+  scene = scene_of(workdir, index)
   table = colours.class_colours(scenes.CLASS_NAMES)
   classes = [arrays['prediction'][index] for arrays in shown] + [scene.mask]
   over = [
@@ -75,27 +72,12 @@ def scene_row(
   }
 
 
-@functools.cache
-def validation(workdir: pathlib.Path) -> list[scenes.Scene]:
-  """The run's scenes in its order, which TFDS shuffles on disk, and larger."""
+def scene_of(workdir: pathlib.Path, index: int) -> scenes.Scene:
+  """A validation scene of the run, at the size of the picture."""
   config = json.loads((workdir / 'config.json').read_text())
-  size, seed = config['image_size'], config['data']['seed']
-  on_disk = sources.scenes_tfds(
-    'validation',
-    config['eval']['examples'],
-    size,
-    seed,
-    data_dir=pathlib.Path(config['data']['cache']).expanduser(),
-  )
-  order = sources.InMemory(on_disk, size)
-  seed = scenes.split_seed('validation', seed)
-  numbers = {
-    scenes.generate(seed, i, size).image.tobytes(): i
-    for i in range(config['eval']['examples'])
-  }
-  images = [np.asarray(order[i]['image']) for i in range(SHOWN)]
+  seed = scenes.split_seed('validation', config['data']['seed'])
   # The same scene at any size.
-  return [scenes.generate(seed, numbers[x.tobytes()], SIDE) for x in images]
+  return scenes.generate(seed, index, SIDE)
 
 
 def sheet(heads: list[str], rows: list[list[np.ndarray]]) -> np.ndarray:

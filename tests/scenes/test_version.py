@@ -7,7 +7,7 @@ import numpy as np
 from groupvit_jax import scenes
 from groupvit_jax.scenes import tfds_builder
 
-VERSION = '2.0.0'
+VERSION = '2.1.0'
 CAPTIONS = '8d4186053ac36184'
 # Of the first images, in which every class occurs. Means, as the last bit of
 # a pixel may differ between machines.
@@ -22,7 +22,7 @@ MEANS = """
 def test_another_drawing_is_another_version():
   what_to_do = (
     'scenes are drawn otherwise than before: raise _VERSION in '
-    'data/scenes_builder.py, or old ones are read from disk as if they were '
+    'scenes/tfds_builder.py, or old ones are read from disk as if they were '
     'new, and pin here what is drawn now'
   )
   seed = scenes.split_seed('train', 0)
