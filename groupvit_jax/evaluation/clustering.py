@@ -96,18 +96,21 @@ def _squares(a, b):
 _THREADS = min(8, os.cpu_count() or 1)
 
 
-# Each groups the tokens of one image, unit vectors n e, into `num_groups` at
+Tokens = Float[np.ndarray, 'n e']
+Groups = Int[np.ndarray, ' n']
+
+# Each groups the tokens of one image, unit vectors, into `num_groups` at
 # most, or as many as it finds itself, and returns the group (0..) of each. The
 # same seed gives the same groups.
 
 
-def pixels(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
+def pixels(features: Tokens, num_groups: int, seed: int) -> Groups:
   """Every token is a region of its own ("pixel-wise", 20.1 on VOC)."""
   del num_groups, seed
   return np.arange(len(features))
 
 
-def kmeans(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
+def kmeans(features: Tokens, num_groups: int, seed: int) -> Groups:
   """k-means by cosine (25.0 on VOC with k = 8: NVlabs/GroupViT #33)."""
   del seed
   points = np.asarray(features, np.float32)[None]
@@ -115,13 +118,13 @@ def kmeans(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
   return np.asarray(regrouping.kmeans(points, real, num_groups))[0]
 
 
-def mean_shift(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
+def mean_shift(features: Tokens, num_groups: int, seed: int) -> Groups:
   """Mean-shift (20.7 on VOC), which chooses the number of groups itself."""
   del num_groups, seed
   return mean_shift_clusters(features)
 
 
-def spectral(features: np.ndarray, num_groups: int, seed: int) -> np.ndarray:
+def spectral(features: Tokens, num_groups: int, seed: int) -> Groups:
   """scikit-learn's spectral clustering (19.7 on VOC), its own affinity.
 
   That is exp(-|x - y|^2), of unit vectors exp(-2 (1 - cosine)).

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer, Shaped
 
 from groupvit_jax import sharding
 from groupvit_jax.evaluation import resize, sizes
@@ -256,8 +256,10 @@ def _unmixed(values, limits, config):
   return values
 
 
-def take(table: Array, index: Integer[Array, 'b h w']) -> Array:
-  """Rows of b tables, b g k, looked up at each pixel: b h w k."""
+def take(
+  table: Shaped[Array, 'b g k'], index: Integer[Array, 'b h w']
+) -> Shaped[Array, 'b h w k']:
+  """Rows of tables, looked up at each pixel."""
   batch, height, width = index.shape
   flat = jnp.take_along_axis(
     table, index.astype(jnp.int32).reshape(batch, -1, 1), axis=1, mode='clip'

@@ -46,8 +46,10 @@ class Probe:
   strength: float
   steps: int
 
-  def scores(self, features: Float[np.ndarray, 'n d']) -> np.ndarray:
-    """Logits n c."""
+  def scores(
+    self, features: Float[np.ndarray, 'n d']
+  ) -> Float64[np.ndarray, 'n c']:
+    """Logits."""
     return features.astype(np.float64) @ self.weights + self.bias
 
 

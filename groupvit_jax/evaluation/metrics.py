@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float64, Int
 
 from groupvit_jax import IGNORE
 from groupvit_jax.evaluation import resize
@@ -50,7 +50,7 @@ def joint_counts(
   return counts[:, :length].astype(jnp.int32).reshape(-1, *sizes)
 
 
-def check_labels(label: np.ndarray, num_classes: int) -> None:
+def check_labels(label: Int[np.ndarray, '...'], num_classes: int) -> None:
   """Raises ValueError if a label is neither a class nor ignored."""
   wrong = (label != IGNORE) & ((label < 0) | (label >= num_classes))
   if wrong.any():
@@ -61,8 +61,8 @@ def check_labels(label: np.ndarray, num_classes: int) -> None:
     )
 
 
-def iou(confusion: ArrayLike) -> np.ndarray:
-  """Intersection over union per class, [c]; NaN where a class is absent.
+def iou(confusion: ArrayLike) -> Float64[np.ndarray, ' c']:
+  """Intersection over union per class; NaN where a class is absent.
 
   Absent means from labels and predictions, so that 0 / 0 is left out of the
   mean as mmseg's `eval_metrics` leaves it out (nanmean).
@@ -243,7 +243,7 @@ def counts(
   return jnp.stack([both, rows, columns])[:, :num_classes]
 
 
-def boundary_iou(counts: Int[np.ndarray, '3 c']) -> np.ndarray:
+def boundary_iou(counts: Int[np.ndarray, '3 c']) -> Float64[np.ndarray, ' c']:
   """Boundary IoU per class from summed `counts`; NaN where there is no band."""
   both, labels, predicted = np.asarray(counts, np.float64)
   return _divide(both, labels + predicted - both)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from groupvit_jax import sharding
 
@@ -287,8 +287,10 @@ take_rows = jax.vmap(lambda x, index: x[index])
 take_columns = jax.vmap(lambda x, index: x[:, index])
 
 
-def nearest(pixels: Array, output: Upsampling) -> Array:
-  """Pixels b h w at the output sizes, each the nearest one."""
+def nearest(
+  pixels: Shaped[Array, 'b h w'], output: Upsampling
+) -> Shaped[Array, 'b H W']:
+  """Pixels at the output sizes, each the nearest one."""
   y, x = (
     jnp.where(axis.weight < 0.5, axis.first, axis.second) for axis in output
   )

@@ -69,12 +69,12 @@ def tokenize_texts(
 
 
 def cut_padding(
-  tokens: np.ndarray, lengths: Sequence[int] = range(8, 1024, 8)
-) -> np.ndarray:
+  tokens: Int[np.ndarray, 'n l'], lengths: Sequence[int] = range(8, 1024, 8)
+) -> Int[np.ndarray, 'n cut']:
   """Leaves out columns of padding; a causal encoder never sees them.
 
   Args:
-    tokens: int32 n l, padded with zeros at the end.
+    tokens: padded with zeros at the end.
     lengths: that rows may be cut to, in order; few, as each is compiled.
   """
   tokens = np.asarray(tokens)

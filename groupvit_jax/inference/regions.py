@@ -56,6 +56,7 @@ class ImageRegions:
     most central in, and the groups of window i are numbered from i times their
     number.
     """
+    # On the host: every size of an image would be another program.
     size = self.image.shape[:2]
     regions = jax.device_get(regrouping.apply(self.regions, self.config))
     return [

@@ -7,10 +7,13 @@ at ground coordinates, in which the image is about one unit wide.
 import math
 
 import numpy as np
+from jaxtyping import Float32
 
 from groupvit_jax.scenes import canvas
 from groupvit_jax.scenes.canvas import Light, Number, Value, blend, rgb, smooth
 from groupvit_jax.scenes.rng import Rng
+
+Colours = Float32[np.ndarray, '3 h w']
 
 
 class View:
@@ -80,7 +83,7 @@ class View:
     )
 
 
-def grass(view: View, rng: Rng) -> np.ndarray:
+def grass(view: View, rng: Rng) -> Colours:
   """Blades in two directions over patches, some of them dry."""
   hue, value = rng.uniform(0.20, 0.33), rng.uniform(0.34, 0.6)
   saturation = rng.uniform(0.5, 0.78)
@@ -96,7 +99,7 @@ def grass(view: View, rng: Rng) -> np.ndarray:
   return blend(out, straw * (0.45 + 0.6 * tone), dry * rng.uniform(0.2, 0.8))
 
 
-def sand(view: View, rng: Rng) -> np.ndarray:
+def sand(view: View, rng: Rng) -> Colours:
   """Grain, wind ripples, damp patches, a few dark and light specks."""
   hue, value = rng.uniform(0.075, 0.13), rng.uniform(0.66, 0.9)
   base = rgb(hue, rng.uniform(0.22, 0.45), value)
@@ -114,7 +117,7 @@ def sand(view: View, rng: Rng) -> np.ndarray:
   return blend(out, dark, specks * 0.5)
 
 
-def water(view: View, rng: Rng) -> np.ndarray:
+def water(view: View, rng: Rng) -> Colours:
   """Crossing waves with crests that glint, over light and dark depths."""
   hue, value = rng.uniform(0.47, 0.62), rng.uniform(0.35, 0.68)
   saturation = rng.uniform(0.35, 0.75)
@@ -134,7 +137,7 @@ def water(view: View, rng: Rng) -> np.ndarray:
   return blend(out, rgb(hue, 0.08, 1.0), glint * rng.uniform(0.25, 0.8))
 
 
-def snow(view: View, rng: Rng) -> np.ndarray:
+def snow(view: View, rng: Rng) -> Colours:
   """Low drifts with bluish hollows, crust, and glittering grains."""
   value = rng.uniform(0.8, 0.94)
   sunny = rgb(rng.choice((0.1, 0.58)), rng.uniform(0.0, 0.05), value)
@@ -153,7 +156,7 @@ def snow(view: View, rng: Rng) -> np.ndarray:
   return blend(out, rgb(0, 0, 1.0), glitter * 0.8)
 
 
-def brick(view: View, rng: Rng) -> np.ndarray:
+def brick(view: View, rng: Rng) -> Colours:
   """Courses of bricks, each its own tone, in rough mortar."""
   rows = rng.uniform(4.5, 8.0)
   long = rng.uniform(1.9, 2.6)
@@ -186,7 +189,7 @@ def brick(view: View, rng: Rng) -> np.ndarray:
   return out * (1 + 0.16 * edge * np.float32(view.light[1]))
 
 
-def wood(view: View, rng: Rng) -> np.ndarray:
+def wood(view: View, rng: Rng) -> Colours:
   """Boards with grain lines that bend round knots, and dark gaps."""
   boards = rng.uniform(2.5, 6.0)
   y = view.v * np.float32(boards)
@@ -220,7 +223,7 @@ def wood(view: View, rng: Rng) -> np.ndarray:
   return out * (0.3 + 0.7 * smooth(0.015, 0.04 + soft, gap))
 
 
-def gravel(view: View, rng: Rng) -> np.ndarray:
+def gravel(view: View, rng: Rng) -> Colours:
   """Rounded stones of many grays, lit from the side, dark between."""
   scale = rng.uniform(0.7, 1.3)
   gap = view.noise('gap', scale)
@@ -247,8 +250,8 @@ _PAINTERS = {
 }
 
 
-def paint(name: str, rng: Rng, light: Light, size: int) -> np.ndarray:
-  """Colours of a ground, float32 [3, size, size], about 0 to 1."""
+def paint(name: str, rng: Rng, light: Light, size: int) -> Colours:
+  """Linear colours of a ground, about 0 to 1."""
   painter, freedom = _PAINTERS[name]
   view = View(rng, light, size, rng.uniform(-freedom, freedom))
   return painter(view, rng)

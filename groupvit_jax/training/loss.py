@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from groupvit_jax.data import on_device
 from groupvit_jax.losses import assignment as assignment_losses
@@ -233,8 +234,8 @@ def _assignment_terms(out, loss):
   return regulariser, terms
 
 
-def text_ids(tokens: jax.Array) -> jax.Array:
-  """Returns int32 `b k` ids of `b k l` token rows; equal rows, equal ids.
+def text_ids(tokens: Int[Array, 'b k l']) -> Int[Array, 'b k']:
+  """Returns ids of token rows; equal rows, equal ids.
 
   A polynomial hash modulo 2^32, so that two unequal texts of one batch share
   an id about once in four billion pairs.
