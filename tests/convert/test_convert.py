@@ -113,7 +113,7 @@ def test_architecture_is_read_from_weights_and_config(
   assert converted.architecture['embed_dim'] == 10
   assert converted.tokenizer is None  # 41 ids are not CLIP's
   assert converted.preprocessing['mean'] == [0.485, 0.456, 0.406]
-  assert converted.preprocessing['short_side'] == 448
+  assert converted.preprocessing['short_side'] == 2 * min(image['image_size'])
   json.dumps(converted.architecture)  # plain values only
 
 

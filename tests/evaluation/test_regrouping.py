@@ -143,7 +143,7 @@ def test_every_token_may_be_a_region():
 def test_what_cannot_be_regrouped_is_said():
   found = one_stage(np.array([[[0, 0, 1], [0, 1, 1]]]))
   del found['tokens']
-  with pytest.raises(ValueError, match='without token embeddings'):
+  with pytest.raises(ValueError, match='no token embeddings'):
     regrouping.apply(regions_lib.as_regions(found, (2, 3)), KMEANS)
   with pytest.raises(ValueError, match='regroup is one of none, kmeans'):
     SegmentConfig(regroup='meanshift')

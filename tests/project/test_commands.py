@@ -75,6 +75,9 @@ SMALLER = {
   '16000': '40',  # the captions here have few words
   'RN50.pt my_clip': 'RN50.pt without_words',  # its vocabulary is a test's
   '--limit 50 --size 64': '--limit 2 --size 16',
+  # The batch is small as well.
+  'accumulate=16,': '',
+  'accumulate=2,': '',
   'limit=20': 'limit=2, overrides=build.at_size(16)',
 }
 
@@ -163,8 +166,9 @@ def world(tmp_path_factory, tiny_inference, evaluation_folders):
     pairs = 'captions.csv my --images photos --short-side 256'
     run(f'groupvit data convert {pairs}')
     shards = 'gcc3m_shards/gcc-train-000000', 'yfcc14m_shards/yfcc14m-000000'
-    for name in (*(f'local_data/{shard}' for shard in shards), 'cc12m/00000'):
-      pathlib.Path(name).parent.mkdir(parents=True)
+    shards = *(f'local_data/{name}' for name in shards), 'cc12m/00000'
+    for name in (*shards, 'data/cc12m-00000'):
+      pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy('my/00000.tar', f'{name}.tar')
     # Scenes are drawn into memory, as without TensorFlow.
     patch.setattr(inputs, 'ON_DISK_NEEDS', ('no_such_package',))
