@@ -41,8 +41,6 @@ ROWS = {
   'soft': 'model.assignment=soft',
   'init_.02': 'model.init_std=0.02',
   'no_parts': 'loss.part_weight=0.0',
-  'distillation_.3': 'loss.distillation_weight=0.3',
-  'distillation_1': 'loss.distillation_weight=1.0',
   'parts_alone': 'loss.multi_label_weight=0.0',
   'pooled': 'loss.noun_match=pooled,loss.part_weight=0.0',
   'no_nouns': 'loss.num_nouns=0,loss.part_weight=0.0',

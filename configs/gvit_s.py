@@ -89,8 +89,6 @@ def _base() -> ml_collections.ConfigDict:
   c.loss.share_nouns = False  # equal nouns of a batch are no negatives
   c.loss.balance_weight = 0.0  # use all groups of the last stage over a batch
   c.loss.sharpness_weight = 0.0  # one group of the last stage per token of it
-  # tokens that are alike in the joint space belong to the same group
-  c.loss.distillation_weight = 0.0
   # Token-noun loss: nouns against token embeddings. Tokens are those that the
   # last stage groups: patches if it is the only stage, else the groups of the
   # first. Without what group_residual=True adds to a group.

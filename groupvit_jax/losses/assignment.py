@@ -13,9 +13,6 @@ from jaxtyping import Array, Float
 # Below this a probability's logarithm stops growing: 0 log 0 is 0 and its
 # gradient finite, so that hard (one-hot) assignments are legal inputs.
 EPSILON = 1e-9
-# Of `distillation_loss`: a factor of cosines, and odds whose logarithm is kept.
-_CONTRAST = 10.0
-_UNLIKELY = 1e-4
 
 
 def balance_loss(soft: Float[Array, 'b g n']) -> Float[Array, '']:
@@ -49,35 +46,6 @@ def sharpness_loss(soft: Float[Array, 'b g n']) -> Float[Array, '']:
     Scalar in nats, from 0 (every token is sure) to log g.
   """
   return jnp.mean(_entropy(soft.astype(jnp.float32), axis=1))
-
-
-def distillation_loss(
-  soft: Float[Array, 'b g n'], tokens: Float[Array, 'b n e']
-) -> Float[Array, '']:
-  """How far the groups are from joining the tokens that are alike.
-
-  The cross-entropy of two tokens' odds to share a group, the product of their
-  assignments, against how alike they are: a sigmoid of their cosine above the
-  mean of the image. Tokens teach here and learn nothing: nouns train their
-  embeddings, but hardly the keys that assign them.
-
-  Args:
-    soft: Assignments `b g n`, a distribution over the groups g of each token.
-    tokens: their unit embeddings.
-
-  Returns:
-    Scalar in nats, the mean over pairs of different tokens of an image.
-  """
-  tokens = jax.lax.stop_gradient(tokens.astype(jnp.float32))
-  cosines = jnp.einsum('bne,bme->bnm', tokens, tokens)
-  middle = jnp.mean(cosines, axis=(1, 2), keepdims=True)
-  alike = jax.nn.sigmoid(_CONTRAST * (cosines - middle))
-  soft = soft.astype(jnp.float32)
-  together = jnp.einsum('bgn,bgm->bnm', soft, soft)
-  together = jnp.clip(together, _UNLIKELY, 1 - _UNLIKELY)
-  costs = -alike * jnp.log(together) - (1 - alike) * jnp.log(1 - together)
-  others = ~jnp.eye(tokens.shape[1], dtype=bool)
-  return jnp.mean(costs, where=others)
 
 
 def assignment_statistics(

@@ -33,6 +33,7 @@ MEASURED = 'matmul_operands'
 REMOVED = {
   'loss.background_shapes': False,
   'loss.cluster_weight': 0.0,
+  'loss.distillation_weight': 0.0,
   'loss.num_clusters': 4,
 }
 

@@ -24,7 +24,7 @@ from groupvit_jax.training import texts as texts_lib
 # The loss and its terms, as metrics name them.
 TERMS = (
   *('loss', 'contrastive', 'multi_label', 'part', 'background'),
-  *('balance', 'sharpness', 'distillation'),
+  *('balance', 'sharpness'),
 )
 NOUN_MATCHES = 'pooled', 'best_group'
 
@@ -48,7 +48,7 @@ def make(
   compared = weights(loss)
   match_groups = loss.num_nouns > 0 and loss.noun_match == 'best_group'
   with_groups = match_groups or 'background' in compared
-  with_tokens = loss.distillation_weight > 0 or 'part' in compared
+  with_tokens = 'part' in compared
   kept = ['assignments']
   if with_groups or with_tokens:
     kept += ['groups', 'token_embeddings', 'tokens']
@@ -226,11 +226,6 @@ def _assignment_terms(out, loss):
   if loss.sharpness_weight:
     terms['sharpness'] = assignment_losses.sharpness_loss(soft)
     regulariser += loss.sharpness_weight * terms['sharpness']
-  if loss.distillation_weight:
-    terms['distillation'] = assignment_losses.distillation_loss(
-      soft, out['token_embeddings']
-    )
-    regulariser += loss.distillation_weight * terms['distillation']
   return regulariser, terms
 
 

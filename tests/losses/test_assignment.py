@@ -8,7 +8,6 @@ import pytest
 from groupvit_jax.losses.assignment import (
   assignment_statistics,
   balance_loss,
-  distillation_loss,
   sharpness_loss,
 )
 
@@ -39,29 +38,6 @@ def test_hand_values_with_finite_gradients(soft, balance, sharpness):
     value, grad = jax.value_and_grad(loss)(soft)
     np.testing.assert_allclose(value, expected, atol=1e-6)
     assert np.isfinite(grad).all()
-
-
-def test_distillation_is_least_where_groups_join_tokens_that_are_alike():
-  tokens = np.eye(G, dtype=np.float32)[np.arange(N) % G]
-  tokens = jnp.asarray(np.tile(tokens, (B, 1, 1)))
-  value, (of_groups, of_tokens) = jax.value_and_grad(distillation_loss, (0, 1))(
-    jnp.asarray(UNIFORM), tokens
-  )
-  # Two of each of four kinds: of a token's 7 others one is its like.
-  like, unlike = 1 / (1 + np.exp(-10 * np.array([1 - 1 / G, -1 / G])))
-  costs = [
-    -p * np.log(1 / G) - (1 - p) * np.log1p(-1 / G) for p in (like, unlike)
-  ]
-  np.testing.assert_allclose(value, (costs[0] + 6 * costs[1]) / 7, rtol=1e-5)
-  assert np.isfinite(of_groups).all() and not of_tokens.any()
-  # Of sharp assignments the one that joins them is best.
-  others = np.roll(EVEN[:, :, : N // 2], 1, axis=1)
-  mixed = np.concatenate([others, EVEN[:, :, N // 2 :]], axis=2)
-  even, mixed, one = (
-    distillation_loss(jnp.asarray(soft), tokens)
-    for soft in (EVEN, mixed, COLLAPSED)
-  )
-  assert even < mixed < one
 
 
 def test_a_random_assignment_equals_plain_numpy():

@@ -312,7 +312,7 @@ def test_a_diverged_run_stops_and_saves_no_nan(cache, tmp_path, capsys):
   record = tmp_path / 'config.json'
   text = record.read_text()
   # Read where the loss is made, and where it is computed.
-  for part, name in ('loss', 'distillation_weight'), ('loss', 'chunk_size'):
+  for part, name in ('loss', 'part_weight'), ('loss', 'chunk_size'):
     stored = json.loads(text)
     del stored[part][name]
     record.write_text(json.dumps(stored))
