@@ -26,7 +26,7 @@ def files(tmp_path_factory) -> pathlib.Path:
   """A model folder and an image."""
   folder = tmp_path_factory.mktemp('files')
   with tarfile.open(TESTDATA / 'old_files.tar.xz') as archive:
-    archive.extractall(folder, filter='data')
+    archive.extractall(folder)
   pixels = np.load(folder / 'outputs.npz')['image']
   Image.fromarray(pixels).save(folder / 'photo.png')
   return folder
