@@ -260,11 +260,16 @@ def areas(
 
 def mean_areas(found: Sequence[tuple[float, float] | None]) -> str:
   valid = [x for x in found if x]
+  if not valid:
+    return 'in none'
   cosine, margin = np.mean(valid, axis=0)
   return f'{cosine:.3f}, by margin {margin:.3f} (in {len(valid)})'
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+  """The area under the ROC curve; NaN if all labels are equal."""
+  if labels.all() or not labels.any():
+    return np.nan
   return roc_auc(np.stack([-scores, scores], axis=1), labels.astype(int))
 
 
@@ -306,7 +311,7 @@ def voc_line(
       true = counts & (example.label == label)
       both[k] += np.sum(called & true)
       either[k] += np.sum(called | true)
-  ious = 100 * both / either
+  ious = 100 * both / np.where(either, either, np.nan)
   return ', '.join(
     f'{word} {iou:.1f}' for word, iou in zip(COUNTED, ious, strict=True)
   )
